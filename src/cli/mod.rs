@@ -1,0 +1,51 @@
+//! The command line: one file a subcommand, each with its `Args` and a `run`.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod check;
+mod config;
+mod decode;
+mod doctor;
+mod encode;
+mod serve;
+
+/// Anything that ends a subcommand with exit code 1 and one line that names cause and remedy.
+pub type Error = Box<dyn std::error::Error>;
+
+/// Exit code for a wrong configuration (`EX_CONFIG` of sysexits(3)).
+pub const EXIT_CONFIG: u8 = 78;
+
+#[derive(Parser)]
+#[command(
+    name = "vestibule",
+    version,
+    about = "The accept tier of a mail cluster: PROXY protocol connections, accepted, verified and dispatched on io_uring."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Serve(serve::Args),
+    Check(check::Args),
+    Config(config::Args),
+    Doctor(doctor::Args),
+    Decode(decode::Args),
+    Encode(encode::Args),
+}
+
+/// Reads the command line and runs the subcommand; without one, `serve` with the built-in configuration.
+pub fn run() -> Result<ExitCode, Error> {
+    match Arguments::parse().command.unwrap_or(Command::Serve(serve::Args::default())) {
+        Command::Serve(args) => serve::run(args),
+        Command::Check(args) => check::run(args),
+        Command::Config(args) => config::run(args),
+        Command::Doctor(args) => doctor::run(args),
+        Command::Decode(args) => decode::run(args),
+        Command::Encode(args) => encode::run(args),
+    }
+}
