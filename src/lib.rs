@@ -1,6 +1,7 @@
 //! Vestibule: the entrance hall of a mail cluster.
 #![deny(unsafe_code)]
 
+pub mod admission;
 pub mod dispatch;
 pub mod net;
 pub mod proxy;
