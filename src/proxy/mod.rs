@@ -6,9 +6,11 @@
 //! Nothing in here knows sockets, clocks or policy. Specification: HAProxy, `doc/proxy-protocol.txt`.
 #![forbid(unsafe_code)]
 
+mod diagnose;
 mod error;
 mod header;
 
+pub use diagnose::{DIAGNOSE_LENGTH_MAX, Diagnosis, Escaped, diagnose};
 pub use error::Reason;
 pub use header::{Addresses, Command, Family, Head, Header, Tlv, Tlvs, Transport, Version};
 
