@@ -5,5 +5,7 @@ pub mod admission;
 pub mod dispatch;
 pub mod net;
 pub mod proxy;
+#[doc(hidden)] // serves the engine and the bundled tools; no part of the public interface
+pub mod ring;
 pub mod stats;
 pub mod worker;
