@@ -1,5 +1,305 @@
-//! The kernel edge: everything that talks to io_uring or calls libc stands in here, and nothing in here knows the
-//! PROXY protocol.
+//! The kernel edge: rings, their buffers, listening sockets, and every call of libc.
+//!
+//! A [`Ring`] belongs to one thread. It owns the memory that the kernel reads into; a buffer in flight cannot be reached
+//! from safe code. It has no word of the PROXY protocol: the engine gives it slots and listeners and gets
+//! [`Completion`]s. What the engine needs of a ring is the trait [`Driver`], so that a scripted one can take its place.
+//!
+//! Kernel facts that shape it: io_uring_setup(2), io_uring_enter(2), io_uring_register(2).
 #![allow(unsafe_code)]
 
+mod buffers;
 pub mod client;
+mod driver;
+mod listener;
+mod setup;
+mod sys;
+mod token;
+mod waker;
+
+pub use buffers::{LONG_MAX, SLOT_BYTES};
+pub use driver::{Completion, Driver, Errno, ReadMode};
+pub use listener::{BACKLOG, DEFER_ACCEPT_SECONDS, Options, bind_group};
+pub use setup::{CQ_ENTRIES_MAX, Rung, SQ_ENTRIES, SetupError, disabled_by_sysctl};
+pub use sys::{Resource, allowed_cpus, limit, pin_to, raise_open_files};
+pub use token::next_generation;
+pub use waker::Waker;
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
+
+use io_uring::types::{Fd, SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, opcode, squeue};
+
+use buffers::Buffers;
+use token::Token;
+
+/// Most completions handled in one turn, so that deadlines and commands get theirs under any load.
+pub const BATCH_MAX: usize = 1024;
+
+/// The file descriptor number that kernels before 6.8 may report instead of a connection when the completion queue is
+/// full: a poll mask that slipped through (POLLIN | POLLOUT | POLLRDNORM | POLLWRNORM ... = 0xc3).
+const PHANTOM_FD: RawFd = 0xc3;
+
+/// What a ring is to hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Slots: connections whose header is awaited, and those that wait for room in a queue.
+    pub slots: u32,
+    /// Bytes of a longer buffer, for headers that do not fit in [`SLOT_BYTES`].
+    pub longest: u32,
+    /// Completion queue entries; at least slots + backlog of every listener is advised.
+    pub completions: u32,
+}
+
+/// The kernel's ring.
+pub struct Ring {
+    // Order matters for dropping: the ring goes before the buffers that it may write to.
+    io: IoUring,
+    buffers: Buffers,
+    listeners: Vec<Option<TcpListener>>,
+    /// The descriptor that each slot's read is armed on, to unmask a phantom.
+    reading: Box<[RawFd]>,
+    reaped: VecDeque<cqueue::Entry>,
+    waker: Waker,
+    /// Where the eventfd's counter is read to. Boxed, so that it stays put.
+    woken: Box<u64>,
+    rung: Rung,
+    /// Why READ_FIXED is not used, if it is not.
+    unregistered: Option<io::Error>,
+}
+
+impl Ring {
+    /// Makes a ring on this thread, to be used only here.
+    ///
+    /// Where the kernel does not register the buffers, reads go by RECV instead and [`Ring::unregistered`] says why.
+    ///
+    /// # Errors
+    /// [`SetupError`] names cause and remedy.
+    pub fn new(sizes: Sizes, listeners: Vec<TcpListener>, waker: Waker) -> Result<Ring, SetupError> {
+        let (io, rung) = setup::ring(sizes.completions)?;
+        let buffers = Buffers::new(sizes.slots, sizes.longest);
+        let completions = io.params().cq_entries() as usize;
+        let (base, len) = buffers.region();
+        let region = libc::iovec { iov_base: base.cast(), iov_len: len };
+        // SAFETY: the region lives in `buffers`, which the ring owns until after `io` is gone.
+        let registered = unsafe { io.submitter().register_buffers(&[region]) };
+        let mut ring = Ring {
+            io,
+            buffers,
+            listeners: listeners.into_iter().map(Some).collect(),
+            reading: vec![-1; sizes.slots as usize].into(),
+            reaped: VecDeque::with_capacity(completions),
+            waker,
+            woken: Box::new(0),
+            rung,
+            unregistered: registered.err(),
+        };
+        ring.arm_waker();
+        Ok(ring)
+    }
+
+    /// The set-up flags that the kernel has accepted.
+    pub fn rung(&self) -> Rung {
+        self.rung
+    }
+
+    /// Why reads go by RECV and not by READ_FIXED, if they do.
+    pub fn unregistered(&self) -> Option<&io::Error> {
+        self.unregistered.as_ref()
+    }
+
+    fn arm_waker(&mut self) {
+        let into: *mut u64 = &mut *self.woken;
+        let entry = opcode::Read::new(Fd(self.waker.fd()), into.cast(), size_of::<u64>() as u32).build();
+        self.push(entry.user_data(Token::Wake.pack()));
+    }
+
+    fn push(&mut self, entry: squeue::Entry) {
+        const ATTEMPTS: u32 = 1000;
+        for _ in 0..ATTEMPTS {
+            // SAFETY: every buffer named in an entry is owned by this ring for its whole life (slots, `woken`), and every
+            // descriptor is kept open by its owner until the operation has completed.
+            let pushed = unsafe { self.io.submission().push(&entry) };
+            match pushed {
+                Ok(()) => return,
+                Err(_) => self.flush(),
+            }
+        }
+        panic!("the kernel has taken no submission in {ATTEMPTS} attempts");
+    }
+
+    /// Submits without waiting, to make room in the submission queue.
+    fn flush(&mut self) {
+        if let Err(error) = self.io.submit() {
+            // EBUSY and EAGAIN pass when completions are taken out of the queue; nothing else is to be expected.
+            tracing::debug!(%error, "submitting in mid-turn");
+            self.reap();
+        }
+    }
+
+    fn reap(&mut self) {
+        self.reaped.extend(self.io.completion());
+    }
+
+    /// What a completion means; `None` if it needs no answer.
+    fn understand(&mut self, entry: &cqueue::Entry) -> Option<Completion<OwnedFd>> {
+        let armed = cqueue::more(entry.flags());
+        match Token::unpack(entry.user_data())? {
+            Token::Accept { listener } => Some(self.accepted(listener, entry.result(), armed)),
+            Token::Read { slot, generation } => {
+                if !self.buffers.give_back(slot) {
+                    return None;
+                }
+                Some(Completion::Read { slot, generation, result: outcome(entry.result()) })
+            }
+            Token::Cancel => None,
+            Token::Wake => {
+                self.arm_waker();
+                Some(Completion::Woken)
+            }
+        }
+    }
+
+    fn accepted(&mut self, listener: u32, result: i32, armed: bool) -> Completion<OwnedFd> {
+        let fd = match outcome(result) {
+            Ok(_) => result,
+            Err(errno) => return Completion::AcceptFailed { listener, errno, armed },
+        };
+        let peer =
+            if fd == PHANTOM_FD && self.reading.contains(&fd) { Err(Errno(libc::EBADF)) } else { sys::peer_of(fd) };
+        match peer {
+            Err(Errno(libc::EBADF | libc::ENOTSOCK)) => Completion::Phantom { listener, armed },
+            peer => Completion::Accepted { listener, socket: sys::adopt(fd), peer, armed },
+        }
+    }
+
+    fn listener(&self, listener: u32) -> &TcpListener {
+        self.listeners[listener as usize].as_ref().expect("operations are asked of open listeners only")
+    }
+}
+
+impl Driver for Ring {
+    type Socket = OwnedFd;
+
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn accept(&mut self, listener: u32) {
+        let fd = Fd(self.listener(listener).as_raw_fd());
+        // Not SOCK_NONBLOCK: worker threads want blocking sockets, and asynchronous runtimes set the flag themselves.
+        let entry = opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC).build();
+        self.push(entry.user_data(Token::Accept { listener }.pack()));
+    }
+
+    fn cancel_accept(&mut self, listener: u32) {
+        let entry = opcode::AsyncCancel::new(Token::Accept { listener }.pack()).build();
+        self.push(entry.user_data(Token::Cancel.pack()));
+    }
+
+    fn accept_now(&mut self, listener: u32) -> Option<(OwnedFd, Result<SocketAddr, Errno>)> {
+        let (stream, peer) = self.listener(listener).accept().ok()?;
+        Some((stream.into(), Ok(peer)))
+    }
+
+    fn close_listener(&mut self, listener: u32) {
+        self.listeners[listener as usize] = None;
+    }
+
+    fn read(&mut self, slot: u32, generation: u32, socket: &OwnedFd, at: u32, mode: ReadMode) {
+        let lent = self.buffers.lend(slot, at);
+        self.reading[slot as usize] = socket.as_raw_fd();
+        let fd = Fd(socket.as_raw_fd());
+        let entry = match mode {
+            ReadMode::Take if lent.in_region && self.unregistered.is_none() => {
+                opcode::ReadFixed::new(fd, lent.pointer, lent.len, 0).build()
+            }
+            ReadMode::Take => opcode::Recv::new(fd, lent.pointer, lent.len).build(),
+            ReadMode::Peek => opcode::Recv::new(fd, lent.pointer, lent.len).flags(libc::MSG_PEEK).build(),
+            ReadMode::Consume(len) => opcode::Recv::new(fd, lent.pointer, len.min(lent.len)).build(),
+        };
+        self.push(entry.user_data(Token::Read { slot, generation }.pack()));
+    }
+
+    fn cancel_read(&mut self, slot: u32, generation: u32) {
+        let entry = opcode::AsyncCancel::new(Token::Read { slot, generation }.pack()).build();
+        self.push(entry.user_data(Token::Cancel.pack()));
+    }
+
+    fn bytes(&self, slot: u32, len: u32) -> &[u8] {
+        self.buffers.bytes(slot, len)
+    }
+
+    fn capacity(&self, slot: u32) -> u32 {
+        self.buffers.capacity(slot)
+    }
+
+    fn lengthen(&mut self, slot: u32, len: u32) -> bool {
+        self.buffers.lengthen(slot, len)
+    }
+
+    fn release(&mut self, slot: u32) {
+        self.reading[slot as usize] = -1;
+        self.buffers.release(slot);
+    }
+
+    fn wait(&mut self, limit: Option<Duration>) -> io::Result<()> {
+        // What is left of the last batch must be handled before anything is waited for.
+        let limit = if self.reaped.is_empty() { limit } else { Some(Duration::ZERO) };
+        let waited = match limit {
+            None => self.io.submitter().submit_and_wait(1),
+            Some(limit) => {
+                let limit = Timespec::from(limit);
+                self.io.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&limit))
+            }
+        };
+        self.reap();
+        match waited.map_err(|error| (error.raw_os_error(), error)) {
+            Ok(_) => Ok(()),
+            // The time is up; a signal; or completions must be taken out first, which has just been done.
+            Err((Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN), _)) => Ok(()),
+            Err((_, error)) => Err(error),
+        }
+    }
+
+    fn next(&mut self) -> Option<Completion<OwnedFd>> {
+        while let Some(entry) = self.reaped.pop_front() {
+            if let Some(completion) = self.understand(&entry) {
+                return Some(completion);
+            }
+        }
+        None
+    }
+}
+
+impl Drop for Ring {
+    /// Ends every read before the memory goes. Closing the ring would cancel them too, but not at once.
+    fn drop(&mut self) {
+        const ATTEMPTS: u32 = 50;
+        for _ in 0..ATTEMPTS {
+            if self.buffers.busy_count() == 0 {
+                break;
+            }
+            let everything = io_uring::types::CancelBuilder::any();
+            let _ = self.io.submitter().register_sync_cancel(Some(Timespec::new().nsec(10_000_000)), everything);
+            if self.wait(Some(Duration::from_millis(10))).is_err() {
+                break;
+            }
+            // Connections that come out now have nobody left to serve them: dropping closes them.
+            while self.next().is_some() {}
+        }
+        if self.buffers.busy_count() > 0 {
+            tracing::error!("reads still in flight: their memory is left to the kernel");
+        }
+    }
+}
+
+fn outcome(result: i32) -> Result<u32, Errno> {
+    u32::try_from(result).map_err(|_| Errno(-result))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,93 @@
+//! Listening sockets: one SO_REUSEPORT group an address, one socket of it a ring.
+//!
+//! A multishot accept armed in two rings on one socket serves only the first; so every ring has a socket of its own.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::sys;
+
+/// Connections that may wait in one socket's backlog (capped by net.core.somaxconn).
+pub const BACKLOG: u32 = 4096;
+
+/// Seconds of TCP_DEFER_ACCEPT: the kernel keeps a connection to itself until data arrives, or for about this long.
+pub const DEFER_ACCEPT_SECONDS: u32 = 1;
+
+/// What a listening socket is to be like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Wait for data before accepting (TCP_DEFER_ACCEPT).
+    pub defer_accept: bool,
+    /// Share the port with other processes of the same user. Without it, a port that is already served is an error.
+    pub share_port: bool,
+}
+
+/// Binds `count` sockets to one address and listens on all. Port 0: one free port for all of them.
+///
+/// # Errors
+/// EADDRINUSE if somebody listens there and `share_port` is off; EACCES for a privileged port; EADDRNOTAVAIL.
+pub fn bind_group(address: SocketAddr, count: usize, options: Options) -> io::Result<Vec<TcpListener>> {
+    if !options.share_port {
+        // SO_REUSEPORT would let us join the group of another instance; a bind without it finds out.
+        let probe = socket(address)?;
+        probe.set_reuse_address(true)?;
+        probe.bind(&address.into())?;
+    }
+    let mut sockets: Vec<TcpListener> = Vec::with_capacity(count);
+    for _ in 0..count {
+        let address = sockets.first().map_or(Ok(address), TcpListener::local_addr)?;
+        sockets.push(bind_one(address, options)?);
+    }
+    Ok(sockets)
+}
+
+fn bind_one(address: SocketAddr, options: Options) -> io::Result<TcpListener> {
+    let socket = socket(address)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    // Inherited by every accepted connection, so that no connection pays a system call for it.
+    socket.set_tcp_nodelay(true)?;
+    // So that draining the backlog with accept(2) ends; the multishot accept is not disturbed by it.
+    socket.set_nonblocking(true)?;
+    if options.defer_accept {
+        sys::set_defer_accept(socket.as_fd(), DEFER_ACCEPT_SECONDS as libc::c_int)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG as libc::c_int)?;
+    Ok(socket.into())
+}
+
+fn socket(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        // `::` must not take the IPv4 port too: configurations list both families.
+        socket.set_only_v6(true)?;
+    }
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALONE: Options = Options { defer_accept: true, share_port: false };
+
+    #[test]
+    fn a_group_shares_one_port() {
+        let group = bind_group("127.0.0.1:0".parse().expect("an address"), 3, ALONE).expect("loopback has free ports");
+        let ports: Vec<u16> = group.iter().map(|s| s.local_addr().expect("bound").port()).collect();
+        assert!(ports[0] != 0 && ports.iter().all(|&port| port == ports[0]));
+    }
+
+    #[test]
+    fn a_served_port_is_an_error_unless_shared() {
+        let group = bind_group("127.0.0.1:0".parse().expect("an address"), 1, ALONE).expect("loopback has free ports");
+        let address = group[0].local_addr().expect("bound");
+        let error = bind_group(address, 1, ALONE).expect_err("somebody listens there");
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        bind_group(address, 1, Options { share_port: true, ..ALONE }).expect("sharing was asked for");
+    }
+}

@@ -1,0 +1,201 @@
+//! Setting up a ring: the flags, what to do where the kernel does not know one, and what to say where it refuses.
+
+use std::fmt;
+use std::io;
+use std::thread;
+use std::time::Duration;
+
+use io_uring::IoUring;
+
+use super::sys::{self, Resource};
+
+/// Submission queue entries. A fuller turn submits in between.
+pub const SQ_ENTRIES: u32 = 256;
+/// Most completion queue entries that are asked for (the kernel's own maximum is 65536).
+pub const CQ_ENTRIES_MAX: u32 = 65_536;
+
+/// Attempts when memory is short: a ring closed a moment ago gives its locked memory back with a delay.
+const MEMORY_ATTEMPTS: u32 = 5;
+const MEMORY_PAUSE: Duration = Duration::from_millis(20);
+
+/// Flags that older kernels lack, tried from all to none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rung {
+    /// No indirection between submission queue and entries (6.6).
+    pub no_sqarray: bool,
+    /// Completion work runs only when this thread asks for completions, not in the middle of anything (6.1).
+    pub defer_taskrun: bool,
+}
+
+/// The ladder; the first rung that the kernel accepts is taken.
+pub const LADDER: [Rung; 3] = [
+    Rung { no_sqarray: true, defer_taskrun: true },
+    Rung { no_sqarray: false, defer_taskrun: true },
+    Rung { no_sqarray: false, defer_taskrun: false },
+];
+
+/// A ring with room for `completions` completions; must be called on the thread that will use it.
+///
+/// # Errors
+/// [`SetupError`] names cause and remedy.
+pub fn ring(completions: u32) -> Result<(IoUring, Rung), SetupError> {
+    let mut entries = completions.min(CQ_ENTRIES_MAX).next_power_of_two();
+    let mut rung = 0;
+    let mut attempts = 0;
+    loop {
+        match build(LADDER[rung], entries) {
+            Ok(ring) => return Ok((ring, LADDER[rung])),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EINVAL) if rung + 1 < LADDER.len() => rung += 1,
+                Some(libc::ENOMEM) if attempts < MEMORY_ATTEMPTS => {
+                    attempts += 1;
+                    thread::sleep(MEMORY_PAUSE);
+                    if attempts == MEMORY_ATTEMPTS && entries > SQ_ENTRIES * 2 {
+                        (entries, attempts) = (entries / 2, 0);
+                    }
+                }
+                _ => return Err(SetupError::new(error)),
+            },
+        }
+    }
+}
+
+fn build(rung: Rung, completions: u32) -> io::Result<IoUring> {
+    let mut builder = IoUring::builder();
+    builder
+        // Room for every connection of a full backlog and every read in flight: a full completion queue loses accepts on
+        // some kernels.
+        .setup_cqsize(completions)
+        .setup_clamp()
+        // One bad entry must not keep the rest of a batch from being submitted.
+        .setup_submit_all()
+        // Lets us see that completion work is pending without a system call.
+        .setup_taskrun_flag();
+    if rung.defer_taskrun {
+        builder.setup_single_issuer().setup_defer_taskrun();
+    } else {
+        builder.setup_coop_taskrun();
+    }
+    if rung.no_sqarray {
+        builder.setup_no_sqarray();
+    }
+    // The kernel wants at least as many completion entries as submission entries.
+    builder.build(SQ_ENTRIES.min(completions))
+}
+
+/// Why there is no ring, with the remedy.
+#[derive(Debug)]
+pub struct SetupError {
+    cause: Cause,
+    error: io::Error,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Cause {
+    /// kernel.io_uring_disabled is 1 or 2.
+    Sysctl {
+        disabled: u32,
+        group: String,
+    },
+    /// EPERM though the sysctl allows it: a filter of system calls.
+    Filter,
+    /// ENOSYS.
+    Missing,
+    /// ENOMEM.
+    Memory {
+        limit_kib: u64,
+    },
+    Other,
+}
+
+impl SetupError {
+    pub(super) fn new(error: io::Error) -> SetupError {
+        let cause = match error.raw_os_error() {
+            Some(libc::EPERM) => match disabled_by_sysctl() {
+                Some(disabled) if disabled > 0 => Cause::Sysctl { disabled, group: sysctl("io_uring_group") },
+                _ => Cause::Filter,
+            },
+            Some(libc::ENOSYS) => Cause::Missing,
+            Some(libc::ENOMEM) => {
+                Cause::Memory { limit_kib: sys::limit(Resource::LockedMemory).map_or(0, |(soft, _)| soft / 1024) }
+            }
+            _ => Cause::Other,
+        };
+        SetupError { cause, error }
+    }
+}
+
+impl fmt::Display for SetupError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "io_uring is not available ({}): ", self.error)?;
+        match &self.cause {
+            Cause::Sysctl { disabled: 1, group } => write!(
+                f,
+                "kernel.io_uring_disabled = 1 and this process is not in kernel.io_uring_group ({group}); add its group, \
+                 or run `sysctl kernel.io_uring_disabled=0`"
+            ),
+            Cause::Sysctl { disabled, .. } => write!(
+                f,
+                "kernel.io_uring_disabled = {disabled} switches it off; run `sysctl kernel.io_uring_disabled=0`"
+            ),
+            Cause::Filter => f.write_str(
+                "a filter of system calls forbids it (Seccomp in /proc/self/status; container defaults do); the profile \
+                 must allow io_uring_setup, io_uring_enter and io_uring_register",
+            ),
+            Cause::Missing => f.write_str(
+                "the kernel has no io_uring or a sandbox hides it; Vestibule needs Linux 6.1 or later with CONFIG_IO_URING, \
+                 and a seccomp profile that allows io_uring_setup, io_uring_enter and io_uring_register",
+            ),
+            Cause::Memory { limit_kib } => write!(
+                f,
+                "locked memory is limited to {limit_kib} KiB (RLIMIT_MEMLOCK); raise it (`LimitMEMLOCK=infinity` in the \
+                 unit, `ulimit -l unlimited` in a shell), or use fewer rings"
+            ),
+            Cause::Other => f.write_str("run `vestibule doctor` for the kernel's limits"),
+        }
+    }
+}
+
+impl std::error::Error for SetupError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error)
+    }
+}
+
+/// `kernel.io_uring_disabled`; `None` where the kernel has no such setting (before 6.6).
+pub fn disabled_by_sysctl() -> Option<u32> {
+    sysctl("io_uring_disabled").parse().ok()
+}
+
+fn sysctl(name: &str) -> String {
+    std::fs::read_to_string(format!("/proc/sys/kernel/{name}")).unwrap_or_default().trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_has_a_remedy() {
+        for (errno, words) in [
+            (libc::ENOSYS, "Linux 6.1 or later"),
+            (libc::ENOMEM, "RLIMIT_MEMLOCK"),
+            (libc::EPERM, "io_uring"),
+            (libc::EINVAL, "vestibule doctor"),
+        ] {
+            let text = SetupError::new(io::Error::from_raw_os_error(errno)).to_string();
+            assert!(text.contains(words), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_lowest_rung_works_too() {
+        for rung in LADDER {
+            match build(rung, 512) {
+                Ok(_) => {}
+                Err(error) => assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{rung:?}: {error}"),
+            }
+        }
+        build(LADDER[2], 512).expect("every kernel since 5.19 knows these flags");
+    }
+}

@@ -1,0 +1,138 @@
+//! Every call of libc.
+
+use std::io;
+use std::mem::{MaybeUninit, size_of};
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use socket2::SockRef;
+
+use super::driver::Errno;
+
+/// Who is connected to `fd` (getpeername(2)).
+pub fn peer_of(fd: RawFd) -> Result<SocketAddr, Errno> {
+    // SAFETY: the number came from an accept completion just now and nobody else knows it; if the kernel was wrong and it
+    // is not open, getpeername says EBADF, and the borrow ends with this function.
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    let address = SockRef::from(&fd).peer_addr().map_err(|e| Errno(e.raw_os_error().unwrap_or(libc::EIO)))?;
+    address.as_socket().ok_or(Errno(libc::EAFNOSUPPORT))
+}
+
+/// Takes a file descriptor that an accept completion has delivered.
+pub fn adopt(fd: RawFd) -> OwnedFd {
+    // SAFETY: each accept completion installs a new descriptor and is reaped once, so this is its only owner.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Sets TCP_DEFER_ACCEPT (tcp(7)) in seconds.
+pub fn set_defer_accept(fd: BorrowedFd<'_>, seconds: libc::c_int) -> io::Result<()> {
+    let value: *const libc::c_int = &seconds;
+    let len = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: `value` points to an int that lives through the call, and `len` is its size.
+    let result =
+        unsafe { libc::setsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, value.cast(), len) };
+    check(result).map(drop)
+}
+
+/// A counter that wakes its reader (eventfd(2)).
+pub fn eventfd() -> io::Result<OwnedFd> {
+    // SAFETY: no pointers.
+    let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) })?;
+    // SAFETY: just made, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The CPUs that this thread may run on, ascending (sched_getaffinity(2)).
+pub fn allowed_cpus() -> io::Result<Vec<usize>> {
+    let mut set = empty_cpu_set();
+    // SAFETY: `set` is a cpu_set_t of the size given.
+    check(unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) })?;
+    // SAFETY: the index is below CPU_SETSIZE.
+    Ok((0..libc::CPU_SETSIZE as usize).filter(|&cpu| unsafe { libc::CPU_ISSET(cpu, &set) }).collect())
+}
+
+/// Pins this thread to one CPU (sched_setaffinity(2)).
+pub fn pin_to(cpu: usize) -> io::Result<()> {
+    if cpu >= libc::CPU_SETSIZE as usize {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut set = empty_cpu_set();
+    // SAFETY: the index is below CPU_SETSIZE, checked above.
+    unsafe { libc::CPU_SET(cpu, &mut set) };
+    // SAFETY: `set` is a cpu_set_t of the size given.
+    check(unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) }).map(drop)
+}
+
+/// A resource limit: soft and hard (getrlimit(2)).
+pub fn limit(resource: Resource) -> io::Result<(u64, u64)> {
+    let mut limit = MaybeUninit::<libc::rlimit>::uninit();
+    // SAFETY: `limit` has room for one rlimit.
+    check(unsafe { libc::getrlimit(resource.code(), limit.as_mut_ptr()) })?;
+    // SAFETY: the call succeeded, so the kernel has filled it.
+    let limit = unsafe { limit.assume_init() };
+    Ok((limit.rlim_cur, limit.rlim_max))
+}
+
+/// Raises the soft limit of open files to the hard one, and tells what it is then (setrlimit(2)).
+pub fn raise_open_files() -> io::Result<u64> {
+    let (soft, hard) = limit(Resource::OpenFiles)?;
+    if soft < hard {
+        let wanted = libc::rlimit { rlim_cur: hard, rlim_max: hard };
+        // SAFETY: `wanted` is an rlimit that lives through the call.
+        check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &wanted) })?;
+    }
+    Ok(hard)
+}
+
+/// The limits that matter here.
+#[derive(Clone, Copy, Debug)]
+pub enum Resource {
+    /// RLIMIT_NOFILE, a count.
+    OpenFiles,
+    /// RLIMIT_MEMLOCK, bytes.
+    LockedMemory,
+}
+
+impl Resource {
+    fn code(self) -> libc::__rlimit_resource_t {
+        match self {
+            Resource::OpenFiles => libc::RLIMIT_NOFILE,
+            Resource::LockedMemory => libc::RLIMIT_MEMLOCK,
+        }
+    }
+}
+
+fn empty_cpu_set() -> libc::cpu_set_t {
+    // SAFETY: a cpu_set_t is an array of integers; all zero is the empty set.
+    unsafe { MaybeUninit::<libc::cpu_set_t>::zeroed().assume_init() }
+}
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_thread_may_run_somewhere() {
+        let cpus = allowed_cpus().expect("every thread has an affinity");
+        assert!(!cpus.is_empty());
+        assert!(pin_to(usize::MAX).is_err());
+    }
+
+    #[test]
+    fn limits_are_ordered() {
+        for resource in [Resource::OpenFiles, Resource::LockedMemory] {
+            let (soft, hard) = limit(resource).expect("every process has limits");
+            assert!(soft <= hard);
+        }
+    }
+
+    #[test]
+    fn no_peer_without_a_connection() {
+        let file = std::fs::File::open("/dev/null").expect("exists");
+        assert_eq!(peer_of(file.as_raw_fd()), Err(Errno(libc::ENOTSOCK)));
+    }
+}
