@@ -1,0 +1,90 @@
+//! The daemon under test.
+
+use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
+use std::path::PathBuf;
+use std::process::Command;
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use super::PATIENCE;
+use super::client::loopback;
+use super::process::{Finished, Process, run};
+
+/// The program that was built with these tests.
+pub fn vestibule() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_vestibule"))
+}
+
+/// Runs `vestibule` with `arguments` to its end.
+pub fn vestibule_run(arguments: &[&str], input: &[u8]) -> Finished {
+    let mut command = vestibule();
+    command.args(arguments);
+    run(command, input)
+}
+
+/// `vestibule serve` on a configuration of its own, ended when dropped.
+pub struct Daemon {
+    process: Process,
+    directory: TempDir,
+}
+
+impl Daemon {
+    /// Starts it on `configuration` and waits until it listens on every `ports` of 127.0.0.1.
+    pub fn start(configuration: &str, ports: &[u16]) -> Daemon {
+        let directory = super::temp_dir();
+        let file = directory.path().join("vestibule.conf");
+        std::fs::write(&file, configuration).expect("the configuration can be written");
+        let mut command = vestibule();
+        command.arg("serve").arg("-c").arg(&file);
+        let addresses: Vec<SocketAddr> = ports.iter().map(|&port| loopback(port)).collect();
+        let process = Process::start_listening(command, &addresses);
+        let daemon = Daemon { process, directory };
+        for port in ports {
+            daemon.wait_for_output(&format!(":{port}"));
+        }
+        daemon
+    }
+
+    /// One haproxy listener on a free port, `settings` inside it, `globals` above it: what most tests need.
+    pub fn haproxy(globals: &str, settings: &str) -> (Daemon, SocketAddr) {
+        let port = super::free_port();
+        (Daemon::start(&haproxy_configuration(port, globals, settings), &[port]), loopback(port))
+    }
+
+    /// The configuration file.
+    pub fn file(&self) -> PathBuf {
+        self.directory.path().join("vestibule.conf")
+    }
+
+    /// Sends SIGTERM and waits for a clean end; gives everything it wrote.
+    pub fn stop(mut self) -> String {
+        self.process.signal(Signal::TERM);
+        let status = self.process.wait(PATIENCE);
+        assert_eq!(status.code(), Some(0), "SIGTERM ends it cleanly; it said:\n{}", self.output());
+        self.output()
+    }
+}
+
+/// A service with one haproxy listener on 127.0.0.1 that trusts 127.0.0.0/29: .1 to .7, not .9.
+pub fn haproxy_configuration(port: u16, globals: &str, settings: &str) -> String {
+    format!(
+        "haproxy_trusted_networks = 127.0.0.0/29\n{globals}\n\
+         service imap-login {{\n  inet_listener imap_haproxy {{\n    address = 127.0.0.1\n    port = {port}\n    \
+         haproxy = yes\n    {settings}\n  }}\n}}\n"
+    )
+}
+
+impl Deref for Daemon {
+    type Target = Process;
+    fn deref(&self) -> &Process {
+        &self.process
+    }
+}
+
+impl DerefMut for Daemon {
+    fn deref_mut(&mut self) -> &mut Process {
+        &mut self.process
+    }
+}

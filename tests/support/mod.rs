@@ -1,0 +1,138 @@
+//! What the tests share: guarded processes, real peers, a client of their own, and visible skips.
+
+pub mod client;
+pub mod daemon;
+pub mod header;
+pub mod peers;
+pub mod process;
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long a test waits for something that should come soon. Generous: machines can be slow, and it costs nothing
+/// where all is well.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Leaves the test as skipped: `skip!("an IPv6 loopback")` prints `skipped: needs an IPv6 loopback`.
+#[macro_export]
+macro_rules! skip {
+    ($what:expr) => {{
+        $crate::support::record_skip(&$what);
+        return;
+    }};
+}
+
+/// Skips the test unless every named program is installed: `needs!("haproxy", "curl")`.
+#[macro_export]
+macro_rules! needs {
+    ($($program:expr),+) => {
+        $(if $crate::support::find_program($program).is_none() { $crate::skip!($program) })+
+    };
+}
+
+/// Skips the test unless it runs as root.
+#[macro_export]
+macro_rules! needs_root {
+    () => {
+        if !rustix::process::geteuid().is_root() {
+            $crate::skip!("root")
+        }
+    };
+}
+
+/// Says that the running test is skipped, past the test runner's capture, and notes it for the closing line of
+/// `tests/run`, which subtracts it from the passed ones.
+pub fn record_skip(what: &str) {
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("a test");
+    let _ = writeln!(std::io::stderr(), "skipped: needs {what} ({test})");
+    if let Some(file) = std::env::var_os("VESTIBULE_SKIPS") {
+        let line = format!("{test}: needs {what}\n");
+        std::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(file)
+            .and_then(|mut file| file.write_all(line.as_bytes()))
+            .expect("the file for skips, named by VESTIBULE_SKIPS, can be written");
+    }
+}
+
+/// Where a program is installed: on the `PATH` or in the system directories that a user's `PATH` may lack.
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .map(|directory| directory.join(name))
+        .find(|file| file.is_file())
+}
+
+/// A port on which nothing listens, below the range from which the kernel takes ports for outgoing connections, so that
+/// no connection of another test can take it first.
+pub fn free_port() -> u16 {
+    const FIRST: u16 = 11_000;
+    const COUNT: u16 = 20_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Test processes that run side by side start at different places.
+    let start = (std::process::id() as u16).wrapping_mul(211) % COUNT;
+    (0..COUNT)
+        .map(|_| FIRST + start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT)
+        .find(|&port| std::net::TcpListener::bind(("0.0.0.0", port)).is_ok())
+        .expect("one of twenty thousand ports is free")
+}
+
+/// A fresh directory, world-readable (peers may change their user), removed on drop.
+pub fn temp_dir() -> tempfile::TempDir {
+    use std::os::unix::fs::PermissionsExt;
+    tempfile::Builder::new()
+        .prefix("vestibule-test-")
+        .permissions(std::fs::Permissions::from_mode(0o755))
+        .tempdir()
+        .expect("a temporary directory can be made")
+}
+
+/// Waits until `done` says true; tells whether it did within `limit`.
+pub fn wait_until(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + limit;
+    while !done() {
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    true
+}
+
+/// Whether some socket listens on the IPv4 address, by the kernel's own table: asking by a connection would be counted
+/// by the server under test. A wildcard listener counts for every address.
+pub fn is_listening(address: SocketAddr) -> bool {
+    let SocketAddr::V4(v4) = address else { panic!("only IPv4 is looked up") };
+    let port = v4.port();
+    let wanted = |ip: u32| format!("{ip:08X}:{port:04X}");
+    let own = wanted(u32::from_le_bytes(v4.ip().octets()));
+    let any = wanted(0);
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux has /proc/net/tcp");
+    table.lines().skip(1).any(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        let local = fields.next().unwrap_or_default();
+        let state = fields.nth(1).unwrap_or_default();
+        const LISTEN: &str = "0A";
+        state == LISTEN && (local == own || local == any)
+    })
+}
+
+/// A self-signed certificate and its key in `directory`, as PEM files, for the server name `mail.test`.
+pub fn certificate(directory: &Path) -> (PathBuf, PathBuf) {
+    let (certificate, key) = (directory.join("crt.pem"), directory.join("key.pem"));
+    let made = std::process::Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=mail.test", "-keyout"])
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate)
+        .output()
+        .expect("openssl runs");
+    assert!(made.status.success(), "openssl: {}", String::from_utf8_lossy(&made.stderr));
+    (certificate, key)
+}
