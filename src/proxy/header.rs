@@ -2,6 +2,11 @@
 
 use core::net::SocketAddr;
 
+use super::address::{Block, INET_BLOCK, INET6_BLOCK, UNIX_BLOCK, UNIX_NAME, unix_name};
+use super::name;
+use super::ssl::Ssl;
+use super::tlv::{Tlvs, kind};
+
 /// Protocol version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Version {
@@ -70,15 +75,14 @@ pub enum Addresses<'a> {
 /// Only [`decode`](super::decode) makes one, so it always fits the bytes it was made from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
+    /// Whole header in bytes, 15..=65551.
+    pub(super) length: u32,
+    /// Where the TLV chain starts; `length` where there is none to read.
+    pub(super) tlvs: u32,
+    pub(super) block: Block,
     pub(super) version: Version,
     pub(super) command: Command,
-    pub(super) family: Family,
     pub(super) transport: Transport,
-    /// Whole header in bytes.
-    pub(super) length: u32,
-    /// Where the TLV chain starts; `length` where there is none.
-    pub(super) tlvs: u32,
-    pub(super) ip: Option<(SocketAddr, SocketAddr)>,
 }
 
 /// A decoded header over its bytes.
@@ -86,21 +90,6 @@ pub struct Head {
 pub struct Header<'a> {
     head: Head,
     bytes: &'a [u8],
-}
-
-/// One type-length-value item.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tlv<'a> {
-    /// The type byte (`PP2_TYPE_*`).
-    pub kind: u8,
-    /// The value.
-    pub value: &'a [u8],
-}
-
-/// Iterates over the TLVs of a header in wire order.
-#[derive(Clone, Copy, Debug)]
-pub struct Tlvs<'a> {
-    rest: &'a [u8],
 }
 
 impl Head {
@@ -119,15 +108,35 @@ impl Head {
         self.command
     }
 
+    /// The address family; `Unspec` for LOCAL and UNKNOWN.
+    pub fn family(&self) -> Family {
+        match self.block {
+            Block::Unspec => Family::Unspec,
+            Block::Inet(_) => Family::Inet,
+            Block::Inet6(_) => Family::Inet6,
+            Block::Unix => Family::Unix,
+        }
+    }
+
+    /// The transport protocol; `Unspec` for LOCAL and UNKNOWN.
+    pub fn transport(&self) -> Transport {
+        self.transport
+    }
+
     /// Whole header in bytes.
     #[allow(clippy::len_without_is_empty)] // never empty
     pub fn len(&self) -> usize {
         self.length as usize
     }
 
-    /// Source and destination where the header conveys IP addresses.
+    /// Source and destination where the header conveys IP addresses, as sent.
     pub fn ip(&self) -> Option<(SocketAddr, SocketAddr)> {
-        self.ip
+        self.block.sockets()
+    }
+
+    /// A header without addresses and TLVs: LOCAL, UNKNOWN, and what PROXY with UNSPEC starts from.
+    pub(super) fn without_addresses(version: Version, command: Command, length: u32) -> Head {
+        Head { length, tlvs: length, block: Block::Unspec, version, command, transport: Transport::Unspec }
     }
 }
 
@@ -135,5 +144,119 @@ impl<'a> Header<'a> {
     /// The fixed part, free of the borrow.
     pub fn head(&self) -> Head {
         self.head
+    }
+
+    /// The whole header as it was received.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Whole header in bytes, 15..=65551.
+    #[allow(clippy::len_without_is_empty)] // never empty
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The version.
+    pub fn version(&self) -> Version {
+        self.head.version
+    }
+
+    /// The command.
+    pub fn command(&self) -> Command {
+        self.head.command
+    }
+
+    /// The address family; `Unspec` for LOCAL and UNKNOWN.
+    pub fn family(&self) -> Family {
+        self.head.family()
+    }
+
+    /// The transport protocol; `Unspec` for LOCAL and UNKNOWN.
+    pub fn transport(&self) -> Transport {
+        self.head.transport
+    }
+
+    /// The addresses, as sent.
+    pub fn addresses(&self) -> Addresses<'a> {
+        match (self.head.ip(), self.head.family()) {
+            (Some((source, destination)), _) => Addresses::Ip { source, destination },
+            (None, Family::Unix) => self.unix_addresses().unwrap_or(Addresses::None),
+            (None, _) => Addresses::None,
+        }
+    }
+
+    /// The client's IP address and port, as sent; `None` for LOCAL, UNKNOWN, UNSPEC and UNIX.
+    pub fn source(&self) -> Option<SocketAddr> {
+        self.head.ip().map(|(source, _)| source)
+    }
+
+    /// The IP address and port that the client connected to, as sent; `None` for LOCAL, UNKNOWN, UNSPEC and UNIX.
+    pub fn destination(&self) -> Option<SocketAddr> {
+        self.head.ip().map(|(_, destination)| destination)
+    }
+
+    /// The TLVs in wire order. Nothing of a LOCAL header is a TLV to us.
+    pub fn tlvs(&self) -> Tlvs<'a> {
+        Tlvs::over(self.bytes.get(self.head.tlvs as usize..).unwrap_or_default())
+    }
+
+    /// The value of the first TLV of this type ([`kind`]).
+    pub fn tlv(&self, kind: u8) -> Option<&'a [u8]> {
+        self.tlvs().value_of(kind)
+    }
+
+    /// The application protocol that the client and the proxy agreed on, such as `imap` or `h2`.
+    pub fn alpn(&self) -> Option<&'a [u8]> {
+        self.tlv(kind::ALPN)
+    }
+
+    /// The host name that the client asked for (SNI), if it is a DNS name: labels of 1..=63 letters, digits, `-` and
+    /// `_`, no `-` at a label's ends, 253 bytes at most, no trailing dot, and not a number at the end (an IP address).
+    pub fn authority(&self) -> Option<&'a str> {
+        self.authority_raw().and_then(name::dns)
+    }
+
+    /// The host name as sent, whatever it is.
+    pub fn authority_raw(&self) -> Option<&'a [u8]> {
+        self.tlv(kind::AUTHORITY)
+    }
+
+    /// The connection's opaque id, at most 128 bytes.
+    pub fn unique_id(&self) -> Option<&'a [u8]> {
+        self.tlv(kind::UNIQUE_ID)
+    }
+
+    /// The CRC32C that the header carries and that was found right. LOCAL headers are verified too but expose nothing.
+    pub fn checksum(&self) -> Option<u32> {
+        Some(u32::from_be_bytes(self.tlv(kind::CRC32C)?.try_into().ok()?))
+    }
+
+    /// Name of the network namespace, US-ASCII by specification.
+    pub fn netns(&self) -> Option<&'a [u8]> {
+        self.tlv(kind::NETNS)
+    }
+
+    /// What the proxy knows of the client's TLS session.
+    pub fn ssl(&self) -> Option<Ssl<'a>> {
+        self.tlv(kind::SSL).and_then(Ssl::read)
+    }
+
+    fn unix_addresses(&self) -> Option<Addresses<'a>> {
+        let (_fixed, block) = self.bytes.split_first_chunk::<{ super::V2_FIXED }>()?;
+        let (source, destination) = block.get(..UNIX_BLOCK)?.split_at_checked(UNIX_NAME)?;
+        Some(Addresses::Unix { source: unix_name(source), destination: unix_name(destination) })
+    }
+}
+
+impl Family {
+    /// Bytes of this family's address block in version 2.
+    pub(super) const fn block_len(self) -> usize {
+        match self {
+            Family::Unspec => 0,
+            Family::Inet => INET_BLOCK,
+            Family::Inet6 => INET6_BLOCK,
+            Family::Unix => UNIX_BLOCK,
+        }
     }
 }

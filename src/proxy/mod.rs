@@ -6,13 +6,25 @@
 //! Nothing in here knows sockets, clocks or policy. Specification: HAProxy, `doc/proxy-protocol.txt`.
 #![forbid(unsafe_code)]
 
+mod address;
+mod classify;
 mod diagnose;
 mod error;
 mod header;
+mod name;
+mod ssl;
+mod tlv;
+mod v1;
+mod v2;
+mod vendor;
 
 pub use diagnose::{DIAGNOSE_LENGTH_MAX, Diagnosis, Escaped, diagnose};
 pub use error::Reason;
-pub use header::{Addresses, Command, Family, Head, Header, Tlv, Tlvs, Transport, Version};
+pub use header::{Addresses, Command, Family, Head, Header, Transport, Version};
+pub use ssl::Ssl;
+pub use tlv::{Tlv, Tlvs, UNIQUE_ID_MAX, kind};
+
+use classify::Class;
 
 /// Longest version 1 line, CRLF included (`PROXY UNKNOWN ...`). Specification, section 2.1.
 pub const V1_LENGTH_MAX: usize = 107;
@@ -20,8 +32,10 @@ pub const V1_LENGTH_MAX: usize = 107;
 pub const V1_PREFIX: &[u8; 6] = b"PROXY ";
 /// The 12-byte signature that starts a version 2 header. Specification, section 2.2.
 pub const V2_SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+/// Fixed bytes at the start of a version 2 header: signature, version and command, family and transport, length.
+pub const V2_FIXED: usize = 16;
 /// Largest version 2 header on the wire: 16 fixed bytes and a 16-bit length.
-pub const V2_LENGTH_MAX: usize = 16 + 0xffff;
+pub const V2_LENGTH_MAX: usize = V2_FIXED + 0xffff;
 
 /// What a listener lets the grammar accept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +77,36 @@ pub enum Decoded<'a> {
 }
 
 /// Decodes the header at the start of a connection from all bytes received so far.
+///
+/// The verdict depends on the bytes alone: what is refused at some prefix is refused for the same reason and at the
+/// same byte with any continuation, and all shorter prefixes are incomplete.
 pub fn decode<'a>(prefix: &'a [u8], rules: &Rules) -> Decoded<'a> {
-    let _ = (prefix, rules);
-    unreachable!("skeleton")
+    match classify::classify(prefix) {
+        Class::Nothing => Decoded::Incomplete { need: 1 },
+        Class::V1 => v1::decode(prefix, rules),
+        Class::V2 => v2::decode(prefix, rules),
+        Class::Absent { at } => Decoded::Absent { at },
+    }
 }
+
+impl Decoded<'_> {
+    /// The kebab-case name of the reason why there is no header: `absent`, or [`Reason::code`]; `None` if there is one
+    /// or may be.
+    pub fn reason_code(&self) -> Option<&'static str> {
+        match self {
+            Decoded::Complete(_) | Decoded::Incomplete { .. } => None,
+            Decoded::Absent { .. } => Some("absent"),
+            Decoded::Invalid { reason, .. } => Some(reason.code()),
+        }
+    }
+}
+
+/// Whether the bytes start with all of `PROXY ` or all of the version 2 signature.
+///
+/// For bytes behind a header. Fewer bytes than that are payload like any other: nobody should wait for more.
+pub fn starts_like_header(bytes: &[u8]) -> bool {
+    bytes.starts_with(V1_PREFIX) || bytes.starts_with(V2_SIGNATURE)
+}
+
+#[cfg(test)]
+mod tests;

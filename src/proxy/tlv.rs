@@ -1,0 +1,159 @@
+//! TLVs: type, length, value, repeated until exactly the end of the header.
+
+use super::error::Reason;
+use super::ssl;
+
+/// Type bytes (`PP2_TYPE_*` of the specification, section 2.2.1 and following).
+pub mod kind {
+    /// Protocol name agreed by ALPN.
+    pub const ALPN: u8 = 0x01;
+    /// Host name that the client asked for (SNI).
+    pub const AUTHORITY: u8 = 0x02;
+    /// CRC32C of the whole header.
+    pub const CRC32C: u8 = 0x03;
+    /// Padding.
+    pub const NOOP: u8 = 0x04;
+    /// Opaque id of the connection, at most [`UNIQUE_ID_MAX`](super::UNIQUE_ID_MAX) bytes.
+    pub const UNIQUE_ID: u8 = 0x05;
+    /// What is known of the client's TLS session; holds TLVs of its own.
+    pub const SSL: u8 = 0x20;
+    /// Inside SSL: TLS version, such as `TLSv1.3`.
+    pub const SSL_VERSION: u8 = 0x21;
+    /// Inside SSL: common name of the client's certificate.
+    pub const SSL_CN: u8 = 0x22;
+    /// Inside SSL: cipher suite.
+    pub const SSL_CIPHER: u8 = 0x23;
+    /// Inside SSL: signature algorithm of the frontend's certificate.
+    pub const SSL_SIG_ALG: u8 = 0x24;
+    /// Inside SSL: key algorithm of the frontend's certificate.
+    pub const SSL_KEY_ALG: u8 = 0x25;
+    /// Inside SSL: key exchange group.
+    pub const SSL_GROUP: u8 = 0x26;
+    /// Inside SSL: signature scheme of the handshake.
+    pub const SSL_SIG_SCHEME: u8 = 0x27;
+    /// Inside SSL: the client's certificate in DER.
+    pub const SSL_CLIENT_CERT: u8 = 0x28;
+    /// Name of the network namespace.
+    pub const NETNS: u8 = 0x30;
+    /// Google Cloud: Private Service Connect connection id.
+    pub const GCP_PSC_CONNECTION_ID: u8 = 0xe0;
+    /// Alibaba Cloud: VPC, endpoint and endpoint service ids, one TLV each.
+    pub const ALIBABA: u8 = 0xe1;
+    /// Amazon Web Services: VPC endpoint id.
+    pub const AWS: u8 = 0xea;
+    /// Microsoft Azure: private endpoint's LINKID.
+    pub const AZURE: u8 = 0xee;
+}
+
+/// Longest UNIQUE_ID in bytes. Specification, section 2.2.5.
+pub const UNIQUE_ID_MAX: usize = 128;
+/// Type and length before each value.
+pub(super) const TLV_HEADER: usize = 3;
+
+/// One type-length-value item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tlv<'a> {
+    /// The type byte (`PP2_TYPE_*`).
+    pub kind: u8,
+    /// The value.
+    pub value: &'a [u8],
+}
+
+/// Iterates over the TLVs of a header, or of its SSL TLV, in wire order.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tlvs<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Tlvs<'a> {
+    /// Over a chain that was found exact; it would end early at a malformed item.
+    pub(super) fn over(chain: &'a [u8]) -> Tlvs<'a> {
+        Tlvs { rest: chain }
+    }
+
+    /// The value of the first item of this type.
+    pub(super) fn value_of(mut self, kind: u8) -> Option<&'a [u8]> {
+        self.find(|tlv| tlv.kind == kind).map(|tlv| tlv.value)
+    }
+
+    /// Where the value of the first item of this type starts in the chain.
+    pub(super) fn position_of(mut self, kind: u8) -> Option<usize> {
+        let all = self.rest.len();
+        let tlv = self.find(|tlv| tlv.kind == kind)?;
+        Some(all - self.rest.len() - tlv.value.len())
+    }
+}
+
+impl<'a> Iterator for Tlvs<'a> {
+    type Item = Tlv<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Tlv<'a>> {
+        let (tlv, rest) = split(self.rest)?;
+        self.rest = rest;
+        Some(tlv)
+    }
+}
+
+impl core::iter::FusedIterator for Tlvs<'_> {}
+
+/// The first item of a chain and what follows it; `None` at the end, and where the item is not whole.
+#[inline]
+pub(super) fn split(chain: &[u8]) -> Option<(Tlv<'_>, &[u8])> {
+    let (&[kind, high, low], rest) = chain.split_first_chunk::<TLV_HEADER>()?;
+    let (value, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes([high, low])))?;
+    Some((Tlv { kind, value }, rest))
+}
+
+/// Whether the chain ends exactly at its end.
+pub(super) fn is_exact(chain: &[u8]) -> bool {
+    let mut tlvs = Tlvs::over(chain);
+    tlvs.by_ref().for_each(drop);
+    tlvs.rest.is_empty()
+}
+
+/// Judges a header's chain in wire order: each item whole, not a forbidden repetition, of a possible length.
+/// Returns the value of the checksum TLV if there is one.
+pub(super) fn judge(chain: &[u8]) -> Result<Option<[u8; 4]>, Reason> {
+    let mut rest = chain;
+    let mut seen = Seen::default();
+    let mut checksum = None;
+    while !rest.is_empty() {
+        let (tlv, after) = split(rest).ok_or(Reason::TlvTruncated)?;
+        rest = after;
+        match tlv.kind {
+            kind::AUTHORITY => seen.once(tlv.kind)?,
+            kind::CRC32C => {
+                seen.once(tlv.kind)?;
+                checksum = Some(tlv.value.try_into().map_err(|_| Reason::BadTlv)?);
+            }
+            kind::UNIQUE_ID => {
+                seen.once(tlv.kind)?;
+                if tlv.value.len() > UNIQUE_ID_MAX {
+                    return Err(Reason::BadTlv);
+                }
+            }
+            kind::SSL => {
+                seen.once(tlv.kind)?;
+                ssl::judge(tlv.value)?;
+            }
+            _ => {}
+        }
+    }
+    Ok(checksum)
+}
+
+/// Types below 64 that have occurred, of those that may occur once.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Seen(u64);
+
+impl Seen {
+    pub(super) fn once(&mut self, kind: u8) -> Result<(), Reason> {
+        let bit = 1 << (kind & 63);
+        if self.0 & bit != 0 {
+            return Err(Reason::DuplicateTlv);
+        }
+        self.0 |= bit;
+        Ok(())
+    }
+}

@@ -1,0 +1,156 @@
+//! Version 2: 16 fixed bytes, an address block, TLVs.
+
+use super::address::Block;
+use super::error::Reason;
+use super::header::{Command, Family, Head, Transport, Version};
+use super::tlv::{self, Tlvs, kind};
+use super::{Decoded, Rules, V2_FIXED, V2_SIGNATURE};
+
+/// Decodes bytes that begin with the signature, or are a part of it.
+pub(super) fn decode<'a>(prefix: &'a [u8], rules: &Rules) -> Decoded<'a> {
+    let Some((fixed, _)) = prefix.split_first_chunk::<V2_FIXED>() else {
+        return match begun(prefix.get(V2_SIGNATURE.len()..).unwrap_or_default(), rules) {
+            Ok(()) => Decoded::Incomplete { need: V2_FIXED },
+            Err((reason, at)) => Decoded::Invalid { reason, at },
+        };
+    };
+    let [.., ver_cmd, fam, high, low] = *fixed;
+    if let Err((reason, at)) = begun(&[ver_cmd, fam, high, low], rules) {
+        return Decoded::Invalid { reason, at };
+    }
+    let total = V2_FIXED + usize::from(u16::from_be_bytes([high, low]));
+    let Some(bytes) = prefix.get(..total) else {
+        return Decoded::Incomplete { need: total };
+    };
+    let judged = match ver_cmd & 0x0f {
+        COMMAND_LOCAL => local(bytes, fam),
+        _ => proxy(bytes, fam),
+    };
+    match judged.map(|head| head.over(bytes)) {
+        Ok(Some(header)) => Decoded::Complete(header),
+        Ok(None) => Decoded::Incomplete { need: total },
+        Err(reason) => Decoded::Invalid { reason, at: total },
+    }
+}
+
+const VERSION: u8 = 2;
+const COMMAND_LOCAL: u8 = 0;
+const COMMAND_PROXY: u8 = 1;
+
+/// Judges what is there of bytes 13 to 16, each as early as it can be: a refusal and the byte that decides it.
+fn begun(bytes: &[u8], rules: &Rules) -> Result<(), (Reason, usize)> {
+    let Some(&ver_cmd) = bytes.first() else { return Ok(()) };
+    if ver_cmd >> 4 != VERSION {
+        return Err((Reason::BadVersion, 13));
+    }
+    if ver_cmd & 0x0f > COMMAND_PROXY {
+        return Err((Reason::BadCommand, 13));
+    }
+    let proxy = ver_cmd & 0x0f == COMMAND_PROXY;
+    let Some(&fam) = bytes.get(1) else { return Ok(()) };
+    let (family, _) = match family_and_transport(fam) {
+        Err(reason) if proxy => return Err((reason, 14)),
+        Err(_) => (Family::Unspec, Transport::Unspec),
+        Ok(known) => known,
+    };
+    let limit = rules.header_limit as usize;
+    let Some(&high) = bytes.get(2) else { return Ok(()) };
+    if V2_FIXED + usize::from(high) * 256 > limit {
+        return Err((Reason::HeaderTooLong, 15));
+    }
+    let Some(&low) = bytes.get(3) else { return Ok(()) };
+    let length = usize::from(u16::from_be_bytes([high, low]));
+    if V2_FIXED + length > limit {
+        return Err((Reason::HeaderTooLong, 16));
+    }
+    if proxy && length < family.block_len() {
+        return Err((Reason::AddressTruncated, 16));
+    }
+    Ok(())
+}
+
+fn family(fam: u8) -> Option<Family> {
+    match fam >> 4 {
+        0 => Some(Family::Unspec),
+        1 => Some(Family::Inet),
+        2 => Some(Family::Inet6),
+        3 => Some(Family::Unix),
+        _ => None,
+    }
+}
+
+/// Byte 14: the seven defined pairs. An UNSPEC on one side only is the fault of the family for 01 and 02, of the
+/// transport for 10, 20 and 30.
+fn family_and_transport(fam: u8) -> Result<(Family, Transport), Reason> {
+    let family = family(fam).ok_or(Reason::BadFamily)?;
+    match (family, fam & 0x0f) {
+        (Family::Unspec, 0) => Ok((family, Transport::Unspec)),
+        (Family::Unspec, 1 | 2) => Err(Reason::BadFamily),
+        (Family::Unspec, _) => Err(Reason::BadTransport),
+        (_, 1) => Ok((family, Transport::Stream)),
+        (_, 2) => Ok((family, Transport::Dgram)),
+        _ => Err(Reason::BadTransport),
+    }
+}
+
+/// A whole PROXY header.
+fn proxy(bytes: &[u8], fam: u8) -> Result<Head, Reason> {
+    let (family, transport) = family_and_transport(fam)?;
+    let body = bytes.get(V2_FIXED..).unwrap_or_default();
+    let chain = body.get(family.block_len()..).unwrap_or_default();
+    let mut head = Head::without_addresses(Version::V2, Command::Proxy, bytes.len() as u32);
+    // Without addresses there is no layout that says where TLVs start: what is no chain is not ours to read.
+    if family == Family::Unspec && !tlv::is_exact(chain) {
+        return Ok(head);
+    }
+    if let Some(checksum) = tlv::judge(chain)? {
+        verify(bytes, chain, checksum)?;
+    }
+    head.tlvs = (bytes.len() - chain.len()) as u32;
+    head.block = match family {
+        Family::Inet => body.first_chunk().copied().map_or(Block::Unspec, Block::Inet),
+        Family::Inet6 => body.first_chunk().copied().map_or(Block::Unspec, Block::Inet6),
+        Family::Unix => Block::Unix,
+        Family::Unspec => Block::Unspec,
+    };
+    head.transport = transport;
+    Ok(head)
+}
+
+/// A whole LOCAL header. Only a checksum is looked for: after the block of the family that byte 14 names, and at once
+/// behind the fixed part, where AWS puts it although it names a family.
+fn local(bytes: &[u8], fam: u8) -> Result<Head, Reason> {
+    let body = bytes.get(V2_FIXED..).unwrap_or_default();
+    let behind_block = family(fam).and_then(|family| body.get(family.block_len()..));
+    let mut candidates = [behind_block, Some(body)].into_iter().flatten().filter_map(|chain| {
+        let checksum = only_checksum(chain)?;
+        Some(verify(bytes, chain, checksum))
+    });
+    match candidates.next() {
+        Some(Err(reason)) if !candidates.any(|verified| verified.is_ok()) => Err(reason),
+        _ => Ok(Head::without_addresses(Version::V2, Command::Local, bytes.len() as u32)),
+    }
+}
+
+/// The value of the checksum TLV if this is an exact chain with just one, of the right length.
+fn only_checksum(chain: &[u8]) -> Option<[u8; 4]> {
+    if !tlv::is_exact(chain) {
+        return None;
+    }
+    let mut checksums = Tlvs::over(chain).filter(|tlv| tlv.kind == kind::CRC32C);
+    let only = checksums.next()?;
+    if checksums.next().is_some() {
+        return None;
+    }
+    only.value.try_into().ok()
+}
+
+/// Compares the checksum with the header's, computed over all bytes with the checksum's own read as zero.
+/// `chain` is the end of `bytes` that holds the checksum TLV.
+fn verify(bytes: &[u8], chain: &[u8], checksum: [u8; 4]) -> Result<(), Reason> {
+    let value_at = Tlvs::over(chain).position_of(kind::CRC32C).map(|at| bytes.len() - chain.len() + at);
+    let (before, rest) = value_at.and_then(|at| bytes.split_at_checked(at)).ok_or(Reason::BadChecksum)?;
+    let after = rest.get(checksum.len()..).unwrap_or_default();
+    let crc = crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(before), &[0; 4]), after);
+    if crc == u32::from_be_bytes(checksum) { Ok(()) } else { Err(Reason::BadChecksum) }
+}
