@@ -3,6 +3,9 @@
 pub mod client;
 pub mod daemon;
 pub mod header;
+pub mod mutate;
+pub mod observe;
+pub mod oracle;
 pub mod peers;
 pub mod process;
 

@@ -1,0 +1,191 @@
+//! Bytes that are nearly headers: random ones, and known ones with something wrong.
+
+/// A small generator of pseudo-random numbers (xorshift64*), the same on every machine for the same seed.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Random {
+        Random(seed | 1)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// A number below `bound`, which is not 0.
+    pub fn below(&mut self, bound: usize) -> usize {
+        (self.next() >> 16) as usize % bound
+    }
+
+    pub fn byte(&mut self) -> u8 {
+        (self.next() >> 32) as u8
+    }
+
+    pub fn chance(&mut self, one_in: usize) -> bool {
+        self.below(one_in) == 0
+    }
+
+    pub fn pick<T: Clone>(&mut self, items: &[T]) -> T {
+        items[self.below(items.len())].clone()
+    }
+}
+
+/// An input for the decoder: mostly one of `seeds` with a few changes, sometimes a header made up from the grammar.
+pub fn input(random: &mut Random, seeds: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = match random.below(4) {
+        0 => line(random),
+        1 => binary(random),
+        _ => random.pick(seeds),
+    };
+    for _ in 0..random.below(4) {
+        change(random, &mut bytes, seeds);
+    }
+    if random.chance(2) {
+        mend(random, &mut bytes);
+    }
+    bytes
+}
+
+/// A version 1 line, most of its parts right.
+fn line(random: &mut Random) -> Vec<u8> {
+    let keyword = random.pick(&["TCP4", "TCP4", "TCP6", "TCP6", "UNKNOWN", "TCP5", "tcp4"]);
+    let mut text = format!("PROXY {keyword}");
+    for field in 0..random.pick(&[4, 4, 4, 4, 4, 4, 3, 5]) {
+        text.push_str(if random.chance(40) { "  " } else { " " });
+        text += &if field < 2 { address(random, keyword == "TCP6") } else { port(random) };
+    }
+    text.push_str(random.pick(&["\r\n", "\r\n", "\r\n", "\r\n", "\r\n", "\n", "\r", " \r\n", "\r\r\n", ""]));
+    text.push_str(random.pick(&["", "", "a NOOP\r\n"]));
+    text.into_bytes()
+}
+
+fn address(random: &mut Random, six: bool) -> String {
+    if random.chance(20) {
+        return random.pick(&["", "1.2.3", "::1", "1.2.3.4", "::ffff:1.2.3.4", "fe80::1%lo", "x"]).into();
+    }
+    if !six {
+        let octets: Vec<String> = (0..4).map(|_| octet(random)).collect();
+        return octets.join(".");
+    }
+    let groups = random.pick(&[8, 8, 8, 7, 6, 3]);
+    let quad = random.chance(4);
+    let mut parts: Vec<String> =
+        (0..groups).map(|_| format!("{:x}", random.next() & random.pick(&[0xffff, 0xff, 0, 0x1ffff]))).collect();
+    if quad {
+        parts.truncate(groups.min(6));
+        parts.push((0..4).map(|_| octet(random)).collect::<Vec<_>>().join("."));
+    }
+    let mut text = parts.join(":");
+    if random.chance(2) {
+        let at = random.below(text.len() + 1);
+        text.insert_str(at, random.pick(&["::", ":", "::"]));
+    }
+    if random.chance(2) { text.to_uppercase() } else { text }
+}
+
+fn octet(random: &mut Random) -> String {
+    match random.below(30) {
+        0 => format!("0{}", random.below(100)),
+        1 => random.below(400).to_string(),
+        _ => random.below(256).to_string(),
+    }
+}
+
+fn port(random: &mut Random) -> String {
+    match random.below(12) {
+        0 => format!("0{}", random.below(100)),
+        1 => random.below(100_000).to_string(),
+        2 => random.pick(&["65535", "65536", "0", "+1", "a", "1.1"]).into(),
+        _ => random.below(65536).to_string(),
+    }
+}
+
+/// A version 2 header, most of its parts right.
+fn binary(random: &mut Random) -> Vec<u8> {
+    let mut bytes = b"\r\n\r\n\0\r\nQUIT\n".to_vec();
+    bytes.push(random.pick(&[0x21, 0x21, 0x21, 0x20, 0x20, 0x22, 0x31]));
+    let family = random.pick(&[0x11, 0x11, 0x12, 0x21, 0x22, 0x31, 0x32, 0x00, 0x00, 0x01, 0x10, 0x41]);
+    bytes.push(family);
+    bytes.extend([0, 0]);
+    let block = random.pick(&[[0, 12, 36, 216][usize::from(family >> 4).min(3)], 0, 12]);
+    bytes.extend((0..block).map(|_| if random.chance(4) { 0 } else { random.byte() }));
+    for _ in 0..random.below(5) {
+        let tlv = tlv(random, 0);
+        bytes.extend(tlv);
+    }
+    bytes.extend((0..random.pick(&[0, 0, 0, 0, 1, 2])).map(|_| 0));
+    set_length(&mut bytes);
+    bytes
+}
+
+fn tlv(random: &mut Random, depth: usize) -> Vec<u8> {
+    let kinds: &[u8] = if depth == 0 {
+        &[0x01, 0x02, 0x03, 0x03, 0x03, 0x04, 0x05, 0x20, 0x20, 0x30, 0xe0, 0xea, 0xee, 0xff]
+    } else {
+        &[0x20, 0x21, 0x22, 0x23, 0x24, 0x25, 0x26, 0x27, 0x28, 0x29]
+    };
+    let kind = random.pick(kinds);
+    let mut value: Vec<u8> = match kind {
+        0x03 => vec![0; if random.chance(8) { random.below(6) } else { 4 }],
+        0x05 if random.chance(4) => vec![b'i'; 126 + random.below(5)],
+        0x20 => vec![1; if random.chance(8) { random.below(5) } else { 5 }],
+        _ => (0..random.below(12)).map(|_| random.byte()).collect(),
+    };
+    if kind == 0x20 && depth == 0 {
+        for _ in 0..random.below(4) {
+            value.extend(self::tlv(random, 1));
+        }
+    }
+    let mut length = value.len();
+    if random.chance(40) {
+        length += random.below(4);
+    }
+    [&[kind, (length >> 8) as u8, length as u8][..], &value].concat()
+}
+
+/// One small damage.
+fn change(random: &mut Random, bytes: &mut Vec<u8>, seeds: &[Vec<u8>]) {
+    let at = random.below(bytes.len() + 1);
+    match random.below(7) {
+        0 if at < bytes.len() => bytes[at] ^= 1 << random.below(8),
+        1 if at < bytes.len() => bytes[at] = random.byte(),
+        2 if at < bytes.len() => drop(bytes.remove(at)),
+        3 => bytes.insert(at, random.pick(b" \r\n\0:.019aF\x03\x20\xff")),
+        4 => bytes.truncate(at),
+        5 if bytes.len() > 16 => bytes[12 + random.below(4)] = random.byte(),
+        _ => {
+            let other = random.pick(seeds);
+            let from = random.below(other.len() + 1);
+            bytes.truncate(at);
+            bytes.extend(&other[from..]);
+        }
+    }
+}
+
+/// Lets a version 2 header say its true length, and its first checksum TLV, if it is found, the true sum, so that what
+/// lies behind these two checks is reached.
+fn mend(random: &mut Random, bytes: &mut Vec<u8>) {
+    if bytes.len() < 16 || bytes[0] != b'\r' {
+        return;
+    }
+    if random.chance(2) {
+        set_length(bytes);
+    }
+    let length = (16 + usize::from(bytes[14]) * 256 + usize::from(bytes[15])).min(bytes.len());
+    if let Some(at) = bytes[16..length].windows(3).position(|window| window == [3, 0, 4])
+        && 16 + at + 7 <= length
+    {
+        let value = 16 + at + 3;
+        bytes[value..value + 4].fill(0);
+        let sum = crc32c::crc32c(&bytes[..length]);
+        bytes[value..value + 4].copy_from_slice(&sum.to_be_bytes());
+    }
+}
+
+fn set_length(bytes: &mut [u8]) {
+    let length = (bytes.len() - 16).min(0xffff) as u16;
+    bytes[14..16].copy_from_slice(&length.to_be_bytes());
+}
