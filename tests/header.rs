@@ -59,6 +59,16 @@ fn vectors_are_many_and_name_every_reason() {
 }
 
 #[test]
+fn vectors_are_what_their_source_writes() {
+    crate::needs!("python3");
+    let root = env!("CARGO_MANIFEST_DIR");
+    let written = std::process::Command::new("python3").arg(format!("{root}/tools/vectors")).output().expect("it runs");
+    assert!(written.status.success(), "{}", String::from_utf8_lossy(&written.stderr));
+    let committed = std::fs::read(format!("{root}/tests/data/vectors.jsonl")).expect("part of the repository");
+    assert!(written.stdout == committed, "run: tools/vectors > tests/data/vectors.jsonl");
+}
+
+#[test]
 fn vectors_get_the_verdict_written_down() {
     for (who, decode) in BOTH {
         let wrong: Vec<String> = vectors()
