@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 pub mod admission;
+pub mod config;
 pub mod dispatch;
 pub mod net;
 pub mod proxy;

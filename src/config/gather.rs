@@ -1,0 +1,202 @@
+//! From the tree to what concerns Vestibule: settings in use by scope, services and listeners merged by name, and a
+//! list of everything that was left alone. Values are still text.
+
+use std::collections::HashMap;
+
+use super::names::{self, Origin, Scope};
+use super::source::{Document, Entry, Section, Setting};
+use super::syntax::Value;
+use super::{Ignored, Place, Problem};
+
+/// Settings of one scope by their canonical name; the last one wins.
+pub(super) type Values = HashMap<&'static str, Setting>;
+
+#[derive(Debug, Default)]
+pub(super) struct Gathered {
+    pub(super) values: Values,
+    pub(super) services: Vec<RawService>,
+    /// `dovecot_config_version` was there.
+    pub(super) dovecot_24: bool,
+    pub(super) ignored: Vec<Ignored>,
+    pub(super) problems: Vec<Problem>,
+    pub(super) warnings: Vec<Problem>,
+}
+
+#[derive(Debug)]
+pub(super) struct RawService {
+    pub(super) name: String,
+    pub(super) at: Place,
+    pub(super) values: Values,
+    pub(super) listeners: Vec<RawListener>,
+}
+
+#[derive(Debug)]
+pub(super) struct RawListener {
+    pub(super) name: Option<String>,
+    pub(super) at: Place,
+    pub(super) values: Values,
+}
+
+pub(super) fn gather(document: Document) -> Gathered {
+    let mut gathered = Gathered { problems: document.problems, warnings: document.warnings, ..Gathered::default() };
+    for entry in document.entries {
+        match entry {
+            Entry::Setting(setting) => gathered.global(setting),
+            Entry::Section(section) => gathered.section(section),
+        }
+    }
+    gathered
+}
+
+impl Gathered {
+    fn global(&mut self, setting: Setting) {
+        if setting.key == "dovecot_config_version" {
+            self.dovecot_24 = true;
+        }
+        if let Some(name) = names::canonical(Scope::Global, &setting.key) {
+            self.values.insert(name, setting);
+        } else {
+            self.leave(Scope::Global, &setting);
+        }
+    }
+
+    fn section(&mut self, section: Section) {
+        match (section.kind.as_str(), &section.name) {
+            ("service", Some(_)) => self.service(section),
+            ("service", None) => self.problem(&section.at, "service { } is missing section name"),
+            ("inet_listener", _) => self.problem(&section.at, "inet_listener belongs inside a service NAME { ... }"),
+            ("listen" | "protocols", None) => self.boolean_list(section),
+            ("haproxy_trusted_networks", _) => {
+                let remedy =
+                    "haproxy_trusted_networks is no section: write haproxy_trusted_networks = NETWORK NETWORK ...";
+                self.problem(&section.at, remedy);
+            }
+            ("protocol" | "remote" | "local" | "local_name", _) => {
+                self.skip(&section, "a filter: applies to some connections only, not used");
+            }
+            ("group", _) => self.skip(&section, "a group of settings, not used"),
+            _ => self.skip(&section, "unknown section"),
+        }
+    }
+
+    /// Dovecot 2.4's `protocols {` / `imap = yes` / `}` is the list of all that say yes.
+    fn boolean_list(&mut self, section: Section) {
+        let name = names::canonical(Scope::Global, &section.kind).expect("called for settings in use only");
+        let mut items = Vec::new();
+        for entry in section.entries {
+            match entry {
+                Entry::Setting(Setting { key, value: Value::Plain(value) | Value::Quoted(value), at, .. }) => {
+                    match super::value::boolean(&value) {
+                        Ok(true) => items.push(key),
+                        Ok(false) => {}
+                        Err(words) => self.problem(&at, words),
+                    }
+                }
+                Entry::Setting(Setting { at, .. }) | Entry::Section(Section { at, .. }) => {
+                    self.problem(&at, format!("{name} is a list: write ITEM = yes or ITEM = no"));
+                }
+            }
+        }
+        let value = Value::Quoted(items.join(" "));
+        self.values.insert(name, Setting { key: section.kind, value, at: section.at, unresolved: None });
+    }
+
+    fn service(&mut self, section: Section) {
+        let name = section.name.expect("a service has a name here");
+        let index = self.services.iter().position(|service| service.name == name).unwrap_or_else(|| {
+            let service = RawService { name, at: section.at.clone(), values: Values::new(), listeners: Vec::new() };
+            self.services.push(service);
+            self.services.len() - 1
+        });
+        for entry in section.entries {
+            match entry {
+                Entry::Setting(setting) => match names::canonical(Scope::Service, &setting.key) {
+                    Some(name) => drop(self.services[index].values.insert(name, setting)),
+                    None => self.leave(Scope::Service, &setting),
+                },
+                Entry::Section(inner) if inner.kind == "inet_listener" => self.listener(index, inner),
+                Entry::Section(inner) => self.skip(&inner, "no TCP listener, not used"),
+            }
+        }
+    }
+
+    fn listener(&mut self, service: usize, section: Section) {
+        let mut values = Values::new();
+        for entry in section.entries {
+            match entry {
+                Entry::Setting(setting) => match names::canonical(Scope::Listener, &setting.key) {
+                    Some(name) => drop(values.insert(name, setting)),
+                    None => self.leave(Scope::Listener, &setting),
+                },
+                Entry::Section(inner) => {
+                    let words = format!("Unknown setting: service {{ inet_listener {{ {0} {{ {0}", inner.kind);
+                    self.problem(
+                        &inner.at,
+                        format!("{words} (an inet_listener has no sections: is a '}}' missing before?)"),
+                    );
+                }
+            }
+        }
+        let name = match values.remove("name").map(|setting| setting.value) {
+            Some(Value::Plain(name) | Value::Quoted(name)) => Some(name),
+            _ => section.name,
+        };
+        let listeners = &mut self.services[service].listeners;
+        // As in Dovecot, listeners without a name are all different ones.
+        match listeners.iter_mut().find(|listener| name.is_some() && listener.name == name) {
+            Some(listener) => listener.values.extend(values),
+            None => listeners.push(RawListener { name, at: section.at, values }),
+        }
+    }
+
+    /// A setting that is not in use here: an error where it could open a port by mistake, else listed.
+    fn leave(&mut self, scope: Scope, setting: &Setting) {
+        let key = &setting.key;
+        if let Some(reason) = names::unused_reason(scope, key) {
+            return self.ignore(key.clone(), &setting.at, reason);
+        }
+        let known_elsewhere = names::SETTINGS.iter().find(|known| known.name == key);
+        if let Some(known) = known_elsewhere.filter(|known| known.origin == Origin::Vestibule) {
+            let place = describe(known.scopes[0]);
+            return self.problem(&setting.at, format!("Unknown setting: {key} (it belongs {place})"));
+        }
+        let hint = names::similar(scope, key).map(|name| format!("did you mean {name}?"));
+        match (scope, hint) {
+            (Scope::Listener, hint) => {
+                let remedy = hint.unwrap_or_else(|| "remove it, or correct its name".into());
+                self.problem(&setting.at, format!("Unknown setting: service {{ inet_listener {{ {key} ({remedy})"));
+            }
+            (_, _) if key.starts_with("inet_listener_") => {
+                let bare = &key["inet_listener_".len()..];
+                let remedy = format!("write {bare} inside each inet_listener that it concerns");
+                self.problem(&setting.at, format!("Unknown setting: {key} ({remedy})"));
+            }
+            (_, Some(hint)) => {
+                self.warnings.push(setting.at.problem(format!("Unknown setting: {key} is ignored ({hint})")));
+                self.ignore(key.clone(), &setting.at, "unknown setting");
+            }
+            (_, None) => self.ignore(key.clone(), &setting.at, "unknown setting"),
+        }
+    }
+
+    fn skip(&mut self, section: &Section, reason: &'static str) {
+        let name = section.name.as_ref().map_or(String::new(), |name| format!("{name} "));
+        self.ignore(format!("{} {name}{{ }}", section.kind), &section.at, reason);
+    }
+
+    fn ignore(&mut self, what: String, at: &Place, reason: &'static str) {
+        self.ignored.push(Ignored { what, at: at.clone(), reason });
+    }
+
+    fn problem(&mut self, at: &Place, message: impl Into<String>) {
+        self.problems.push(at.problem(message));
+    }
+}
+
+fn describe(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Global => "outside all sections",
+        Scope::Service => "inside service NAME { ... }",
+        Scope::Listener => "inside inet_listener NAME { ... }",
+    }
+}

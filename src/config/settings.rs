@@ -1,0 +1,135 @@
+//! What the configuration means: every value parsed, every default filled in, every listener complete by itself.
+
+use std::net::IpAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Place;
+use crate::admission::Policy;
+use crate::dispatch::{Overload, Pool};
+use crate::net::{Network, NetworkSet};
+use crate::proxy::Rules;
+
+/// The daemon's settings.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Accept threads, 1..=[`RINGS_MAX`]; `None`: one per allowed CPU.
+    pub rings: Option<NonZeroUsize>,
+    /// Connections that may wait for their header, per ring, [`PENDING_MIN`]..=[`PENDING_MAX`].
+    pub pending_limit: u32,
+    /// Largest version 2 header in bytes, [`HEADER_MIN`]..=[`HEADER_MAX`].
+    pub header_limit: u32,
+    /// How long the workers' connections may finish after SIGTERM, at most [`DRAIN_MAX`].
+    pub drain_timeout: Duration,
+    /// Unix socket on which another daemon can take over.
+    pub takeover_socket: Option<PathBuf>,
+    /// PEM file with the certificate chain for listeners with `ssl = yes`.
+    pub ssl_cert: Option<SourcedPath>,
+    /// PEM file with its key. Set exactly when `ssl_cert` is.
+    pub ssl_key: Option<SourcedPath>,
+    /// Services that listen, in the order of the files.
+    pub services: Vec<Service>,
+}
+
+/// Most accept threads.
+pub const RINGS_MAX: usize = 1024;
+/// Default of `pending_limit`.
+pub const PENDING_DEFAULT: u32 = 16384;
+/// Least `pending_limit`.
+pub const PENDING_MIN: u32 = 16;
+/// Largest `pending_limit`.
+pub const PENDING_MAX: u32 = 1 << 20;
+/// Default of `header_limit` in bytes.
+pub const HEADER_DEFAULT: u32 = 4096;
+/// Least `header_limit` in bytes: a header with Unix addresses.
+pub const HEADER_MIN: u32 = 232;
+/// Largest `header_limit` in bytes: what version 2 can express.
+pub const HEADER_MAX: u32 = crate::proxy::V2_LENGTH_MAX as u32;
+/// Default of `drain_timeout`.
+pub const DRAIN_DEFAULT: Duration = Duration::from_secs(60);
+/// Longest `drain_timeout`.
+pub const DRAIN_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Default of `haproxy_timeout`.
+pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(3);
+/// Longest `haproxy_timeout`: a pending connection holds a slot for so long.
+pub const TIMEOUT_MAX: Duration = Duration::from_secs(60 * 60);
+/// Most worker threads of a pool.
+pub const WORKERS_MAX: usize = 4096;
+/// Most listeners.
+pub const LISTENERS_MAX: usize = 1024;
+
+/// A file and the setting that names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourcedPath {
+    /// The file; relative paths were resolved against the directory of the configuration file.
+    pub path: PathBuf,
+    /// Where it is named.
+    pub at: Place,
+}
+
+/// `service NAME { ... }`: listeners and the pool that serves them.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// Its name, also the pool's.
+    pub name: String,
+    /// What the pool does.
+    pub worker: WorkerKind,
+    /// Worker threads, 1..=[`WORKERS_MAX`]; `None`: one per allowed CPU.
+    pub workers: Option<NonZeroUsize>,
+    /// Length of the pool's queue, 1..=[`Pool::QUEUE_MAX`].
+    pub queue: usize,
+    /// What happens when the queue is full.
+    pub overload: Overload,
+    /// Leave bytes behind the header in the socket.
+    pub exact_residual: bool,
+    /// The sockets; never empty.
+    pub listeners: Vec<InetListener>,
+    /// Where the service first stands.
+    pub at: Place,
+}
+
+impl Service {
+    /// Default of `queue`.
+    pub const QUEUE_DEFAULT: usize = Pool::QUEUE_DEFAULT;
+}
+
+/// `worker`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkerKind {
+    /// Answers with one JSON line about the connection.
+    Whoami,
+    /// Closes without an answer.
+    Discard,
+}
+
+/// `inet_listener NAME { ... }`, complete: what it inherits is filled in.
+#[derive(Clone, Debug)]
+pub struct InetListener {
+    /// Its name; `port-N` if the file gives none.
+    pub name: String,
+    /// Addresses to bind, without repetition; never empty.
+    pub addresses: Vec<IpAddr>,
+    /// 1..=65535.
+    pub port: u16,
+    /// A TLS handshake comes first (behind the PROXY header).
+    pub ssl: bool,
+    /// A PROXY header is mandatory.
+    pub haproxy: bool,
+    /// Other processes may bind the same port.
+    pub reuse_port: bool,
+    /// Who may send a header.
+    pub trusted: NetworkSet,
+    /// `trusted` as it was written.
+    pub networks: Vec<Network>,
+    /// From accept to a complete header, 1 s..=[`TIMEOUT_MAX`].
+    pub timeout: Duration,
+    /// The header's grammar.
+    pub rules: Rules,
+    /// The listener's demands on a header.
+    pub policy: Policy,
+    /// TCP_DEFER_ACCEPT.
+    pub defer_accept: bool,
+    /// Where the listener first stands.
+    pub at: Place,
+}

@@ -1,0 +1,447 @@
+//! The way from text to settings as a whole.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::*;
+use crate::admission::{OnUnknown, OnUnspec};
+use crate::dispatch::Overload;
+
+/// The example that operators start from: a bare number for the timeout, three listeners.
+const SEED: &str = "\
+haproxy_trusted_networks = 10.0.0.0/8 192.0.2.7
+haproxy_timeout = 3
+service imap-login {
+  inet_listener imap {
+    port = 143
+  }
+  inet_listener imaps {
+    port = 993
+    ssl = yes
+  }
+  inet_listener imap_haproxy {
+    port = 10143
+    haproxy = yes
+  }
+}
+";
+
+fn loaded(text: &str) -> Loaded {
+    parse(Path::new("t.conf"), text).unwrap_or_else(|problems| panic!("{text}\n{}", lines(&problems)))
+}
+
+/// The one listener of a text.
+fn listener(settings: &str) -> InetListener {
+    let text = format!("service s {{\ninet_listener l {{\nport = 10143\n{settings}\n}}\n}}\n");
+    loaded(&text).settings.services[0].listeners[0].clone()
+}
+
+fn problems(text: &str) -> String {
+    lines(&parse(Path::new("t.conf"), text).expect_err(text))
+}
+
+fn warnings(text: &str) -> String {
+    lines(&loaded(text).warnings)
+}
+
+fn lines(problems: &[Problem]) -> String {
+    problems.iter().map(|problem| format!("{problem}\n")).collect()
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+#[test]
+fn the_builtin_configuration_is_right_and_quiet() {
+    let Loaded { settings, warnings, ignored, .. } = builtin();
+    assert!(warnings.is_empty() && ignored.is_empty());
+    let listener = &settings.services[0].listeners[0];
+    assert_eq!((listener.addresses.as_slice(), listener.port), ([ip("127.0.0.1")].as_slice(), 10143));
+    assert!(listener.haproxy && !listener.ssl && listener.defer_accept);
+    assert!(listener.trusted.contains(ip("127.9.9.9")) && !listener.trusted.contains(ip("10.0.0.1")));
+}
+
+#[test]
+fn the_seed() {
+    let Loaded { settings, warnings, .. } = loaded(SEED);
+    assert!(warnings.is_empty());
+    let [service] = settings.services.as_slice() else { panic!("one service") };
+    let shown: Vec<_> = service.listeners.iter().map(|l| (l.name.as_str(), l.port, l.ssl, l.haproxy)).collect();
+    assert_eq!(shown, [("imap", 143, false, false), ("imaps", 993, true, false), ("imap_haproxy", 10143, false, true)]);
+    for listener in &service.listeners {
+        assert_eq!(listener.addresses, [ip("0.0.0.0"), ip("::")]);
+        assert_eq!(listener.timeout, Duration::from_secs(3));
+        assert!(listener.trusted.contains(ip("10.1.2.3")) && listener.trusted.contains(ip("192.0.2.7")));
+        assert_eq!(listener.defer_accept, listener.haproxy);
+    }
+    assert_eq!((service.queue, service.workers, service.worker), (1024, None, WorkerKind::Whoami));
+    assert_eq!((settings.rings, settings.pending_limit, settings.header_limit), (None, 16384, 4096));
+    assert_eq!((&settings.ssl_cert, &settings.ssl_key), (&None, &None));
+}
+
+#[test]
+fn one_line_sections_mean_the_same() {
+    let text = "haproxy_trusted_networks = 10.0.0.0/8 192.0.2.7\nhaproxy_timeout = 3\nservice imap-login { \
+                inet_listener imap { port = 143 } inet_listener imaps { port=993; ssl=yes }\n\
+                inet_listener imap_haproxy { port = 10143 haproxy = yes } }";
+    assert_eq!(format!("{:?}", without_places(text)), format!("{:?}", without_places(SEED)));
+}
+
+fn without_places(text: &str) -> Settings {
+    let mut settings = loaded(text).settings;
+    for service in &mut settings.services {
+        service.at.line = 0;
+        service.listeners.iter_mut().for_each(|listener| listener.at.line = 0);
+    }
+    settings
+}
+
+#[test]
+fn every_setting_of_a_listener() {
+    let listener = listener(
+        "address = 192.0.2.1, 2001:db8::1\nhaproxy = yes\nreuse_port = yes\nhaproxy_trusted_networks = ::1\n\
+         haproxy_timeout = 5 secs\nhaproxy_versions = v2\nhaproxy_unknown = reject\nhaproxy_unspec = peer\n\
+         haproxy_checksum = require\nhaproxy_source = any\nhaproxy_second_header = pass\nhaproxy_v4_in_tcp6 = map\n\
+         haproxy_authority = dns\nhaproxy_alpn = imap pop3\ndefer_accept = no\n",
+    );
+    assert_eq!(listener.addresses, [ip("192.0.2.1"), ip("2001:db8::1")]);
+    assert!(listener.haproxy && listener.reuse_port && !listener.defer_accept && listener.rules.v4_in_tcp6);
+    assert!(listener.trusted.contains(ip("::1")) && !listener.trusted.contains(ip("127.0.0.1")));
+    assert_eq!(listener.timeout, Duration::from_secs(5));
+    let policy = &listener.policy;
+    assert!(!policy.v1 && policy.v2 && policy.checksum_required && policy.any_source);
+    assert!(policy.second_header_pass && policy.dns_authority);
+    assert_eq!((policy.unknown, policy.unspec), (OnUnknown::Reject, OnUnspec::Peer));
+    assert_eq!(policy.alpn, [b"imap".to_vec(), b"pop3".to_vec()]);
+}
+
+#[test]
+fn every_setting_outside_listeners() {
+    let Loaded { settings, .. } = loaded(
+        "rings = 4\npending_limit = 100\nheader_limit = 536\ndrain_timeout = 5m\ntakeover_socket = run/t.sock\n\
+         listen = 127.0.0.1\nservice s {\nworker = discard\nworkers = 3\nqueue = 7\noverload = reject\nresidual = exact\n\
+         inet_listener l {\nport = 1\n}\n}\n",
+    );
+    assert_eq!(settings.rings.map(usize::from), Some(4));
+    assert_eq!((settings.pending_limit, settings.header_limit), (100, 536));
+    assert_eq!(settings.drain_timeout, Duration::from_secs(300));
+    assert_eq!(settings.takeover_socket, Some(PathBuf::from("run/t.sock")));
+    let service = &settings.services[0];
+    assert_eq!((service.worker, service.workers.map(usize::from)), (WorkerKind::Discard, Some(3)));
+    assert_eq!((service.queue, service.overload, service.exact_residual), (7, Overload::Reject, true));
+    assert_eq!(service.listeners[0].rules.header_limit, 536);
+    assert_eq!(service.listeners[0].addresses, [ip("127.0.0.1")]);
+}
+
+#[test]
+fn inner_settings_override_outer_ones() {
+    let text = "haproxy_trusted_networks = 10.0.0.1\nhaproxy_timeout = 9 secs\n\
+                service a {\nhaproxy_trusted_networks = 10.0.0.2\n\
+                inet_listener x {\nport = 1\n}\ninet_listener y {\nport = 2\nhaproxy_trusted_networks =\n}\n}\n\
+                service b {\ninet_listener z {\nport = 3\nhaproxy_timeout = 4 secs\n}\n}\n";
+    let settings = loaded(text).settings;
+    let [x, y] = settings.services[0].listeners.as_slice() else { panic!("two listeners") };
+    let z = &settings.services[1].listeners[0];
+    assert!(x.trusted.contains(ip("10.0.0.2")) && !x.trusted.contains(ip("10.0.0.1")));
+    assert!(y.trusted.is_empty(), "an empty list trusts nobody, it does not inherit");
+    assert!(z.trusted.contains(ip("10.0.0.1")));
+    assert_eq!([x.timeout.as_secs(), z.timeout.as_secs()], [9, 4]);
+}
+
+#[test]
+fn sections_of_one_name_merge_and_the_last_value_wins() {
+    let text = "service s {\ninet_listener l {\nport = 1\nssl = yes\n}\n}\nservice s {\nqueue = 5\n\
+                inet_listener l {\nport = 2\n}\ninet_listener {\nport = 3\n}\ninet_listener {\nport = 4\n}\n}\n";
+    let settings = loaded(text).settings;
+    let [service] = settings.services.as_slice() else { panic!("one service") };
+    let shown: Vec<_> = service.listeners.iter().map(|l| (l.name.as_str(), l.port, l.ssl)).collect();
+    assert_eq!(shown, [("l", 2, true), ("port-3", 3, false), ("port-4", 4, false)]);
+    assert_eq!(service.queue, 5);
+}
+
+#[test]
+fn a_named_default_listener_keeps_dovecots_port_and_tls() {
+    let text = "service imap-login {\ninet_listener imaps {\nhaproxy = yes\n}\ninet_listener imap {\nport = 0\n}\n}\n\
+                service pop3-login {\ninet_listener pop3 {\n}\n}\nhaproxy_trusted_networks = ::1\n";
+    let Loaded { settings, warnings, implicit, .. } = loaded(text);
+    let imaps = &settings.services[0].listeners[0];
+    assert_eq!((imaps.port, imaps.ssl, imaps.haproxy), (993, true, true));
+    assert_eq!(settings.services[0].listeners.len(), 1, "port = 0 turns a listener off");
+    assert_eq!(settings.services[1].listeners[0].port, 110);
+    assert!(warnings.is_empty());
+    assert_eq!(implicit.iter().map(|i| i.listener).collect::<Vec<_>>(), ["pop3s"]);
+}
+
+#[test]
+fn global_ssl_no_turns_tls_listeners_off() {
+    let text = "ssl = no\nservice s {\ninet_listener a {\nport = 1\nssl = yes\n}\ninet_listener b {\nport = 2\n}\n}\n";
+    assert_eq!(loaded(text).settings.services[0].listeners.len(), 1);
+    assert!(warnings(text).starts_with("t.conf line 3: left out"));
+}
+
+#[test]
+fn the_dialect_of_dovecot_2_4() {
+    let text = "dovecot_config_version = 2.4.0\ndovecot_storage_version = 2.4.0\n\
+                protocols {\nimap = yes\npop3 = no\n}\nlisten {\n127.0.0.1 = yes\n\"::1\" = yes\n}\n\
+                ssl_server_cert_file = /etc/c.pem\nssl_server_key_file = k.pem\n\
+                haproxy_trusted_networks = <<END\n10.0.0.1\n10.0.0.2\nEND\n\
+                service imap-login {\nservice_restart_request_count = unlimited\n\
+                inet_listener imap {\ninet_listener_port = 143\nlisten = 127.0.0.9\ntype = x\n}\n\
+                inet_listener imaps {\nport = 993\nhaproxy = yes\n}\n@group = x\n}\ngroup @service x {\nqueue = 3\n}\n";
+    let Loaded { settings, ignored, implicit, .. } = loaded(text);
+    let [imap, imaps] = settings.services[0].listeners.as_slice() else { panic!("two listeners") };
+    assert_eq!((imap.port, imap.addresses.as_slice()), (143, [ip("127.0.0.9")].as_slice()));
+    assert_eq!(imaps.addresses, [ip("127.0.0.1"), ip("::1")]);
+    assert_eq!(imaps.networks.len(), 2);
+    assert_eq!(settings.ssl_cert.map(|c| c.path), Some(PathBuf::from("/etc/c.pem")));
+    assert_eq!(settings.ssl_key.map(|c| c.path), Some(PathBuf::from("k.pem")));
+    assert!(implicit.is_empty());
+    let what: Vec<_> = ignored.iter().map(|i| i.what.as_str()).collect();
+    assert!(what.contains(&"service_restart_request_count") && what.contains(&"group @service x { }"), "{what:?}");
+}
+
+#[test]
+fn all_errors_at_once_in_order() {
+    let text = "haproxy_trusted_networks = 10.0.0.0/33 mail.example\nhaproxy_timeout = 0\nrings = 0\n\
+                service s {\nworker = relais\ninet_listener a {\nport = 70000\nhaproxi = yes\nssl = true\n}\n\
+                inet_listener b {\nport = 2\nhaproxy_versions = v3\nclient_limit = 5\n@group = x\n}\n}\nhaproxy = yes\n\
+                worker = whoami\n";
+    let problems = problems(text);
+    let expected = [
+        "t.conf line 1: haproxy_trusted_networks: Invalid network '10.0.0.0/33'",
+        "t.conf line 1: haproxy_trusted_networks: Invalid network 'mail.example'",
+        "t.conf line 2: haproxy_timeout: 0 is not in the range",
+        "t.conf line 3: Invalid number 0: not in the range 1 to 1024 (or auto)",
+        "t.conf line 5: Invalid worker: relais (use whoami or discard)",
+        "t.conf line 7: Invalid port number 70000",
+        "t.conf line 8: Unknown setting: service { inet_listener { haproxi (did you mean haproxy?)",
+        "t.conf line 9: Invalid boolean value: true (use yes or no)",
+        "t.conf line 13: Invalid haproxy_versions: v3",
+        "t.conf line 14: Unknown setting: service { inet_listener { client_limit",
+        "t.conf line 15: Unknown setting: service { inet_listener { @group",
+        "t.conf line 19: Unknown setting: worker (it belongs inside service NAME { ... })",
+    ];
+    let found: Vec<&str> = problems.lines().collect();
+    assert_eq!(found.len(), expected.len(), "{problems}");
+    for (found, expected) in found.iter().zip(expected) {
+        assert!(found.starts_with(expected), "{found}\n  is not {expected}");
+    }
+}
+
+#[test]
+fn braces_that_do_not_match() {
+    for (text, message) in [
+        ("service s {\ninet_listener l {\nport = 1\n}\n", "t.conf line 1: Missing '}' (section started at t.conf:1)\n"),
+        ("service s {\ninet_listener l {\nport = 1\n", "t.conf line 2: Missing '}' (section started at t.conf:2)\n"),
+        (
+            "}\nx = y\n}\n",
+            "t.conf line 1: Unexpected '}' (no section is open here: remove it, or look for a missing '{' above)\n",
+        ),
+    ] {
+        assert_eq!(problems(text), message);
+    }
+    let cascade = problems("service s\ninet_listener l {\nport = 1\n}\n}\n");
+    assert!(cascade.starts_with("t.conf line 1: Expecting '{'") && cascade.lines().count() == 1, "{cascade}");
+    let swallowed = problems("service s {\ninet_listener a {\nport = 1\ninet_listener b {\nport = 2\n}\n}\n}\n");
+    assert!(swallowed.contains("line 4: Unknown setting: service { inet_listener { inet_listener {"), "{swallowed}");
+}
+
+#[test]
+fn two_listeners_on_one_address() {
+    let two = |a: &str, b: &str| {
+        format!("service s {{\ninet_listener a {{\nport = 1\n{a}\n}}\ninet_listener b {{\nport = 1\n{b}\n}}\n}}\n")
+    };
+    let same = problems(&two("", "address = *"));
+    assert!(same.contains("line 6: inet_listener b: * port 1 is taken by inet_listener a (t.conf line 2)"), "{same}");
+    let narrower = warnings(&two("", "address = 127.0.0.1"));
+    assert!(narrower.contains("line 6: inet_listener b: connections to 127.0.0.1 port 1 come here"), "{narrower}");
+    assert_eq!(warnings(&two("address = 127.0.0.2", "address = 127.0.0.1, 127.0.0.1")), "");
+}
+
+#[test]
+fn warnings_of_what_is_hardly_meant() {
+    let with =
+        |line: &str| warnings(&format!("{line}\nservice s {{\ninet_listener l {{\nport = 1\nhaproxy = yes\n}}\n}}\n"));
+    for (line, words) in [
+        ("haproxy_trusted_networks = 0.0.0.0/0", "line 1: haproxy_trusted_networks: 0.0.0.0/0 trusts everybody"),
+        ("haproxy_trusted_networks = fe80::1%eth0", "the scope of fe80::1%eth0 is not looked at"),
+        ("haproxy_trusted_networks =", "line 1: haproxy = yes, but haproxy_trusted_networks is empty"),
+        ("", "line 3: haproxy = yes, but haproxy_trusted_networks is empty"),
+        ("haproxy_timeout = 2 secs", "line 1: haproxy_timeout: 2 secs leaves no room"),
+        ("haproxy_trusted_networks = ::1#x", "line 1: Ambiguous '#' character in line"),
+        ("haproxy_trusted_network = ::1", "is ignored (did you mean haproxy_trusted_networks?)"),
+        ("protocols = pop3\nservice imap-login {\ninet_listener x {\nport=5\n}\n}", "protocols does not list imap"),
+        ("service q {\ninet_listener x {\n}\n}", "has no port and is not listened on"),
+    ] {
+        assert!(with(line).contains(words), "{line}: {}", with(line));
+    }
+    let plain = warnings("service s {\ninet_listener l {\nport = 1\nhaproxy_versions = v2\n}\n}\n");
+    assert!(plain.contains("line 4: haproxy_versions has no effect without haproxy = yes"), "{plain}");
+}
+
+#[test]
+fn nothing_to_listen_on_is_an_error() {
+    for text in ["", "service imap-login {\n}\n", "service s {\ninet_listener l {\nport = 0\n}\n}\n"] {
+        assert!(problems(text).starts_with("t.conf: nothing to listen on"), "{text}");
+    }
+}
+
+#[test]
+fn certificates_are_looked_at_only_when_a_listener_needs_them() {
+    let tls = "service s {\ninet_listener l {\nport = 1\nssl = yes\n}\n}\n";
+    let plain = "service s {\ninet_listener l {\nport = 1\n}\n}\n";
+    let hidden = "ssl_cert = </c.pem\nssl_key = # hidden, use -P to show it\n";
+    assert_eq!(loaded(&format!("{hidden}{plain}")).settings.ssl_cert, None);
+    assert!(problems(&format!("{hidden}{tls}")).contains("line 2: ssl_key is empty"));
+    assert!(problems(&format!("ssl_cert = /c.pem\n{tls}")).contains("line 1: ssl_cert does not name a file"));
+    assert!(problems(&format!("ssl_cert = </c.pem\n{tls}")).contains("line 1: ssl_cert is set, but ssl_key is not"));
+    let both = loaded(&format!("ssl_cert = </c.pem\nssl_key = <k.pem\n{tls}")).settings;
+    assert_eq!(both.ssl_cert.map(|c| (c.path, c.at.line)), Some((PathBuf::from("/c.pem"), 1)));
+}
+
+#[test]
+fn variables() {
+    let text = "n = 10.0.0.1\nhaproxy_trusted_networks = $n 10.0.0.2\n\
+                haproxy_trusted_networks = $haproxy_trusted_networks 10.0.0.3\nmail_plugins = $nosuch\n";
+    let listeners = "service s {\ninet_listener l {\nport = 1\n}\n}\n";
+    let listener = &loaded(&format!("{text}{listeners}")).settings.services[0].listeners[0];
+    assert_eq!(listener.networks.len(), 3);
+    let unresolved = problems(&format!("haproxy_trusted_networks = $nosuch\n{listeners}"));
+    assert!(unresolved.contains("Unknown variable: $nosuch"), "{unresolved}");
+    let mut doubling = String::from("a = xxxxxxxxxxxxxxxx\n");
+    doubling.push_str(&"a = $a $a\n".repeat(40));
+    assert_eq!(loaded(&format!("{doubling}{listeners}")).settings.services.len(), 1, "growth is bounded");
+}
+
+#[test]
+fn unknown_settings_and_sections_are_listed_with_their_place() {
+    let text = "mail_location = maildir:~\nprotocol imap {\nhaproxy_timeout = 0\n}\nnamespace inbox {\nmailbox x {\n}\n}\n\
+                service s {\nclient_limit = 1\nunix_listener u {\nmode = 0600\n}\ninet_listener l {\nport = 1\n}\n}\n";
+    let listed: Vec<_> = loaded(text).ignored.iter().map(|i| format!("{} {}", i.at.line, i.what)).collect();
+    assert_eq!(
+        listed,
+        [
+            "1 mail_location",
+            "2 protocol imap { }",
+            "5 namespace inbox { }",
+            "10 client_limit",
+            "11 unix_listener u { }"
+        ]
+    );
+}
+
+/// A directory that is gone after the test.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Scratch {
+        let path = std::env::temp_dir().join(format!("vestibule-config-{}-{name}", std::process::id()));
+        fs::create_dir_all(&path).expect("a temporary directory");
+        Scratch(path)
+    }
+
+    fn file(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.0.join(name);
+        fs::write(&path, text).expect("a temporary file");
+        path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn includes_keep_the_section_and_are_relative_to_their_file() {
+    let scratch = Scratch::new("include");
+    fs::create_dir(scratch.0.join("conf.d")).expect("a directory");
+    scratch.file("conf.d/10-net.conf", "haproxy_trusted_networks = <../networks\n");
+    scratch.file("networks", "10.0.0.1 10.0.0.2\n");
+    scratch.file("listener.inc", "inet_listener l {\nport = 1\n}\n");
+    let main = scratch
+        .file("main.conf", "!include conf.d/*.conf\n!include_try nosuch.conf\nservice s {\n!include listener.inc\n}\n");
+    let loaded = load(&main).unwrap_or_else(|problems| panic!("{}", lines(&problems)));
+    let listener = &loaded.settings.services[0].listeners[0];
+    assert_eq!(listener.networks.len(), 2);
+    assert!(listener.at.file.ends_with("listener.inc") && listener.at.line == 1);
+}
+
+#[test]
+fn includes_that_fail() {
+    let scratch = Scratch::new("badinclude");
+    let itself = scratch.file("loop.conf", "!include loop.conf\n");
+    let missing = scratch.file("missing.conf", "\n!include nosuch.conf\n");
+    let shown = |path: &Path| lines(&load(path).expect_err("a problem"));
+    assert!(shown(&itself).contains("Too many includes"), "{}", shown(&itself));
+    assert!(shown(&missing).contains("missing.conf line 2: No matches"), "{}", shown(&missing));
+    assert!(shown(&scratch.0.join("none.conf")).contains("none.conf: cannot be read: No such file"));
+    assert!(shown(&scratch.0).contains("cannot be read: not a regular file"));
+    let large = scratch.file("large.conf", "#".repeat(SIZE_MAX + 1));
+    assert!(shown(&large).contains("larger than a configuration may be"));
+}
+
+#[test]
+fn everything_is_bounded() {
+    let long = format!("a = {}\n", "x".repeat(LINE_LENGTH_MAX));
+    assert!(problems(&long).contains("Line too long"));
+    let joined = "x \\\n".repeat(LINE_LENGTH_MAX);
+    assert!(problems(&joined).contains("Line too long"));
+    let deep = "a {\n".repeat(100_000);
+    assert!(problems(&deep).contains("Sections nest deeper"));
+    let many = "x\n".repeat(100_000);
+    assert_eq!(problems(&many).lines().count(), PROBLEMS_MAX);
+    let listeners: String =
+        (1..=LISTENERS_MAX + 1).map(|n| format!("inet_listener l{n} {{\nport = {n}\n}}\n")).collect();
+    assert!(problems(&format!("service s {{\n{listeners}}}\n")).contains("more than 1024 listeners"));
+}
+
+#[test]
+fn control_characters_do_not_reach_the_terminal() {
+    let shown = problems("service s {\ninet_listener l {\nport = \u{1b}[31m\n}\n}\n");
+    assert!(shown.contains("\\u{1b}[31m") && !shown.contains('\u{1b}'), "{shown}");
+}
+
+/// Mutations of real text and plain noise: whatever the bytes, an answer and no panic.
+#[test]
+fn any_bytes_get_an_answer() {
+    let seeds = [SEED, BUILTIN, "a = \"b\\\" # c\" \\\n d\nx {a=b;c=<d}\n!include [x\nprotocols {\nimap = yes\n}\n"];
+    let alphabet: &[u8] = b"{}=\\\"'#<$!;\n \t\r*[]?,%/:.0\xff\x00azhi";
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    for round in 0..4000 {
+        let mut bytes = seeds[round % seeds.len()].as_bytes().to_vec();
+        for _ in 0..=random.below(12) {
+            let at = random.below(bytes.len() + 1);
+            let byte = alphabet[random.below(alphabet.len())];
+            match random.below(3) {
+                0 => bytes.insert(at, byte),
+                1 if at < bytes.len() => drop(bytes.remove(at)),
+                _ => bytes.truncate(at.max(1)),
+            }
+        }
+        if round % 5 == 0 {
+            bytes = (0..random.below(200)).map(|_| alphabet[random.below(alphabet.len())]).collect();
+        }
+        let text = String::from_utf8_lossy(&bytes);
+        match parse(Path::new("t.conf"), &text) {
+            Ok(loaded) => assert!(!loaded.settings.services.is_empty(), "{text}"),
+            Err(problems) => assert!(!problems.is_empty(), "{text}"),
+        }
+    }
+}
+
+/// xorshift64: the same every time.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % bound as u64) as usize
+    }
+}

@@ -1,0 +1,511 @@
+//! From text to meaning: every value parsed, defaults and inheritance filled in, listeners checked against each other.
+//! All errors are collected.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::gather::{Gathered, RawListener, RawService, Values};
+use super::names;
+use super::settings::*;
+use super::source::{self, Setting};
+use super::syntax::Value;
+use super::value;
+use super::{Implicit, Place, Problem};
+use crate::admission::{OnUnknown, OnUnspec, Policy};
+use crate::dispatch::{Overload, Pool};
+use crate::net::Network;
+use crate::proxy::Rules;
+
+/// Below this a lost segment cannot be sent again in time (the initial retransmission timeout is 1 s, doubled after).
+const TIMEOUT_SENSIBLE: Duration = Duration::from_secs(3);
+/// Longest ALPN name in bytes (RFC 7301).
+const ALPN_NAME_MAX: usize = 255;
+
+/// Makes the settings; they are only to be used if no problem was added.
+pub(super) fn settings(root: &Path, gathered: &mut Gathered) -> Settings {
+    let raw_services = std::mem::take(&mut gathered.services);
+    let values = std::mem::take(&mut gathered.values);
+    let mut check = Check { problems: &mut gathered.problems, warnings: &mut gathered.warnings };
+    let global = check.global(&values);
+    let services: Vec<Service> = raw_services.iter().filter_map(|raw| check.service(raw, &values, &global)).collect();
+    check.protocols(&values, &services);
+    check.together(root, &services);
+    let (ssl_cert, ssl_key) = check.certificate(&values, &services);
+    let count = |name, min, max, default: u32, check: &mut Check<'_>| {
+        check.number(&values, name, u64::from(min), u64::from(max)).map_or(default, |n| n as u32)
+    };
+    Settings {
+        rings: check.auto_or_number(&values, "rings", RINGS_MAX),
+        pending_limit: count("pending_limit", PENDING_MIN, PENDING_MAX, PENDING_DEFAULT, &mut check),
+        header_limit: global.header_limit,
+        drain_timeout: check.drain_timeout(&values),
+        takeover_socket: check.path(&values, "takeover_socket"),
+        ssl_cert,
+        ssl_key,
+        services,
+    }
+}
+
+/// Dovecot's own listeners that the files do not name, although their protocol is on.
+pub(super) fn implicit(gathered: &Gathered) -> Vec<Implicit> {
+    // Dovecot's default; a packaged dovecot.conf usually sets it.
+    let protocols = match gathered.values.get("protocols").map(|setting| &setting.value) {
+        Some(Value::Plain(text) | Value::Quoted(text)) => text.as_str(),
+        _ => "imap pop3",
+    };
+    let named = |service: &str, listener: &str| {
+        let mut services = gathered.services.iter().filter(|raw| raw.name == service);
+        services.any(|raw| raw.listeners.iter().any(|raw| raw.name.as_deref() == Some(listener)))
+    };
+    names::IMPLICIT
+        .iter()
+        .filter(|(service, listener, _, _, protocol)| {
+            let on = value::items(protocols).any(|p| p == *protocol);
+            let exists = gathered.dovecot_24 || *listener != "submissions";
+            on && exists && !named(service, listener)
+        })
+        .map(|&(service, listener, port, ssl, _)| Implicit { service, listener, port, ssl })
+        .collect()
+}
+
+/// What services and listeners inherit.
+struct Global {
+    addresses: Vec<IpAddr>,
+    ssl: bool,
+    networks: Option<Vec<Network>>,
+    timeout: Option<Duration>,
+    header_limit: u32,
+}
+
+struct Check<'a> {
+    problems: &'a mut Vec<Problem>,
+    warnings: &'a mut Vec<Problem>,
+}
+
+impl Check<'_> {
+    fn global(&mut self, values: &Values) -> Global {
+        let both = || vec![IpAddr::V4([0; 4].into()), IpAddr::V6([0; 16].into())];
+        let header_limit = self.number(values, "header_limit", u64::from(HEADER_MIN), u64::from(HEADER_MAX));
+        Global {
+            addresses: self.addresses(values, "listen").unwrap_or_else(both),
+            ssl: self.global_ssl(values),
+            networks: self.networks(values),
+            timeout: self.timeout(values),
+            header_limit: header_limit.map_or(HEADER_DEFAULT, |n| n as u32),
+        }
+    }
+
+    /// A service and its listeners; `None` if it has none.
+    fn service(&mut self, raw: &RawService, globals: &Values, global: &Global) -> Option<Service> {
+        let values = &raw.values;
+        let worker = self.choice(values, "worker", &[("whoami", WorkerKind::Whoami), ("discard", WorkerKind::Discard)]);
+        let overload = self.choice(values, "overload", &[("pause", Overload::Pause), ("reject", Overload::Reject)]);
+        let queue = self.number(values, "queue", 1, Pool::QUEUE_MAX as u64);
+        let inherited = Inherited {
+            networks: self.networks(values).or_else(|| global.networks.clone()),
+            timeout: self.timeout(values).or(global.timeout),
+            reuse_port: self.boolean(values, "reuse_port"),
+        };
+        let residual = self.choice(values, "residual", &[("pass", false), ("exact", true)]);
+        let workers = self.auto_or_number(values, "workers", WORKERS_MAX);
+        let listeners: Vec<_> = raw
+            .listeners
+            .iter()
+            .filter_map(|listener| self.listener(raw, listener, &inherited, global, globals))
+            .collect();
+        (!listeners.is_empty()).then(|| Service {
+            name: raw.name.clone(),
+            worker: worker.unwrap_or(WorkerKind::Whoami),
+            workers,
+            queue: queue.map_or(Pool::QUEUE_DEFAULT, |n| n as usize),
+            overload: overload.unwrap_or(Overload::Pause),
+            exact_residual: residual.unwrap_or(false),
+            listeners,
+            at: raw.at.clone(),
+        })
+    }
+
+    /// A listener that is to be bound; `None` if it is off.
+    fn listener(
+        &mut self,
+        service: &RawService,
+        raw: &RawListener,
+        inherited: &Inherited,
+        global: &Global,
+        globals: &Values,
+    ) -> Option<InetListener> {
+        let values = &raw.values;
+        let default =
+            names::IMPLICIT.iter().find(|(of, name, ..)| *of == service.name && Some(*name) == raw.name.as_deref());
+        let ssl = self.boolean(values, "ssl").unwrap_or(default.is_some_and(|known| known.3));
+        let haproxy = self.boolean(values, "haproxy").unwrap_or(false);
+        let networks = self.networks(values).or_else(|| inherited.networks.clone()).unwrap_or_default();
+        let timeout = self.timeout(values).or(inherited.timeout).unwrap_or(TIMEOUT_DEFAULT);
+        let addresses = self.addresses(values, "address").unwrap_or_else(|| global.addresses.clone());
+        let reuse_port = self.boolean(values, "reuse_port").or(inherited.reuse_port).unwrap_or(false);
+        let defer_accept = self.boolean(values, "defer_accept").unwrap_or(haproxy);
+        let policy = self.policy(values);
+        let v4_in_tcp6 =
+            self.choice(values, "haproxy_v4_in_tcp6", &[("reject", false), ("map", true)]).unwrap_or(false);
+        let port = self.port(values, default.map(|known| known.2), &raw.at)?;
+        if ssl && !global.ssl {
+            self.warn(
+                &raw.at,
+                "left out: it has ssl = yes, and the global ssl = no turns all of those off".to_string(),
+            );
+            return None;
+        }
+        if haproxy && networks.is_empty() {
+            let at = globals.get("haproxy_trusted_networks").map_or(&raw.at, |setting| &setting.at);
+            let remedy = "haproxy = yes, but haproxy_trusted_networks is empty: every connection will be refused; list the load balancers there";
+            self.warn(at, remedy.into());
+        }
+        if !haproxy {
+            self.without_effect(values);
+        }
+        Some(InetListener {
+            name: raw.name.clone().unwrap_or_else(|| format!("port-{port}")),
+            addresses,
+            port,
+            ssl,
+            haproxy,
+            reuse_port,
+            trusted: networks.iter().copied().collect(),
+            networks,
+            timeout,
+            rules: Rules { header_limit: global.header_limit, v4_in_tcp6 },
+            policy,
+            defer_accept,
+            at: raw.at.clone(),
+        })
+    }
+
+    fn policy(&mut self, values: &Values) -> Policy {
+        let default = Policy::default();
+        let (v1, v2) = self.versions(values).unwrap_or((default.v1, default.v2));
+        let unknown = [("peer", OnUnknown::Peer), ("reject", OnUnknown::Reject)];
+        let unspec = [("peer", OnUnspec::Peer), ("reject", OnUnspec::Reject)];
+        let checksum = [("verify", false), ("require", true)];
+        let source = [("unicast", false), ("any", true)];
+        let second = [("reject", false), ("pass", true)];
+        let authority = [("any", false), ("dns", true)];
+        Policy {
+            v1,
+            v2,
+            unknown: self.choice(values, "haproxy_unknown", &unknown).unwrap_or(default.unknown),
+            unspec: self.choice(values, "haproxy_unspec", &unspec).unwrap_or(default.unspec),
+            checksum_required: self.choice(values, "haproxy_checksum", &checksum).unwrap_or(default.checksum_required),
+            any_source: self.choice(values, "haproxy_source", &source).unwrap_or(default.any_source),
+            second_header_pass: self
+                .choice(values, "haproxy_second_header", &second)
+                .unwrap_or(default.second_header_pass),
+            dns_authority: self.choice(values, "haproxy_authority", &authority).unwrap_or(default.dns_authority),
+            alpn: self.alpn(values).unwrap_or(default.alpn),
+        }
+    }
+
+    fn versions(&mut self, values: &Values) -> Option<(bool, bool)> {
+        self.with(values, "haproxy_versions", |text| {
+            let (mut v1, mut v2) = (false, false);
+            for item in value::items(text) {
+                match item {
+                    "v1" => v1 = true,
+                    "v2" => v2 = true,
+                    other => return Err(format!("Invalid haproxy_versions: {other} (use v1, v2, or both)")),
+                }
+            }
+            if v1 || v2 { Ok((v1, v2)) } else { Err("Invalid haproxy_versions: empty (use v1, v2, or both)".into()) }
+        })
+    }
+
+    fn alpn(&mut self, values: &Values) -> Option<Vec<Vec<u8>>> {
+        self.with(values, "haproxy_alpn", |text| match value::items(text).find(|name| name.len() > ALPN_NAME_MAX) {
+            Some(_) => Err(format!("Invalid haproxy_alpn: a name is longer than {ALPN_NAME_MAX} bytes")),
+            None => Ok(value::items(text).map(|name| name.as_bytes().to_vec()).collect()),
+        })
+    }
+
+    fn port(&mut self, values: &Values, default: Option<u16>, at: &Place) -> Option<u16> {
+        let problems = self.problems.len();
+        let port = self.with(values, "port", value::port).or(default);
+        if port.is_none() && self.problems.len() == problems {
+            self.warn(at, "has no port and is not listened on; add port = N".into());
+        }
+        port.filter(|&port| port != 0)
+    }
+
+    fn global_ssl(&mut self, values: &Values) -> bool {
+        self.with(values, "ssl", |text| match text.to_ascii_lowercase().as_str() {
+            "required" => Ok(true),
+            _ => value::boolean(text).map_err(|_| format!("Invalid ssl value: {text} (use yes, no or required)")),
+        })
+        .unwrap_or(true)
+    }
+
+    fn addresses(&mut self, values: &Values, name: &str) -> Option<Vec<IpAddr>> {
+        let addresses = self.with(values, name, |text| {
+            let mut addresses = Vec::new();
+            for item in value::items(text) {
+                let address = value::address(item)?;
+                if !addresses.contains(&address) {
+                    addresses.push(address);
+                }
+            }
+            Ok(addresses)
+        })?;
+        // Dovecot shows `address =` for "as in listen".
+        if addresses.is_empty() && name == "listen" {
+            self.problem(
+                &values[name].at,
+                "listen is empty: no listener would have an address (default: *, ::)".into(),
+            );
+        }
+        Some(addresses).filter(|addresses| !addresses.is_empty())
+    }
+
+    fn networks(&mut self, values: &Values) -> Option<Vec<Network>> {
+        let setting = values.get("haproxy_trusted_networks")?;
+        let text = self.text(setting)?;
+        let mut networks = Vec::new();
+        for item in value::items(&text) {
+            match value::network(item) {
+                Ok((network, scoped)) => {
+                    if network.prefix() == 0 {
+                        let words = format!(
+                            "haproxy_trusted_networks: {item} trusts everybody to name any client address; list the load balancers only"
+                        );
+                        self.warn(&setting.at, words);
+                    }
+                    if scoped {
+                        let words = format!(
+                            "haproxy_trusted_networks: the scope of {item} is not looked at: trusted on every interface"
+                        );
+                        self.warn(&setting.at, words);
+                    }
+                    networks.push(network);
+                }
+                Err(words) => self.problem(&setting.at, format!("haproxy_trusted_networks: {words}")),
+            }
+        }
+        Some(networks)
+    }
+
+    fn timeout(&mut self, values: &Values) -> Option<Duration> {
+        let timeout = self.with(values, "haproxy_timeout", |text| match text {
+            "infinite" => {
+                Err("haproxy_timeout: infinite would let silent connections stay for ever (default 3 secs)".into())
+            }
+            _ => value::time(text),
+        })?;
+        let at = &values["haproxy_timeout"].at;
+        let shown = value::show_time(timeout);
+        if timeout.is_zero() || timeout > TIMEOUT_MAX {
+            let most = value::show_time(TIMEOUT_MAX);
+            self.problem(at, format!("haproxy_timeout: {shown} is not in the range 1 secs to {most} (default 3 secs)"));
+        } else if timeout < TIMEOUT_SENSIBLE {
+            self.warn(
+                at,
+                format!("haproxy_timeout: {shown} leaves no room to send a lost segment again (default 3 secs)"),
+            );
+        }
+        Some(timeout)
+    }
+
+    fn drain_timeout(&mut self, values: &Values) -> Duration {
+        let timeout = self.with(values, "drain_timeout", |text| match value::time(text)? {
+            time if time <= DRAIN_MAX => Ok(time),
+            _ => Err(format!("drain_timeout: {text} is more than {}", value::show_time(DRAIN_MAX))),
+        });
+        timeout.unwrap_or(DRAIN_DEFAULT)
+    }
+
+    /// Warns of listeners whose protocol Dovecot would not serve.
+    fn protocols(&mut self, values: &Values, services: &[Service]) {
+        let Some(setting) = values.get("protocols") else { return };
+        let Some(text) = self.text(setting) else { return };
+        for service in services {
+            let known = names::IMPLICIT.iter().find(|(name, ..)| *name == service.name).map(|(.., protocol)| *protocol);
+            if let Some(protocol) = known.filter(|protocol| !value::items(&text).any(|p| p == *protocol)) {
+                let words = format!(
+                    "protocols does not list {protocol}: Dovecot would not start service {}, Vestibule does",
+                    service.name
+                );
+                self.warn(&setting.at, words);
+            }
+        }
+    }
+
+    /// What concerns all listeners together.
+    fn together(&mut self, root: &Path, services: &[Service]) {
+        let listeners: Vec<&InetListener> = services.iter().flat_map(|service| &service.listeners).collect();
+        if listeners.is_empty() && self.problems.is_empty() {
+            let words = "nothing to listen on: no service has an inet_listener with a port (Dovecot's implicit ones are not bound; name them)";
+            self.problem(&Place { file: root.into(), line: 0 }, words.into());
+        }
+        if let Some(first) = listeners.get(LISTENERS_MAX) {
+            self.problem(&first.at, format!("more than {LISTENERS_MAX} listeners"));
+        }
+        let mut taken: HashMap<(IpAddr, u16), &InetListener> = HashMap::new();
+        for listener in &listeners {
+            for &address in &listener.addresses {
+                if let Some(other) = taken.insert((address, listener.port), listener) {
+                    let (shown, port, name) = (value::show_address(address), listener.port, &other.name);
+                    let words = format!(
+                        "inet_listener {}: {shown} port {port} is taken by inet_listener {name} ({})",
+                        listener.name, other.at
+                    );
+                    self.problem(&listener.at, words);
+                }
+            }
+        }
+        for (&(address, port), listener) in &taken {
+            let any = if address.is_ipv4() { IpAddr::V4([0; 4].into()) } else { IpAddr::V6([0; 16].into()) };
+            if let Some(other) = taken.get(&(any, port)).filter(|_| address != any) {
+                let (shown, name) = (value::show_address(address), &other.name);
+                let words = format!(
+                    "inet_listener {}: connections to {shown} port {port} come here, all others to inet_listener {name} ({})",
+                    listener.name, other.at
+                );
+                self.warn(&listener.at, words);
+            }
+        }
+    }
+
+    /// Both files or neither; only looked at if a listener needs them.
+    fn certificate(&mut self, values: &Values, services: &[Service]) -> (Option<SourcedPath>, Option<SourcedPath>) {
+        if !services.iter().flat_map(|service| &service.listeners).any(|listener| listener.ssl) {
+            return (None, None);
+        }
+        let problems = self.problems.len();
+        let cert = self.pem(values, "ssl_cert");
+        let key = self.pem(values, "ssl_key");
+        if self.problems.len() == problems {
+            match (&cert, &key) {
+                (Some(cert), None) => self.problem(&cert.at, "ssl_cert is set, but ssl_key is not".into()),
+                (None, Some(key)) => self.problem(&key.at, "ssl_key is set, but ssl_cert is not".into()),
+                _ => {}
+            }
+        }
+        (cert, key)
+    }
+
+    fn pem(&mut self, values: &Values, name: &str) -> Option<SourcedPath> {
+        let setting = values.get(name)?;
+        let path = match &setting.value {
+            Value::File(path) => path.clone(),
+            // Dovecot 2.4's ssl_server_*_file settings hold the path itself.
+            Value::Plain(_) | Value::Quoted(_) if setting.key.ends_with("_file") => self.text(setting)?,
+            Value::Plain(text) | Value::Quoted(text) if text.is_empty() => {
+                let words =
+                    format!("{name} is empty (output of `doveconf -n` hides it): write {name} = </path/of/the/file");
+                self.problem(&setting.at, words);
+                return None;
+            }
+            _ => {
+                self.problem(&setting.at, format!("{name} does not name a file: write {name} = </path/of/the/file"));
+                return None;
+            }
+        };
+        Some(SourcedPath { path: beside(&setting.at, &path), at: setting.at.clone() }).filter(|_| !path.is_empty())
+    }
+
+    fn path(&mut self, values: &Values, name: &str) -> Option<PathBuf> {
+        let setting = values.get(name)?;
+        let path = self.text(setting)?;
+        (!path.is_empty()).then(|| beside(&setting.at, &path))
+    }
+
+    fn without_effect(&mut self, values: &Values) {
+        let mut idle: Vec<&Setting> =
+            values.iter().filter(|(name, _)| name.starts_with("haproxy_")).map(|(_, setting)| setting).collect();
+        idle.sort_by_key(|setting| setting.at.line);
+        for setting in idle {
+            self.warn(&setting.at, format!("{} has no effect without haproxy = yes", setting.key));
+        }
+    }
+
+    fn boolean(&mut self, values: &Values, name: &str) -> Option<bool> {
+        self.with(values, name, value::boolean)
+    }
+
+    fn number(&mut self, values: &Values, name: &str, min: u64, max: u64) -> Option<u64> {
+        self.with(values, name, |text| value::number(text, min, max))
+    }
+
+    /// `auto`, or 1..=max.
+    fn auto_or_number(&mut self, values: &Values, name: &str, max: usize) -> Option<NonZeroUsize> {
+        self.with(values, name, |text| match text {
+            "auto" => Ok(None),
+            _ => value::number(text, 1, max as u64)
+                .map(|n| NonZeroUsize::new(n as usize))
+                .map_err(|words| format!("{words} (or auto)")),
+        })
+        .flatten()
+    }
+
+    fn choice<T: Copy>(&mut self, values: &Values, name: &str, choices: &[(&str, T)]) -> Option<T> {
+        self.with(values, name, |text| {
+            choices.iter().find(|(word, _)| *word == text).map(|(_, meaning)| *meaning).ok_or_else(|| {
+                let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+                format!("Invalid {name}: {text} (use {})", words.join(" or "))
+            })
+        })
+    }
+
+    /// The parsed value, if it is set and right.
+    fn with<T>(&mut self, values: &Values, name: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        let setting = values.get(name)?;
+        let text = self.text(setting)?;
+        parse(&text).map_err(|words| self.problem(&setting.at, words)).ok()
+    }
+
+    /// The value of a setting in use: variables must have been resolved, and `<path` is read now.
+    fn text(&mut self, setting: &Setting) -> Option<String> {
+        if let Some(variable) = &setting.unresolved {
+            let words = format!(
+                "{}: Unknown variable: {variable} (no earlier setting of that name; write the value itself)",
+                setting.key
+            );
+            self.problem(&setting.at, words);
+            return None;
+        }
+        match &setting.value {
+            Value::Plain(text) | Value::Quoted(text) | Value::Heredoc(text) => Some(text.clone()),
+            Value::File(path) => {
+                let path = beside(&setting.at, path);
+                match source::content(&path, source::LINE_LENGTH_MAX) {
+                    Ok(text) => Some(text.trim_end().to_string()),
+                    Err(error) => {
+                        self.problem(
+                            &setting.at,
+                            format!("{}: {} cannot be read: {error}", setting.key, path.display()),
+                        );
+                        None
+                    }
+                }
+            }
+        }
+    }
+
+    fn problem(&mut self, at: &Place, message: String) {
+        self.problems.push(at.problem(message));
+    }
+
+    fn warn(&mut self, at: &Place, message: String) {
+        self.warnings.push(at.problem(message));
+    }
+}
+
+struct Inherited {
+    networks: Option<Vec<Network>>,
+    timeout: Option<Duration>,
+    reuse_port: Option<bool>,
+}
+
+/// A path as it is meant in a configuration file: relative to that file.
+fn beside(at: &Place, path: &str) -> PathBuf {
+    at.file.parent().unwrap_or(Path::new("")).join(path)
+}

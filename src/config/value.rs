@@ -1,0 +1,198 @@
+//! Types of values: text to meaning and back, with Dovecot's words where a text has none.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use crate::net::Network;
+
+/// `yes`, `y`, `no` in any case (and `n`, which Dovecot takes too), or `1`.
+pub(super) fn boolean(text: &str) -> Result<bool, String> {
+    if text == "1" || text.eq_ignore_ascii_case("yes") || text.eq_ignore_ascii_case("y") {
+        return Ok(true);
+    }
+    if text.eq_ignore_ascii_case("no") || text.eq_ignore_ascii_case("n") {
+        return Ok(false);
+    }
+    Err(format!("Invalid boolean value: {text} (use yes or no)"))
+}
+
+/// 0..=65535; 0 means off.
+pub(super) fn port(text: &str) -> Result<u16, String> {
+    decimal(text).and_then(|n| u16::try_from(n).ok()).ok_or_else(|| format!("Invalid port number {text}"))
+}
+
+/// A decimal number within the bounds.
+pub(super) fn number(text: &str, min: u64, max: u64) -> Result<u64, String> {
+    decimal(text)
+        .filter(|n| (min..=max).contains(n))
+        .ok_or_else(|| format!("Invalid number {text}: not in the range {min} to {max}"))
+}
+
+/// `N UNIT`, any prefix of a unit's name; a bare number is seconds (Dovecot wants the unit).
+pub(super) fn time(text: &str) -> Result<Duration, String> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let unit = text[digits..].trim_start_matches(' ');
+    let invalid = || format!("Invalid time interval: {text}");
+    let too_large = || format!("Time interval is too large: {text}");
+    if digits == 0 {
+        return Err(invalid());
+    }
+    let n: u64 = text[..digits].parse().map_err(|_| too_large())?;
+    let seconds = match unit_seconds(unit).ok_or_else(invalid)? {
+        Unit::Seconds(each) => n.checked_mul(each),
+        Unit::Milliseconds if n.is_multiple_of(1000) => Some(n / 1000),
+        Unit::Milliseconds => return Err(format!("Milliseconds not supported for this setting: {text}")),
+    };
+    seconds.filter(|&s| s <= u64::from(u32::MAX)).map(Duration::from_secs).ok_or_else(too_large)
+}
+
+enum Unit {
+    Milliseconds,
+    Seconds(u64),
+}
+
+fn unit_seconds(unit: &str) -> Option<Unit> {
+    let unit = unit.to_ascii_lowercase();
+    let is = |names: &[&str]| names.iter().any(|name| name.starts_with(&unit));
+    // The order decides what a lone `m` means: minutes.
+    Some(match () {
+        () if is(&["secs", "seconds"]) => Unit::Seconds(1),
+        () if is(&["mins", "minutes"]) => Unit::Seconds(60),
+        () if is(&["msecs", "millisecs", "milliseconds"]) => Unit::Milliseconds,
+        () if is(&["hours"]) => Unit::Seconds(60 * 60),
+        () if is(&["days"]) => Unit::Seconds(24 * 60 * 60),
+        () if is(&["weeks"]) => Unit::Seconds(7 * 24 * 60 * 60),
+        () => return None,
+    })
+}
+
+/// A time as `doveconf` prints it.
+pub(super) fn show_time(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match seconds {
+        0 => "0".into(),
+        s if s.is_multiple_of(7 * 24 * 60 * 60) => format!("{} weeks", s / (7 * 24 * 60 * 60)),
+        s if s.is_multiple_of(24 * 60 * 60) => format!("{} days", s / (24 * 60 * 60)),
+        s if s.is_multiple_of(60 * 60) => format!("{} hours", s / (60 * 60)),
+        s if s.is_multiple_of(60) => format!("{} mins", s / 60),
+        s => format!("{s} secs"),
+    }
+}
+
+/// The items of a list: runs of white space or commas between them.
+pub(super) fn items(text: &str) -> impl Iterator<Item = &str> {
+    text.split([' ', '\t', '\n', ',']).filter(|item| !item.is_empty())
+}
+
+/// One trusted network; tells whether a scope (`%eth0`) was cut off.
+pub(super) fn network(text: &str) -> Result<(Network, bool), String> {
+    let (unscoped, scoped) = match text.split_once('%') {
+        Some((address, rest)) => (format!("{address}{}", rest.find('/').map_or("", |at| &rest[at..])), true),
+        None => (text.to_string(), false),
+    };
+    match unscoped.parse() {
+        Ok(network) => Ok((network, scoped)),
+        Err(reason) => Err(format!("Invalid network '{text}': {reason}")),
+    }
+}
+
+/// A literal address to listen on; `*` is all of IPv4, `::` all of IPv6.
+pub(super) fn address(text: &str) -> Result<IpAddr, String> {
+    match text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text) {
+        "*" => Ok(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        "::" => Ok(IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
+        bare => bare.parse().map_err(|_| format!("Invalid address '{text}': write an IPv4 or IPv6 address, * or ::")),
+    }
+}
+
+/// An address as it is written in `listen`.
+pub(super) fn show_address(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => "*".into(),
+        other => other.to_string(),
+    }
+}
+
+fn decimal(text: &str) -> Option<u64> {
+    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn booleans() {
+        for (text, value) in [("yes", true), ("YES", true), ("y", true), ("1", true), ("no", false), ("No", false)] {
+            assert_eq!(boolean(text), Ok(value), "{text}");
+        }
+        assert_eq!(boolean("true").unwrap_err(), "Invalid boolean value: true (use yes or no)");
+        assert!(boolean("").is_err() && boolean("0").is_err());
+    }
+
+    #[test]
+    fn ports() {
+        assert_eq!(port("0143"), Ok(143));
+        assert_eq!(port("65535"), Ok(65535));
+        assert_eq!(port("70000").unwrap_err(), "Invalid port number 70000");
+        for text in ["", "-1", "+1", "abc", "99999999999999999999999"] {
+            assert!(port(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn times() {
+        for (text, seconds) in [
+            ("3", 3),
+            ("0", 0),
+            ("3 secs", 3),
+            ("3s", 3),
+            ("3  seco", 3),
+            ("3 S", 3),
+            ("2 m", 120),
+            ("2 mi", 120),
+            ("2000 ms", 2),
+            ("2000 milliseconds", 2),
+            ("1 hour", 3600),
+            ("1d", 86400),
+            ("1 week", 604800),
+        ] {
+            assert_eq!(time(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for (text, words) in [
+            ("3x", "Invalid time interval: 3x"),
+            ("", "Invalid time interval: "),
+            ("infinite", "Invalid time interval: infinite"),
+            ("3 secs x", "Invalid time interval: 3 secs x"),
+            ("1500 ms", "Milliseconds not supported for this setting: 1500 ms"),
+            ("4294967295 weeks", "Time interval is too large: 4294967295 weeks"),
+            ("99999999999999999999999 s", "Time interval is too large: 99999999999999999999999 s"),
+        ] {
+            assert_eq!(time(text).unwrap_err(), words);
+        }
+    }
+
+    #[test]
+    fn times_are_shown_as_they_are_read() {
+        for seconds in [0, 1, 3, 60, 90, 3600, 5400, 86400, 604800, 604801] {
+            let duration = Duration::from_secs(seconds);
+            assert_eq!(time(&show_time(duration)), Ok(duration));
+        }
+    }
+
+    #[test]
+    fn networks() {
+        assert_eq!(items("10.0.0.0/8 192.0.2.7,, ::1").collect::<Vec<_>>(), ["10.0.0.0/8", "192.0.2.7", "::1"]);
+        assert_eq!(network("fe80::1%eth0/64").expect("a network").0.to_string(), "fe80::/64");
+        assert!(network("fe80::1%eth0").expect("a network").1);
+        assert!(network("10.0.0.0/33").unwrap_err().starts_with("Invalid network '10.0.0.0/33'"));
+    }
+
+    #[test]
+    fn addresses() {
+        for (text, shown) in [("*", "*"), ("::", "::"), ("[::1]", "::1"), ("127.0.0.1", "127.0.0.1")] {
+            assert_eq!(show_address(address(text).expect(text)), shown);
+        }
+        assert!(address("mail.example").is_err() && address("").is_err());
+    }
+}
