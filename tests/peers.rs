@@ -5,8 +5,9 @@ use std::process::Command;
 
 use crate::support::client::{Client, address};
 use crate::support::header::{SIGNATURE, v1, v2};
-use crate::support::peers::{dovecot, haproxy, nginx_stream, nginx_stream_module, socat_receiver};
+use crate::support::peers::{dovecot, haproxy, nginx_stream, nginx_stream_module, postfix, socat_receiver};
 use crate::support::process::run;
+use crate::support::{PATIENCE, wait_until};
 use crate::{needs, needs_root, skip};
 
 #[test]
@@ -55,9 +56,23 @@ fn dovecot_reads_the_headers_that_these_tests_build() {
         assert!(said.contains("a OK") && said.contains("b OK"), "{said}");
     }
     let logged = "rip=203.0.113.9, lip=192.0.2.1";
-    dovecot.process.wait_for_output(logged);
-    let log = dovecot.process.output();
-    assert_eq!(log.matches(logged).count(), 2, "{log}");
+    let both = wait_until(PATIENCE, || dovecot.process.output().matches(logged).count() == 2);
+    assert!(both, "{}", dovecot.process.output());
+}
+
+#[test]
+fn postfix_reads_the_headers_that_these_tests_build() {
+    needs!("postfix");
+    needs_root!();
+    let postfix = postfix();
+    let source = address("203.0.113.9:41000");
+    for header in [v1(source, postfix.address()), v2(source, postfix.address(), &[])] {
+        let client = Client::send_to(postfix.address(), &header);
+        client.send(b"QUIT\r\n").expect("postfix listens");
+        let (said, _, _) = client.read_to_end();
+        assert!(said.starts_with(b"220 "), "{}", String::from_utf8_lossy(&said));
+    }
+    postfix.process.wait_for_output("disconnect from unknown[203.0.113.9]");
 }
 
 #[test]

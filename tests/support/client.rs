@@ -21,7 +21,7 @@ pub enum Ending {
     Reset,
 }
 
-/// A connection and when it was made.
+/// A connection, and when it was begun: no deadline of the server can have started before.
 pub struct Client {
     pub stream: TcpStream,
     pub connected_at: Instant,
@@ -30,12 +30,13 @@ pub struct Client {
 impl Client {
     /// Connects from the source address `from`; small writes leave at once.
     pub fn connect(from: IpAddr, to: SocketAddr) -> Client {
+        let connected_at = Instant::now();
         let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).expect("a socket");
         socket.bind(&SocketAddr::new(from, 0).into()).expect("the source address is ours");
         socket.connect_timeout(&to.into(), PATIENCE).unwrap_or_else(|error| panic!("connect to {to}: {error}"));
         socket.set_tcp_nodelay(true).expect("TCP_NODELAY");
         socket.set_read_timeout(Some(PATIENCE)).expect("a read timeout");
-        Client { stream: socket.into(), connected_at: Instant::now() }
+        Client { stream: socket.into(), connected_at }
     }
 
     /// Connects from [`TRUSTED`] and sends `bytes`.

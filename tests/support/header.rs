@@ -56,6 +56,6 @@ fn chain(tlvs: &[(u8, &[u8])]) -> Vec<u8> {
 pub fn hex(text: &str) -> Vec<u8> {
     let digits: Vec<u32> =
         text.chars().filter(|c| !c.is_whitespace()).map(|c| c.to_digit(16).expect("a hexadecimal digit")).collect();
-    assert!(digits.len() % 2 == 0, "an odd number of digits in {text:?}");
+    assert!(digits.len().is_multiple_of(2), "an odd number of digits in {text:?}");
     digits.chunks(2).map(|pair| (pair[0] * 16 + pair[1]) as u8).collect()
 }

@@ -1,4 +1,4 @@
-//! Real peers: HAProxy and nginx in front, Dovecot for comparison. Each listens on loopback and ends with its guard.
+//! Real peers: HAProxy and nginx in front, Dovecot and Postfix as receivers. Each listens on loopback and ends with its guard.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -85,7 +85,7 @@ pub fn dovecot() -> Peer {
     certificate(path);
     let mail = path.join("mail");
     std::fs::create_dir(&mail).expect("a directory for mail");
-    let (user, group) = dovecot_ids();
+    let (user, group) = user_ids("dovecot");
     chown(&mail, Some(user), Some(group)).expect("root may give it to dovecot");
     let version = dovecot_version();
     let template = if version.starts_with("2.3") { DOVECOT_2_3 } else { DOVECOT_2_4 };
@@ -103,6 +103,33 @@ pub fn dovecot() -> Peer {
     Peer { process, addresses, _directory: directory }
 }
 
+/// Postfix's smtpd with `smtpd_upstream_proxy_protocol = haproxy`. Needs root. Its log comes through
+/// [`Process::output`].
+pub fn postfix() -> Peer {
+    use std::os::unix::fs::chown;
+    let directory = temp_dir();
+    let path = directory.path();
+    for name in ["queue", "data"] {
+        std::fs::create_dir(path.join(name)).expect("a directory for Postfix");
+    }
+    let (user, _) = user_ids("postfix");
+    chown(path.join("data"), Some(user), None).expect("root may give it to postfix");
+    let address = loopback(free_port());
+    let main = POSTFIX_MAIN.replace("@D@", &path.display().to_string());
+    let master = POSTFIX_MASTER.replace("@ADDRESS@", &address.to_string());
+    std::fs::write(path.join("main.cf"), main).expect("the configuration can be written");
+    std::fs::write(path.join("master.cf"), master).expect("the configuration can be written");
+    // `postfix start-fg` would leave its master behind when it is ended, so the master itself is our child.
+    let checked = Command::new("postfix").arg("-c").arg(path).arg("check").output().expect("the test has asked for it");
+    assert!(checked.status.success(), "postfix check: {}", String::from_utf8_lossy(&checked.stderr));
+    let asked = Command::new("postconf").args(["-h", "daemon_directory"]).output().expect("it comes with postfix");
+    let daemons = PathBuf::from(String::from_utf8_lossy(&asked.stdout).trim());
+    let mut command = Command::new(daemons.join("master"));
+    command.arg("-s").arg("-c").arg(path).env("MAIL_CONFIG", path);
+    let process = Process::start_listening(command, &[address]);
+    Peer { process, addresses: vec![address], _directory: directory }
+}
+
 /// `2.3.19.1 (9b53102964)` or the like.
 pub fn dovecot_version() -> String {
     let program = find_program("dovecot").expect("the test has asked for dovecot");
@@ -110,9 +137,10 @@ pub fn dovecot_version() -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn dovecot_ids() -> (u32, u32) {
+fn user_ids(name: &str) -> (u32, u32) {
     let users = std::fs::read_to_string("/etc/passwd").expect("there is /etc/passwd");
-    let line = users.lines().find(|line| line.starts_with("dovecot:")).expect("the package makes the user dovecot");
+    let of_user = |line: &&str| line.split(':').next() == Some(name);
+    let line = users.lines().find(of_user).unwrap_or_else(|| panic!("the package makes the user {name}"));
     let mut ids = line.split(':').skip(2).map(|field| field.parse().expect("a numeric id"));
     (ids.next().expect("a user id"), ids.next().expect("a group id"))
 }
@@ -174,4 +202,23 @@ service imap-login {
     haproxy = yes
   }
 }
+";
+
+const POSTFIX_MAIN: &str = "\
+compatibility_level = 3.6
+queue_directory = @D@/queue
+data_directory = @D@/data
+inet_protocols = all
+myhostname = mail.test
+maillog_file = /dev/stdout
+smtpd_peername_lookup = no
+alias_maps =
+alias_database =
+";
+
+const POSTFIX_MASTER: &str = "\
+@ADDRESS@ inet n - n - - smtpd -o smtpd_upstream_proxy_protocol=haproxy
+postlog unix-dgram n - n - 1 postlogd
+proxymap unix - - n - - proxymap
+anvil unix - - n - 1 anvil
 ";
