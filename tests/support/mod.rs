@@ -3,6 +3,7 @@
 pub mod client;
 pub mod daemon;
 pub mod header;
+pub mod mend;
 pub mod mutate;
 pub mod observe;
 pub mod oracle;

@@ -1,5 +1,7 @@
 //! Bytes that are nearly headers: random ones, and known ones with something wrong.
 
+use super::mend;
+
 /// A small generator of pseudo-random numbers (xorshift64*), the same on every machine for the same seed.
 pub struct Random(u64);
 
@@ -43,8 +45,11 @@ pub fn input(random: &mut Random, seeds: &[Vec<u8>]) -> Vec<u8> {
     for _ in 0..random.below(4) {
         change(random, &mut bytes, seeds);
     }
+    if random.chance(4) {
+        mend::length(&mut bytes);
+    }
     if random.chance(2) {
-        mend(random, &mut bytes);
+        mend::checksum(&mut bytes);
     }
     bytes
 }
@@ -117,7 +122,7 @@ fn binary(random: &mut Random) -> Vec<u8> {
         bytes.extend(tlv);
     }
     bytes.extend((0..random.pick(&[0, 0, 0, 0, 1, 2])).map(|_| 0));
-    set_length(&mut bytes);
+    mend::length(&mut bytes);
     bytes
 }
 
@@ -163,29 +168,4 @@ fn change(random: &mut Random, bytes: &mut Vec<u8>, seeds: &[Vec<u8>]) {
             bytes.extend(&other[from..]);
         }
     }
-}
-
-/// Lets a version 2 header say its true length, and its first checksum TLV, if it is found, the true sum, so that what
-/// lies behind these two checks is reached.
-fn mend(random: &mut Random, bytes: &mut Vec<u8>) {
-    if bytes.len() < 16 || bytes[0] != b'\r' {
-        return;
-    }
-    if random.chance(2) {
-        set_length(bytes);
-    }
-    let length = (16 + usize::from(bytes[14]) * 256 + usize::from(bytes[15])).min(bytes.len());
-    if let Some(at) = bytes[16..length].windows(3).position(|window| window == [3, 0, 4])
-        && 16 + at + 7 <= length
-    {
-        let value = 16 + at + 3;
-        bytes[value..value + 4].fill(0);
-        let sum = crc32c::crc32c(&bytes[..length]);
-        bytes[value..value + 4].copy_from_slice(&sum.to_be_bytes());
-    }
-}
-
-fn set_length(bytes: &mut [u8]) {
-    let length = (bytes.len() - 16).min(0xffff) as u16;
-    bytes[14..16].copy_from_slice(&length.to_be_bytes());
 }

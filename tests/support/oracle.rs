@@ -375,7 +375,7 @@ fn judge_local(header: &[u8]) -> Result<Fields, &'static str> {
     let mut matches = 0;
     for place in places {
         let Ok(chain) = chain(&header[place..]) else { continue };
-        let checksums: Vec<&(usize, u8, Vec<u8>)> = chain.iter().filter(|(_, kind, _)| *kind == 0x03).collect();
+        let checksums: Vec<&Item> = chain.iter().filter(|(_, kind, _)| *kind == 0x03).collect();
         if checksums.len() != 1 || checksums[0].2.len() != 4 {
             continue;
         }
@@ -438,8 +438,11 @@ fn unix(field: &[u8]) -> Vec<u8> {
     name
 }
 
-/// Cuts a chain into (offset of the value, type, value); fails unless it ends exactly at the end of `bytes`.
-fn chain(bytes: &[u8]) -> Result<Vec<(usize, u8, Vec<u8>)>, &'static str> {
+/// Offset of the value, type, value.
+type Item = (usize, u8, Vec<u8>);
+
+/// Cuts a chain into its items; fails unless it ends exactly at the end of `bytes`.
+fn chain(bytes: &[u8]) -> Result<Vec<Item>, &'static str> {
     let mut items = Vec::new();
     let mut at = 0;
     while at < bytes.len() {
@@ -450,7 +453,7 @@ fn chain(bytes: &[u8]) -> Result<Vec<(usize, u8, Vec<u8>)>, &'static str> {
     Ok(items)
 }
 
-fn first_tlv(bytes: &[u8], at: usize) -> Result<(usize, u8, Vec<u8>), &'static str> {
+fn first_tlv(bytes: &[u8], at: usize) -> Result<Item, &'static str> {
     if bytes.len() - at < 3 {
         return Err("tlv-truncated");
     }
