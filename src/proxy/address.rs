@@ -43,6 +43,24 @@ impl Block {
         Block::Inet6(block)
     }
 
+    /// The block as it is sent. UNIX names are not kept here, and never sent.
+    pub(super) fn bytes(&self) -> &[u8] {
+        match self {
+            Block::Unspec | Block::Unix => &[],
+            Block::Inet(block) => block,
+            Block::Inet6(block) => block,
+        }
+    }
+
+    /// Byte 14 for a stream between these addresses.
+    pub(super) fn fam(&self) -> u8 {
+        match self {
+            Block::Unspec | Block::Unix => 0x00,
+            Block::Inet(_) => 0x11,
+            Block::Inet6(_) => 0x21,
+        }
+    }
+
     /// Source and destination.
     pub(super) fn sockets(&self) -> Option<(SocketAddr, SocketAddr)> {
         match self {

@@ -7,8 +7,10 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod checksum;
 mod classify;
 mod diagnose;
+mod encode;
 mod error;
 mod header;
 mod name;
@@ -19,6 +21,7 @@ mod v2;
 mod vendor;
 
 pub use diagnose::{DIAGNOSE_LENGTH_MAX, Diagnosis, Escaped, diagnose};
+pub use encode::{EncodeError, Encoder, Limits};
 pub use error::Reason;
 pub use header::{Addresses, Command, Family, Head, Header, Transport, Version};
 pub use ssl::Ssl;

@@ -3,7 +3,7 @@
 use core::str;
 
 use super::error::Reason;
-use super::tlv::{Seen, Tlvs, kind, split};
+use super::tlv::{SSL_FIXED, Seen, Tlvs, kind, split};
 
 /// `client` bit: the client connected over TLS.
 const CLIENT_SSL: u8 = 0x01;
@@ -116,7 +116,7 @@ impl<'a> Ssl<'a> {
 
 /// Judges the value of an SSL TLV: at least the fixed part, then an exact chain without repeated defined types.
 pub(super) fn judge(value: &[u8]) -> Result<(), Reason> {
-    let (_fixed, mut rest) = value.split_first_chunk::<5>().ok_or(Reason::BadTlv)?;
+    let (_fixed, mut rest) = value.split_first_chunk::<SSL_FIXED>().ok_or(Reason::BadTlv)?;
     let mut seen = Seen::default();
     while !rest.is_empty() {
         let (tlv, after) = split(rest).ok_or(Reason::TlvTruncated)?;

@@ -1,5 +1,6 @@
 //! TLVs: type, length, value, repeated until exactly the end of the header.
 
+use super::checksum::CHECKSUM_LEN;
 use super::error::Reason;
 use super::ssl;
 
@@ -47,6 +48,8 @@ pub mod kind {
 
 /// Longest UNIQUE_ID in bytes. Specification, section 2.2.5.
 pub const UNIQUE_ID_MAX: usize = 128;
+/// Bytes of the SSL TLV's value before its own TLVs: `client` and `verify`.
+pub(super) const SSL_FIXED: usize = 5;
 /// Type and length before each value.
 pub(super) const TLV_HEADER: usize = 3;
 
@@ -76,11 +79,13 @@ impl<'a> Tlvs<'a> {
         self.find(|tlv| tlv.kind == kind).map(|tlv| tlv.value)
     }
 
-    /// Where the value of the first item of this type starts in the chain.
-    pub(super) fn position_of(mut self, kind: u8) -> Option<usize> {
+    /// Where in the chain the value of the only item of this type starts; `None` if there is no such item or another.
+    pub(super) fn only(self, kind: u8, length: usize) -> Option<usize> {
         let all = self.rest.len();
-        let tlv = self.find(|tlv| tlv.kind == kind)?;
-        Some(all - self.rest.len() - tlv.value.len())
+        let mut rest = self;
+        let value = rest.find(|tlv| tlv.kind == kind)?.value;
+        let at = all - rest.rest.len() - value.len();
+        (value.len() == length && rest.all(|tlv| tlv.kind != kind)).then_some(at)
     }
 }
 
@@ -113,8 +118,8 @@ pub(super) fn is_exact(chain: &[u8]) -> bool {
 }
 
 /// Judges a header's chain in wire order: each item whole, not a forbidden repetition, of a possible length.
-/// Returns the value of the checksum TLV if there is one.
-pub(super) fn judge(chain: &[u8]) -> Result<Option<[u8; 4]>, Reason> {
+/// Returns where in the chain the value of the checksum TLV starts, if there is one. It is not verified yet.
+pub(super) fn judge(chain: &[u8]) -> Result<Option<usize>, Reason> {
     let mut rest = chain;
     let mut seen = Seen::default();
     let mut checksum = None;
@@ -125,7 +130,10 @@ pub(super) fn judge(chain: &[u8]) -> Result<Option<[u8; 4]>, Reason> {
             kind::AUTHORITY => seen.once(tlv.kind)?,
             kind::CRC32C => {
                 seen.once(tlv.kind)?;
-                checksum = Some(tlv.value.try_into().map_err(|_| Reason::BadTlv)?);
+                if tlv.value.len() != CHECKSUM_LEN {
+                    return Err(Reason::BadTlv);
+                }
+                checksum = Some(chain.len() - rest.len() - CHECKSUM_LEN);
             }
             kind::UNIQUE_ID => {
                 seen.once(tlv.kind)?;

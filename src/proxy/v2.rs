@@ -1,6 +1,7 @@
 //! Version 2: 16 fixed bytes, an address block, TLVs.
 
 use super::address::Block;
+use super::checksum::{self, CHECKSUM_LEN};
 use super::error::Reason;
 use super::header::{Command, Family, Head, Transport, Version};
 use super::tlv::{self, Tlvs, kind};
@@ -103,10 +104,11 @@ fn proxy(bytes: &[u8], fam: u8) -> Result<Head, Reason> {
     if family == Family::Unspec && !tlv::is_exact(chain) {
         return Ok(head);
     }
-    if let Some(checksum) = tlv::judge(chain)? {
-        verify(bytes, chain, checksum)?;
+    let chain_at = bytes.len() - chain.len();
+    if let Some(at) = tlv::judge(chain)? {
+        checksum::verify(bytes, chain_at + at)?;
     }
-    head.tlvs = (bytes.len() - chain.len()) as u32;
+    head.tlvs = chain_at as u32;
     head.block = match family {
         Family::Inet => body.first_chunk().copied().map_or(Block::Unspec, Block::Inet),
         Family::Inet6 => body.first_chunk().copied().map_or(Block::Unspec, Block::Inet6),
@@ -123,8 +125,8 @@ fn local(bytes: &[u8], fam: u8) -> Result<Head, Reason> {
     let body = bytes.get(V2_FIXED..).unwrap_or_default();
     let behind_block = family(fam).and_then(|family| body.get(family.block_len()..));
     let mut candidates = [behind_block, Some(body)].into_iter().flatten().filter_map(|chain| {
-        let checksum = only_checksum(chain)?;
-        Some(verify(bytes, chain, checksum))
+        let at = only_checksum(chain)?;
+        Some(checksum::verify(bytes, bytes.len() - chain.len() + at))
     });
     match candidates.next() {
         Some(Err(reason)) if !candidates.any(|verified| verified.is_ok()) => Err(reason),
@@ -132,25 +134,10 @@ fn local(bytes: &[u8], fam: u8) -> Result<Head, Reason> {
     }
 }
 
-/// The value of the checksum TLV if this is an exact chain with just one, of the right length.
-fn only_checksum(chain: &[u8]) -> Option<[u8; 4]> {
+/// Where the value of the checksum TLV starts if this is an exact chain with just one, of the right length.
+fn only_checksum(chain: &[u8]) -> Option<usize> {
     if !tlv::is_exact(chain) {
         return None;
     }
-    let mut checksums = Tlvs::over(chain).filter(|tlv| tlv.kind == kind::CRC32C);
-    let only = checksums.next()?;
-    if checksums.next().is_some() {
-        return None;
-    }
-    only.value.try_into().ok()
-}
-
-/// Compares the checksum with the header's, computed over all bytes with the checksum's own read as zero.
-/// `chain` is the end of `bytes` that holds the checksum TLV.
-fn verify(bytes: &[u8], chain: &[u8], checksum: [u8; 4]) -> Result<(), Reason> {
-    let value_at = Tlvs::over(chain).position_of(kind::CRC32C).map(|at| bytes.len() - chain.len() + at);
-    let (before, rest) = value_at.and_then(|at| bytes.split_at_checked(at)).ok_or(Reason::BadChecksum)?;
-    let after = rest.get(checksum.len()..).unwrap_or_default();
-    let crc = crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(before), &[0; 4]), after);
-    if crc == u32::from_be_bytes(checksum) { Ok(()) } else { Err(Reason::BadChecksum) }
+    Tlvs::over(chain).only(kind::CRC32C, CHECKSUM_LEN)
 }

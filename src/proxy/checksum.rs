@@ -1,0 +1,48 @@
+//! CRC32C of a header. Specification, section 2.2.3.
+
+use super::error::Reason;
+
+/// Bytes of the checksum TLV's value.
+pub(super) const CHECKSUM_LEN: usize = 4;
+
+/// Compares the checksum at `at` with that of the whole header.
+pub(super) fn verify(header: &[u8], at: usize) -> Result<(), Reason> {
+    let carried = header.get(at..).and_then(|rest| rest.first_chunk::<CHECKSUM_LEN>());
+    match (carried, compute(header, at)) {
+        (Some(carried), Some(crc)) if *carried == crc.to_be_bytes() => Ok(()),
+        _ => Err(Reason::BadChecksum),
+    }
+}
+
+/// CRC32C of the header with the four bytes at `at`, the checksum's own place, read as zero; `None` if there is no such
+/// place. The bytes are not touched.
+pub(super) fn compute(header: &[u8], at: usize) -> Option<u32> {
+    let (before, rest) = header.split_at_checked(at)?;
+    let (_, after) = rest.split_first_chunk::<CHECKSUM_LEN>()?;
+    let crc = crc32c::crc32c_append(crc32c::crc32c(before), &[0; CHECKSUM_LEN]);
+    Some(crc32c::crc32c_append(crc, after))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_castagnoli() {
+        assert_eq!(crc32c::crc32c(b"123456789"), 0xe306_9283);
+    }
+
+    #[test]
+    fn its_own_place_does_not_count() {
+        for at in 0..=20 {
+            let mut header = *b"any bytes of a header!!!";
+            let crc = compute(&header, at).expect("inside");
+            header[at..at + 4].fill(0);
+            assert_eq!(crc, crc32c::crc32c(&header));
+            header[at..at + 4].copy_from_slice(&crc.to_be_bytes());
+            assert_eq!(verify(&header, at), Ok(()));
+        }
+        assert_eq!(compute(b"abc", 0), None);
+        assert_eq!(verify(b"abcd", 1), Err(Reason::BadChecksum));
+    }
+}
