@@ -161,7 +161,7 @@ impl Source {
 
     /// Whether the whole file is a module's tests.
     fn is_test(&self) -> bool {
-        self.name.ends_with("/tests.rs") || self.name.contains("/tests/")
+        self.name.ends_with("/tests.rs") || self.name.ends_with("/testing.rs") || self.name.contains("/tests/")
     }
 
     /// Line number from 1, and the line without its comment.

@@ -1,11 +1,10 @@
 //! A validated connection with its peer metadata.
 
-use std::cell::OnceCell;
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use super::Stream;
@@ -35,12 +34,30 @@ pub struct TlsInfo {
     pub alpn: Option<Vec<u8>>,
 }
 
-/// A TLS session over the connection's socket: plaintext is read and written through it.
-pub trait TlsSession: Read + Write + Send {
+/// A TLS session: plaintext is read and written through it, records through the connection's socket.
+pub trait TlsSession: Send + Sync {
     /// What the handshake told.
     fn info(&self) -> &TlsInfo;
+    /// Reads plaintext; 0 after the peer's `close_notify`.
+    fn read(&mut self, socket: &TcpStream, buffer: &mut [u8]) -> io::Result<usize>;
+    /// Writes plaintext.
+    fn write(&mut self, socket: &TcpStream, bytes: &[u8]) -> io::Result<usize>;
+    /// Sends every record that is still held back.
+    fn flush(&mut self, socket: &TcpStream) -> io::Result<()>;
     /// Sends `close_notify` and flushes; called once, before the socket is closed.
-    fn close(&mut self) -> io::Result<()>;
+    fn close(&mut self, socket: &TcpStream) -> io::Result<()>;
+}
+
+/// A connected socket of the standard library or of an asynchronous runtime.
+pub trait Socket {
+    /// Its own address (getsockname(2)).
+    fn local_addr(&self) -> io::Result<SocketAddr>;
+}
+
+impl Socket for TcpStream {
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        TcpStream::local_addr(self)
+    }
 }
 
 /// Everything the engine knows of a connection when it hands it over.
@@ -62,12 +79,13 @@ pub struct Handoff<S = OwnedFd> {
 
 /// A validated connection: the socket, the addresses that count, the header, and the bytes that came behind it.
 ///
-/// Dropping it closes the connection.
-pub struct Accepted {
-    handoff: Handoff,
-    local: OnceCell<SocketAddr>,
+/// Dropping it closes the connection. `S` is the socket's type: the standard library's in pools of threads, the
+/// runtime's in asynchronous pools.
+pub struct Accepted<S = TcpStream> {
+    pub(super) handoff: Handoff<S>,
+    local: OnceLock<SocketAddr>,
     bytes: Bytes,
-    tls: Option<Box<dyn TlsSession>>,
+    pub(super) tls: Option<Box<dyn TlsSession>>,
 }
 
 impl Accepted {
@@ -77,10 +95,35 @@ impl Accepted {
     /// If `bytes` is shorter than the header that it should start with.
     pub fn new(handoff: Handoff, bytes: &[u8]) -> Accepted {
         assert!(handoff.head.is_none_or(|head| head.len() <= bytes.len()), "a header must come with its bytes");
-        let local = handoff.local.map(OnceCell::from).unwrap_or_default();
-        Accepted { handoff, local, bytes: Bytes::copy_of(bytes), tls: None }
+        let Handoff { socket, listener, peer, local, head, accepted_at } = handoff;
+        let handoff = Handoff { socket: TcpStream::from(socket), listener, peer, local, head, accepted_at };
+        Accepted { local: known(handoff.local), handoff, bytes: Bytes::copy_of(bytes), tls: None }
     }
 
+    /// Puts a TLS session on top: it must already have consumed the residual.
+    pub fn with_tls(mut self, session: Box<dyn TlsSession>) -> Accepted {
+        self.tls = Some(session);
+        self
+    }
+
+    /// The same connection on a runtime's socket.
+    ///
+    /// # Errors
+    /// The runtime's, and `Unsupported` for a connection with a TLS session, which is bound to the blocking socket.
+    #[cfg(any(feature = "tokio", feature = "tokio-uring"))]
+    pub(crate) fn on_runtime<S>(self, convert: impl FnOnce(TcpStream) -> io::Result<S>) -> io::Result<Accepted<S>> {
+        if self.tls.is_some() {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "a TLS session cannot move to a runtime's socket"));
+        }
+        // Not every runtime's socket can tell its own address.
+        let local = self.handoff.local.or_else(|| Some(self.local()));
+        let Handoff { socket, listener, peer, head, accepted_at, .. } = self.handoff;
+        let handoff = Handoff { socket: convert(socket)?, listener, peer, local, head, accepted_at };
+        Ok(Accepted { local: known(local), handoff, bytes: self.bytes, tls: None })
+    }
+}
+
+impl<S> Accepted<S> {
     /// The listener it came through.
     pub fn listener(&self) -> &ListenerInfo {
         &self.handoff.listener
@@ -92,23 +135,9 @@ impl Accepted {
         canonical_socket(self.conveyed().map_or(self.handoff.peer, |(source, _)| source))
     }
 
-    /// What the client connected to: the header's destination, or the socket's own address.
-    pub fn destination(&self) -> SocketAddr {
-        self.conveyed().map_or_else(|| self.local(), |(_, destination)| canonical_socket(destination))
-    }
-
     /// The socket's peer: whoever connected to us, usually the balancer.
     pub fn peer(&self) -> SocketAddr {
         canonical_socket(self.handoff.peer)
-    }
-
-    /// The socket's own address (getsockname(2), asked at most once; unspecified if the kernel no longer says).
-    pub fn local(&self) -> SocketAddr {
-        *self.local.get_or_init(|| {
-            let unspecified = SocketAddr::from(([0, 0, 0, 0], 0));
-            let Ok(copy) = self.handoff.socket.try_clone() else { return unspecified };
-            TcpStream::from(copy).local_addr().map_or(unspecified, canonical_socket)
-        })
     }
 
     /// The header; `None` on a listener without `haproxy = yes`.
@@ -135,27 +164,25 @@ impl Accepted {
         self.tls.as_ref().map(|session| session.info())
     }
 
-    /// Puts a TLS session on top: it must already have consumed the residual.
-    pub fn with_tls(mut self, session: Box<dyn TlsSession>) -> Accepted {
-        self.tls = Some(session);
-        self
+    /// The socket, for options such as timeouts. Reading from it directly would skip the residual, and break TLS.
+    pub fn socket(&self) -> &S {
+        &self.handoff.socket
     }
 
     /// A reader and writer that yields the residual first and speaks through TLS where there is a session.
-    pub fn into_stream(self) -> Stream {
-        let residual_at = self.handoff.head.map_or(0, |head| head.len());
-        Stream::new(TcpStream::from(self.handoff.socket), self.bytes, residual_at, self.tls)
+    pub fn into_stream(self) -> Stream<S> {
+        Stream::new(self)
     }
 
     /// The plain socket, if nothing would be lost by it.
     ///
     /// # Errors
     /// Gives the connection back if it has a residual (set the pool to `exact_residual`) or a TLS session.
-    pub fn into_tcp_stream(self) -> Result<TcpStream, Box<Accepted>> {
+    pub fn into_tcp_stream(self) -> Result<S, Box<Accepted<S>>> {
         if self.tls.is_some() || !self.residual().is_empty() {
             return Err(Box::new(self));
         }
-        Ok(TcpStream::from(self.handoff.socket))
+        Ok(self.handoff.socket)
     }
 
     fn conveyed(&self) -> Option<(SocketAddr, SocketAddr)> {
@@ -163,18 +190,122 @@ impl Accepted {
     }
 }
 
-impl AsFd for Accepted {
+impl<S: Socket> Accepted<S> {
+    /// What the client connected to: the header's destination, or the socket's own address.
+    pub fn destination(&self) -> SocketAddr {
+        self.conveyed().map_or_else(|| self.local(), |(_, destination)| canonical_socket(destination))
+    }
+
+    /// The socket's own address (getsockname(2), asked at most once; unspecified if the kernel no longer says).
+    pub fn local(&self) -> SocketAddr {
+        let unspecified = || SocketAddr::from(([0, 0, 0, 0], 0));
+        *self.local.get_or_init(|| self.socket().local_addr().map_or_else(|_| unspecified(), canonical_socket))
+    }
+}
+
+impl<S: AsFd> AsFd for Accepted<S> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.handoff.socket.as_fd()
     }
 }
 
-impl fmt::Debug for Accepted {
+impl<S> fmt::Debug for Accepted<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Accepted")
-            .field("handoff", &self.handoff)
+            .field("listener", &self.handoff.listener)
+            .field("peer", &self.handoff.peer)
+            .field("head", &self.handoff.head)
             .field("residual", &self.residual().len())
             .field("tls", &self.tls())
-            .finish()
+            .finish_non_exhaustive()
+    }
+}
+
+fn known(local: Option<SocketAddr>) -> OnceLock<SocketAddr> {
+    local.map(|address| OnceLock::from(canonical_socket(address))).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dispatch::testing::{V1, V2, connection, proxied};
+
+    const LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
+    const MAPPED: &[u8] = b"PROXY TCP6 ::ffff:198.51.100.7 2001:db8::1 5000 143\r\n";
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().expect("an address")
+    }
+
+    #[test]
+    fn a_header_conveys_the_addresses_and_the_socket_has_its_own() {
+        for header in [V1, V2] {
+            let (client, accepted) = connection(header, true, false);
+            assert_eq!(accepted.client(), address("198.51.100.7:5000"));
+            assert_eq!(accepted.destination(), address("192.0.2.1:143"));
+            assert_eq!(accepted.peer(), client.local_addr().expect("connected"));
+            assert_eq!(accepted.local(), client.peer_addr().expect("connected"));
+            assert_eq!(accepted.header().map(|header| header.len()), Some(header.len()));
+            assert_eq!(accepted.listener().name, "imap_haproxy");
+        }
+    }
+
+    #[test]
+    fn without_addresses_in_a_header_the_sockets_count() {
+        for (bytes, has_header) in [(LOCAL, true), (&b"PROXY UNKNOWN\r\n"[..], true), (b"", false)] {
+            let (client, accepted) = connection(bytes, has_header, false);
+            assert_eq!(accepted.client(), client.local_addr().expect("connected"));
+            assert_eq!(accepted.destination(), client.peer_addr().expect("connected"));
+            assert_eq!(accepted.header().is_some(), has_header);
+        }
+    }
+
+    #[test]
+    fn mapped_addresses_are_given_as_ipv4() {
+        let (_client, accepted) = connection(MAPPED, true, false);
+        assert_eq!(accepted.client(), address("198.51.100.7:5000"));
+        assert_eq!(accepted.destination(), address("[2001:db8::1]:143"));
+    }
+
+    #[test]
+    fn a_known_local_address_is_not_asked_for() {
+        let (_client, mut accepted) = connection(b"", false, false);
+        accepted.local = known(Some(address("[::ffff:192.0.2.9]:143")));
+        assert_eq!(accepted.local(), address("192.0.2.9:143"));
+    }
+
+    #[test]
+    fn the_residual_is_what_stands_behind_the_header_whatever_its_length() {
+        let long = vec![b'x'; 3000];
+        for behind in [&b""[..], b"a NOOP\r\n", &long] {
+            assert_eq!(proxied(behind).1.residual(), behind);
+            assert_eq!(connection(behind, false, false).1.residual(), behind);
+        }
+    }
+
+    #[test]
+    fn the_plain_socket_is_given_only_if_nothing_is_lost() {
+        let accepted = proxied(b"a").1.into_tcp_stream().expect_err("a residual would be lost");
+        assert_eq!(accepted.residual(), b"a");
+        let (client, accepted) = proxied(b"");
+        let stream = accepted.into_tcp_stream().expect("nothing stands behind the header");
+        assert_eq!(stream.peer_addr().expect("connected"), client.local_addr().expect("connected"));
+    }
+
+    #[test]
+    #[should_panic(expected = "a header must come with its bytes")]
+    fn a_header_without_its_bytes_is_a_bug() {
+        let head = proxied(b"").1.handoff.head;
+        let Accepted { handoff, .. } = connection(b"", false, false).1;
+        let Handoff { socket, listener, peer, local, accepted_at, .. } = handoff;
+        let handoff = Handoff { socket: socket.into(), listener, peer, local, head, accepted_at };
+        drop(Accepted::new(handoff, &V1[..10]));
+    }
+
+    #[test]
+    fn connections_may_be_shared_between_threads() {
+        fn shared<T: Send + Sync>() {}
+        shared::<Accepted>();
+        shared::<Stream>();
     }
 }

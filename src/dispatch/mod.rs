@@ -6,13 +6,17 @@
 
 mod accepted;
 mod bytes;
+mod panics;
 mod queue;
 mod stream;
+#[cfg(test)]
+pub(crate) mod testing;
 
-pub use accepted::{Accepted, Handoff, ListenerInfo, TlsInfo, TlsSession};
+pub use accepted::{Accepted, Handoff, ListenerInfo, Socket, TlsInfo, TlsSession};
 pub use bytes::INLINE_BYTES;
+pub use panics::Panics;
 pub use queue::{Intake, Overload, Queue, Rejected, Wake, queue};
-pub use stream::Stream;
+pub use stream::{FINISH_BYTES_MAX, Stream};
 
 use std::io;
 use std::time::Duration;

@@ -1,12 +1,12 @@
 //! The bounded queue between the rings and one pool's workers.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 
-use super::Accepted;
+use super::{Accepted, Panics};
 use crate::stats::Latency;
 
 /// What happens to connections while a pool's queue is full.
@@ -18,7 +18,7 @@ pub enum Overload {
     Reject,
 }
 
-/// Somebody to wake when a full queue has room again.
+/// Somebody to wake when a full queue has room again, or when its workers have gone: offer again to see which.
 pub trait Wake: Send + Sync {
     /// Called from a worker thread; must not block.
     fn wake(&self);
@@ -36,26 +36,25 @@ pub enum Rejected {
 /// A queue of at most `capacity` connections for the pool called `name`.
 pub fn queue(name: &str, capacity: usize, overload: Overload) -> (Queue, Intake) {
     let (sender, receiver) = crossbeam_channel::bounded(capacity);
-    let gate = Arc::new(Gate { low: capacity / 2, wanted: AtomicBool::new(false), sleepers: Mutex::new(Vec::new()) });
-    let waits = Arc::new(Mutex::new(Vec::new()));
-    let queue = Queue { name: name.into(), sender, overload, gate: gate.clone(), waits: waits.clone() };
-    (queue, Intake::new(receiver, gate, waits))
+    let gate = Arc::new(Gate::new(capacity / 2));
+    let record = Arc::new(Record::new(name));
+    let queue = Queue { sender, overload, gate: gate.clone(), record: record.clone() };
+    (queue, Intake::new(receiver, Post::new(gate), record))
 }
 
 /// The engine's end.
 #[derive(Clone)]
 pub struct Queue {
-    name: Arc<str>,
     sender: Sender<Accepted>,
     overload: Overload,
     gate: Arc<Gate>,
-    waits: Arc<Mutex<Vec<Arc<Latency>>>>,
+    record: Arc<Record>,
 }
 
 impl Queue {
     /// The pool's name.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.record.name
     }
 
     /// What to do when it is full.
@@ -73,8 +72,8 @@ impl Queue {
         })
     }
 
-    /// Asks for one wake-up when the queue has drained to half. Returns `false` if it already has: then nobody will
-    /// wake `sleeper`, and the caller tries again at once.
+    /// Asks for one wake-up when the queue has drained to half. Returns `false` if it already has, or if the workers
+    /// have gone: then nobody will wake `sleeper`, and the caller tries again at once.
     pub fn wake_when_low(&self, sleeper: &Arc<dyn Wake>) -> bool {
         let mut sleepers = lock(&self.gate.sleepers);
         if !sleepers.iter().any(|known| Arc::ptr_eq(known, sleeper)) {
@@ -82,7 +81,7 @@ impl Queue {
         }
         self.gate.wanted.store(true, Ordering::SeqCst);
         // A worker that took the last connection before it could see `wanted` will not fire; look again ourselves.
-        if self.sender.len() <= self.gate.low {
+        if self.sender.len() <= self.gate.low || self.gate.workers.load(Ordering::SeqCst) == 0 {
             sleepers.retain(|known| !Arc::ptr_eq(known, sleeper));
             self.gate.wanted.store(!sleepers.is_empty(), Ordering::SeqCst);
             return false;
@@ -102,39 +101,87 @@ impl Queue {
 
     /// Adds the time from accept to worker of every connection so far to `total`.
     pub fn add_waits_to(&self, total: &mut hdrhistogram::Histogram<u64>) {
-        for wait in lock(&self.waits).iter() {
+        for wait in lock(&self.record.waits).iter() {
             wait.add_to(total);
         }
+    }
+
+    /// How many connections a panic in their handler has cost.
+    pub fn panics(&self) -> u64 {
+        self.record.panics.count()
     }
 }
 
 /// The workers' end; every worker has a clone of its own.
 pub struct Intake {
+    // Fields are dropped in this order: a worker leaves the queue before it leaves its post.
     receiver: Receiver<Accepted>,
-    gate: Arc<Gate>,
-    waits: Arc<Mutex<Vec<Arc<Latency>>>>,
+    post: Post,
+    record: Arc<Record>,
     wait: Arc<Latency>,
 }
 
 impl Intake {
-    fn new(receiver: Receiver<Accepted>, gate: Arc<Gate>, waits: Arc<Mutex<Vec<Arc<Latency>>>>) -> Intake {
+    fn new(receiver: Receiver<Accepted>, post: Post, record: Arc<Record>) -> Intake {
         let wait = Arc::new(Latency::default());
-        lock(&waits).push(wait.clone());
-        Intake { receiver, gate, waits, wait }
+        lock(&record.waits).push(wait.clone());
+        Intake { receiver, post, record, wait }
+    }
+
+    /// The pool's name.
+    pub fn name(&self) -> &str {
+        &self.record.name
     }
 
     /// Waits for the next connection; `None` once the engine has closed the queue and it is empty.
     pub fn recv(&self) -> Option<Accepted> {
         let connection = self.receiver.recv().ok()?;
-        self.gate.taken(self.receiver.len());
+        self.post.gate.taken(self.receiver.len());
         self.wait.record(Instant::now().saturating_duration_since(connection.accepted_at()));
         Some(connection)
+    }
+
+    /// Where the workers of the pool contain and count the panics of their handlers.
+    pub fn panics(&self) -> Arc<Panics> {
+        self.record.panics.clone()
     }
 }
 
 impl Clone for Intake {
     fn clone(&self) -> Self {
-        Intake::new(self.receiver.clone(), self.gate.clone(), self.waits.clone())
+        Intake::new(self.receiver.clone(), Post::new(self.post.gate.clone()), self.record.clone())
+    }
+}
+
+/// What both ends know of the pool.
+struct Record {
+    name: String,
+    waits: Mutex<Vec<Arc<Latency>>>,
+    panics: Arc<Panics>,
+}
+
+impl Record {
+    fn new(name: &str) -> Record {
+        Record { name: name.into(), waits: Mutex::new(Vec::new()), panics: Arc::new(Panics::new(name)) }
+    }
+}
+
+/// Counts a worker as long as it lives. The last to leave disconnects the queue, and sleepers must find that out.
+struct Post {
+    gate: Arc<Gate>,
+}
+
+impl Post {
+    fn new(gate: Arc<Gate>) -> Post {
+        gate.workers.fetch_add(1, Ordering::SeqCst);
+        Post { gate }
+    }
+}
+
+impl Drop for Post {
+    fn drop(&mut self) {
+        self.gate.workers.fetch_sub(1, Ordering::SeqCst);
+        self.gate.open();
     }
 }
 
@@ -142,23 +189,189 @@ struct Gate {
     low: usize,
     wanted: AtomicBool,
     sleepers: Mutex<Vec<Arc<dyn Wake>>>,
+    workers: AtomicUsize,
 }
 
 impl Gate {
+    fn new(low: usize) -> Gate {
+        Gate { low, wanted: AtomicBool::new(false), sleepers: Mutex::new(Vec::new()), workers: AtomicUsize::new(0) }
+    }
+
     fn taken(&self, left: usize) {
-        if left <= self.low && self.wanted.load(Ordering::SeqCst) {
-            let sleepers = {
-                let mut sleepers = lock(&self.sleepers);
-                self.wanted.store(false, Ordering::SeqCst);
-                std::mem::take(&mut *sleepers)
-            };
-            for sleeper in sleepers {
-                sleeper.wake();
-            }
+        if left <= self.low {
+            self.open();
+        }
+    }
+
+    fn open(&self) {
+        if !self.wanted.load(Ordering::SeqCst) {
+            return;
+        }
+        let sleepers = {
+            let mut sleepers = lock(&self.sleepers);
+            self.wanted.store(false, Ordering::SeqCst);
+            std::mem::take(&mut *sleepers)
+        };
+        for sleeper in sleepers {
+            sleeper.wake();
         }
     }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+    use std::time::Duration;
+
+    use crossbeam_channel::{Sender as Bell, bounded};
+
+    use super::*;
+    use crate::dispatch::testing::{SOON, mute};
+
+    struct Sleeper(Bell<()>);
+
+    impl Wake for Sleeper {
+        fn wake(&self) {
+            let _ = self.0.try_send(());
+        }
+    }
+
+    fn sleeper() -> (Arc<dyn Wake>, Receiver<()>) {
+        let (bell, rings) = bounded(1);
+        (Arc::new(Sleeper(bell)), rings)
+    }
+
+    fn full(capacity: usize) -> (Queue, Intake) {
+        let (queue, intake) = queue("imap", capacity, Overload::Pause);
+        for _ in 0..capacity {
+            queue.offer(mute()).expect("there is room");
+        }
+        (queue, intake)
+    }
+
+    #[test]
+    fn a_full_queue_gives_the_connection_back() {
+        let (queue, intake) = full(2);
+        assert!(matches!(*queue.offer(mute()).expect_err("it is full"), Rejected::Full(_)));
+        assert_eq!((queue.len(), queue.name(), queue.overload()), (2, "imap", Overload::Pause));
+        drop(intake.recv());
+        queue.offer(mute()).expect("there is room again");
+    }
+
+    #[test]
+    fn a_queue_without_workers_gives_the_connection_back() {
+        let (queue, intake) = full(2);
+        drop(intake);
+        assert!(matches!(*queue.offer(mute()).expect_err("nobody is there"), Rejected::Closed(_)));
+    }
+
+    #[test]
+    fn a_closed_queue_is_emptied_first() {
+        let (queue, intake) = full(3);
+        drop(queue);
+        assert_eq!(std::iter::from_fn(|| intake.recv()).count(), 3);
+    }
+
+    #[test]
+    fn wakes_once_when_drained_to_half() {
+        for capacity in [1, 2, 3, 8] {
+            let (queue, intake) = full(capacity);
+            let (sleeper, rings) = sleeper();
+            assert!(queue.wake_when_low(&sleeper));
+            assert!(queue.wake_when_low(&sleeper), "asking twice is asking once");
+            while queue.len() > capacity / 2 {
+                assert!(rings.try_recv().is_err(), "{} of {capacity} is not low", queue.len());
+                drop(intake.recv());
+            }
+            assert!(rings.try_recv().is_ok(), "capacity {capacity}");
+            while !queue.is_empty() {
+                drop(intake.recv());
+            }
+            assert!(rings.try_recv().is_err(), "once");
+        }
+    }
+
+    #[test]
+    fn a_queue_that_is_low_already_says_so() {
+        let (queue, intake) = full(4);
+        let ((one, one_rings), (two, two_rings)) = (sleeper(), sleeper());
+        assert!(queue.wake_when_low(&one));
+        for _ in 0..2 {
+            drop(intake.recv());
+        }
+        assert!(!queue.wake_when_low(&two));
+        assert!(one_rings.try_recv().is_ok() && two_rings.try_recv().is_err());
+    }
+
+    #[test]
+    fn sleepers_learn_that_the_workers_have_gone() {
+        let (queue, intake) = full(4);
+        let other = intake.clone();
+        let (sleeper, rings) = sleeper();
+        assert!(queue.wake_when_low(&sleeper));
+        drop(intake);
+        assert!(rings.try_recv().is_ok(), "the first may be the last");
+        assert!(queue.wake_when_low(&sleeper), "but it was not");
+        drop(other);
+        assert!(rings.try_recv().is_ok());
+        assert!(!queue.wake_when_low(&sleeper), "whoever asks later is told at once");
+        assert!(matches!(*queue.offer(mute()).expect_err("nobody is there"), Rejected::Closed(_)));
+    }
+
+    /// Two engines that sleep whenever the queue is full, against three workers: a lost wake-up would hang.
+    #[test]
+    fn no_wake_up_is_lost() {
+        const EACH: usize = 20_000;
+        let (queue, intake) = queue("imap", 4, Overload::Pause);
+        let engines: Vec<_> = (0..2)
+            .map(|_| {
+                thread::spawn({
+                    let queue = queue.clone();
+                    move || offer_all(&queue, EACH)
+                })
+            })
+            .collect();
+        let workers: Vec<_> = std::iter::repeat_n(intake, 3)
+            .map(|intake| thread::spawn(move || std::iter::from_fn(|| intake.recv()).count()))
+            .collect();
+        let mut waits = crate::stats::empty_histogram();
+        for engine in engines {
+            engine.join().expect("it was woken each time");
+        }
+        queue.add_waits_to(&mut waits);
+        drop(queue);
+        let taken: usize = workers.into_iter().map(|worker| worker.join().expect("no panic")).sum();
+        assert_eq!(taken, 2 * EACH);
+        assert!(waits.len() <= 2 * EACH as u64 && waits.len() >= 2 * EACH as u64 - 7, "{} waits", waits.len());
+    }
+
+    fn offer_all(queue: &Queue, count: usize) {
+        let (sleeper, rings) = sleeper();
+        for _ in 0..count {
+            let mut connection = mute();
+            loop {
+                let Err(rejected) = queue.offer(connection) else { break };
+                let Rejected::Full(back) = *rejected else { panic!("the workers have gone") };
+                connection = back;
+                if queue.wake_when_low(&sleeper) {
+                    rings.recv_timeout(SOON).expect("a wake-up");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn measures_from_accept_to_worker() {
+        let (queue, intake) = full(1);
+        thread::sleep(Duration::from_millis(5));
+        drop(intake.recv());
+        let mut waits = crate::stats::empty_histogram();
+        queue.add_waits_to(&mut waits);
+        assert_eq!(waits.len(), 1);
+        assert!(waits.max() >= 5000, "{} microseconds", waits.max());
+    }
 }

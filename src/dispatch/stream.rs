@@ -2,66 +2,167 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::time::{Duration, Instant};
 
-use super::accepted::TlsSession;
-use super::bytes::Bytes;
+use super::Accepted;
+
+/// Most bytes that [`Stream::finish`] reads away while it waits for the peer to close.
+pub const FINISH_BYTES_MAX: usize = 64 * 1024;
 
 /// Reads the residual, then the socket; writes to the socket. With a TLS session both go through it.
-pub struct Stream {
-    socket: TcpStream,
-    bytes: Bytes,
-    /// First byte of `bytes` that was not read yet.
+///
+/// Blocking reads and writes on the standard library's socket; `AsyncRead` and `AsyncWrite` on tokio's.
+pub struct Stream<S = TcpStream> {
+    accepted: Accepted<S>,
+    /// Bytes of the residual that were read already.
     at: usize,
-    tls: Option<Box<dyn TlsSession>>,
+}
+
+impl<S> Stream<S> {
+    pub(super) fn new(accepted: Accepted<S>) -> Stream<S> {
+        Stream { accepted, at: 0 }
+    }
+
+    /// The connection's metadata; its `residual()` is the whole of it, whatever was read of the stream.
+    pub fn accepted(&self) -> &Accepted<S> {
+        &self.accepted
+    }
+
+    /// Moves as much of the residual into `buffer` as fits; 0 when all was taken.
+    pub(crate) fn take_residual(&mut self, buffer: &mut [u8]) -> usize {
+        let left = &self.accepted.residual()[self.at..];
+        let taken = left.len().min(buffer.len());
+        buffer[..taken].copy_from_slice(&left[..taken]);
+        self.at += taken;
+        taken
+    }
 }
 
 impl Stream {
-    pub(super) fn new(socket: TcpStream, bytes: Bytes, at: usize, tls: Option<Box<dyn TlsSession>>) -> Stream {
-        Stream { socket, bytes, at, tls }
-    }
-
-    /// The socket, for options such as timeouts. Reading from it directly would skip the residual and break TLS.
-    pub fn socket(&self) -> &TcpStream {
-        &self.socket
-    }
-
-    /// Ends the conversation: `close_notify` where there is TLS, then FIN.
-    pub fn finish(mut self) -> io::Result<()> {
-        if let Some(tls) = &mut self.tls {
-            tls.close()?;
+    /// Ends the conversation so that the peer gets all that was written: `close_notify` where there is TLS, FIN, then
+    /// what the peer still sends is read away until it closes too, for at most `patience` and
+    /// [`FINISH_BYTES_MAX`] bytes. Closing a socket with unread bytes would reset the connection, and a reset can
+    /// destroy what is under way.
+    pub fn finish(mut self, patience: Duration) -> io::Result<()> {
+        let deadline = Instant::now() + patience;
+        let socket = &self.accepted.handoff.socket;
+        if let Some(tls) = &mut self.accepted.tls {
+            tls.close(socket)?;
         }
-        self.socket.shutdown(Shutdown::Write)
+        socket.shutdown(Shutdown::Write)?;
+        read_away(socket, deadline)
     }
 }
 
 impl Read for Stream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if let Some(tls) = &mut self.tls {
-            return tls.read(buffer);
+        let Accepted { handoff, tls, .. } = &mut self.accepted;
+        if let Some(tls) = tls {
+            return tls.read(&handoff.socket, buffer);
         }
-        let residual = &self.bytes.as_slice()[self.at..];
-        if residual.is_empty() {
-            return self.socket.read(buffer);
+        match self.take_residual(buffer) {
+            0 => self.accepted.socket().read(buffer),
+            taken => Ok(taken),
         }
-        let taken = residual.len().min(buffer.len());
-        buffer[..taken].copy_from_slice(&residual[..taken]);
-        self.at += taken;
-        Ok(taken)
     }
 }
 
 impl Write for Stream {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        match &mut self.tls {
-            Some(tls) => tls.write(buffer),
-            None => self.socket.write(buffer),
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Accepted { handoff, tls, .. } = &mut self.accepted;
+        match tls {
+            Some(tls) => tls.write(&handoff.socket, bytes),
+            None => (&handoff.socket).write(bytes),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        match &mut self.tls {
-            Some(tls) => tls.flush(),
+        let Accepted { handoff, tls, .. } = &mut self.accepted;
+        match tls {
+            Some(tls) => tls.flush(&handoff.socket),
             None => Ok(()),
         }
+    }
+}
+
+fn read_away(mut socket: &TcpStream, deadline: Instant) -> io::Result<()> {
+    let mut scratch = [0; 4096];
+    let mut total = 0;
+    while total < FINISH_BYTES_MAX {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        socket.set_read_timeout(Some(left))?;
+        match socket.read(&mut scratch) {
+            Ok(0) => break,
+            Ok(count) => total += count,
+            // The peer is gone or silent: there is nothing left to protect.
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => break,
+            Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dispatch::testing::{SOON, connection, proxied};
+
+    #[test]
+    fn the_residual_comes_first_in_pieces_of_any_size() {
+        for size in 1..12 {
+            let (mut client, accepted) = proxied(b"a NOOP\r\n");
+            let mut stream = accepted.into_stream();
+            client.write_all(b"b LOGOUT\r\n").expect("connected");
+            client.shutdown(Shutdown::Write).expect("connected");
+            let (mut got, mut piece) = (Vec::new(), vec![0; size]);
+            loop {
+                match stream.read(&mut piece).expect("the client has sent") {
+                    0 => break,
+                    count => got.extend_from_slice(&piece[..count]),
+                }
+            }
+            assert_eq!(got, b"a NOOP\r\nb LOGOUT\r\n");
+            assert_eq!(stream.accepted().residual(), b"a NOOP\r\n");
+        }
+    }
+
+    #[test]
+    fn writes_reach_the_client() {
+        let (mut client, accepted) = connection(b"", false, false);
+        let mut stream = accepted.into_stream();
+        stream.write_all(b"* OK ready\r\n").and_then(|()| stream.flush()).expect("connected");
+        drop(stream);
+        let mut got = String::new();
+        client.read_to_string(&mut got).expect("all was read before the close");
+        assert_eq!(got, "* OK ready\r\n");
+    }
+
+    #[test]
+    fn finish_saves_the_last_words_from_bytes_that_nobody_read() {
+        let (mut client, accepted) = connection(b"", false, false);
+        client.write_all(b"a NOOP\r\n").expect("connected");
+        let reader = std::thread::spawn(move || {
+            let mut got = String::new();
+            client.read_to_string(&mut got).map(|_| got)
+        });
+        let mut stream = accepted.into_stream();
+        stream.write_all(b"* BYE\r\n").expect("connected");
+        stream.finish(SOON).expect("connected");
+        assert_eq!(reader.join().expect("no panic").expect("no reset"), "* BYE\r\n");
+    }
+
+    #[test]
+    fn finish_has_a_limit_of_time_and_of_bytes() {
+        let (client, accepted) = connection(b"", false, false);
+        accepted.into_stream().finish(Duration::from_millis(30)).expect("connected");
+        drop(client);
+
+        let (mut client, accepted) = connection(b"", false, false);
+        let flood = std::thread::spawn(move || while client.write_all(&[b'x'; 4096]).is_ok() {});
+        accepted.into_stream().finish(SOON).expect("connected");
+        flood.join().expect("the flood ends by the reset");
     }
 }

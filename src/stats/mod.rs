@@ -1,5 +1,9 @@
-//! Counters and latency histograms, one writer each, merged only when somebody asks.
+//! Counters and latency histograms, one writer each, merged only when somebody asks; and which events to log.
 #![forbid(unsafe_code)]
+
+mod repeats;
+
+pub use repeats::{PassedOver, REPEATS_KEYS_MAX, Repeats};
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
