@@ -1,5 +1,23 @@
-//! What workers do with validated connections: the [`Handler`] trait and the pools that run it.
+//! What workers do with validated connections: the [`Handler`] trait, the pools that run it, and ready-made handlers.
+//!
+//! A pool is made by `Pool::threads`, `Pool::tokio` (feature `tokio`) or `Pool::tokio_uring` (feature `tokio-uring`).
+//! Ready-made are [`Discard`] and, with feature `daemon`, [`Whoami`] and [`tls::Tls`], which wraps any other.
 #![forbid(unsafe_code)]
+
+mod crew;
+mod discard;
+#[cfg(test)]
+mod testing;
+mod threads;
+#[cfg(feature = "daemon")]
+pub mod tls;
+#[cfg(feature = "daemon")]
+mod whoami;
+
+pub use discard::Discard;
+pub use threads::THREADS_MAX;
+#[cfg(feature = "daemon")]
+pub use whoami::Whoami;
 
 use crate::dispatch::Accepted;
 

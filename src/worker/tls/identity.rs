@@ -1,0 +1,262 @@
+//! The certificate and key that a TLS listener shows.
+
+use std::error::Error;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{InconsistentKeys, ServerConfig};
+
+/// Largest certificate or key file that is read, in bytes.
+pub const PEM_FILE_MAX: u64 = 1024 * 1024;
+
+/// A certificate chain and the private key that belongs to it.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    provider: Arc<CryptoProvider>,
+    certified: Arc<CertifiedKey>,
+}
+
+impl Identity {
+    /// Reads a PEM chain, the server's own certificate first, and its unencrypted PEM key (PKCS#8, PKCS#1 or SEC1).
+    /// Both may be in one file.
+    ///
+    /// # Errors
+    /// Each names the file at fault; a pair that loads without one can serve.
+    pub fn load(certificate: &Path, key: &Path) -> Result<Identity, TlsError> {
+        let chain = certificates(certificate)?;
+        let private = private_key(key)?;
+        Identity::certify(chain, private).map_err(|error| match error {
+            rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+                TlsError::Mismatch { certificate: certificate.into(), key: key.into() }
+            }
+            rustls::Error::InvalidCertificate(_) => TlsError::Certificate { path: certificate.into(), error },
+            error => TlsError::Key { path: key.into(), error },
+        })
+    }
+
+    /// Makes a new key and a certificate for `names` (host names or IP addresses) that no client can verify.
+    ///
+    /// # Errors
+    /// A name that is neither, or a system without randomness.
+    pub fn self_signed(names: &[&str]) -> Result<Identity, TlsError> {
+        let names: Vec<String> = names.iter().map(|&name| name.into()).collect();
+        let made = rcgen::generate_simple_self_signed(names).map_err(TlsError::SelfSigned)?;
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("rcgen writes PKCS#8");
+        let chain = vec![made.cert.into()];
+        Ok(Identity::certify(chain, key).expect("rcgen's certificate fits the key it was made with"))
+    }
+
+    /// What a listener of protocols `alpn` speaks: TLS 1.2 and 1.3, with this identity. With an empty list ALPN is not
+    /// negotiated; otherwise a client that offers only other protocols is refused (RFC 7301, section 3.2).
+    pub(super) fn server_config(&self, alpn: &[&str]) -> ServerConfig {
+        let mut config = ServerConfig::builder_with_provider(self.provider.clone())
+            .with_safe_default_protocol_versions()
+            .expect("the provider has suites for TLS 1.2 and 1.3")
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(self.certified.clone())));
+        config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        config
+    }
+
+    #[cfg(test)]
+    pub(super) fn certificate(&self) -> CertificateDer<'static> {
+        self.certified.cert[0].clone()
+    }
+
+    fn certify(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Identity, rustls::Error> {
+        let provider = Arc::new(ring::default_provider());
+        let certified = Arc::new(CertifiedKey::from_der(chain, key, &provider)?);
+        Ok(Identity { provider, certified })
+    }
+}
+
+/// Why there is no identity.
+#[derive(Debug)]
+pub enum TlsError {
+    /// The file cannot be opened or read, or is larger than [`PEM_FILE_MAX`].
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        error: io::Error,
+    },
+    /// A PEM section of the file is broken.
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// What is broken.
+        error: pem::Error,
+    },
+    /// The file has no certificate in it.
+    NoCertificate {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file has no key in it that can be used without a pass phrase.
+    NoKey {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The first certificate is not one that a server can show.
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: rustls::Error,
+    },
+    /// The key is of no kind that TLS can sign with.
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: rustls::Error,
+    },
+    /// The key is not the one that the certificate was made for.
+    Mismatch {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+    },
+    /// No certificate could be made.
+    SelfSigned(rcgen::Error),
+}
+
+impl fmt::Display for TlsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TlsError::Unreadable { path, error } => write!(f, "cannot read {}: {error}", path.display()),
+            TlsError::Pem { path, error } => write!(f, "{} is not valid PEM: {error}", path.display()),
+            TlsError::NoCertificate { path } => {
+                write!(f, "no certificate in {} (expected -----BEGIN CERTIFICATE-----)", path.display())
+            }
+            TlsError::NoKey { path } => {
+                let path = path.display();
+                write!(f, "no unencrypted private key in {path} (to remove a pass phrase: openssl pkey -in {path})")
+            }
+            TlsError::Certificate { path, error } => write!(f, "certificate {} is unusable: {error}", path.display()),
+            TlsError::Key { path, error } => write!(f, "private key {} is unusable: {error}", path.display()),
+            TlsError::Mismatch { certificate, key } => {
+                write!(f, "private key {} does not belong to certificate {}", key.display(), certificate.display())
+            }
+            TlsError::SelfSigned(error) => write!(f, "cannot make a self-signed certificate: {error}"),
+        }
+    }
+}
+
+impl Error for TlsError {}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let content = read(path)?;
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(&content)
+        .collect::<Result<_, _>>()
+        .map_err(|error| TlsError::Pem { path: path.into(), error })?;
+    if chain.is_empty() {
+        return Err(TlsError::NoCertificate { path: path.into() });
+    }
+    Ok(chain)
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|error| match error {
+        pem::Error::NoItemsFound => TlsError::NoKey { path: path.into() },
+        error => TlsError::Pem { path: path.into(), error },
+    })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    let unreadable = |error| TlsError::Unreadable { path: path.into(), error };
+    let mut content = Vec::new();
+    File::open(path).and_then(|file| file.take(PEM_FILE_MAX + 1).read_to_end(&mut content)).map_err(unreadable)?;
+    if content.len() as u64 > PEM_FILE_MAX {
+        return Err(unreadable(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 1 MiB")));
+    }
+    Ok(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    struct Files {
+        directory: TempDir,
+    }
+
+    impl Files {
+        fn new() -> Files {
+            Files { directory: tempfile::tempdir().expect("a directory") }
+        }
+
+        fn with(&self, name: &str, content: &str) -> PathBuf {
+            let path = self.directory.path().join(name);
+            fs::write(&path, content).expect("a file");
+            path
+        }
+    }
+
+    fn pair() -> (String, String) {
+        let made = rcgen::generate_simple_self_signed(vec!["mail.example".into()]).expect("a certificate");
+        (made.cert.pem(), made.signing_key.serialize_pem())
+    }
+
+    fn refusal(certificate: &Path, key: &Path) -> String {
+        Identity::load(certificate, key).expect_err("it must not load").to_string()
+    }
+
+    #[test]
+    fn loads_two_files_or_one() {
+        let (files, (certificate, key)) = (Files::new(), pair());
+        let both = files.with("both.pem", &format!("{key}text between\n{certificate}"));
+        let (certificate, key) = (files.with("cert.pem", &certificate), files.with("key.pem", &key));
+        Identity::load(&certificate, &key).expect("a pair");
+        Identity::load(&both, &both).expect("a pair");
+    }
+
+    #[test]
+    fn every_refusal_names_the_file_and_the_cause() {
+        let (files, (certificate, key), (_, other_key)) = (Files::new(), pair(), pair());
+        let missing = files.directory.path().join("missing.pem");
+        let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+        let encrypted = files.with("encrypted.pem", encrypted);
+        let cut = files.with("cut.pem", &certificate[..certificate.len() / 2]);
+        let noise = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        let noise = files.with("noise.pem", noise);
+        let noise_key = files.with("noise-key.pem", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n");
+        let huge = files.with("huge.pem", &"x".repeat(PEM_FILE_MAX as usize + 1));
+        let (certificate, key) = (files.with("cert.pem", &certificate), files.with("key.pem", &key));
+        let other_key = files.with("other.pem", &other_key);
+        for (certificate, key, file, cause) in [
+            (&missing, &key, "missing.pem", "cannot read"),
+            (&certificate, &missing, "missing.pem", "cannot read"),
+            (&huge, &key, "huge.pem", "larger than"),
+            (&key, &key, "key.pem", "no certificate in"),
+            (&certificate, &certificate, "cert.pem", "no unencrypted private key in"),
+            (&certificate, &encrypted, "encrypted.pem", "openssl pkey"),
+            (&cut, &key, "cut.pem", "is not valid PEM"),
+            (&noise, &key, "noise.pem", "certificate"),
+            (&certificate, &noise_key, "noise-key.pem", "private key"),
+            (&certificate, &other_key, "other.pem", "does not belong to certificate"),
+        ] {
+            let text = refusal(certificate, key);
+            assert!(text.contains(file) && text.contains(cause), "{text}");
+        }
+    }
+
+    #[test]
+    fn self_signed_for_names_and_addresses_but_not_for_nonsense() {
+        Identity::self_signed(&["localhost", "127.0.0.1", "::1", "mail.example"]).expect("good names");
+        let error = Identity::self_signed(&["m\u{fc}ll"]).expect_err("not ASCII").to_string();
+        assert!(error.starts_with("cannot make a self-signed certificate"), "{error}");
+    }
+}

@@ -1,0 +1,272 @@
+//! TLS in front of any handler: listeners with `ssl = yes` get a handshake before the handler sees the connection.
+//!
+//! The handshake blocks a thread of the pool, so it stands under one absolute deadline and a limit of bytes. The bytes
+//! that came behind the PROXY header are the beginning of the ClientHello.
+
+mod identity;
+mod session;
+
+pub use identity::{Identity, PEM_FILE_MAX, TlsError};
+pub use session::HANDSHAKE_BYTES_MAX;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use rustls::ServerConfig;
+
+use self::session::{Failure, Session};
+use super::Handler;
+use crate::dispatch::Accepted;
+use crate::stats::Repeats;
+
+/// From the moment a worker takes the connection until the session must stand.
+pub const HANDSHAKE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
+
+/// A client that fails for the same reason is logged once in this time; the next line counts the others.
+const LOG_PERIOD: Duration = Duration::from_secs(60);
+
+/// The protocols that clients of a service name in ALPN; none for a service unknown here.
+pub fn alpn_of_service(service: &str) -> &'static [&'static str] {
+    match service.trim_end_matches("-login") {
+        "imap" => &["imap"],
+        "pop3" => &["pop3"],
+        "submission" => &["submission"],
+        "managesieve" => &["managesieve"],
+        _ => &[],
+    }
+}
+
+/// A handler behind TLS: connections of listeners with `ssl` reach it through a session, all others as they are.
+pub struct Tls<H> {
+    config: Arc<ServerConfig>,
+    timeout: Duration,
+    failures: Arc<AtomicU64>,
+    lines: Repeats<(IpAddr, &'static str)>,
+    handler: H,
+}
+
+impl<H: Handler> Tls<H> {
+    /// Shows `identity` and speaks the protocols `alpn`; an empty list switches ALPN off, otherwise a client that
+    /// offers only others is refused.
+    pub fn new(identity: &Identity, alpn: &[&str], handler: H) -> Tls<H> {
+        Tls {
+            config: Arc::new(identity.server_config(alpn)),
+            timeout: HANDSHAKE_TIMEOUT_DEFAULT,
+            failures: Arc::new(AtomicU64::new(0)),
+            lines: Repeats::new(LOG_PERIOD),
+            handler,
+        }
+    }
+
+    /// Another limit than [`HANDSHAKE_TIMEOUT_DEFAULT`] for the whole handshake.
+    pub fn timeout(mut self, timeout: Duration) -> Tls<H> {
+        self.timeout = timeout;
+        self
+    }
+
+    /// The number of handshakes that failed, for whoever reports it later.
+    pub fn failures(&self) -> Arc<AtomicU64> {
+        self.failures.clone()
+    }
+
+    fn refuse(&self, connection: &Accepted, failure: &Failure) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        let Some(code) = failure.code() else { return };
+        let rip = connection.client().ip();
+        if let Some(passed_over) = self.lines.admit((rip, code), Instant::now()) {
+            let (service, lip) = (&connection.listener().service, connection.destination().ip());
+            tracing::warn!("{service}: TLS handshaking failed (rip={rip}, lip={lip}): {failure}{passed_over}");
+        }
+    }
+}
+
+impl<H: Handler> Handler for Tls<H> {
+    fn handle(&self, connection: Accepted) {
+        if !connection.listener().ssl {
+            return self.handler.handle(connection);
+        }
+        match Session::establish(self.config.clone(), &connection, Instant::now() + self.timeout) {
+            Ok(session) => self.handler.handle(connection.with_tls(Box::new(session))),
+            Err(failure) => self.refuse(&connection, &failure),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{Shutdown, TcpStream};
+    use std::thread;
+
+    use rustls::pki_types::ServerName;
+    use rustls::version::{TLS12, TLS13};
+    use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
+
+    use super::*;
+    use crate::dispatch::TlsInfo;
+    use crate::dispatch::testing::{V1, connection};
+    use crate::worker::Whoami;
+    use crate::worker::testing::all_of;
+
+    const SHORT: Duration = Duration::from_millis(100);
+
+    fn identity() -> Identity {
+        Identity::self_signed(&["mail.example"]).expect("a good name")
+    }
+
+    /// A client that trusts `identity` alone, with its ClientHello.
+    fn client(
+        identity: &Identity,
+        version: &'static SupportedProtocolVersion,
+        alpn: &[&str],
+    ) -> (ClientConnection, Vec<u8>) {
+        let mut roots = RootCertStore::empty();
+        roots.add(identity.certificate()).expect("a certificate");
+        let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_protocol_versions(&[version])
+            .expect("a known version")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        let name = ServerName::try_from("mail.example").expect("a name");
+        let mut client = ClientConnection::new(Arc::new(config), name).expect("a configuration");
+        let mut hello = Vec::new();
+        client.write_tls(&mut hello).expect("a vector takes every write");
+        (client, hello)
+    }
+
+    /// What the client reads in plaintext when `residual` bytes of its ClientHello came behind the header.
+    fn conversation(server: Tls<Whoami>, mut client: ClientConnection, hello: &[u8], residual: usize) -> String {
+        let (mut socket, accepted) = connection(&[V1, &hello[..residual]].concat(), true, true);
+        let server = thread::spawn(move || server.handle(accepted));
+        socket.write_all(&hello[residual..]).expect("connected");
+        let mut line = String::new();
+        rustls::Stream::new(&mut client, &mut socket).read_to_string(&mut line).expect("TLS until close_notify");
+        drop(socket);
+        server.join().expect("no panic");
+        line
+    }
+
+    #[test]
+    fn a_client_hello_may_be_split_anywhere_between_residual_and_socket() {
+        let identity = identity();
+        for version in [&TLS12, &TLS13] {
+            let length = client(&identity, version, &["imap"]).1.len();
+            for residual in [0, 1, 4, 5, 6, length / 2, length - 1, length] {
+                let (client, hello) = client(&identity, version, &["imap"]);
+                let line = conversation(Tls::new(&identity, &["imap"], Whoami), client, &hello, residual);
+                assert!(line.contains("\"client\":\"198.51.100.7:5000\""), "{line}");
+                assert!(line.contains("\"tls\":true,\"tlvs\":[],\"residual\":\"\""), "{line}");
+                assert!(line.ends_with("\"sni\":\"mail.example\",\"alpn\":\"imap\"}\n"), "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_session_tells_its_version() {
+        for (version, shown) in [(&TLS12, "TLSv1.2"), (&TLS13, "TLSv1.3")] {
+            let identity = identity();
+            let (client, hello) = client(&identity, version, &[]);
+            let tell = |accepted: Accepted| {
+                let info = accepted.tls().expect("a session").clone();
+                let mut stream = accepted.into_stream();
+                write!(stream, "{info:?}").and_then(|()| stream.finish(Duration::from_secs(1))).expect("connected");
+            };
+            let server = Tls::new(&identity, &["imap"], tell);
+            let (mut socket, accepted) = connection(V1, true, true);
+            let thread = thread::spawn(move || server.handle(accepted));
+            socket.write_all(&hello).expect("connected");
+            let (mut client, mut told) = (client, String::new());
+            rustls::Stream::new(&mut client, &mut socket).read_to_string(&mut told).expect("TLS until close_notify");
+            drop(socket);
+            thread.join().expect("no panic");
+            let expected = TlsInfo { version: Some(shown), server_name: Some("mail.example".into()), alpn: None };
+            assert_eq!(told, format!("{expected:?}"));
+        }
+    }
+
+    #[test]
+    fn listeners_without_ssl_are_passed_through() {
+        let (client, accepted) = connection(V1, true, false);
+        Tls::new(&identity(), &[], Whoami).handle(accepted);
+        assert!(String::from_utf8(all_of(client)).expect("JSON").contains("\"tls\":false"));
+    }
+
+    /// Runs a handshake that must fail; returns what the client got and how many failures were counted.
+    fn failing(server: Tls<Whoami>, client: impl FnOnce(TcpStream) -> Vec<u8> + Send + 'static) -> (Vec<u8>, u64) {
+        let (socket, accepted) = connection(V1, true, true);
+        let client = thread::spawn(move || client(socket));
+        let failures = server.failures();
+        server.handle(accepted);
+        (client.join().expect("no panic"), failures.load(Ordering::Relaxed))
+    }
+
+    #[test]
+    fn a_silent_client_is_dropped_at_the_deadline() {
+        let started = Instant::now();
+        let server = Tls::new(&identity(), &[], Whoami).timeout(SHORT);
+        assert_eq!(failing(server, all_of), (vec![], 1));
+        assert!(started.elapsed() >= SHORT);
+    }
+
+    #[test]
+    fn a_trickling_client_does_not_move_the_deadline() {
+        let identity = identity();
+        let (_, hello) = client(&identity, &TLS13, &[]);
+        let server = Tls::new(&identity, &[], Whoami).timeout(SHORT);
+        let all = hello.len();
+        let trickle = move |mut socket: TcpStream| {
+            let one_by_one = hello.into_iter().take_while(|&byte| {
+                thread::sleep(SHORT / 5);
+                socket.write_all(&[byte]).is_ok()
+            });
+            one_by_one.collect()
+        };
+        let (taken, failures) = failing(server, trickle);
+        assert!(taken.len() < all, "aborted before the ClientHello was whole");
+        assert_eq!(failures, 1);
+    }
+
+    #[test]
+    fn other_protocols_get_an_alert() {
+        let speak = |mut socket: TcpStream| {
+            socket.write_all(b"a LOGIN joe secret\r\n").expect("connected");
+            all_of(socket)
+        };
+        let (got, failures) = failing(Tls::new(&identity(), &[], Whoami), speak);
+        assert_eq!((got[0], failures), (21, 1), "content type 21 is an alert");
+    }
+
+    #[test]
+    fn a_client_without_a_common_protocol_is_refused() {
+        let identity = identity();
+        let (mut client, hello) = client(&identity, &TLS13, &["h2"]);
+        let speak = move |mut socket: TcpStream| {
+            socket.write_all(&hello).expect("connected");
+            let error = client.complete_io(&mut socket).expect_err("refused");
+            error.to_string().into_bytes()
+        };
+        let (error, failures) = failing(Tls::new(&identity, &["imap"], Whoami), speak);
+        assert_eq!(failures, 1);
+        let error = String::from_utf8(error).expect("text");
+        assert!(error.contains("NoApplicationProtocol"), "{error}");
+    }
+
+    #[test]
+    fn a_client_that_closes_is_counted() {
+        let close = |socket: TcpStream| {
+            socket.shutdown(Shutdown::Write).expect("connected");
+            all_of(socket)
+        };
+        assert_eq!(failing(Tls::new(&identity(), &[], Whoami), close), (vec![], 1));
+    }
+
+    #[test]
+    fn services_have_their_protocols() {
+        for (service, protocols) in [("imap-login", &["imap"][..]), ("pop3", &["pop3"]), ("lmtp", &[])] {
+            assert_eq!(alpn_of_service(service), protocols);
+        }
+    }
+}

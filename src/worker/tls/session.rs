@@ -1,0 +1,215 @@
+//! The handshake on a blocking socket under one deadline, and the session that comes of it.
+
+use std::fmt;
+use std::io::{self, IoSlice, Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::{ProtocolVersion, ServerConfig, ServerConnection};
+
+use crate::dispatch::{Accepted, TlsInfo, TlsSession};
+
+/// Most bytes that a client may send before the handshake is done. A ClientHello is a few hundred to a few thousand.
+pub const HANDSHAKE_BYTES_MAX: usize = 64 * 1024;
+
+/// An established session.
+pub(super) struct Session {
+    tls: ServerConnection,
+    info: TlsInfo,
+}
+
+impl Session {
+    /// Shakes hands on the connection's socket, with its residual as the first bytes of the client's; the socket's
+    /// timeouts are off afterwards.
+    pub(super) fn establish(
+        config: Arc<ServerConfig>,
+        connection: &Accepted,
+        deadline: Instant,
+    ) -> Result<Session, Failure> {
+        let mut tls = ServerConnection::new(config).map_err(Failure::Tls)?;
+        let mut wire = Wire { residual: connection.residual(), socket: connection.socket(), received: 0, deadline };
+        while tls.is_handshaking() {
+            tls.complete_io(&mut wire).map_err(|error| Failure::of(error, wire.received))?;
+        }
+        // The client finishes in answer to our flight, which it had not seen when it sent the residual.
+        debug_assert!(wire.residual.is_empty(), "a handshake takes the bytes in order");
+        connection.socket().set_read_timeout(None).map_err(Failure::Socket)?;
+        connection.socket().set_write_timeout(None).map_err(Failure::Socket)?;
+        let info = info(&tls);
+        Ok(Session { tls, info })
+    }
+}
+
+impl TlsSession for Session {
+    fn info(&self) -> &TlsInfo {
+        &self.info
+    }
+
+    fn read(&mut self, mut socket: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+        rustls::Stream::new(&mut self.tls, &mut socket).read(buffer)
+    }
+
+    fn write(&mut self, mut socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+        rustls::Stream::new(&mut self.tls, &mut socket).write(bytes)
+    }
+
+    fn flush(&mut self, mut socket: &TcpStream) -> io::Result<()> {
+        rustls::Stream::new(&mut self.tls, &mut socket).flush()
+    }
+
+    fn close(&mut self, socket: &TcpStream) -> io::Result<()> {
+        self.tls.send_close_notify();
+        self.flush(socket)
+    }
+}
+
+/// Why there is no session.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The client closed before it had sent a byte: a health check, or a port scan.
+    Silent,
+    /// The client closed in the middle.
+    Disconnected,
+    /// The deadline passed.
+    TimedOut,
+    /// The client sent more than [`HANDSHAKE_BYTES_MAX`].
+    TooMuch,
+    /// The two do not come to terms; the client was told by an alert.
+    Tls(rustls::Error),
+    /// The socket failed.
+    Socket(io::Error),
+}
+
+impl Failure {
+    fn of(error: io::Error, received: usize) -> Failure {
+        match error.kind() {
+            io::ErrorKind::TimedOut => Failure::TimedOut,
+            io::ErrorKind::QuotaExceeded => Failure::TooMuch,
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset if received == 0 => Failure::Silent,
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => Failure::Disconnected,
+            _ => match error.downcast::<rustls::Error>() {
+                Ok(error) => Failure::Tls(error),
+                Err(error) => Failure::Socket(error),
+            },
+        }
+    }
+}
+
+impl Failure {
+    /// A short name for what alike failures have in common; `None` for what is not worth a line.
+    pub(super) fn code(&self) -> Option<&'static str> {
+        match self {
+            Failure::Silent => None,
+            Failure::Disconnected => Some("disconnected"),
+            Failure::TimedOut => Some("timed-out"),
+            Failure::TooMuch => Some("too-much"),
+            Failure::Tls(rustls::Error::AlertReceived(_)) => Some("alert"),
+            Failure::Tls(rustls::Error::InvalidMessage(_)) => Some("no-tls"),
+            Failure::Tls(_) => Some("tls"),
+            Failure::Socket(_) => Some("socket"),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Silent | Failure::Disconnected => f.write_str("client disconnected"),
+            Failure::TimedOut => f.write_str("client timed out"),
+            Failure::TooMuch => write!(f, "client sent more than {HANDSHAKE_BYTES_MAX} bytes"),
+            Failure::Tls(error) => write!(f, "{error}"),
+            Failure::Socket(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+/// The client's bytes, bounded in number and time: the residual first, then the socket's.
+struct Wire<'a> {
+    residual: &'a [u8],
+    socket: &'a TcpStream,
+    received: usize,
+    deadline: Instant,
+}
+
+impl Wire<'_> {
+    /// One operation on the socket, with the time that is left; `option` sets it.
+    fn timed<T>(
+        &self,
+        option: impl FnOnce(&TcpStream, Option<Duration>) -> io::Result<()>,
+        operation: impl FnOnce(&TcpStream) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        option(self.socket, Some(left))?;
+        operation(self.socket).map_err(|error| match error.kind() {
+            // What a blocking socket says at its timeout.
+            io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
+            _ => error,
+        })
+    }
+}
+
+impl Read for Wire<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.received >= HANDSHAKE_BYTES_MAX {
+            return Err(io::ErrorKind::QuotaExceeded.into());
+        }
+        let count = match self.residual.read(buffer)? {
+            0 => self.timed(TcpStream::set_read_timeout, |mut socket| socket.read(buffer))?,
+            count => count,
+        };
+        self.received += count;
+        Ok(count)
+    }
+}
+
+impl Write for Wire<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.timed(TcpStream::set_write_timeout, |mut socket| socket.write(bytes))
+    }
+
+    /// rustls tries once to send the alert that ends a failed handshake: it must leave with all that goes before it.
+    fn write_vectored(&mut self, records: &[IoSlice]) -> io::Result<usize> {
+        self.timed(TcpStream::set_write_timeout, |mut socket| socket.write_vectored(records))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn info(tls: &ServerConnection) -> TlsInfo {
+    TlsInfo {
+        version: tls.protocol_version().and_then(version),
+        server_name: tls.server_name().map(str::to_owned),
+        alpn: tls.alpn_protocol().map(<[u8]>::to_vec),
+    }
+}
+
+fn version(version: ProtocolVersion) -> Option<&'static str> {
+    match version {
+        ProtocolVersion::TLSv1_2 => Some("TLSv1.2"),
+        ProtocolVersion::TLSv1_3 => Some("TLSv1.3"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dispatch::testing::{SOON, connection};
+
+    #[test]
+    fn the_bytes_of_a_handshake_are_bounded() {
+        let (_client, accepted) = connection(&[b'x'; 2 * HANDSHAKE_BYTES_MAX], false, true);
+        let deadline = Instant::now() + SOON;
+        let mut wire = Wire { residual: accepted.residual(), socket: accepted.socket(), received: 0, deadline };
+        let mut buffer = [0; 4096];
+        let error = std::iter::repeat_with(|| wire.read(&mut buffer)).find_map(Result::err).expect("there is a limit");
+        assert!(matches!(Failure::of(error, wire.received), Failure::TooMuch));
+        assert_eq!(wire.received, HANDSHAKE_BYTES_MAX);
+    }
+}
