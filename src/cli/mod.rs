@@ -9,6 +9,8 @@ mod config;
 mod decode;
 mod doctor;
 mod encode;
+mod explain;
+mod hex;
 mod serve;
 
 /// Anything that ends a subcommand with exit code 1 and one line that names cause and remedy.
