@@ -274,10 +274,12 @@ fn tlv_name(kind: u8) -> &'static str {
         kind::ALIBABA => "Alibaba Cloud",
         kind::AWS => "AWS",
         kind::AZURE => "Azure",
-        0xe0..=0xef => "application specific",
-        0xf0..=0xf7 => "experimental",
-        0xf8.. => "reserved",
-        _ => "unassigned",
+        _ => match kind {
+            ..0xe0 => "unassigned",
+            0xe0..0xf0 => "application specific",
+            0xf0..0xf8 => "experimental",
+            0xf8.. => "reserved",
+        },
     }
 }
 
