@@ -185,6 +185,11 @@ impl<S> Accepted<S> {
         Ok(self.handoff.socket)
     }
 
+    #[cfg(feature = "tokio-uring")]
+    pub(crate) fn into_socket(self) -> S {
+        self.handoff.socket
+    }
+
     fn conveyed(&self) -> Option<(SocketAddr, SocketAddr)> {
         self.handoff.head.and_then(|head| head.ip())
     }

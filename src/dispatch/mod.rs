@@ -6,7 +6,7 @@
 
 mod accepted;
 mod bytes;
-mod panics;
+mod losses;
 mod queue;
 mod stream;
 #[cfg(test)]
@@ -14,7 +14,7 @@ pub(crate) mod testing;
 
 pub use accepted::{Accepted, Handoff, ListenerInfo, Socket, TlsInfo, TlsSession};
 pub use bytes::INLINE_BYTES;
-pub use panics::Panics;
+pub use losses::Losses;
 pub use queue::{Intake, Overload, Queue, Rejected, Wake, queue};
 pub use stream::{FINISH_BYTES_MAX, Stream};
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 
-use super::{Accepted, Panics};
+use super::{Accepted, Losses};
 use crate::stats::Latency;
 
 /// What happens to connections while a pool's queue is full.
@@ -106,9 +106,9 @@ impl Queue {
         }
     }
 
-    /// How many connections a panic in their handler has cost.
-    pub fn panics(&self) -> u64 {
-        self.record.panics.count()
+    /// How many connections the pool has lost, by a panic in a handler above all.
+    pub fn losses(&self) -> u64 {
+        self.record.losses.count()
     }
 }
 
@@ -141,9 +141,9 @@ impl Intake {
         Some(connection)
     }
 
-    /// Where the workers of the pool contain and count the panics of their handlers.
-    pub fn panics(&self) -> Arc<Panics> {
-        self.record.panics.clone()
+    /// Where the workers contain the panics of their handlers, and where lost connections are counted.
+    pub fn losses(&self) -> Arc<Losses> {
+        self.record.losses.clone()
     }
 }
 
@@ -157,12 +157,12 @@ impl Clone for Intake {
 struct Record {
     name: String,
     waits: Mutex<Vec<Arc<Latency>>>,
-    panics: Arc<Panics>,
+    losses: Arc<Losses>,
 }
 
 impl Record {
     fn new(name: &str) -> Record {
-        Record { name: name.into(), waits: Mutex::new(Vec::new()), panics: Arc::new(Panics::new(name)) }
+        Record { name: name.into(), waits: Mutex::new(Vec::new()), losses: Arc::new(Losses::new(name)) }
     }
 }
 

@@ -28,13 +28,17 @@ impl<S> Stream<S> {
         &self.accepted
     }
 
-    /// Moves as much of the residual into `buffer` as fits; 0 when all was taken.
-    pub(crate) fn take_residual(&mut self, buffer: &mut [u8]) -> usize {
+    /// The next bytes of the residual, at most `most`; empty when all were taken.
+    pub(crate) fn take_residual(&mut self, most: usize) -> &[u8] {
         let left = &self.accepted.residual()[self.at..];
-        let taken = left.len().min(buffer.len());
-        buffer[..taken].copy_from_slice(&left[..taken]);
+        let taken = left.len().min(most);
         self.at += taken;
-        taken
+        &left[..taken]
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) fn socket_mut(&mut self) -> &mut S {
+        &mut self.accepted.handoff.socket
     }
 }
 
@@ -60,9 +64,9 @@ impl Read for Stream {
         if let Some(tls) = tls {
             return tls.read(&handoff.socket, buffer);
         }
-        match self.take_residual(buffer) {
-            0 => self.accepted.socket().read(buffer),
-            taken => Ok(taken),
+        match self.take_residual(buffer.len()) {
+            [] => self.accepted.socket().read(buffer),
+            mut first => first.read(buffer),
         }
     }
 }

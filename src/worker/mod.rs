@@ -6,11 +6,17 @@
 
 mod crew;
 mod discard;
+#[cfg(any(feature = "tokio", feature = "tokio-uring"))]
+mod slots;
 #[cfg(test)]
 mod testing;
 mod threads;
 #[cfg(feature = "daemon")]
 pub mod tls;
+#[cfg(feature = "tokio")]
+mod tokio;
+#[cfg(feature = "tokio-uring")]
+mod tokio_uring;
 #[cfg(feature = "daemon")]
 mod whoami;
 

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::dispatch::testing::{SOON, proxied};
 use crate::dispatch::{Accepted, Overload, Pool, Queue, Rejected, RunningWorkers, queue};
@@ -14,15 +14,18 @@ pub(crate) const ANSWER: &[u8] = b"198.51.100.7:5000 a NOOP b LOGOUT";
 pub(crate) struct Running {
     pub(crate) queue: Queue,
     workers: Box<dyn RunningWorkers>,
+    nonblocking: bool,
 }
 
 impl Running {
     pub(crate) fn start(pool: Pool) -> Running {
         let (queue, intake) = queue(&pool.name, pool.queue, Overload::Reject);
-        Running { queue, workers: pool.workers.start(intake).expect("the workers start") }
+        let nonblocking = pool.workers.nonblocking();
+        Running { queue, nonblocking, workers: pool.workers.start(intake).expect("the workers start") }
     }
 
     pub(crate) fn offer(&self, mut connection: Accepted) {
+        connection.socket().set_nonblocking(self.nonblocking).expect("an option");
         while let Err(rejected) = self.queue.offer(connection) {
             let Rejected::Full(back) = *rejected else { panic!("the workers have gone") };
             connection = back;
@@ -56,14 +59,40 @@ impl Running {
         self.workers.join(limit)
     }
 
-    /// A handler that panics at `panic` costs that connection, is counted, and the pool serves on; `good` is served.
+    /// Of `most` + 2 clients that send nothing yet only `most` are being served; when they have been, the others are.
+    pub(crate) fn serves_at_most(self, most: usize) {
+        let mut clients: Vec<_> = (0..most + 2)
+            .map(|_| {
+                let (client, connection) = proxied(b"a NOOP ");
+                self.offer(connection);
+                client
+            })
+            .collect();
+        let deadline = Instant::now() + SOON;
+        while self.queue.len() > 2 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // Time for a third to be taken, if it were.
+        std::thread::sleep(Duration::from_millis(30));
+        assert_eq!(self.queue.len(), 2, "{most} are being served");
+        for client in &mut clients {
+            client.write_all(b"b LOGOUT").expect("connected");
+            client.shutdown(Shutdown::Write).expect("connected");
+        }
+        for client in clients {
+            assert_eq!(all_of(client), ANSWER);
+        }
+        assert!(self.end(SOON));
+    }
+
+    /// A handler that panics at `panic` costs that connection, is counted, and the pool serves on.
     pub(crate) fn survives_panics(self) {
         for _ in 0..10 {
             assert_eq!(all_of(self.ask(b"panic ", b"")), b"", "closed without an answer");
         }
         let good = self.ask(b"a NOOP ", b"b LOGOUT");
         assert_eq!(all_of(good), ANSWER);
-        assert_eq!(self.queue.panics(), 10);
+        assert_eq!(self.queue.losses(), 10);
         assert!(self.end(SOON));
     }
 }

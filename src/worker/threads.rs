@@ -38,9 +38,9 @@ impl<H: Handler> Workers for Threads<H> {
 }
 
 fn serve(intake: &Intake, handler: &impl Handler) {
-    let panics = intake.panics();
+    let losses = intake.losses();
     while let Some(connection) = intake.recv() {
-        panics.contain(connection.client(), || handler.handle(connection));
+        losses.contain(connection.client(), || handler.handle(connection));
     }
 }
 

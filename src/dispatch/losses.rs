@@ -1,0 +1,91 @@
+//! What a pool loses by a fault of its own: a handler's panic costs its connection, nothing else.
+
+use std::any::Any;
+use std::fmt;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use crate::stats::Repeats;
+
+/// A pool logs one loss in this time; the next line says how many came between.
+const LOG_PERIOD: Duration = Duration::from_secs(10);
+
+/// Counts and logs the connections that one pool has lost.
+#[derive(Debug)]
+pub struct Losses {
+    pool: String,
+    count: AtomicU64,
+    lines: Repeats<()>,
+}
+
+impl Losses {
+    pub(super) fn new(pool: &str) -> Losses {
+        Losses { pool: pool.into(), count: AtomicU64::new(0), lines: Repeats::new(LOG_PERIOD) }
+    }
+
+    /// Runs `work`, which serves `client` and owns its connection, and keeps a panic from going further.
+    pub fn contain<T>(&self, client: SocketAddr, work: impl FnOnce() -> T) -> Option<T> {
+        // The connection does not survive. A handler is shared by threads, so what it leaves half done stands under a
+        // lock of its own, which is poisoned.
+        catch_unwind(AssertUnwindSafe(work)).map_err(|payload| self.record(client, &Panic(&*payload))).ok()
+    }
+
+    /// [`Losses::contain`] for a future.
+    pub async fn contain_future<T>(&self, client: SocketAddr, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = pin!(work);
+        std::future::poll_fn(|context| match self.contain(client, || work.as_mut().poll(context)) {
+            Some(poll) => poll.map(Some),
+            None => Poll::Ready(None),
+        })
+        .await
+    }
+
+    /// Counts a connection that was lost, and logs the cause if the last line is old enough.
+    pub fn record(&self, client: SocketAddr, cause: &dyn fmt::Display) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        if let Some(passed_over) = self.lines.admit((), Instant::now()) {
+            tracing::error!("{}: Connection lost (rip={}): {cause}{passed_over}", self.pool, client.ip());
+        }
+    }
+
+    /// How many there were.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+}
+
+/// What was said at `panic!`.
+struct Panic<'a>(&'a (dyn Any + Send));
+
+impl fmt::Display for Panic<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.0.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| self.0.downcast_ref().map(String::as_str));
+        write!(f, "worker panicked: {}", text.unwrap_or("no message"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_contained_and_named() {
+        let losses = Losses::new("imap");
+        let client = SocketAddr::from(([192, 0, 2, 1], 4000));
+        assert_eq!(losses.contain(client, || 7), Some(7));
+        assert_eq!(losses.contain(client, || panic!("as told")), None::<()>);
+        assert_eq!(losses.count(), 1);
+        for (payload, text) in [
+            (Box::new("a") as Box<dyn Any + Send>, "worker panicked: a"),
+            (Box::new(String::from("b")), "worker panicked: b"),
+            (Box::new(5), "worker panicked: no message"),
+        ] {
+            assert_eq!(Panic(&*payload).to_string(), text);
+        }
+    }
+}
