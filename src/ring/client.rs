@@ -79,6 +79,8 @@ pub struct Unavailable;
 pub struct ClientRing {
     ring: IoUring,
     slots: Slots,
+    /// Boxed, because the kernel is given their address and the list may grow meanwhile.
+    #[allow(clippy::vec_box)]
     targets: Vec<Box<Address>>,
     /// Built, not yet in the submission queue.
     queued: VecDeque<squeue::Entry>,
@@ -168,8 +170,14 @@ impl ClientRing {
         self.slots.live(key)?.socket.as_ref().map(AsFd::as_fd).ok_or(Unavailable)
     }
 
-    /// The bytes to send, emptied when the slot is released. Unavailable while a send is in flight.
-    pub fn outgoing(&mut self, key: Key) -> Result<&mut Vec<u8>, Unavailable> {
+    /// The bytes to send. Unavailable while a send is in flight.
+    pub fn outgoing(&self, key: Key) -> Result<&[u8], Unavailable> {
+        let slot = self.slots.live(key)?;
+        if slot.is_armed(Op::Send) { Err(Unavailable) } else { Ok(&slot.outgoing) }
+    }
+
+    /// The bytes to send, to be changed. Emptied when the slot is released. Unavailable while a send is in flight.
+    pub fn outgoing_mut(&mut self, key: Key) -> Result<&mut Vec<u8>, Unavailable> {
         Ok(&mut self.slots.idle(key, Op::Send)?.outgoing)
     }
 
@@ -516,7 +524,7 @@ mod tests {
         let listener = loopback();
         let mut ring = ClientRing::new(4).expect("ring");
         let (key, mut server) = connected(&mut ring, &listener);
-        ring.outgoing(key).expect("idle").extend_from_slice(b"..PROXY");
+        ring.outgoing_mut(key).expect("idle").extend_from_slice(b"..PROXY");
         ring.send(key, 2..7).expect("idle");
         ring.recv(key).expect("idle");
         let mut got = [0; 5];
@@ -540,9 +548,10 @@ mod tests {
         assert_eq!(ring.incoming(key), Err(Unavailable));
         assert_eq!(ring.forget_incoming(key), Err(Unavailable));
         assert_eq!(ring.recv(key), Err(Unavailable));
-        ring.outgoing(key).expect("no send in flight").push(b'x');
+        ring.outgoing_mut(key).expect("no send in flight").push(b'x');
         ring.send(key, 0..1).expect("idle");
         assert_eq!(ring.outgoing(key), Err(Unavailable));
+        assert_eq!(ring.outgoing_mut(key), Err(Unavailable));
         assert_eq!(ring.send(key, 0..2), Err(Unavailable));
     }
 
