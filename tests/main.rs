@@ -1,6 +1,7 @@
 //! The integration tests: one binary, one module a subject. `./tests/run` installs what they need and runs them.
 
 mod codec_cli;
+mod config;
 mod header;
 mod layers;
 mod peers;

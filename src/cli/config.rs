@@ -1,14 +1,52 @@
 //! `vestibule config`.
 
+use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::Error;
+use vestibule::config;
 
-/// (help text)
+use super::configuration::print_warnings;
+use super::{EXIT_CONFIG, Error};
+
+/// Show what was understood of a configuration, in Dovecot's form.
+///
+/// Listeners are shown complete: what they inherit from their service stands in them. Comments at the end name the
+/// listeners that Dovecot would have without a line of configuration and that are not bound here, and every setting and
+/// section that has no effect, with file and line.
 #[derive(clap::Args, Default)]
-pub struct Args {}
+#[command(after_help = "\
+Exit code: 0, or 78 if the configuration is wrong.
+
+Examples:
+  vestibule config -c /etc/vestibule.conf         what differs from the defaults
+  vestibule config -a                             every setting of the built-in configuration
+  vestibule config -c FILE | grep '^# ignored'    what of Dovecot's file is not used")]
+pub struct Args {
+    /// The configuration file, in Dovecot's syntax [default: the built-in configuration]
+    #[arg(short = 'c', long = "config", value_name = "FILE")]
+    file: Option<PathBuf>,
+
+    /// Show settings that have their default value, too
+    #[arg(short, long)]
+    all: bool,
+}
 
 /// Runs the subcommand.
-pub fn run(_args: Args) -> Result<ExitCode, Error> {
-    Err("not built yet".into())
+pub fn run(args: Args) -> Result<ExitCode, Error> {
+    let loaded = match &args.file {
+        Some(file) => config::load(file),
+        None => Ok(config::builtin()),
+    };
+    match loaded {
+        Ok(loaded) => {
+            print_warnings(&loaded.warnings);
+            std::io::stdout().write_all(config::dump(&loaded, args.all).as_bytes())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(problems) => {
+            problems.iter().for_each(|problem| eprintln!("{problem}"));
+            Ok(ExitCode::from(EXIT_CONFIG))
+        }
+    }
 }

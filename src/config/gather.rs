@@ -72,10 +72,10 @@ impl Gathered {
                 self.problem(&section.at, remedy);
             }
             ("protocol" | "remote" | "local" | "local_name", _) => {
-                self.skip(&section, "a filter: applies to some connections only, not used");
+                self.skip(&section, "applies to some connections only: not used");
             }
-            ("group", _) => self.skip(&section, "a group of settings, not used"),
-            _ => self.skip(&section, "unknown section"),
+            ("group", _) => self.skip(&section, "a group of settings: not used"),
+            _ => self.skip(&section, "not used"),
         }
     }
 
@@ -115,7 +115,7 @@ impl Gathered {
                     None => self.leave(Scope::Service, &setting),
                 },
                 Entry::Section(inner) if inner.kind == "inet_listener" => self.listener(index, inner),
-                Entry::Section(inner) => self.skip(&inner, "no TCP listener, not used"),
+                Entry::Section(inner) => self.skip(&inner, "no TCP listener: not used"),
             }
         }
     }
@@ -173,9 +173,9 @@ impl Gathered {
             }
             (_, Some(hint)) => {
                 self.warnings.push(setting.at.problem(format!("Unknown setting: {key} is ignored ({hint})")));
-                self.ignore(key.clone(), &setting.at, "unknown setting");
+                self.ignore(key.clone(), &setting.at, "not used");
             }
-            (_, None) => self.ignore(key.clone(), &setting.at, "unknown setting"),
+            (_, None) => self.ignore(key.clone(), &setting.at, "not used"),
         }
     }
 

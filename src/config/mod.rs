@@ -7,8 +7,10 @@
 //! Each step knows less of the files and more of the meaning. Nothing in here opens a port, a certificate or a clock.
 #![forbid(unsafe_code)]
 
+mod dump;
 mod gather;
 mod glob;
+mod lint;
 mod names;
 mod settings;
 mod source;
@@ -20,6 +22,8 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+pub use dump::{default_of, dump};
+pub use lint::{Dovecot, lint};
 pub use names::{Known, Origin, SETTINGS, Scope};
 pub use settings::*;
 pub use source::{FILES_MAX, INCLUDE_DEPTH_MAX, LINE_LENGTH_MAX, PROBLEMS_MAX, Place, SECTION_DEPTH_MAX, SIZE_MAX};
@@ -102,6 +106,8 @@ pub struct Implicit {
     pub port: u16,
     /// Whether TLS comes first.
     pub ssl: bool,
+    /// The item of `protocols` that turns it on.
+    pub protocol: &'static str,
 }
 
 /// Reads and validates a file and all that it includes; all errors at once.

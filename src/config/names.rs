@@ -1,5 +1,8 @@
 //! The settings that Vestibule uses, and those of Dovecot's that it knows and leaves alone.
 
+use super::Implicit;
+use super::lint::Dovecot::{self, V23, V24};
+
 /// Where a setting may stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
@@ -16,8 +19,6 @@ pub enum Scope {
 pub enum Origin {
     /// Dovecot's, with Dovecot's meaning.
     Dovecot,
-    /// Dovecot's, but Dovecot has it in the first scope only.
-    DovecotGlobal,
     /// Vestibule's own: Dovecot refuses a file that holds it.
     Vestibule,
 }
@@ -33,7 +34,7 @@ pub struct Known {
     pub origin: Origin,
 }
 
-use Origin::{Dovecot, DovecotGlobal, Vestibule};
+use Origin::Vestibule;
 use Scope::{Global, Listener, Service};
 
 const fn known(name: &'static str, scopes: &'static [Scope], origin: Origin) -> Known {
@@ -47,23 +48,23 @@ pub const SETTINGS: &[Known] = &[
     known("header_limit", &[Global], Vestibule),
     known("drain_timeout", &[Global], Vestibule),
     known("takeover_socket", &[Global], Vestibule),
-    known("listen", &[Global], Dovecot),
-    known("protocols", &[Global], Dovecot),
-    known("ssl_cert", &[Global], Dovecot),
-    known("ssl_key", &[Global], Dovecot),
-    known("haproxy_trusted_networks", &[Global, Service, Listener], DovecotGlobal),
-    known("haproxy_timeout", &[Global, Service, Listener], DovecotGlobal),
-    known("ssl", &[Global, Listener], Dovecot),
+    known("listen", &[Global], Origin::Dovecot),
+    known("protocols", &[Global], Origin::Dovecot),
+    known("ssl_cert", &[Global], Origin::Dovecot),
+    known("ssl_key", &[Global], Origin::Dovecot),
+    known("haproxy_trusted_networks", &[Global, Service, Listener], Origin::Dovecot),
+    known("haproxy_timeout", &[Global, Service, Listener], Origin::Dovecot),
+    known("ssl", &[Global, Listener], Origin::Dovecot),
     known("worker", &[Service], Vestibule),
     known("workers", &[Service], Vestibule),
     known("queue", &[Service], Vestibule),
     known("overload", &[Service], Vestibule),
     known("residual", &[Service], Vestibule),
-    known("name", &[Listener], Dovecot),
-    known("address", &[Listener], Dovecot),
-    known("port", &[Listener], Dovecot),
-    known("haproxy", &[Listener], Dovecot),
-    known("reuse_port", &[Service, Listener], Dovecot),
+    known("name", &[Listener], Origin::Dovecot),
+    known("address", &[Listener], Origin::Dovecot),
+    known("port", &[Listener], Origin::Dovecot),
+    known("haproxy", &[Listener], Origin::Dovecot),
+    known("reuse_port", &[Service, Listener], Origin::Dovecot),
     known("haproxy_versions", &[Listener], Vestibule),
     known("haproxy_unknown", &[Listener], Vestibule),
     known("haproxy_unspec", &[Listener], Vestibule),
@@ -104,8 +105,8 @@ const LIMITS: &[&str] = &[
 /// Settings that Dovecot knows in an `inet_listener` and that mean nothing here.
 const LISTENER_UNUSED: &[&str] = &["type"];
 
-/// Settings that Dovecot knows in a `service`.
-pub(super) const DOVECOT_SERVICE: &[&str] = &[
+/// Settings that Dovecot 2.3 knows in a `service`.
+const DOVECOT_SERVICE: &[&str] = &[
     "chroot",
     "client_limit",
     "drop_priv_before_exec",
@@ -124,16 +125,43 @@ pub(super) const DOVECOT_SERVICE: &[&str] = &[
     "vsz_limit",
 ];
 
-/// The listeners that Dovecot has without a line of configuration: service, name, port, ssl, protocol.
-pub(super) const IMPLICIT: &[(&str, &str, u16, bool, &str)] = &[
-    ("imap-login", "imap", 143, false, "imap"),
-    ("imap-login", "imaps", 993, true, "imap"),
-    ("pop3-login", "pop3", 110, false, "pop3"),
-    ("pop3-login", "pop3s", 995, true, "pop3"),
-    ("submission-login", "submission", 587, false, "submission"),
-    ("submission-login", "submissions", 465, true, "submission"),
-    ("managesieve-login", "sieve", 4190, false, "sieve"),
+/// Global settings in use, or once in use, that only one of the Dovecots knows.
+const ONLY_IN: &[(Dovecot, &str)] = &[
+    (V23, "ssl_cert"),
+    (V23, "ssl_key"),
+    (V23, "disable_plaintext_auth"),
+    (V24, "ssl_server_cert_file"),
+    (V24, "ssl_server_key_file"),
+    (V24, "auth_allow_cleartext"),
+    (V24, "dovecot_config_version"),
+    (V24, "dovecot_storage_version"),
 ];
+
+/// The listeners that Dovecot has without a line of configuration.
+pub(super) const IMPLICIT: &[Implicit] = &[
+    default_listener("imap-login", "imap", 143, false, "imap"),
+    default_listener("imap-login", "imaps", 993, true, "imap"),
+    default_listener("pop3-login", "pop3", 110, false, "pop3"),
+    default_listener("pop3-login", "pop3s", 995, true, "pop3"),
+    default_listener("submission-login", "submission", 587, false, "submission"),
+    default_listener("submission-login", "submissions", 465, true, "submission"),
+    default_listener("managesieve-login", "sieve", 4190, false, "sieve"),
+];
+
+const fn default_listener(
+    service: &'static str,
+    listener: &'static str,
+    port: u16,
+    ssl: bool,
+    protocol: &'static str,
+) -> Implicit {
+    Implicit { service, listener, port, ssl, protocol }
+}
+
+/// Dovecot's own listener of this name, if it has one.
+pub(super) fn implicit(service: &str, listener: Option<&str>) -> Option<&'static Implicit> {
+    IMPLICIT.iter().find(|known| known.service == service && Some(known.listener) == listener)
+}
 
 /// The setting in use that `written` means in a scope: also by Dovecot 2.4's name, with or without the section's prefix.
 pub(super) fn canonical(scope: Scope, written: &str) -> Option<&'static str> {
@@ -162,6 +190,24 @@ pub(super) fn unused_reason(scope: Scope, written: &str) -> Option<&'static str>
         _ if LIMITS.contains(&bare) => Some("Dovecot's process limit; Vestibule has `workers` and `queue`"),
         Service => DOVECOT_SERVICE.contains(&bare).then_some("concerns Dovecot's own process"),
         Global => None,
+    }
+}
+
+/// Whether a Dovecot knows the setting in this scope, as far as Vestibule can tell: of global settings and of those of a
+/// 2.4 service it only knows its own and those in use.
+pub(super) fn known_to_dovecot(dovecot: Dovecot, scope: Scope, written: &str) -> bool {
+    let own = canonical(scope, written)
+        .and_then(|name| SETTINGS.iter().find(|known| known.name == name))
+        .is_some_and(|known| known.origin == Vestibule);
+    match (scope, dovecot) {
+        (Global, _) => !own && !ONLY_IN.iter().any(|&(only, name)| name == written && only != dovecot),
+        (Service, V23) => DOVECOT_SERVICE.contains(&written),
+        (Service, V24) => !own,
+        (Listener, V23) => ["name", "address", "port", "ssl", "haproxy", "reuse_port"].contains(&written),
+        (Listener, V24) => {
+            let bare = without_prefix(scope, written);
+            ["name", "type", "listen", "port", "ssl", "haproxy", "reuse_port"].contains(&bare)
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::Place;
 use crate::admission::Policy;
-use crate::dispatch::{Overload, Pool};
+use crate::dispatch::Overload;
 use crate::net::{Network, NetworkSet};
 use crate::proxy::Rules;
 
@@ -24,6 +24,8 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// Unix socket on which another daemon can take over.
     pub takeover_socket: Option<PathBuf>,
+    /// What a listener has that does not say otherwise; the listeners in `services` have it filled in.
+    pub defaults: Defaults,
     /// PEM file with the certificate chain for listeners with `ssl = yes`.
     pub ssl_cert: Option<SourcedPath>,
     /// PEM file with its key. Set exactly when `ssl_cert` is.
@@ -59,6 +61,26 @@ pub const WORKERS_MAX: usize = 4096;
 /// Most listeners.
 pub const LISTENERS_MAX: usize = 1024;
 
+/// Global settings that listeners inherit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Defaults {
+    /// `listen`.
+    pub addresses: Vec<IpAddr>,
+    /// `ssl`: if not, no listener with TLS is bound.
+    pub ssl: bool,
+    /// `haproxy_trusted_networks`.
+    pub networks: Vec<Network>,
+    /// `haproxy_timeout`.
+    pub timeout: Duration,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        let everywhere = vec![IpAddr::V4([0; 4].into()), IpAddr::V6([0; 16].into())];
+        Defaults { addresses: everywhere, ssl: true, networks: Vec::new(), timeout: TIMEOUT_DEFAULT }
+    }
+}
+
 /// A file and the setting that names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourcedPath {
@@ -77,7 +99,7 @@ pub struct Service {
     pub worker: WorkerKind,
     /// Worker threads, 1..=[`WORKERS_MAX`]; `None`: one per allowed CPU.
     pub workers: Option<NonZeroUsize>,
-    /// Length of the pool's queue, 1..=[`Pool::QUEUE_MAX`].
+    /// Length of the pool's queue, 1..=[`Pool::QUEUE_MAX`](crate::dispatch::Pool::QUEUE_MAX).
     pub queue: usize,
     /// What happens when the queue is full.
     pub overload: Overload,
@@ -87,11 +109,6 @@ pub struct Service {
     pub listeners: Vec<InetListener>,
     /// Where the service first stands.
     pub at: Place,
-}
-
-impl Service {
-    /// Default of `queue`.
-    pub const QUEUE_DEFAULT: usize = Pool::QUEUE_DEFAULT;
 }
 
 /// `worker`.

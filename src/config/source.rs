@@ -239,6 +239,7 @@ impl Reader {
         let base = at.file.parent().unwrap_or(Path::new("")).to_path_buf();
         let paths = glob::files(&base, pattern);
         if paths.is_empty() && required {
+            self.document.lint.push(at.problem("No matches"));
             self.problem(at, format!("No matches (for !include {pattern}; !include_try permits that)"));
         }
         for path in paths {

@@ -67,7 +67,8 @@ fn the_builtin_configuration_is_right_and_quiet() {
 #[test]
 fn the_seed() {
     let Loaded { settings, warnings, .. } = loaded(SEED);
-    assert!(warnings.is_empty());
+    let self_signed = "t.conf line 7: inet_listener imaps: ssl = yes, but ssl_cert is not set: a self-signed";
+    assert!(lines(&warnings).starts_with(self_signed) && warnings.len() == 1);
     let [service] = settings.services.as_slice() else { panic!("one service") };
     let shown: Vec<_> = service.listeners.iter().map(|l| (l.name.as_str(), l.port, l.ssl, l.haproxy)).collect();
     assert_eq!(shown, [("imap", 143, false, false), ("imaps", 993, true, false), ("imap_haproxy", 10143, false, true)]);
@@ -92,9 +93,13 @@ fn one_line_sections_mean_the_same() {
 
 fn without_places(text: &str) -> Settings {
     let mut settings = loaded(text).settings;
+    let nowhere = Place { file: Path::new("").into(), line: 0 };
+    for file in [&mut settings.ssl_cert, &mut settings.ssl_key].into_iter().flatten() {
+        file.at = nowhere.clone();
+    }
     for service in &mut settings.services {
-        service.at.line = 0;
-        service.listeners.iter_mut().for_each(|listener| listener.at.line = 0);
+        service.at = nowhere.clone();
+        service.listeners.iter_mut().for_each(|listener| listener.at = nowhere.clone());
     }
     settings
 }
@@ -171,7 +176,7 @@ fn a_named_default_listener_keeps_dovecots_port_and_tls() {
     assert_eq!((imaps.port, imaps.ssl, imaps.haproxy), (993, true, true));
     assert_eq!(settings.services[0].listeners.len(), 1, "port = 0 turns a listener off");
     assert_eq!(settings.services[1].listeners[0].port, 110);
-    assert!(warnings.is_empty());
+    assert_eq!(warnings.len(), 1, "{}", lines(&warnings));
     assert_eq!(implicit.iter().map(|i| i.listener).collect::<Vec<_>>(), ["pop3s"]);
 }
 
@@ -179,7 +184,7 @@ fn a_named_default_listener_keeps_dovecots_port_and_tls() {
 fn global_ssl_no_turns_tls_listeners_off() {
     let text = "ssl = no\nservice s {\ninet_listener a {\nport = 1\nssl = yes\n}\ninet_listener b {\nport = 2\n}\n}\n";
     assert_eq!(loaded(text).settings.services[0].listeners.len(), 1);
-    assert!(warnings(text).starts_with("t.conf line 3: left out"));
+    assert!(warnings(text).starts_with("t.conf line 3: inet_listener a: left out"));
 }
 
 #[test]
@@ -268,13 +273,16 @@ fn warnings_of_what_is_hardly_meant() {
     for (line, words) in [
         ("haproxy_trusted_networks = 0.0.0.0/0", "line 1: haproxy_trusted_networks: 0.0.0.0/0 trusts everybody"),
         ("haproxy_trusted_networks = fe80::1%eth0", "the scope of fe80::1%eth0 is not looked at"),
-        ("haproxy_trusted_networks =", "line 1: haproxy = yes, but haproxy_trusted_networks is empty"),
-        ("", "line 3: haproxy = yes, but haproxy_trusted_networks is empty"),
+        ("haproxy_trusted_networks =", "line 1: inet_listener l: haproxy = yes, but haproxy_trusted_networks is empty"),
+        ("", "line 3: inet_listener l: haproxy = yes, but haproxy_trusted_networks is empty"),
         ("haproxy_timeout = 2 secs", "line 1: haproxy_timeout: 2 secs leaves no room"),
         ("haproxy_trusted_networks = ::1#x", "line 1: Ambiguous '#' character in line"),
         ("haproxy_trusted_network = ::1", "is ignored (did you mean haproxy_trusted_networks?)"),
         ("protocols = pop3\nservice imap-login {\ninet_listener x {\nport=5\n}\n}", "protocols does not list imap"),
-        ("service q {\ninet_listener x {\n}\n}", "has no port and is not listened on"),
+        (
+            "service q {\ninet_listener x {\nhaproxy = yes\n}\n}",
+            "inet_listener x: not listened on, because it has no port",
+        ),
     ] {
         assert!(with(line).contains(words), "{line}: {}", with(line));
     }
@@ -295,7 +303,7 @@ fn certificates_are_looked_at_only_when_a_listener_needs_them() {
     let plain = "service s {\ninet_listener l {\nport = 1\n}\n}\n";
     let hidden = "ssl_cert = </c.pem\nssl_key = # hidden, use -P to show it\n";
     assert_eq!(loaded(&format!("{hidden}{plain}")).settings.ssl_cert, None);
-    assert!(problems(&format!("{hidden}{tls}")).contains("line 2: ssl_key is empty"));
+    assert!(problems(&format!("{hidden}{tls}")).contains("line 1: ssl_cert is set, but ssl_key is not"));
     assert!(problems(&format!("ssl_cert = /c.pem\n{tls}")).contains("line 1: ssl_cert does not name a file"));
     assert!(problems(&format!("ssl_cert = </c.pem\n{tls}")).contains("line 1: ssl_cert is set, but ssl_key is not"));
     let both = loaded(&format!("ssl_cert = </c.pem\nssl_key = <k.pem\n{tls}")).settings;
@@ -331,6 +339,89 @@ fn unknown_settings_and_sections_are_listed_with_their_place() {
             "11 unix_listener u { }"
         ]
     );
+}
+
+/// A configuration in which nothing is left at its default.
+const UNUSUAL: &str = "\
+rings = 4
+pending_limit = 100
+header_limit = 536
+drain_timeout = 5 mins
+takeover_socket = \"/run/a # b.sock\"
+listen = 127.0.0.1, ::1
+haproxy_timeout = 1 hours
+haproxy_trusted_networks = 10.0.0.0/8 2001:db8::/32
+ssl_cert = </etc/c.pem
+ssl_key = </etc/k.pem
+service \"a \\\" b\" {
+  worker = discard
+  workers = 3
+  queue = 7
+  overload = reject
+  residual = exact
+  inet_listener \"c {d\" {
+    address = *
+    port = 1
+    ssl = yes
+    haproxy = yes
+    reuse_port = yes
+    haproxy_trusted_networks =
+    haproxy_timeout = 90 secs
+    haproxy_versions = v2
+    haproxy_unknown = reject
+    haproxy_unspec = peer
+    haproxy_checksum = require
+    haproxy_source = any
+    haproxy_second_header = pass
+    haproxy_v4_in_tcp6 = map
+    haproxy_authority = dns
+    haproxy_alpn = imap pop3
+    defer_accept = no
+  }
+}
+service imap-login {
+  inet_listener imaps {
+    ssl = no
+  }
+}
+";
+
+#[test]
+fn a_dump_is_read_back_as_what_it_shows() {
+    for text in [SEED, BUILTIN, UNUSUAL] {
+        for all in [false, true] {
+            let shown = dump(&loaded(text), all);
+            let (before, after) = (without_places(text), without_places(&shown));
+            assert_eq!(format!("{before:?}"), format!("{after:?}"), "{shown}");
+            assert_eq!(dump(&loaded(&shown), all), shown);
+        }
+    }
+}
+
+#[test]
+fn a_dump_of_non_defaults_is_short_and_one_of_all_names_everything() {
+    let short = dump(&builtin(), false);
+    assert!(
+        short.starts_with(BUILTIN.lines().next().expect("a line")) && short.contains("\n    port = 10143\n"),
+        "{short}"
+    );
+    assert!(!short.contains("rings") && !short.contains("defer_accept"), "{short}");
+    let full = dump(&loaded(SEED), true);
+    let shown: Vec<&str> = full.lines().filter_map(|line| line.split_once(" =")).map(|(name, _)| name.trim()).collect();
+    // Not shown: what only selects (`protocols`), and what stands in the section's head (`name`).
+    for known in SETTINGS.iter().filter(|known| !["protocols", "name"].contains(&known.name)) {
+        assert!(shown.contains(&known.name), "{}", known.name);
+    }
+}
+
+#[test]
+fn a_dump_says_what_is_not_bound_and_what_was_ignored() {
+    let shown = dump(&loaded(&format!("mail_location = x\n{SEED}")), false);
+    assert!(
+        shown.contains("# default, not bound: service pop3-login inet_listener pop3s port = 995 ssl = yes\n"),
+        "{shown}"
+    );
+    assert!(shown.contains("# ignored: t.conf line 1: mail_location (not used)\n"), "{shown}");
 }
 
 /// A directory that is gone after the test.

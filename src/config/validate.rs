@@ -29,20 +29,23 @@ pub(super) fn settings(root: &Path, gathered: &mut Gathered) -> Settings {
     let raw_services = std::mem::take(&mut gathered.services);
     let values = std::mem::take(&mut gathered.values);
     let mut check = Check { problems: &mut gathered.problems, warnings: &mut gathered.warnings };
-    let global = check.global(&values);
-    let services: Vec<Service> = raw_services.iter().filter_map(|raw| check.service(raw, &values, &global)).collect();
+    let defaults = check.defaults(&values);
+    let header_limit = check.number(&values, "header_limit", u64::from(HEADER_MIN), u64::from(HEADER_MAX));
+    let header_limit = header_limit.map_or(HEADER_DEFAULT, |n| n as u32);
+    let pending_limit = check.number(&values, "pending_limit", u64::from(PENDING_MIN), u64::from(PENDING_MAX));
+    let services: Vec<Service> =
+        raw_services.iter().filter_map(|raw| check.service(raw, &defaults, header_limit)).collect();
+    check.trust(&values, &services);
     check.protocols(&values, &services);
     check.together(root, &services);
     let (ssl_cert, ssl_key) = check.certificate(&values, &services);
-    let count = |name, min, max, default: u32, check: &mut Check<'_>| {
-        check.number(&values, name, u64::from(min), u64::from(max)).map_or(default, |n| n as u32)
-    };
     Settings {
         rings: check.auto_or_number(&values, "rings", RINGS_MAX),
-        pending_limit: count("pending_limit", PENDING_MIN, PENDING_MAX, PENDING_DEFAULT, &mut check),
-        header_limit: global.header_limit,
+        pending_limit: pending_limit.map_or(PENDING_DEFAULT, |n| n as u32),
+        header_limit,
         drain_timeout: check.drain_timeout(&values),
         takeover_socket: check.path(&values, "takeover_socket"),
+        defaults,
         ssl_cert,
         ssl_key,
         services,
@@ -60,24 +63,11 @@ pub(super) fn implicit(gathered: &Gathered) -> Vec<Implicit> {
         let mut services = gathered.services.iter().filter(|raw| raw.name == service);
         services.any(|raw| raw.listeners.iter().any(|raw| raw.name.as_deref() == Some(listener)))
     };
-    names::IMPLICIT
-        .iter()
-        .filter(|(service, listener, _, _, protocol)| {
-            let on = value::items(protocols).any(|p| p == *protocol);
-            let exists = gathered.dovecot_24 || *listener != "submissions";
-            on && exists && !named(service, listener)
-        })
-        .map(|&(service, listener, port, ssl, _)| Implicit { service, listener, port, ssl })
+    let protocol_on = |protocol| value::items(protocols).any(|p| p == protocol);
+    let in_this_dovecot = |known: &Implicit| gathered.dovecot_24 || known.listener != "submissions";
+    let all = names::IMPLICIT.iter().copied();
+    all.filter(|known| protocol_on(known.protocol) && in_this_dovecot(known) && !named(known.service, known.listener))
         .collect()
-}
-
-/// What services and listeners inherit.
-struct Global {
-    addresses: Vec<IpAddr>,
-    ssl: bool,
-    networks: Option<Vec<Network>>,
-    timeout: Option<Duration>,
-    header_limit: u32,
 }
 
 struct Check<'a> {
@@ -86,36 +76,33 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
-    fn global(&mut self, values: &Values) -> Global {
-        let both = || vec![IpAddr::V4([0; 4].into()), IpAddr::V6([0; 16].into())];
-        let header_limit = self.number(values, "header_limit", u64::from(HEADER_MIN), u64::from(HEADER_MAX));
-        Global {
-            addresses: self.addresses(values, "listen").unwrap_or_else(both),
+    fn defaults(&mut self, values: &Values) -> Defaults {
+        let otherwise = Defaults::default();
+        Defaults {
+            addresses: self.addresses(values, "listen").unwrap_or(otherwise.addresses),
             ssl: self.global_ssl(values),
-            networks: self.networks(values),
-            timeout: self.timeout(values),
-            header_limit: header_limit.map_or(HEADER_DEFAULT, |n| n as u32),
+            networks: self.networks(values).unwrap_or(otherwise.networks),
+            timeout: self.timeout(values).unwrap_or(otherwise.timeout),
         }
     }
 
     /// A service and its listeners; `None` if it has none.
-    fn service(&mut self, raw: &RawService, globals: &Values, global: &Global) -> Option<Service> {
+    fn service(&mut self, raw: &RawService, defaults: &Defaults, header_limit: u32) -> Option<Service> {
         let values = &raw.values;
         let worker = self.choice(values, "worker", &[("whoami", WorkerKind::Whoami), ("discard", WorkerKind::Discard)]);
         let overload = self.choice(values, "overload", &[("pause", Overload::Pause), ("reject", Overload::Reject)]);
         let queue = self.number(values, "queue", 1, Pool::QUEUE_MAX as u64);
         let inherited = Inherited {
-            networks: self.networks(values).or_else(|| global.networks.clone()),
-            timeout: self.timeout(values).or(global.timeout),
-            reuse_port: self.boolean(values, "reuse_port"),
+            defaults,
+            networks: self.networks(values).unwrap_or_else(|| defaults.networks.clone()),
+            timeout: self.timeout(values).unwrap_or(defaults.timeout),
+            reuse_port: self.boolean(values, "reuse_port").unwrap_or(false),
+            header_limit,
         };
         let residual = self.choice(values, "residual", &[("pass", false), ("exact", true)]);
         let workers = self.auto_or_number(values, "workers", WORKERS_MAX);
-        let listeners: Vec<_> = raw
-            .listeners
-            .iter()
-            .filter_map(|listener| self.listener(raw, listener, &inherited, global, globals))
-            .collect();
+        let listeners: Vec<_> =
+            raw.listeners.iter().filter_map(|listener| self.listener(raw, listener, &inherited)).collect();
         (!listeners.is_empty()).then(|| Service {
             name: raw.name.clone(),
             worker: worker.unwrap_or(WorkerKind::Whoami),
@@ -129,46 +116,33 @@ impl Check<'_> {
     }
 
     /// A listener that is to be bound; `None` if it is off.
-    fn listener(
-        &mut self,
-        service: &RawService,
-        raw: &RawListener,
-        inherited: &Inherited,
-        global: &Global,
-        globals: &Values,
-    ) -> Option<InetListener> {
+    fn listener(&mut self, service: &RawService, raw: &RawListener, inherited: &Inherited<'_>) -> Option<InetListener> {
         let values = &raw.values;
-        let default =
-            names::IMPLICIT.iter().find(|(of, name, ..)| *of == service.name && Some(*name) == raw.name.as_deref());
-        let ssl = self.boolean(values, "ssl").unwrap_or(default.is_some_and(|known| known.3));
+        let default = names::implicit(&service.name, raw.name.as_deref());
+        let ssl = self.boolean(values, "ssl").unwrap_or(default.is_some_and(|known| known.ssl));
         let haproxy = self.boolean(values, "haproxy").unwrap_or(false);
-        let networks = self.networks(values).or_else(|| inherited.networks.clone()).unwrap_or_default();
-        let timeout = self.timeout(values).or(inherited.timeout).unwrap_or(TIMEOUT_DEFAULT);
-        let addresses = self.addresses(values, "address").unwrap_or_else(|| global.addresses.clone());
-        let reuse_port = self.boolean(values, "reuse_port").or(inherited.reuse_port).unwrap_or(false);
+        let networks = self.networks(values).unwrap_or_else(|| inherited.networks.clone());
+        let timeout = self.timeout(values).unwrap_or(inherited.timeout);
+        let addresses = self.addresses(values, "address");
+        let reuse_port = self.boolean(values, "reuse_port").unwrap_or(inherited.reuse_port);
         let defer_accept = self.boolean(values, "defer_accept").unwrap_or(haproxy);
         let policy = self.policy(values);
         let v4_in_tcp6 =
             self.choice(values, "haproxy_v4_in_tcp6", &[("reject", false), ("map", true)]).unwrap_or(false);
-        let port = self.port(values, default.map(|known| known.2), &raw.at)?;
-        if ssl && !global.ssl {
+        let port = self.port(raw, default.map(|known| known.port))?;
+        if ssl && !inherited.defaults.ssl {
             self.warn(
                 &raw.at,
                 "left out: it has ssl = yes, and the global ssl = no turns all of those off".to_string(),
             );
             return None;
         }
-        if haproxy && networks.is_empty() {
-            let at = globals.get("haproxy_trusted_networks").map_or(&raw.at, |setting| &setting.at);
-            let remedy = "haproxy = yes, but haproxy_trusted_networks is empty: every connection will be refused; list the load balancers there";
-            self.warn(at, remedy.into());
-        }
         if !haproxy {
             self.without_effect(values);
         }
         Some(InetListener {
             name: raw.name.clone().unwrap_or_else(|| format!("port-{port}")),
-            addresses,
+            addresses: addresses.unwrap_or_else(|| inherited.defaults.addresses.clone()),
             port,
             ssl,
             haproxy,
@@ -176,7 +150,7 @@ impl Check<'_> {
             trusted: networks.iter().copied().collect(),
             networks,
             timeout,
-            rules: Rules { header_limit: global.header_limit, v4_in_tcp6 },
+            rules: Rules { header_limit: inherited.header_limit, v4_in_tcp6 },
             policy,
             defer_accept,
             at: raw.at.clone(),
@@ -228,11 +202,12 @@ impl Check<'_> {
         })
     }
 
-    fn port(&mut self, values: &Values, default: Option<u16>, at: &Place) -> Option<u16> {
-        let problems = self.problems.len();
-        let port = self.with(values, "port", value::port).or(default);
-        if port.is_none() && self.problems.len() == problems {
-            self.warn(at, "has no port and is not listened on; add port = N".into());
+    fn port(&mut self, raw: &RawListener, default: Option<u16>) -> Option<u16> {
+        let port = self.with(&raw.values, "port", value::port).or(default);
+        // Packaged files have empty listeners as an example; one with settings was meant.
+        if port.is_none() && !raw.values.is_empty() && !raw.values.contains_key("port") {
+            let name = raw.name.as_deref().unwrap_or("without a name");
+            self.warn(&raw.at, format!("inet_listener {name}: not listened on, because it has no port; add port = N"));
         }
         port.filter(|&port| port != 0)
     }
@@ -322,12 +297,22 @@ impl Check<'_> {
         timeout.unwrap_or(DRAIN_DEFAULT)
     }
 
+    /// Warns of listeners that trust nobody.
+    fn trust(&mut self, values: &Values, services: &[Service]) {
+        let all = services.iter().flat_map(|service| &service.listeners);
+        for listener in all.filter(|listener| listener.haproxy && listener.networks.is_empty()) {
+            let at = values.get("haproxy_trusted_networks").map_or(&listener.at, |setting| &setting.at);
+            let words = "haproxy = yes, but haproxy_trusted_networks is empty: every connection will be refused; list the load balancers there";
+            self.warn(at, format!("inet_listener {}: {words}", listener.name));
+        }
+    }
+
     /// Warns of listeners whose protocol Dovecot would not serve.
     fn protocols(&mut self, values: &Values, services: &[Service]) {
         let Some(setting) = values.get("protocols") else { return };
         let Some(text) = self.text(setting) else { return };
         for service in services {
-            let known = names::IMPLICIT.iter().find(|(name, ..)| *name == service.name).map(|(.., protocol)| *protocol);
+            let known = names::IMPLICIT.iter().find(|known| known.service == service.name).map(|known| known.protocol);
             if let Some(protocol) = known.filter(|protocol| !value::items(&text).any(|p| p == *protocol)) {
                 let words = format!(
                     "protocols does not list {protocol}: Dovecot would not start service {}, Vestibule does",
@@ -384,12 +369,28 @@ impl Check<'_> {
         let key = self.pem(values, "ssl_key");
         if self.problems.len() == problems {
             match (&cert, &key) {
-                (Some(cert), None) => self.problem(&cert.at, "ssl_cert is set, but ssl_key is not".into()),
-                (None, Some(key)) => self.problem(&key.at, "ssl_key is set, but ssl_cert is not".into()),
-                _ => {}
+                (None, None) => self.self_signed(services),
+                (Some(cert), None) => {
+                    let remedy = "write ssl_key = </path/of/the/file (`doveconf -n` hides it)";
+                    self.problem(&cert.at, format!("ssl_cert is set, but ssl_key is not: {remedy}"));
+                }
+                (None, Some(key)) => {
+                    self.problem(
+                        &key.at,
+                        "ssl_key is set, but ssl_cert is not: write ssl_cert = </path/of/the/file".into(),
+                    );
+                }
+                (Some(_), Some(_)) => {}
             }
         }
         (cert, key)
+    }
+
+    fn self_signed(&mut self, services: &[Service]) {
+        for listener in services.iter().flat_map(|service| &service.listeners).filter(|listener| listener.ssl) {
+            let words = "ssl = yes, but ssl_cert is not set: a self-signed certificate is made at start, which no client can verify";
+            self.warn(&listener.at, format!("inet_listener {}: {words}", listener.name));
+        }
     }
 
     fn pem(&mut self, values: &Values, name: &str) -> Option<SourcedPath> {
@@ -398,12 +399,7 @@ impl Check<'_> {
             Value::File(path) => path.clone(),
             // Dovecot 2.4's ssl_server_*_file settings hold the path itself.
             Value::Plain(_) | Value::Quoted(_) if setting.key.ends_with("_file") => self.text(setting)?,
-            Value::Plain(text) | Value::Quoted(text) if text.is_empty() => {
-                let words =
-                    format!("{name} is empty (output of `doveconf -n` hides it): write {name} = </path/of/the/file");
-                self.problem(&setting.at, words);
-                return None;
-            }
+            Value::Plain(text) | Value::Quoted(text) if text.is_empty() => return None,
             _ => {
                 self.problem(&setting.at, format!("{name} does not name a file: write {name} = </path/of/the/file"));
                 return None;
@@ -499,10 +495,13 @@ impl Check<'_> {
     }
 }
 
-struct Inherited {
-    networks: Option<Vec<Network>>,
-    timeout: Option<Duration>,
-    reuse_port: Option<bool>,
+/// What the listeners of one service have that do not say otherwise.
+struct Inherited<'a> {
+    defaults: &'a Defaults,
+    networks: Vec<Network>,
+    timeout: Duration,
+    reuse_port: bool,
+    header_limit: u32,
 }
 
 /// A path as it is meant in a configuration file: relative to that file.

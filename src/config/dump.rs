@@ -1,0 +1,197 @@
+//! What was understood, in Dovecot's form: as `doveconf` prints it, and readable again.
+
+use std::fmt::{Display, Write};
+use std::net::IpAddr;
+
+use super::settings::*;
+use super::{Loaded, names, value};
+use crate::admission::{OnUnknown, OnUnspec, Policy};
+use crate::dispatch::{Overload, Pool};
+use crate::net::Network;
+
+/// The settings that differ from their defaults, or all of them; then, as comments, the listeners that only Dovecot
+/// would have, and what was ignored.
+pub fn dump(loaded: &Loaded, all: bool) -> String {
+    let mut out = String::new();
+    let settings = &loaded.settings;
+    print(&mut out, 0, &global_lines(settings), all);
+    for service in &settings.services {
+        open(&mut out, 0, "service", &service.name);
+        print(&mut out, 1, &service_lines(service), all);
+        for listener in &service.listeners {
+            open(&mut out, 1, "inet_listener", &listener.name);
+            print(&mut out, 2, &listener_lines(service, listener, settings), all);
+            out.push_str("  }\n");
+        }
+        out.push_str("}\n");
+    }
+    comments(&mut out, loaded);
+    out
+}
+
+/// The default of a setting as text; `None` if there is no such setting, or no fixed default.
+pub fn default_of(name: &str) -> Option<String> {
+    let mut loaded = super::builtin();
+    loaded.settings.defaults = Defaults::default();
+    let service = loaded.settings.services.remove(0);
+    let listener = &service.listeners[0];
+    let all =
+        [global_lines(&loaded.settings), service_lines(&service), listener_lines(&service, listener, &loaded.settings)];
+    all.into_iter().flatten().find(|line| line.name == name).map(|line| line.default)
+}
+
+fn comments(out: &mut String, loaded: &Loaded) {
+    for known in &loaded.implicit {
+        let tls = if known.ssl { " ssl = yes" } else { "" };
+        line(
+            out,
+            format_args!(
+                "# default, not bound: service {} inet_listener {} port = {}{tls}",
+                known.service, known.listener, known.port
+            ),
+        );
+    }
+    for ignored in &loaded.ignored {
+        line(out, format_args!("# ignored: {}: {} ({})", ignored.at, printable(&ignored.what), ignored.reason));
+    }
+}
+
+struct Line {
+    name: &'static str,
+    value: String,
+    default: String,
+}
+
+fn of(name: &'static str, value: impl Display, default: impl Display) -> Line {
+    Line { name, value: value.to_string(), default: default.to_string() }
+}
+
+fn global_lines(settings: &Settings) -> Vec<Line> {
+    let (defaults, otherwise) = (&settings.defaults, Defaults::default());
+    let takeover = settings.takeover_socket.as_ref().map_or(String::new(), |path| quoted(&path.display().to_string()));
+    vec![
+        of("drain_timeout", value::show_time(settings.drain_timeout), value::show_time(DRAIN_DEFAULT)),
+        of("haproxy_timeout", value::show_time(defaults.timeout), value::show_time(otherwise.timeout)),
+        of("haproxy_trusted_networks", networks(&defaults.networks), networks(&otherwise.networks)),
+        of("header_limit", settings.header_limit, HEADER_DEFAULT),
+        of("listen", addresses(&defaults.addresses), addresses(&otherwise.addresses)),
+        of("pending_limit", settings.pending_limit, PENDING_DEFAULT),
+        of("rings", settings.rings.map_or("auto".into(), |n| n.to_string()), "auto"),
+        of("ssl", yes_no(defaults.ssl), yes_no(otherwise.ssl)),
+        of("ssl_cert", file(&settings.ssl_cert), ""),
+        of("ssl_key", file(&settings.ssl_key), ""),
+        of("takeover_socket", takeover, ""),
+    ]
+}
+
+fn service_lines(service: &Service) -> Vec<Line> {
+    let overload = |overload| match overload {
+        Overload::Pause => "pause",
+        Overload::Reject => "reject",
+    };
+    let worker = |worker| match worker {
+        WorkerKind::Whoami => "whoami",
+        WorkerKind::Discard => "discard",
+    };
+    vec![
+        of("overload", overload(service.overload), overload(Overload::Pause)),
+        of("queue", service.queue, Pool::QUEUE_DEFAULT),
+        of("residual", if service.exact_residual { "exact" } else { "pass" }, "pass"),
+        of("worker", worker(service.worker), worker(WorkerKind::Whoami)),
+        of("workers", service.workers.map_or("auto".into(), |n| n.to_string()), "auto"),
+    ]
+}
+
+fn listener_lines(service: &Service, listener: &InetListener, settings: &Settings) -> Vec<Line> {
+    let defaults = &settings.defaults;
+    let known = names::implicit(&service.name, Some(&listener.name));
+    let mut lines = vec![
+        of("address", addresses(&listener.addresses), addresses(&defaults.addresses)),
+        of("defer_accept", yes_no(listener.defer_accept), yes_no(listener.haproxy)),
+        of("haproxy", yes_no(listener.haproxy), "no"),
+        of("haproxy_timeout", value::show_time(listener.timeout), value::show_time(defaults.timeout)),
+        of("haproxy_trusted_networks", networks(&listener.networks), networks(&defaults.networks)),
+        of("haproxy_v4_in_tcp6", if listener.rules.v4_in_tcp6 { "map" } else { "reject" }, "reject"),
+        // The port is what a reader looks for: shown even where it is Dovecot's default.
+        of("port", listener.port, ""),
+        of("reuse_port", yes_no(listener.reuse_port), "no"),
+        of("ssl", yes_no(listener.ssl), yes_no(known.is_some_and(|known| known.ssl))),
+    ];
+    lines.extend(policy_lines(&listener.policy));
+    lines.sort_by_key(|line| line.name);
+    lines
+}
+
+fn policy_lines(policy: &Policy) -> Vec<Line> {
+    let default = Policy::default();
+    let each = |show: fn(&Policy) -> String| (show(policy), show(&default));
+    let line = |name, (value, default): (String, String)| Line { name, value, default };
+    vec![
+        line("haproxy_alpn", each(alpn)),
+        line("haproxy_authority", each(|p| if p.dns_authority { "dns" } else { "any" }.into())),
+        line("haproxy_checksum", each(|p| if p.checksum_required { "require" } else { "verify" }.into())),
+        line("haproxy_second_header", each(|p| if p.second_header_pass { "pass" } else { "reject" }.into())),
+        line("haproxy_source", each(|p| if p.any_source { "any" } else { "unicast" }.into())),
+        line("haproxy_unknown", each(|p| if p.unknown == OnUnknown::Peer { "peer" } else { "reject" }.into())),
+        line("haproxy_unspec", each(|p| if p.unspec == OnUnspec::Peer { "peer" } else { "reject" }.into())),
+        line("haproxy_versions", each(versions)),
+    ]
+}
+
+fn versions(policy: &Policy) -> String {
+    let both = [policy.v1.then_some("v1"), policy.v2.then_some("v2")];
+    both.into_iter().flatten().collect::<Vec<_>>().join(" ")
+}
+
+fn alpn(policy: &Policy) -> String {
+    let names: Vec<_> = policy.alpn.iter().map(|name| String::from_utf8_lossy(name)).collect();
+    quoted(&names.join(" "))
+}
+
+fn networks(networks: &[Network]) -> String {
+    networks.iter().map(Network::to_string).collect::<Vec<_>>().join(" ")
+}
+
+fn addresses(addresses: &[IpAddr]) -> String {
+    addresses.iter().copied().map(value::show_address).collect::<Vec<_>>().join(", ")
+}
+
+fn file(path: &Option<SourcedPath>) -> String {
+    path.as_ref().map_or(String::new(), |file| format!("<{}", file.path.display()))
+}
+
+fn yes_no(value: bool) -> &'static str {
+    if value { "yes" } else { "no" }
+}
+
+fn print(out: &mut String, depth: usize, lines: &[Line], all: bool) {
+    for Line { name, value, default } in lines {
+        if all || value != default {
+            line(out, format_args!("{:1$}{name} = {value}", "", 2 * depth));
+        }
+    }
+}
+
+fn open(out: &mut String, depth: usize, kind: &str, name: &str) {
+    let plain = !name.is_empty() && !name.contains([' ', '\t', '"', '\\', '{', '}', '=', ';', '#', '\'']);
+    let name = if plain { name.into() } else { format!("\"{}\"", escaped(name)) };
+    line(out, format_args!("{:1$}{kind} {name} {{", "", 2 * depth));
+}
+
+fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
+    writeln!(out, "{text}").expect("a String takes everything");
+}
+
+/// In quotes where it would not be read back as it is.
+fn quoted(text: &str) -> String {
+    let special = text.starts_with(['<', '"', '\'', ' ']) || text.ends_with([' ', '\\']) || text.contains(['#', '$']);
+    if special { format!("\"{}\"", escaped(text)) } else { text.into() }
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"")
+}
+
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
