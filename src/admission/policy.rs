@@ -1,5 +1,9 @@
 //! What a listener demands of a header that is right by the grammar.
 
+use super::Refusal;
+use crate::net::is_plausible_source;
+use crate::proxy::{Command, Header, Transport, Version, starts_like_header};
+
 /// A listener's `haproxy_*` settings. The default is what an operator gets who sets nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
@@ -54,5 +58,63 @@ impl Default for Policy {
             dns_authority: false,
             alpn: Vec::new(),
         }
+    }
+}
+
+impl Policy {
+    /// Door 2: judges a complete header and the bytes that came behind it; the first rule that is broken decides.
+    /// Destinations are never judged.
+    pub fn admit(&self, header: &Header<'_>, residual: &[u8]) -> Result<(), Refusal> {
+        self.admit_version(header.version())?;
+        if header.command() == Command::Proxy {
+            self.admit_proxied(header)?;
+        }
+        if !self.second_header_pass && starts_like_header(residual) {
+            return Err(Refusal::SecondHeader);
+        }
+        Ok(())
+    }
+
+    fn admit_version(&self, version: Version) -> Result<(), Refusal> {
+        let on = match version {
+            Version::V1 => self.v1,
+            Version::V2 => self.v2,
+        };
+        if on { Ok(()) } else { Err(Refusal::VersionRefused) }
+    }
+
+    fn admit_proxied(&self, header: &Header<'_>) -> Result<(), Refusal> {
+        if header.transport() == Transport::Dgram {
+            return Err(Refusal::DgramRefused);
+        }
+        if header.source().is_none() {
+            self.admit_without_address(header.version())?;
+        }
+        if self.checksum_required && header.checksum().is_none() {
+            return Err(Refusal::ChecksumMissing);
+        }
+        if !self.any_source && header.source().is_some_and(|source| !is_plausible_source(source.ip())) {
+            return Err(Refusal::BadSource);
+        }
+        self.admit_names(header)
+    }
+
+    fn admit_without_address(&self, version: Version) -> Result<(), Refusal> {
+        match version {
+            Version::V1 if self.unknown == OnUnknown::Reject => Err(Refusal::UnknownRefused),
+            Version::V2 if self.unspec == OnUnspec::Reject => Err(Refusal::UnspecRefused),
+            _ => Ok(()),
+        }
+    }
+
+    fn admit_names(&self, header: &Header<'_>) -> Result<(), Refusal> {
+        if self.dns_authority && header.authority_raw().is_some() && header.authority().is_none() {
+            return Err(Refusal::BadAuthority);
+        }
+        let named = header.alpn().filter(|_| !self.alpn.is_empty());
+        if named.is_some_and(|alpn| !self.alpn.iter().any(|ours| ours == alpn)) {
+            return Err(Refusal::AlpnMismatch);
+        }
+        Ok(())
     }
 }

@@ -116,6 +116,14 @@ impl NetworkSet {
     }
 }
 
+impl Extend<Network> for NetworkSet {
+    fn extend<I: IntoIterator<Item = Network>>(&mut self, networks: I) {
+        let more: NetworkSet = networks.into_iter().collect();
+        self.v4 = merged([&self.v4[..], &more.v4].concat(), |end| end.checked_add(1));
+        self.v6 = merged([&self.v6[..], &more.v6].concat(), |end| end.checked_add(1));
+    }
+}
+
 impl FromIterator<Network> for NetworkSet {
     fn from_iter<I: IntoIterator<Item = Network>>(networks: I) -> Self {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());

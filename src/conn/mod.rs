@@ -1,0 +1,21 @@
+//! One connection on its way through the vestibule, sans-io: bytes and the time come in, an [`Action`] goes out.
+//!
+//! ```text
+//!            handle_read            handle_read
+//!  start --> AwaitingBytes --...--> (AwaitingConsume) --> Dispatch | Close
+//! ```
+//! [`Waiting`] is the state of one header, [`Slab`] the table of slots with their generations, [`Queues`] who waits how
+//! long. None of them knows sockets, rings or the clock: the caller passes `now`, and keeps what it likes in a slot.
+#![forbid(unsafe_code)]
+
+mod ending;
+mod queues;
+mod slab;
+mod waiting;
+mod wording;
+
+pub use ending::Ending;
+pub use queues::{Expired, Queues};
+pub use slab::{Key, Slab};
+pub use waiting::{Action, Admitted, How, Terms, Waiting};
+pub use wording::{Record, Severity, Wording, describe, lazy_header_advice};

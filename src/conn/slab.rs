@@ -1,0 +1,126 @@
+//! The table of slots: made once, handed out and taken back, each with a generation.
+//!
+//! Invariant: a slot is either on the free list or holds a value; taking a value out moves the slot to its next
+//! generation, so that a key of the former user finds nothing.
+
+/// Generations are this wide, as in the completions that bring them back.
+const GENERATION_MASK: u32 = (1 << 28) - 1;
+
+/// A slot and its user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// Index of the slot.
+    pub slot: u32,
+    /// Which user of the slot, 28 bits.
+    pub generation: u32,
+}
+
+/// A fixed number of slots.
+#[derive(Debug)]
+pub struct Slab<T> {
+    entries: Box<[Entry<T>]>,
+    free: Vec<u32>,
+}
+
+#[derive(Debug)]
+struct Entry<T> {
+    generation: u32,
+    value: Option<T>,
+}
+
+impl<T> Slab<T> {
+    /// `slots` empty slots.
+    pub fn new(slots: u32) -> Slab<T> {
+        let entries = (0..slots).map(|_| Entry { generation: 0, value: None }).collect();
+        // Low numbers first: the memory in use stays dense.
+        Slab { entries, free: (0..slots).rev().collect() }
+    }
+
+    /// Takes a free slot; gives the value back if there is none.
+    pub fn insert(&mut self, value: T) -> Result<Key, T> {
+        let Some(slot) = self.free.pop() else { return Err(value) };
+        let entry = &mut self.entries[slot as usize];
+        debug_assert!(entry.value.is_none(), "a free slot holds nothing");
+        entry.value = Some(value);
+        Ok(Key { slot, generation: entry.generation })
+    }
+
+    /// The value, unless the key is of a former user.
+    pub fn get_mut(&mut self, key: Key) -> Option<&mut T> {
+        let entry = self.entries.get_mut(key.slot as usize)?;
+        if entry.generation == key.generation { entry.value.as_mut() } else { None }
+    }
+
+    /// Takes the value out and frees the slot; nothing happens if the key is of a former user.
+    pub fn remove(&mut self, key: Key) -> Option<T> {
+        let entry = self.entries.get_mut(key.slot as usize)?;
+        if entry.generation != key.generation {
+            return None;
+        }
+        let value = entry.value.take()?;
+        entry.generation = (entry.generation + 1) & GENERATION_MASK;
+        self.free.push(key.slot);
+        Some(value)
+    }
+
+    /// Slots in use.
+    pub fn len(&self) -> usize {
+        self.entries.len() - self.free.len()
+    }
+
+    /// Whether no slot is in use.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether no slot is free.
+    pub fn is_full(&self) -> bool {
+        self.free.is_empty()
+    }
+
+    /// The keys of all slots in use.
+    pub fn keys(&self) -> impl Iterator<Item = Key> + '_ {
+        self.entries
+            .iter()
+            .zip(0..)
+            .filter(|(entry, _)| entry.value.is_some())
+            .map(|(entry, slot)| Key { slot, generation: entry.generation })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_of_a_former_user_finds_nothing() {
+        let mut slab = Slab::new(1);
+        let first = slab.insert('a').expect("free");
+        assert_eq!(slab.insert('b'), Err('b'), "full gives the value back");
+        assert_eq!(slab.remove(first), Some('a'));
+        let second = slab.insert('c').expect("free again");
+        assert_eq!(second.slot, first.slot);
+        assert_eq!(slab.get_mut(first), None);
+        assert_eq!(slab.remove(first), None);
+        assert_eq!(slab.get_mut(second), Some(&mut 'c'));
+        assert_eq!(slab.get_mut(Key { slot: 9, generation: 0 }), None);
+    }
+
+    #[test]
+    fn generations_wrap() {
+        let mut slab = Slab::new(1);
+        slab.entries[0].generation = GENERATION_MASK;
+        let last = slab.insert(()).expect("free");
+        slab.remove(last);
+        assert_eq!(slab.insert(()).expect("free").generation, 0);
+    }
+
+    #[test]
+    fn counts() {
+        let mut slab = Slab::new(3);
+        let keys: Vec<Key> = (0..3).map(|n| slab.insert(n).expect("free")).collect();
+        assert!(slab.is_full() && slab.keys().eq(keys.iter().copied()));
+        slab.remove(keys[1]);
+        assert_eq!((slab.len(), slab.is_empty(), slab.is_full()), (2, false, false));
+    }
+}

@@ -1,0 +1,233 @@
+//! What a log line says of a connection that was closed in the vestibule: Dovecot's words first, so that filters written
+//! for Dovecot go on matching, then `: key=value ...` with what Vestibule knows beyond that.
+
+use std::fmt::Write;
+use std::net::{IpAddr, SocketAddr};
+
+use super::Ending;
+use crate::admission::Refusal;
+use crate::net::canonical_socket;
+use crate::proxy::{Decoded, Diagnosis, Escaped, Reason, Rules, decode, diagnose};
+
+/// Bytes of a peer that a log line shows at most.
+const SHOWN_MAX: usize = 16;
+
+/// Everything that is known of the connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a> {
+    /// Who connected.
+    pub peer: SocketAddr,
+    /// The listener's address, unless it is bound to all.
+    pub local: Option<SocketAddr>,
+    /// What was received.
+    pub bytes: &'a [u8],
+    /// The listener's grammar, to name the addresses of a complete header that was refused.
+    pub rules: Rules,
+}
+
+/// How bad it is, in Dovecot's levels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// Worth a line.
+    Info,
+    /// Somebody who should not be there.
+    Warning,
+    /// Something is wrong at the balancer or in the network.
+    Error,
+}
+
+/// A log line without its date, service and level.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wording {
+    /// The level.
+    pub severity: Severity,
+    /// The line.
+    pub text: String,
+}
+
+/// The line for an ending; `None` for those that are everyday business and only counted.
+pub fn describe(ending: Ending, record: &Record<'_>) -> Option<Wording> {
+    if !ending.is_worth_a_line() {
+        return None;
+    }
+    let severity = match ending {
+        Ending::ClosedPartial => Severity::Info,
+        Ending::Refused(Refusal::Untrusted) | Ending::Shed | Ending::Overload => Severity::Warning,
+        _ => Severity::Error,
+    };
+    let mut text = dovecot_words(ending, record);
+    add_details(&mut text, ending, record).expect("a String takes everything");
+    Some(Wording { severity, text })
+}
+
+fn dovecot_words(ending: Ending, record: &Record<'_>) -> String {
+    let rip = canonical_socket(record.peer).ip();
+    let byte = |at: usize| record.bytes.get(at - 1).copied().unwrap_or_default();
+    let plain = |words: &str| format!("haproxy: {words} (rip={rip})");
+    let gone = |stage: &str, words: &str| format!("{stage}: Client disconnected: {words} (rip={rip})");
+    let value = |stage: &str, words: &str, key: &str, value: u8| {
+        format!("{stage}: Client disconnected: {words} ({key}={value:02x}, rip={rip})")
+    };
+    let (v1, v2) = ("haproxy(v1)", "haproxy(v2)");
+    match ending {
+        Ending::Refused(Refusal::Untrusted) => plain("Client not trusted"),
+        Ending::Silent | Ending::Timeout => plain("Client timed out"),
+        Ending::Shed => plain("Client shed: too many connections wait for their header"),
+        Ending::Overload => plain("Client rejected: the queue of the workers is full"),
+        Ending::ClosedEmpty | Ending::ClosedPartial | Ending::Drained => gone("haproxy", "Failed to read full header"),
+        Ending::Absent { .. } => gone("haproxy", "Failed to read valid HAproxy data"),
+        Ending::Invalid { reason, .. } => match reason {
+            Reason::BadVersion => value("haproxy", "Unsupported protocol version", "version", byte(13) >> 4),
+            Reason::BadCommand => value(v2, "Invalid command", "cmd", byte(13) & 15),
+            Reason::BadFamily if is_v1(record) => gone(v1, "Unknown proxied protocol"),
+            Reason::BadFamily => value(v2, "Unknown address family", "family", byte(14) >> 4),
+            Reason::BadTransport => value(v2, "Not using TCP", "type", byte(14) & 15),
+            Reason::HeaderTooLong => gone("haproxy", "Too long header"),
+            Reason::AddressTruncated if byte(14) >> 4 == 1 => gone(v2, "IPv4 data is incomplete"),
+            Reason::AddressTruncated => gone(v2, "IPv6 data is incomplete"),
+            Reason::TlvTruncated => gone(v2, "Invalid TLV: Truncated data"),
+            Reason::BadTlv | Reason::DuplicateTlv => gone(v2, "Invalid TLV"),
+            Reason::BadChecksum => gone(v2, "Checksum does not match"),
+            Reason::BadAddress | Reason::FamilyMismatch => gone(v1, "Proxied address is invalid"),
+            Reason::BadPort => gone(v1, "Proxied port is invalid"),
+            Reason::BadSpacing => gone(v1, "Header line has missing or spurius fields"),
+            Reason::LineTooLong | Reason::BadLineEnding => gone(v1, "Failed to read valid HAproxy data"),
+        },
+        Ending::Refused(Refusal::DgramRefused) => value(v2, "Not using TCP", "type", byte(14) & 15),
+        Ending::Refused(Refusal::UnspecRefused) => value(v2, "Unsupported address family", "family", byte(14) >> 4),
+        Ending::Refused(_) => gone("haproxy", "Header refused"),
+    }
+}
+
+fn add_details(text: &mut String, ending: Ending, record: &Record<'_>) -> std::fmt::Result {
+    write!(text, ": reason={}", ending.code())?;
+    if let Ending::Absent { at } | Ending::Invalid { at, .. } = ending {
+        write!(text, " at={at}")?;
+    }
+    write!(text, " peer={}", canonical_socket(record.peer))?;
+    if let Some(local) = record.local {
+        write!(text, " local={local}")?;
+    }
+    if let Decoded::Complete(header) = decode(record.bytes, &record.rules)
+        && let (Some(source), Some(destination)) = (header.source(), header.destination())
+    {
+        write!(text, " source={source} destination={destination}")?;
+    } else if !record.bytes.is_empty() {
+        let shown = &record.bytes[..record.bytes.len().min(SHOWN_MAX)];
+        write!(text, " bytes={} first={}", record.bytes.len(), Escaped(shown))?;
+    }
+    match diagnosis(ending, record.bytes) {
+        Some(diagnosis) => add_diagnosis(text, diagnosis),
+        None => Ok(()),
+    }
+}
+
+/// The line for a peer whose connections end silent time after time.
+pub fn lazy_header_advice(peer: IpAddr) -> String {
+    let mut text = format!("haproxy: Client timed out again and again (rip={peer}): reason=silent");
+    add_diagnosis(&mut text, Diagnosis::LazyHeader).expect("a String takes everything");
+    text
+}
+
+fn add_diagnosis(text: &mut String, diagnosis: Diagnosis) -> std::fmt::Result {
+    write!(text, " diagnosis={} ({})", diagnosis.code(), diagnosis.advice())
+}
+
+fn diagnosis(ending: Ending, bytes: &[u8]) -> Option<Diagnosis> {
+    match ending {
+        Ending::Absent { .. } => Some(diagnose(bytes)),
+        Ending::Refused(Refusal::SecondHeader) => Some(Diagnosis::HeaderTwice),
+        _ => None,
+    }
+}
+
+fn is_v1(record: &Record<'_>) -> bool {
+    record.bytes.first() == Some(&b'P')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::V2_SIGNATURE;
+
+    fn line(ending: Ending, bytes: &[u8]) -> String {
+        let record = Record {
+            peer: "[::ffff:192.0.2.10]:40000".parse().expect("an address"),
+            local: Some("192.0.2.1:143".parse().expect("an address")),
+            bytes,
+            rules: Rules::default(),
+        };
+        describe(ending, &record).map_or_else(String::new, |wording| wording.text)
+    }
+
+    fn v2(rest: &[u8]) -> Vec<u8> {
+        [V2_SIGNATURE, rest].concat()
+    }
+
+    #[test]
+    fn begins_with_the_words_that_filters_know() {
+        let invalid = |reason| Ending::Invalid { reason, at: 13 };
+        for (ending, bytes, words) in [
+            (Ending::Refused(Refusal::Untrusted), vec![], "haproxy: Client not trusted (rip=192.0.2.10)"),
+            (Ending::Silent, vec![], "haproxy: Client timed out (rip=192.0.2.10)"),
+            (Ending::Timeout, b"PROX".to_vec(), "haproxy: Client timed out (rip=192.0.2.10)"),
+            (
+                Ending::ClosedPartial,
+                v2(&[]),
+                "haproxy: Client disconnected: Failed to read full header (rip=192.0.2.10)",
+            ),
+            (
+                invalid(Reason::BadVersion),
+                v2(&[0x31]),
+                "haproxy: Client disconnected: Unsupported protocol version (version=03, rip=192.0.2.10)",
+            ),
+            (
+                invalid(Reason::BadCommand),
+                v2(&[0x22]),
+                "haproxy(v2): Client disconnected: Invalid command (cmd=02, rip=192.0.2.10)",
+            ),
+            (
+                invalid(Reason::BadFamily),
+                v2(&[0x21, 0x41]),
+                "haproxy(v2): Client disconnected: Unknown address family (family=04, rip=192.0.2.10)",
+            ),
+            (
+                Ending::Refused(Refusal::DgramRefused),
+                v2(&[0x21, 0x12, 0, 0]),
+                "haproxy(v2): Client disconnected: Not using TCP (type=02, rip=192.0.2.10)",
+            ),
+            (
+                invalid(Reason::HeaderTooLong),
+                v2(&[0x21, 0x11, 0xff]),
+                "haproxy: Client disconnected: Too long header (rip=192.0.2.10)",
+            ),
+        ] {
+            let text = line(ending, &bytes);
+            assert!(text.starts_with(words), "{text}");
+        }
+    }
+
+    #[test]
+    fn says_what_came_instead_and_what_to_do() {
+        let text = line(Ending::Absent { at: 1 }, b"EHLO mail.test\r\n");
+        assert!(text.contains("reason=absent at=1 peer=192.0.2.10:40000 local=192.0.2.1:143"), "{text}");
+        assert!(
+            text.contains("first=EHLO\\x20mail.test\\x0d\\x0a diagnosis=smtp (a mail client came straight"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn names_the_addresses_of_a_complete_header() {
+        let header = b"PROXY TCP4 224.0.0.1 192.0.2.1 5000 143\r\n";
+        let text = line(Ending::Refused(Refusal::BadSource), header);
+        assert!(text.contains("reason=bad-source"), "{text}");
+        assert!(text.ends_with("source=224.0.0.1:5000 destination=192.0.2.1:143"), "{text}");
+    }
+
+    #[test]
+    fn everyday_business_has_no_line() {
+        assert_eq!(line(Ending::ClosedEmpty, b""), "");
+        assert_eq!(line(Ending::Drained, b""), "");
+    }
+}
