@@ -100,6 +100,12 @@ impl Accepted {
         Accepted { local: known(handoff.local), handoff, bytes: Bytes::copy_of(bytes), tls: None }
     }
 
+    /// Back to what it was made of; the engine keeps the bytes.
+    pub(crate) fn into_handoff(self) -> Handoff {
+        let Handoff { socket, listener, peer, local, head, accepted_at } = self.handoff;
+        Handoff { socket: socket.into(), listener, peer, local, head, accepted_at }
+    }
+
     /// Puts a TLS session on top: it must already have consumed the residual.
     pub fn with_tls(mut self, session: Box<dyn TlsSession>) -> Accepted {
         self.tls = Some(session);

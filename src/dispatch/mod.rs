@@ -15,7 +15,7 @@ pub(crate) mod testing;
 pub use accepted::{Accepted, Handoff, ListenerInfo, Socket, TlsInfo, TlsSession};
 pub use bytes::INLINE_BYTES;
 pub use losses::Losses;
-pub use queue::{Intake, Overload, Queue, Rejected, Wake, queue};
+pub use queue::{Intake, Overload, PoolRecord, Queue, Rejected, Wake, queue};
 pub use stream::{FINISH_BYTES_MAX, Stream};
 
 use std::io;

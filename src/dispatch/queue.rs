@@ -37,7 +37,7 @@ pub enum Rejected {
 pub fn queue(name: &str, capacity: usize, overload: Overload) -> (Queue, Intake) {
     let (sender, receiver) = crossbeam_channel::bounded(capacity);
     let gate = Arc::new(Gate::new(capacity / 2));
-    let record = Arc::new(Record::new(name));
+    let record = Arc::new(PoolRecord::new(name));
     let queue = Queue { sender, overload, gate: gate.clone(), record: record.clone() };
     (queue, Intake::new(receiver, Post::new(gate), record))
 }
@@ -48,7 +48,7 @@ pub struct Queue {
     sender: Sender<Accepted>,
     overload: Overload,
     gate: Arc<Gate>,
-    record: Arc<Record>,
+    record: Arc<PoolRecord>,
 }
 
 impl Queue {
@@ -99,16 +99,9 @@ impl Queue {
         self.sender.is_empty()
     }
 
-    /// Adds the time from accept to worker of every connection so far to `total`.
-    pub fn add_waits_to(&self, total: &mut hdrhistogram::Histogram<u64>) {
-        for wait in lock(&self.record.waits).iter() {
-            wait.add_to(total);
-        }
-    }
-
-    /// How many connections the pool has lost, by a panic in a handler above all.
-    pub fn losses(&self) -> u64 {
-        self.record.losses.count()
+    /// What the pool has measured and counted; it outlives the queue.
+    pub fn record(&self) -> Arc<PoolRecord> {
+        self.record.clone()
     }
 }
 
@@ -117,12 +110,12 @@ pub struct Intake {
     // Fields are dropped in this order: a worker leaves the queue before it leaves its post.
     receiver: Receiver<Accepted>,
     post: Post,
-    record: Arc<Record>,
+    record: Arc<PoolRecord>,
     wait: Arc<Latency>,
 }
 
 impl Intake {
-    fn new(receiver: Receiver<Accepted>, post: Post, record: Arc<Record>) -> Intake {
+    fn new(receiver: Receiver<Accepted>, post: Post, record: Arc<PoolRecord>) -> Intake {
         let wait = Arc::new(Latency::default());
         lock(&record.waits).push(wait.clone());
         Intake { receiver, post, record, wait }
@@ -153,16 +146,29 @@ impl Clone for Intake {
     }
 }
 
-/// What both ends know of the pool.
-struct Record {
+/// What a pool has measured and counted.
+#[derive(Debug)]
+pub struct PoolRecord {
     name: String,
     waits: Mutex<Vec<Arc<Latency>>>,
     losses: Arc<Losses>,
 }
 
-impl Record {
-    fn new(name: &str) -> Record {
-        Record { name: name.into(), waits: Mutex::new(Vec::new()), losses: Arc::new(Losses::new(name)) }
+impl PoolRecord {
+    fn new(name: &str) -> PoolRecord {
+        PoolRecord { name: name.into(), waits: Mutex::new(Vec::new()), losses: Arc::new(Losses::new(name)) }
+    }
+
+    /// Adds the time from accept to worker of every connection so far to `total`.
+    pub fn add_waits_to(&self, total: &mut hdrhistogram::Histogram<u64>) {
+        for wait in lock(&self.waits).iter() {
+            wait.add_to(total);
+        }
+    }
+
+    /// How many connections the pool has lost, by a panic in a handler above all.
+    pub fn losses(&self) -> u64 {
+        self.losses.count()
     }
 }
 
@@ -342,7 +348,7 @@ mod tests {
         for engine in engines {
             engine.join().expect("it was woken each time");
         }
-        queue.add_waits_to(&mut waits);
+        queue.record().add_waits_to(&mut waits);
         drop(queue);
         let taken: usize = workers.into_iter().map(|worker| worker.join().expect("no panic")).sum();
         assert_eq!(taken, 2 * EACH);
@@ -370,7 +376,7 @@ mod tests {
         thread::sleep(Duration::from_millis(5));
         drop(intake.recv());
         let mut waits = crate::stats::empty_histogram();
-        queue.add_waits_to(&mut waits);
+        queue.record().add_waits_to(&mut waits);
         assert_eq!(waits.len(), 1);
         assert!(waits.max() >= 5000, "{} microseconds", waits.max());
     }

@@ -92,7 +92,7 @@ impl Running {
         }
         let good = self.ask(b"a NOOP ", b"b LOGOUT");
         assert_eq!(all_of(good), ANSWER);
-        assert_eq!(self.queue.losses(), 10);
+        assert_eq!(self.queue.record().losses(), 10);
         assert!(self.end(SOON));
     }
 }
