@@ -3,7 +3,9 @@
 
 pub mod admission;
 pub mod config;
+pub mod conn;
 pub mod dispatch;
+pub mod engine;
 pub mod net;
 pub mod proxy;
 #[doc(hidden)] // serves the engine and the bundled tools; no part of the public interface

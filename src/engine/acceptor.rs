@@ -1,0 +1,508 @@
+//! One ring's loop: completions in, actions out, one connection after the other through both doors.
+//!
+//! It runs on any [`Driver`] and delivers to any [`Sink`], so that a scripted kernel and a model of the workers can take
+//! the place of the real ones.
+//!
+//! Invariants, each kept in one place:
+//! - a socket lives in the slab (or the lobby) until it is dispatched or dropped: [`Acceptor::dispatch`], [`Acceptor::close`];
+//! - a slot in state `Reading` or `Cancelling` has exactly one read in flight, and only its completion frees the slot:
+//!   [`Acceptor::handle_read`];
+//! - a completion finds its slot by index and generation, or nothing.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::door::{Door, Failure};
+use super::report::Report;
+use super::tally::{Count, Tally};
+use crate::conn::{Action, Admitted, Ending, How, Key, Queues, Record, Slab, Waiting};
+use crate::dispatch::{Handoff, Overload};
+use crate::ring::{BACKLOG, BATCH_MAX, Completion, Driver, Errno, ReadMode};
+
+/// A connection whose first bytes come within this time of its accept had them ready: TCP_DEFER_ACCEPT delivered it for
+/// its data, not because the kernel had waited long enough.
+const PROMPT: Duration = Duration::from_millis(100);
+
+/// Where validated connections go.
+pub trait Sink<S> {
+    /// Offers a connection to a pool. It comes back (boxed, as that is rare) if there is no room.
+    fn offer(&mut self, pool: usize, handoff: Handoff<S>, bytes: &[u8]) -> Result<(), Box<Declined<S>>>;
+
+    /// What to do when the pool's queue is full.
+    fn overload(&self, pool: usize) -> Overload;
+
+    /// Asks to be woken when the pool's queue has room again; `false` if it has it already.
+    fn wake_when_low(&mut self, pool: usize) -> bool;
+}
+
+/// A connection that a pool did not take.
+#[derive(Debug)]
+pub enum Declined<S> {
+    /// The queue is full.
+    Full(Handoff<S>),
+    /// The workers are gone.
+    Closed(Handoff<S>),
+}
+
+/// One connection in the vestibule.
+struct Guest<S> {
+    /// Taken out only for the moment of an offer.
+    socket: Option<S>,
+    listener: u32,
+    peer: SocketAddr,
+    accepted_at: Instant,
+    waiting: Waiting,
+    state: State,
+    prompt: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// A read is in flight.
+    Reading,
+    /// A read is in flight and its end was asked for.
+    Cancelling(Ending),
+    /// Validated; waits for room in its pool's queue.
+    Validated,
+}
+
+/// One ring with its doors, slots and queues.
+pub struct Acceptor<D: Driver, K> {
+    driver: D,
+    sink: K,
+    doors: Vec<Door>,
+    slab: Slab<Guest<D::Socket>>,
+    queues: Queues,
+    /// Connections that came when no slot was free. Bounded: while one waits here, no accept is armed.
+    lobby: VecDeque<Guest<D::Socket>>,
+    /// For each pool, the validated connections that wait for room in its queue, oldest first.
+    lines: Vec<VecDeque<Key>>,
+    pending_limit: usize,
+    tally: Arc<Tally>,
+    report: Arc<Report>,
+    now: Instant,
+    descriptors_freed: bool,
+    /// Some pool may have room for its line.
+    look_at_lines: bool,
+    draining: Option<Draining>,
+}
+
+/// A shutdown in progress.
+#[derive(Clone, Copy, Debug)]
+struct Draining {
+    /// Headers still awaited then are given up.
+    pending_until: Instant,
+}
+
+/// What an acceptor is made of.
+pub struct Parts<D, K> {
+    /// The ring.
+    pub driver: D,
+    /// The pools.
+    pub sink: K,
+    /// The listeners, in the ring's order.
+    pub doors: Vec<Door>,
+    /// Deadlines, with the classes that the doors name.
+    pub queues: Queues,
+    /// Number of pools.
+    pub pools: usize,
+    /// Number of slots.
+    pub slots: u32,
+    /// Most connections whose header is awaited.
+    pub pending_limit: usize,
+    /// Where to count.
+    pub tally: Arc<Tally>,
+    /// Where refusals are reported.
+    pub report: Arc<Report>,
+}
+
+impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
+    /// An acceptor that has not armed anything yet.
+    pub fn new(parts: Parts<D, K>) -> Acceptor<D, K> {
+        Acceptor {
+            now: parts.driver.now(),
+            driver: parts.driver,
+            sink: parts.sink,
+            doors: parts.doors,
+            slab: Slab::new(parts.slots),
+            queues: parts.queues,
+            lobby: VecDeque::new(),
+            lines: (0..parts.pools).map(|_| VecDeque::new()).collect(),
+            pending_limit: parts.pending_limit,
+            tally: parts.tally,
+            report: parts.report,
+            descriptors_freed: false,
+            look_at_lines: false,
+            draining: None,
+        }
+    }
+
+    /// One turn: arm, wait, handle what has happened. `true` once a drain is complete and nothing is left to do.
+    ///
+    /// # Errors
+    /// Only if the ring itself is broken.
+    pub fn turn(&mut self) -> io::Result<bool> {
+        self.tend_doors();
+        if self.is_finished() {
+            return Ok(true);
+        }
+        self.driver.wait(self.patience())?;
+        self.now = self.driver.now();
+        for _ in 0..BATCH_MAX {
+            let Some(completion) = self.driver.next() else { break };
+            self.handle(completion);
+        }
+        self.expire();
+        self.empty_lobby();
+        self.serve_lines();
+        Ok(false)
+    }
+
+    /// Stops accepting, takes in what waits in the backlogs, and gives pending headers `grace` to become complete.
+    pub fn drain(&mut self, grace: Duration) {
+        self.draining = Some(Draining { pending_until: self.driver.now() + grace });
+    }
+
+    fn handle(&mut self, completion: Completion<D::Socket>) {
+        match completion {
+            Completion::Accepted { listener, socket, peer, armed } => {
+                self.doors[listener as usize].handle_connection(armed);
+                self.handle_accepted(listener, socket, peer);
+            }
+            Completion::AcceptFailed { listener, errno, armed } => self.handle_accept_failed(listener, errno, armed),
+            Completion::Phantom { listener, armed } => {
+                self.tally.count(Count::Phantom);
+                self.doors[listener as usize].handle_connection(armed);
+            }
+            Completion::Read { slot, generation, result } => self.handle_read(Key { slot, generation }, result),
+            Completion::Woken => self.look_at_lines = true,
+        }
+    }
+
+    fn handle_accepted(&mut self, listener: u32, socket: D::Socket, peer: Result<SocketAddr, Errno>) {
+        self.tally.count(Count::Accepted);
+        let Ok(peer) = peer else {
+            self.tally.count(Count::ResetEarly);
+            self.descriptors_freed = true;
+            return;
+        };
+        let door = &self.doors[listener as usize];
+        let admitted = door.proxy.as_ref().map_or(Ok(()), |proxy| proxy.terms.admit_peer(peer.ip()));
+        let guest = Guest {
+            socket: Some(socket),
+            listener,
+            peer,
+            accepted_at: self.now,
+            waiting: Waiting::default(),
+            state: State::Validated,
+            prompt: false,
+        };
+        match admitted {
+            Ok(()) => self.admit(guest),
+            Err(ending) => {
+                self.descriptors_freed = true;
+                self.conclude(&guest, ending, &[]);
+            }
+        }
+    }
+
+    fn handle_accept_failed(&mut self, listener: u32, errno: Errno, armed: bool) {
+        let door = &mut self.doors[listener as usize];
+        match door.handle_failure(errno, armed, self.now) {
+            Failure::Asked => {}
+            Failure::Transient => self.tally.count(Count::AcceptFailed),
+            Failure::Resources => {
+                self.tally.count(Count::OutOfResources);
+                self.report.out_of_resources(&door.info, errno, self.now);
+            }
+            Failure::Fatal => {
+                self.tally.count(Count::AcceptFailed);
+                self.report.listener_failed(&door.info, errno);
+                self.driver.close_listener(listener);
+            }
+        }
+    }
+
+    /// Finds a slot for a newcomer that door 1 has let in, or hands it over at once where no header is expected.
+    fn admit(&mut self, guest: Guest<D::Socket>) {
+        let proxied = self.doors[guest.listener as usize].proxy.is_some();
+        if proxied && self.queues.len() >= self.pending_limit {
+            self.shed();
+        }
+        match self.slab.insert(guest) {
+            Ok(key) if proxied => self.await_header(key),
+            Ok(key) => self.dispatch(key, None),
+            Err(guest) => self.lobby.push_back(guest),
+        }
+    }
+
+    fn await_header(&mut self, key: Key) {
+        let guest = self.slab.get_mut(key).expect("just put there");
+        let proxy = self.doors[guest.listener as usize].proxy.as_ref().expect("only such doors await headers");
+        guest.state = State::Reading;
+        let action = guest.waiting.start(&proxy.terms);
+        self.queues.start(key, proxy.class, guest.accepted_at);
+        self.act(key, action);
+    }
+
+    fn handle_read(&mut self, key: Key, result: Result<u32, Errno>) {
+        let Some(guest) = self.slab.get_mut(key) else {
+            self.tally.count(Count::Stale);
+            return;
+        };
+        if let State::Cancelling(ending) = guest.state {
+            let known = guest.waiting.taken();
+            return self.close(key, ending, known);
+        }
+        let proxy = self.doors[guest.listener as usize].proxy.as_ref().expect("only such doors await headers");
+        let action = match result {
+            Ok(count) => {
+                if count > 0 && guest.waiting.is_silent() {
+                    guest.prompt = self.now.saturating_duration_since(guest.accepted_at) <= PROMPT;
+                    self.queues.heard(key);
+                }
+                let driver = &self.driver;
+                let known = guest.waiting.taken() + count;
+                let action = guest.waiting.handle_read(count, |len| driver.bytes(key.slot, len), &proxy.terms);
+                if let Action::Close(ending) = action {
+                    return self.close(key, ending, known);
+                }
+                action
+            }
+            Err(Errno(libc::EINTR | libc::EAGAIN)) => guest.waiting.again(&proxy.terms),
+            Err(_) => Action::Close(guest.waiting.closed()),
+        };
+        self.act(key, action);
+    }
+
+    fn act(&mut self, key: Key, action: Action) {
+        match action {
+            Action::Read { at, how, room } => self.read(key, at, how, room),
+            Action::Close(ending) => self.close(key, ending, 0),
+            Action::Dispatch(admitted) => self.dispatch(key, Some(admitted)),
+        }
+    }
+
+    fn read(&mut self, key: Key, at: u32, how: How, room: u32) {
+        if self.driver.capacity(key.slot) < room && !self.driver.lengthen(key.slot, at) {
+            return self.close(key, Ending::Shed, at);
+        }
+        let guest = self.slab.get_mut(key).expect("the caller has it");
+        let socket = guest.socket.as_ref().expect("it is not on offer");
+        let mode = match how {
+            How::Take => ReadMode::Take,
+            How::Peek => ReadMode::Peek,
+            How::Consume(len) => ReadMode::Consume(len),
+        };
+        self.driver.read(key.slot, key.generation, socket, at, mode);
+    }
+
+    /// Offers a validated connection to its pool, behind those that wait for the same.
+    fn dispatch(&mut self, key: Key, admitted: Option<Admitted>) {
+        self.queues.stop(key);
+        let guest = self.slab.get_mut(key).expect("the caller has it");
+        guest.state = State::Validated;
+        let pool = self.doors[guest.listener as usize].pool;
+        match &admitted {
+            Some(admitted) => {
+                self.tally.header_waited(self.now.saturating_duration_since(guest.accepted_at));
+                self.count_header(admitted);
+            }
+            None => self.tally.count(Count::Plain),
+        }
+        if !self.lines[pool].is_empty() || !self.offer(key, admitted) {
+            self.wait_in_line(key, pool);
+        }
+    }
+
+    /// `false` if the connection has to wait in line.
+    fn offer(&mut self, key: Key, admitted: Option<Admitted>) -> bool {
+        let guest = self.slab.get_mut(key).expect("the caller has it");
+        let door = &self.doors[guest.listener as usize];
+        let handoff = Handoff {
+            socket: guest.socket.take().expect("it is not on offer yet"),
+            listener: door.info.clone(),
+            peer: guest.peer,
+            local: door.local,
+            head: admitted.map(|admitted| admitted.head()),
+            accepted_at: guest.accepted_at,
+        };
+        let bytes = self.driver.bytes(key.slot, guest.waiting.taken());
+        let Err(declined) = self.sink.offer(door.pool, handoff, bytes) else {
+            self.leave(key);
+            return true;
+        };
+        let (handoff, full) = match *declined {
+            Declined::Full(handoff) => (handoff, true),
+            Declined::Closed(handoff) => (handoff, false),
+        };
+        guest.socket = Some(handoff.socket);
+        let wait = full && self.sink.overload(door.pool) == Overload::Pause;
+        if !wait {
+            self.close(key, Ending::Overload, 0);
+        }
+        !wait
+    }
+
+    fn wait_in_line(&mut self, key: Key, pool: usize) {
+        if self.lines[pool].is_empty() {
+            self.tally.count(Count::Paused);
+            self.look_at_lines |= !self.sink.wake_when_low(pool);
+        }
+        self.lines[pool].push_back(key);
+    }
+
+    /// Offers again what waits in line, after a pool said that it has room.
+    fn serve_lines(&mut self) {
+        if !std::mem::take(&mut self.look_at_lines) {
+            return;
+        }
+        for pool in 0..self.lines.len() {
+            while let Some(&key) = self.lines[pool].front() {
+                let admitted = self.admitted_again(key);
+                if !self.offer(key, admitted) {
+                    self.look_at_lines |= !self.sink.wake_when_low(pool);
+                    break;
+                }
+                self.lines[pool].pop_front();
+            }
+        }
+    }
+
+    /// The header of a connection in line; `None` if it came without one.
+    fn admitted_again(&mut self, key: Key) -> Option<Admitted> {
+        let guest = self.slab.get_mut(key).expect("those in line are in the slab");
+        let proxy = self.doors[guest.listener as usize].proxy.as_ref()?;
+        let bytes = self.driver.bytes(key.slot, guest.waiting.taken());
+        guest.waiting.admitted_again(bytes, &proxy.terms)
+    }
+
+    fn count_header(&self, admitted: &Admitted) {
+        self.tally.count(if admitted.is_local() { Count::Local } else { Count::Proxied });
+        if admitted.has_loopback_source() {
+            self.tally.count(Count::LoopbackSource);
+        }
+        if admitted.has_port_zero() {
+            self.tally.count(Count::PortZero);
+        }
+    }
+
+    /// Deadlines that have passed: at most a batch a turn.
+    fn expire(&mut self) {
+        for _ in 0..BATCH_MAX {
+            let Some(expired) = self.queues.expire(self.now) else { break };
+            let guest = self.slab.get_mut(expired.key).expect("who waits is in the slab");
+            let proxy = self.doors[guest.listener as usize].proxy.as_ref().expect("only such doors have deadlines");
+            match proxy.prompt_class {
+                Some(class) if guest.prompt && expired.class != class => self.queues.prolong(expired.key, class),
+                _ => {
+                    let ending = guest.waiting.expired();
+                    self.cancel(expired.key, ending);
+                }
+            }
+        }
+        if self.draining.is_some_and(|draining| draining.pending_until <= self.now) {
+            for _ in 0..BATCH_MAX {
+                let Some(key) = self.queues.shed() else { break };
+                self.cancel(key, Ending::Drained);
+            }
+        }
+    }
+
+    fn shed(&mut self) {
+        if let Some(key) = self.queues.shed() {
+            self.cancel(key, Ending::Shed);
+        }
+    }
+
+    /// Asks for the end of a connection's read; its completion closes the connection.
+    fn cancel(&mut self, key: Key, ending: Ending) {
+        let guest = self.slab.get_mut(key).expect("who waits is in the slab");
+        debug_assert_eq!(guest.state, State::Reading, "only reads can be cancelled");
+        guest.state = State::Cancelling(ending);
+        self.driver.cancel_read(key.slot, key.generation);
+    }
+
+    /// Closes a connection that has no read in flight; `known` bytes of its buffer tell what came.
+    fn close(&mut self, key: Key, ending: Ending, known: u32) {
+        self.queues.stop(key);
+        let Some(guest) = self.slab.remove(key) else { return };
+        self.conclude(&guest, ending, self.driver.bytes(key.slot, known));
+        self.driver.release(key.slot);
+        self.descriptors_freed = true;
+    }
+
+    /// Counts and reports the end of a connection.
+    fn conclude(&self, guest: &Guest<D::Socket>, ending: Ending, bytes: &[u8]) {
+        let door = &self.doors[guest.listener as usize];
+        let rules = door.proxy.as_ref().map(|proxy| proxy.terms.rules).unwrap_or_default();
+        self.tally.ended(ending);
+        self.report.ended(&door.info, ending, &Record { peer: guest.peer, local: door.local, bytes, rules }, self.now);
+    }
+
+    /// Frees the slot of a connection that has been handed over.
+    fn leave(&mut self, key: Key) {
+        self.slab.remove(key);
+        self.driver.release(key.slot);
+    }
+
+    fn empty_lobby(&mut self) {
+        while !self.slab.is_full() {
+            let Some(guest) = self.lobby.pop_front() else { break };
+            self.admit(guest);
+        }
+    }
+
+    /// Arms, cancels or closes accepts, as the state of slots, pools and shutdown demands.
+    fn tend_doors(&mut self) {
+        let freed = std::mem::take(&mut self.descriptors_freed);
+        for listener in 0..self.doors.len() {
+            let door = &mut self.doors[listener];
+            let open = self.draining.is_none() && self.lobby.is_empty() && self.lines[door.pool].is_empty();
+            if open {
+                if door.arm(self.now, freed) {
+                    self.driver.accept(listener as u32);
+                }
+            } else {
+                if door.disarm() {
+                    self.driver.cancel_accept(listener as u32);
+                }
+                if self.draining.is_some() && self.doors[listener].is_idle() {
+                    self.sweep(listener as u32);
+                }
+            }
+        }
+    }
+
+    /// Takes in what waits in the backlog of a listener whose accept has ended, and closes the listener.
+    fn sweep(&mut self, listener: u32) {
+        // More than one backlog cannot wait; what comes while we sweep may be let in twice as often.
+        for _ in 0..2 * BACKLOG {
+            let Some((socket, peer)) = self.driver.accept_now(listener) else { break };
+            self.handle_accepted(listener, socket, peer);
+        }
+        self.doors[listener as usize].close();
+        self.driver.close_listener(listener);
+    }
+
+    fn is_finished(&self) -> bool {
+        self.draining.is_some()
+            && self.slab.is_empty()
+            && self.lobby.is_empty()
+            && self.doors.iter().all(Door::is_closed)
+    }
+
+    /// How long the next wait may be.
+    fn patience(&self) -> Option<Duration> {
+        if self.look_at_lines {
+            return Some(Duration::ZERO);
+        }
+        let pending = self.draining.filter(|_| !self.queues.is_empty()).map(|draining| draining.pending_until);
+        let rests = self.doors.iter().filter_map(Door::rests_until);
+        let next = self.queues.next_deadline().into_iter().chain(pending).chain(rests).min()?;
+        Some(next.saturating_duration_since(self.now))
+    }
+}

@@ -1,0 +1,223 @@
+//! One listener of one ring: whether its accept is armed, and when to arm it again.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::conn::Terms;
+use crate::dispatch::ListenerInfo;
+use crate::ring::Errno;
+
+/// Rest after the first failed accept.
+const REST_MIN: Duration = Duration::from_millis(10);
+/// Longest rest; it doubles from failure to failure and a connection sets it back.
+const REST_MAX: Duration = Duration::from_millis(500);
+
+/// A listener as its ring sees it.
+#[derive(Debug)]
+pub struct Door {
+    /// What its connections have in common.
+    pub info: Arc<ListenerInfo>,
+    /// The address it is bound to, unless that is a wildcard.
+    pub local: Option<SocketAddr>,
+    /// Index of its pool.
+    pub pool: usize,
+    /// What a header must be like, and who may send one; `None`: no header is expected.
+    pub proxy: Option<ProxyDoor>,
+    arm: Arm,
+    rest: Duration,
+}
+
+/// The terms of a `haproxy = yes` listener.
+#[derive(Clone, Debug)]
+pub struct ProxyDoor {
+    /// Who may send a header, and what it must be like.
+    pub terms: Arc<Terms>,
+    /// The class of its deadlines, from accept.
+    pub class: usize,
+    /// The class of those who spoke at once on a listener with TCP_DEFER_ACCEPT: they have the whole timeout.
+    pub prompt_class: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Arm {
+    Off,
+    Armed,
+    /// A cancel is on its way.
+    Ending,
+    Resting {
+        until: Instant,
+    },
+    /// It will never accept again.
+    Closed,
+}
+
+/// What a failed accept means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// It was cancelled on request.
+    Asked,
+    /// It can be armed again after a rest.
+    Transient,
+    /// Files or memory ran out; a closed descriptor ends the rest.
+    Resources,
+    /// The socket is of no use any more.
+    Fatal,
+}
+
+impl Door {
+    /// A door that is not armed yet.
+    pub fn new(info: Arc<ListenerInfo>, local: Option<SocketAddr>, pool: usize, proxy: Option<ProxyDoor>) -> Door {
+        Door { info, local, pool, proxy, arm: Arm::Off, rest: REST_MIN }
+    }
+
+    /// Whether the accept should be armed now; the caller does it and the door takes note.
+    pub fn arm(&mut self, now: Instant, descriptors_freed: bool) -> bool {
+        let ready = match self.arm {
+            Arm::Off => true,
+            Arm::Resting { until } => descriptors_freed || until <= now,
+            Arm::Armed | Arm::Ending | Arm::Closed => false,
+        };
+        if ready {
+            self.arm = Arm::Armed;
+        }
+        ready
+    }
+
+    /// Whether the accept should be cancelled now; the caller does it and the door takes note.
+    pub fn disarm(&mut self) -> bool {
+        match self.arm {
+            Arm::Armed => {
+                self.arm = Arm::Ending;
+                true
+            }
+            Arm::Resting { .. } => {
+                self.arm = Arm::Off;
+                false
+            }
+            Arm::Off | Arm::Ending | Arm::Closed => false,
+        }
+    }
+
+    /// A connection came; `armed` says whether the accept goes on.
+    pub fn handle_connection(&mut self, armed: bool) {
+        self.rest = REST_MIN;
+        if !armed {
+            self.arm = Arm::Off;
+        }
+    }
+
+    /// The accept reported an error.
+    pub fn handle_failure(&mut self, errno: Errno, armed: bool, now: Instant) -> Failure {
+        let asked = self.arm == Arm::Ending;
+        let failure = match errno.0 {
+            libc::ECANCELED if asked => Failure::Asked,
+            libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM => Failure::Resources,
+            libc::EINVAL | libc::EBADF | libc::ENOTSOCK | libc::EOPNOTSUPP => Failure::Fatal,
+            _ => Failure::Transient,
+        };
+        if armed {
+            return failure;
+        }
+        self.arm = match failure {
+            Failure::Asked => Arm::Off,
+            Failure::Fatal => Arm::Closed,
+            Failure::Transient | Failure::Resources => self.begin_rest(now),
+        };
+        failure
+    }
+
+    /// The listening socket is closed.
+    pub fn close(&mut self) {
+        self.arm = Arm::Closed;
+    }
+
+    /// Whether no accept is in flight.
+    pub fn is_idle(&self) -> bool {
+        matches!(self.arm, Arm::Off | Arm::Resting { .. })
+    }
+
+    /// Whether it will never accept again.
+    pub fn is_closed(&self) -> bool {
+        self.arm == Arm::Closed
+    }
+
+    /// When a rest ends.
+    pub fn rests_until(&self) -> Option<Instant> {
+        match self.arm {
+            Arm::Resting { until } => Some(until),
+            _ => None,
+        }
+    }
+
+    fn begin_rest(&mut self, now: Instant) -> Arm {
+        let until = now + self.rest;
+        self.rest = (self.rest * 2).min(REST_MAX);
+        Arm::Resting { until }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn door() -> Door {
+        let info = ListenerInfo { service: "imap-login".into(), name: "imap".into(), ssl: false };
+        Door::new(Arc::new(info), None, 0, None)
+    }
+
+    #[test]
+    fn only_the_flag_decides_about_arming_again() {
+        let now = Instant::now();
+        let mut door = door();
+        assert!(door.arm(now, false) && !door.arm(now, false), "at most one is armed");
+        door.handle_connection(true);
+        assert!(!door.arm(now, false));
+        door.handle_connection(false);
+        assert!(door.arm(now, false));
+        assert_eq!(door.handle_failure(Errno(libc::ECONNABORTED), true, now), Failure::Transient);
+        assert!(!door.arm(now, false), "an error that says it goes on changes nothing");
+    }
+
+    #[test]
+    fn running_out_of_files_does_not_spin() {
+        let mut now = Instant::now();
+        let mut door = door();
+        let mut rests = Vec::new();
+        for _ in 0..8 {
+            assert!(door.arm(now, false));
+            assert_eq!(door.handle_failure(Errno(libc::EMFILE), false, now), Failure::Resources);
+            assert!(!door.arm(now, false));
+            let until = door.rests_until().expect("it rests");
+            rests.push((until - now).as_millis());
+            now = until;
+        }
+        assert_eq!(rests, [10, 20, 40, 80, 160, 320, 500, 500]);
+        door.handle_failure(Errno(libc::EMFILE), false, now);
+        assert!(door.arm(now, true), "a descriptor that came free ends the rest");
+        door.handle_connection(false);
+        door.handle_failure(Errno(libc::ENFILE), false, now);
+        assert_eq!(door.rests_until(), Some(now + REST_MIN), "a connection sets it back");
+    }
+
+    #[test]
+    fn a_cancel_that_nobody_asked_for_is_survived() {
+        let now = Instant::now();
+        let mut door = door();
+        door.arm(now, false);
+        assert_eq!(door.handle_failure(Errno(libc::ECANCELED), false, now), Failure::Transient);
+        door.arm(now + REST_MAX, false);
+        assert!(door.disarm() && !door.disarm());
+        assert_eq!(door.handle_failure(Errno(libc::ECANCELED), false, now), Failure::Asked);
+        assert!(door.is_idle());
+    }
+
+    #[test]
+    fn a_useless_socket_is_given_up() {
+        let now = Instant::now();
+        let mut door = door();
+        door.arm(now, false);
+        assert_eq!(door.handle_failure(Errno(libc::EINVAL), false, now), Failure::Fatal);
+        assert!(door.is_closed() && !door.arm(now + REST_MAX, true));
+    }
+}

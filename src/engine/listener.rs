@@ -1,0 +1,143 @@
+//! A listener as the engine's user describes it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::door::{Door, ProxyDoor};
+use crate::conn::{Queues, Terms};
+use crate::dispatch::ListenerInfo;
+use crate::net::Network;
+use crate::ring::{DEFER_ACCEPT_SECONDS, Options};
+
+/// `haproxy_timeout` where nothing is set: from accept to the complete header.
+pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(3);
+
+/// Where to listen, who may connect, and which pool serves the connections.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    pub(super) address: SocketAddr,
+    pub(super) pool: String,
+    pub(super) service: Option<String>,
+    pub(super) name: Option<String>,
+    ssl: bool,
+    share_port: bool,
+    defer_accept: bool,
+    terms: Option<Terms>,
+}
+
+impl Listener {
+    /// A listener on which every connection must begin with a PROXY header (`haproxy = yes`), 3 s from accept.
+    /// Nobody is trusted until [`trust`](Listener::trust) names networks.
+    pub fn proxy(address: SocketAddr) -> Listener {
+        let terms = Terms { timeout: TIMEOUT_DEFAULT, ..Terms::default() };
+        Listener { terms: Some(terms), defer_accept: true, ..Listener::plain(address) }
+    }
+
+    /// A listener without a header: every connection is handed over at once.
+    pub fn plain(address: SocketAddr) -> Listener {
+        Listener {
+            address,
+            pool: String::new(),
+            service: None,
+            name: None,
+            ssl: false,
+            share_port: false,
+            defer_accept: false,
+            terms: None,
+        }
+    }
+
+    /// Adds networks whose hosts may send a header (`haproxy_trusted_networks`).
+    pub fn trust(mut self, networks: impl IntoIterator<Item = Network>) -> Listener {
+        if let Some(terms) = &mut self.terms {
+            terms.trusted.extend(networks);
+        }
+        self
+    }
+
+    /// The pool that serves its connections.
+    pub fn pool(mut self, name: impl Into<String>) -> Listener {
+        self.pool = name.into();
+        self
+    }
+
+    /// The service's name in logs, such as `imap-login`; the pool's name if not set.
+    pub fn service(mut self, name: impl Into<String>) -> Listener {
+        self.service = Some(name.into());
+        self
+    }
+
+    /// The listener's own name; the address if not set.
+    pub fn name(mut self, name: impl Into<String>) -> Listener {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// From accept to the complete header (`haproxy_timeout`); below 3 s a lost packet leaves no room for a second try.
+    pub fn timeout(self, timeout: Duration) -> Listener {
+        self.terms(|terms| terms.timeout = timeout)
+    }
+
+    /// Changes what is demanded of a header: grammar and policy.
+    pub fn terms(mut self, change: impl FnOnce(&mut Terms)) -> Listener {
+        if let Some(terms) = &mut self.terms {
+            change(terms);
+        }
+        self
+    }
+
+    /// Whether a TLS handshake follows the header. The engine only passes it on: the pool's handler does the handshake.
+    pub fn ssl(mut self, ssl: bool) -> Listener {
+        self.ssl = ssl;
+        self
+    }
+
+    /// Whether the kernel may keep a connection to itself until data arrives, for about 1 s (TCP_DEFER_ACCEPT, tcp(7)).
+    /// On for listeners with a header: the sender speaks first, and it saves a quarter of the cost of a connection.
+    /// The time counts into the timeout.
+    pub fn defer_accept(mut self, defer: bool) -> Listener {
+        self.defer_accept = defer;
+        self
+    }
+
+    /// Whether other processes of the same user may listen on the same port (`reuse_port`).
+    pub fn reuse_port(mut self, share: bool) -> Listener {
+        self.share_port = share;
+        self
+    }
+
+    pub(super) fn options(&self) -> Options {
+        Options { defer_accept: self.defers(), share_port: self.share_port }
+    }
+
+    pub(super) fn header_limit(&self) -> u32 {
+        self.terms.as_ref().map_or(0, |terms| terms.rules.header_limit)
+    }
+
+    /// The listener's door in one ring; `bound` is the address that it got.
+    pub(super) fn door(&self, bound: SocketAddr, pool: usize, exact: bool, queues: &mut Queues) -> Door {
+        let info = ListenerInfo {
+            service: self.service.clone().unwrap_or_else(|| self.pool.clone()),
+            name: self.name.clone().unwrap_or_else(|| bound.to_string()),
+            ssl: self.ssl,
+        };
+        let local = (!bound.ip().is_unspecified()).then_some(bound);
+        Door::new(Arc::new(info), local, pool, self.terms.as_ref().map(|terms| self.proxy_door(terms, exact, queues)))
+    }
+
+    fn proxy_door(&self, terms: &Terms, exact: bool, queues: &mut Queues) -> ProxyDoor {
+        let deferred = if self.defers() { Duration::from_secs(DEFER_ACCEPT_SECONDS.into()) } else { Duration::ZERO };
+        ProxyDoor {
+            class: queues.class(terms.timeout - deferred, false),
+            prompt_class: self.defers().then(|| queues.class(terms.timeout, true)),
+            terms: Arc::new(Terms { exact, ..terms.clone() }),
+        }
+    }
+
+    /// A timeout too short for it switches it off.
+    fn defers(&self) -> bool {
+        let twice = Duration::from_secs(2 * u64::from(DEFER_ACCEPT_SECONDS));
+        self.defer_accept && self.terms.as_ref().is_some_and(|terms| terms.timeout >= twice)
+    }
+}

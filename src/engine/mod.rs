@@ -1,0 +1,173 @@
+//! Rings, listeners and pools put together: one pinned thread a ring, each running an acceptor.
+//!
+//! ```text
+//! EngineBuilder --start--> Engine
+//!                            |-- RingThread 0: Acceptor<Ring, Pools> --,
+//!                            |-- RingThread 1: Acceptor<Ring, Pools> --+--> queues --> pools' workers
+//!                            '-- commands (drain) --> each ring
+//! ```
+//! Rings share nothing but the ends of the pools' queues and the report of refusals. A ring's thread that ends, for
+//! whatever reason, drops its sockets: the other rings go on.
+#![forbid(unsafe_code)]
+
+mod acceptor;
+mod door;
+mod listener;
+mod pools;
+mod report;
+mod snapshot;
+mod start;
+mod tally;
+
+pub use listener::{Listener, TIMEOUT_DEFAULT};
+pub use snapshot::Snapshot;
+pub use start::{EngineBuilder, PENDING_LIMIT_DEFAULT, PENDING_LIMIT_MAX, RINGS_MAX, StartError};
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, TryRecvError};
+
+use crate::dispatch::{PoolRecord, RunningWorkers};
+use crate::ring::{Ring, Waker};
+use acceptor::Acceptor;
+use pools::Pools;
+use report::Report;
+use tally::Tally;
+
+/// Commands that may wait for one ring.
+const COMMANDS_MAX: usize = 16;
+/// How long headers that are under way may still take when a drain begins.
+const DRAIN_GRACE: Duration = Duration::from_millis(200);
+/// How often a drain looks whether the rings have ended.
+const DRAIN_STEP: Duration = Duration::from_millis(2);
+
+/// A running accept tier. Dropping it without [`drain`](Engine::drain) ends the rings at once.
+pub struct Engine {
+    addresses: Vec<SocketAddr>,
+    threads: Vec<RingThread>,
+    workers: Vec<Box<dyn RunningWorkers>>,
+    pools: Vec<Arc<PoolRecord>>,
+    report: Arc<Report>,
+}
+
+/// A ring's thread; dropping it ends the ring at once and waits for that.
+struct RingThread {
+    handle: Option<JoinHandle<()>>,
+    /// `None` only while it is dropped: a closed inbox tells the ring to end.
+    commands: Option<Sender<Command>>,
+    waker: Waker,
+    tally: Arc<Tally>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Command {
+    /// Stop accepting; headers that are under way have this long.
+    Drain { grace: Duration },
+}
+
+impl Engine {
+    /// Describes an engine.
+    pub fn builder() -> EngineBuilder {
+        EngineBuilder::default()
+    }
+
+    /// The addresses that the listeners are bound to, in the order they were added; port 0 has become a real one.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// What all rings and pools have counted and measured so far.
+    pub fn snapshot(&self) -> Snapshot {
+        let names = Tally::names();
+        let mut totals = vec![0; names.len()];
+        let mut header_wait = crate::stats::empty_histogram();
+        for thread in &self.threads {
+            thread.tally.add_to(&mut totals, &mut header_wait);
+        }
+        let mut accept_to_worker = crate::stats::empty_histogram();
+        for pool in &self.pools {
+            pool.add_waits_to(&mut accept_to_worker);
+        }
+        let panics = self.pools.iter().map(|pool| pool.panics()).sum();
+        let counters = names.into_iter().zip(totals).chain([("worker-panic", panics)]).collect();
+        Snapshot { counters, header_wait, accept_to_worker }
+    }
+
+    /// Shuts down in order: stop accepting, take in what waits in the backlogs, let headers under way become complete for
+    /// a moment, let queued connections reach their workers and the workers finish, all within `limit`.
+    /// Tells whether everything ended in time.
+    pub fn drain(&mut self, limit: Duration) -> bool {
+        let end = Instant::now() + limit;
+        for thread in &self.threads {
+            thread.command(Command::Drain { grace: DRAIN_GRACE.min(limit) });
+        }
+        let mut in_time = true;
+        for thread in &mut self.threads {
+            in_time &= thread.join(end);
+        }
+        for workers in self.workers.drain(..) {
+            in_time &= workers.join(end.saturating_duration_since(Instant::now()));
+        }
+        self.report.flush();
+        in_time
+    }
+}
+
+impl RingThread {
+    fn command(&self, command: Command) {
+        if let Some(commands) = &self.commands {
+            // A full inbox means that the ring is not looking; it will find the same command there.
+            let _ = commands.try_send(command);
+        }
+        self.waker.wake();
+    }
+
+    /// Waits for the thread's end until `end`.
+    fn join(&mut self, end: Instant) -> bool {
+        while self.handle.as_ref().is_some_and(|handle| !handle.is_finished()) {
+            if Instant::now() >= end {
+                return false;
+            }
+            std::thread::sleep(DRAIN_STEP);
+        }
+        match self.handle.take().map(JoinHandle::join) {
+            Some(Err(_)) => {
+                tracing::error!("a ring's thread has panicked: its connections are closed");
+                false
+            }
+            _ => true,
+        }
+    }
+}
+
+impl Drop for RingThread {
+    fn drop(&mut self) {
+        self.commands = None;
+        self.waker.wake();
+        if let Some(handle) = self.handle.take() {
+            let _ = handle.join();
+        }
+    }
+}
+
+/// A ring's thread: turn after turn until a drain is complete or the engine is gone.
+fn run(mut acceptor: Acceptor<Ring, Pools>, inbox: &Receiver<Command>) {
+    loop {
+        match inbox.try_recv() {
+            Ok(Command::Drain { grace }) => acceptor.drain(grace),
+            Err(TryRecvError::Empty) => {}
+            Err(TryRecvError::Disconnected) => return,
+        }
+        match acceptor.turn() {
+            Ok(false) => {}
+            Ok(true) => return,
+            Err(error) => {
+                tracing::error!("a ring is broken and ends: {error}");
+                return;
+            }
+        }
+    }
+}

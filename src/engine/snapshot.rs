@@ -1,0 +1,78 @@
+//! What the engine has counted and measured so far.
+
+use std::fmt;
+
+use hdrhistogram::Histogram;
+
+/// Counters and latencies of all rings and pools, merged at one moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    pub(super) counters: Vec<(&'static str, u64)>,
+    pub(super) header_wait: Histogram<u64>,
+    pub(super) accept_to_worker: Histogram<u64>,
+}
+
+impl Snapshot {
+    /// All counters by name: what came, where it went, and for everything refused the reason.
+    pub fn counters(&self) -> &[(&'static str, u64)] {
+        &self.counters
+    }
+
+    /// One counter; 0 for a name that does not exist.
+    pub fn count(&self, name: &str) -> u64 {
+        self.counters.iter().find(|(known, _)| *known == name).map_or(0, |(_, value)| *value)
+    }
+
+    /// From accept to the complete header, in microseconds.
+    pub fn header_wait(&self) -> &Histogram<u64> {
+        &self.header_wait
+    }
+
+    /// From accept to the moment a worker takes the connection, in microseconds.
+    pub fn accept_to_worker(&self) -> &Histogram<u64> {
+        &self.accept_to_worker
+    }
+}
+
+impl fmt::Display for Snapshot {
+    /// A table: the counters that are not zero, and the latencies in microseconds.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{:<24} {:>12}", "connections", "count")?;
+        for (name, value) in self.counters.iter().filter(|(_, value)| *value > 0) {
+            writeln!(f, "{name:<24} {value:>12}")?;
+        }
+        writeln!(f)?;
+        write!(f, "{:<24} {:>12} {:>9} {:>9} {:>9} {:>9}", "microseconds", "count", "p50", "p99", "p99.9", "max")?;
+        for (name, histogram) in [("header wait", &self.header_wait), ("accept to worker", &self.accept_to_worker)] {
+            write!(f, "\n{name:<24} {:>12}", histogram.len())?;
+            for quantile in [0.5, 0.99, 0.999, 1.0] {
+                write!(f, " {:>9}", histogram.value_at_quantile(quantile))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shows_what_happened_and_nothing_else() {
+        let mut wait = crate::stats::empty_histogram();
+        wait.saturating_record(250);
+        let snapshot = Snapshot {
+            counters: vec![("accepted", 2), ("shed", 0), ("proxied", 2)],
+            header_wait: wait,
+            accept_to_worker: crate::stats::empty_histogram(),
+        };
+        let table = snapshot.to_string();
+        assert!(table.contains("accepted                            2\n"), "{table}");
+        assert!(
+            table.contains("header wait                         1       250       250       250       250"),
+            "{table}"
+        );
+        assert!(!table.contains("shed"), "{table}");
+        assert_eq!((snapshot.count("proxied"), snapshot.count("no such")), (2, 0));
+    }
+}

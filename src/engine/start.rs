@@ -1,0 +1,291 @@
+//! Starting an engine: checking what was asked for, binding, and bringing up rings and pools.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
+
+use super::acceptor::{Acceptor, Parts};
+use super::listener::Listener;
+use super::pools::Pools;
+use super::report::Report;
+use super::tally::Tally;
+use super::{Command, Engine, RingThread};
+use crate::conn::Queues;
+use crate::dispatch::{Intake, Pool, Queue, queue};
+use crate::ring::{self, BACKLOG, Ring, SLOT_BYTES, SetupError, Sizes, Waker};
+
+/// Connections of one ring whose header is awaited, where nothing is set.
+pub const PENDING_LIMIT_DEFAULT: u32 = 16_384;
+/// Most connections of one ring whose header may be awaited.
+pub const PENDING_LIMIT_MAX: u32 = 1 << 20;
+/// Slots beyond the pending limit: for connections that are being shed, and those that wait for room in a queue.
+const SPARE_SLOTS: u32 = 1024;
+/// Most rings of one engine.
+pub const RINGS_MAX: usize = 1024;
+
+/// Describes an engine; [`start`](EngineBuilder::start) makes it.
+#[derive(Debug, Default)]
+pub struct EngineBuilder {
+    pools: Vec<Pool>,
+    listeners: Vec<Listener>,
+    rings: Option<NonZeroUsize>,
+    pending_limit: Option<u32>,
+    unpinned: bool,
+}
+
+impl EngineBuilder {
+    /// Adds a pool of workers.
+    pub fn pool(mut self, pool: Pool) -> EngineBuilder {
+        self.pools.push(pool);
+        self
+    }
+
+    /// Adds a listener.
+    pub fn listen(mut self, listener: Listener) -> EngineBuilder {
+        self.listeners.push(listener);
+        self
+    }
+
+    /// Number of rings, each with a thread of its own; one for each CPU that this thread may run on if not set.
+    pub fn rings(mut self, rings: NonZeroUsize) -> EngineBuilder {
+        self.rings = Some(rings);
+        self
+    }
+
+    /// Connections of one ring whose header may be awaited, 1..=[`PENDING_LIMIT_MAX`]; values outside are clamped.
+    /// Beyond it the one that has been silent longest is closed.
+    pub fn pending_limit(mut self, limit: u32) -> EngineBuilder {
+        self.pending_limit = Some(limit.clamp(1, PENDING_LIMIT_MAX));
+        self
+    }
+
+    /// Whether each ring's thread is pinned to a CPU (it is if nothing is said).
+    pub fn pin(mut self, pin: bool) -> EngineBuilder {
+        self.unpinned = !pin;
+        self
+    }
+
+    /// Binds all listeners, starts pools and rings, and returns when every ring accepts.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left running then.
+    pub fn start(self) -> Result<Engine, StartError> {
+        let cpus = ring::allowed_cpus().map_err(StartError::System)?;
+        let rings = self.rings.map_or(cpus.len(), NonZeroUsize::get).min(RINGS_MAX);
+        let pool_of = self.resolve_pools()?;
+        let (addresses, mut sockets) = self.bind(rings)?;
+        let plan = Arc::new(Plan {
+            doors: self.listeners.into_iter().zip(pool_of).zip(addresses.iter().copied()).map(Plan::door).collect(),
+            exact: self.pools.iter().map(|pool| pool.exact).collect(),
+            pending_limit: self.pending_limit.unwrap_or(PENDING_LIMIT_DEFAULT),
+        });
+        let (queues, intakes): (Vec<Queue>, Vec<Intake>) =
+            self.pools.iter().map(|pool| queue(&pool.name, pool.queue, pool.overload)).unzip();
+        let report = Arc::new(Report::default());
+        let mut threads = Vec::with_capacity(rings);
+        for index in 0..rings {
+            let cpu = (!self.unpinned && rings <= cpus.len()).then(|| cpus[index]);
+            let seat = Seat { index, cpu, sockets: std::mem::take(&mut sockets[index]) };
+            // On failure the threads that are already there end, because their command channels close.
+            threads.push(RingThread::start(seat, plan.clone(), queues.clone(), report.clone())?);
+        }
+        let pools = queues.iter().map(Queue::record).collect();
+        drop(queues);
+        let workers = self.pools.into_iter().zip(intakes).map(|(pool, intake)| pool.workers.start(intake));
+        let workers = workers.collect::<io::Result<Vec<_>>>().map_err(StartError::System)?;
+        Ok(Engine { addresses, threads, workers, pools, report })
+    }
+
+    fn resolve_pools(&self) -> Result<Vec<usize>, StartError> {
+        let index = |listener: &Listener| {
+            self.pools
+                .iter()
+                .position(|pool| pool.name == listener.pool)
+                .ok_or_else(|| StartError::NoSuchPool { listener: listener.address, pool: listener.pool.clone() })
+        };
+        self.listeners.iter().map(index).collect()
+    }
+
+    /// Binds every listener once a ring; the sockets come by ring.
+    fn bind(&self, rings: usize) -> Result<(Vec<SocketAddr>, Vec<Vec<TcpListener>>), StartError> {
+        let mut addresses = Vec::new();
+        let mut sockets: Vec<Vec<TcpListener>> = (0..rings).map(|_| Vec::new()).collect();
+        for listener in &self.listeners {
+            let failed = |error| StartError::Bind { address: listener.address, name: listener.name.clone(), error };
+            let group = ring::bind_group(listener.address, rings, listener.options()).map_err(failed)?;
+            addresses.push(group[0].local_addr().map_err(failed)?);
+            for (socket, ring) in group.into_iter().zip(&mut sockets) {
+                ring.push(socket);
+            }
+        }
+        Ok((addresses, sockets))
+    }
+}
+
+/// What all rings have in common.
+struct Plan {
+    doors: Vec<DoorPlan>,
+    /// By pool: whether its connections leave the residual in the socket.
+    exact: Vec<bool>,
+    pending_limit: u32,
+}
+
+struct DoorPlan {
+    listener: Listener,
+    pool: usize,
+    bound: SocketAddr,
+}
+
+impl Plan {
+    fn door(((listener, pool), bound): ((Listener, usize), SocketAddr)) -> DoorPlan {
+        DoorPlan { listener, pool, bound }
+    }
+
+    fn sizes(&self) -> Sizes {
+        let slots = self.pending_limit + SPARE_SLOTS;
+        let longest = self.doors.iter().map(|door| door.listener.header_limit()).max().unwrap_or_default() + SLOT_BYTES;
+        Sizes { slots, longest, completions: slots + BACKLOG * self.doors.len() as u32 }
+    }
+}
+
+/// What one ring's thread gets.
+struct Seat {
+    index: usize,
+    cpu: Option<usize>,
+    sockets: Vec<TcpListener>,
+}
+
+impl RingThread {
+    fn start(seat: Seat, plan: Arc<Plan>, queues: Vec<Queue>, report: Arc<Report>) -> Result<RingThread, StartError> {
+        let waker = Waker::new().map_err(StartError::System)?;
+        let tally = Tally::new();
+        let (commands, inbox) = crossbeam_channel::bounded::<Command>(super::COMMANDS_MAX);
+        let (ready, is_ready) = crossbeam_channel::bounded(1);
+        let (their_waker, their_tally) = (waker.clone(), tally.clone());
+        let name = format!("ring-{}", seat.index);
+        let body = move || {
+            let acceptor = match build(seat, &plan, queues, their_waker, their_tally, report) {
+                Ok(acceptor) => acceptor,
+                Err(error) => return drop(ready.send(Err(error))),
+            };
+            // The plan's listeners are spent: what each ring needs has been made from them.
+            drop(plan);
+            let _ = ready.send(Ok(()));
+            super::run(acceptor, &inbox);
+        };
+        let handle = thread::Builder::new().name(name).spawn(body).map_err(StartError::System)?;
+        let thread = RingThread { handle: Some(handle), commands: Some(commands), waker, tally };
+        match is_ready.recv() {
+            Ok(Ok(())) => Ok(thread),
+            Ok(Err(error)) => Err(StartError::Ring(error)),
+            Err(_) => Err(StartError::System(io::Error::other("a ring's thread has ended before it was ready"))),
+        }
+    }
+}
+
+fn build(
+    seat: Seat,
+    plan: &Plan,
+    pools: Vec<Queue>,
+    waker: Waker,
+    tally: Arc<Tally>,
+    report: Arc<Report>,
+) -> Result<Acceptor<Ring, Pools>, SetupError> {
+    if let Some(cpu) = seat.cpu
+        && let Err(error) = ring::pin_to(cpu)
+    {
+        tracing::warn!("ring {} is not pinned to CPU {cpu}: {error}", seat.index);
+    }
+    let sizes = plan.sizes();
+    let driver = Ring::new(sizes, seat.sockets, waker.clone())?;
+    if let Some(error) = driver.unregistered() {
+        let limit = ring::limit(ring::Resource::LockedMemory).map_or(0, |(soft, _)| soft / 1024);
+        tracing::warn!(
+            "ring {} reads by RECV, not by READ_FIXED: registering {} KiB of buffers failed: {error} (RLIMIT_MEMLOCK is \
+             {limit} KiB)",
+            seat.index,
+            sizes.slots * SLOT_BYTES / 1024
+        );
+    }
+    let mut queues = Queues::new(sizes.slots, Instant::now());
+    let door = |door: &DoorPlan| door.listener.door(door.bound, door.pool, plan.exact[door.pool], &mut queues);
+    let doors = plan.doors.iter().map(door).collect();
+    Ok(Acceptor::new(Parts {
+        driver,
+        sink: Pools::new(pools, waker),
+        doors,
+        queues,
+        pools: plan.exact.len(),
+        slots: sizes.slots,
+        pending_limit: plan.pending_limit as usize,
+        tally,
+        report,
+    }))
+}
+
+/// Why an engine did not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// A listener names a pool that was not added.
+    NoSuchPool {
+        /// The listener's address.
+        listener: SocketAddr,
+        /// The name.
+        pool: String,
+    },
+    /// A listener could not be bound.
+    Bind {
+        /// Where.
+        address: SocketAddr,
+        /// The listener's name, if it has one.
+        name: Option<String>,
+        /// Why.
+        error: io::Error,
+    },
+    /// io_uring is not available.
+    Ring(SetupError),
+    /// The system refused a thread, a descriptor or the like.
+    System(io::Error),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::NoSuchPool { listener, pool } => {
+                write!(f, "the listener on {listener} names the pool '{pool}', which does not exist")
+            }
+            StartError::Bind { address, name, error } => {
+                write!(f, "cannot listen on {address}")?;
+                if let Some(name) = name {
+                    write!(f, " ({name})")?;
+                }
+                write!(f, ": {error}{}", remedy(error))
+            }
+            StartError::Ring(error) => error.fmt(f),
+            StartError::System(error) => write!(f, "cannot start: {error}"),
+        }
+    }
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "; another program listens there: `ss -ltnp` tells which",
+        io::ErrorKind::PermissionDenied => "; ports below 1024 need root or CAP_NET_BIND_SERVICE",
+        io::ErrorKind::AddrNotAvailable => "; no interface of this host has that address",
+        _ => "",
+    }
+}
+
+impl std::error::Error for StartError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            StartError::NoSuchPool { .. } => None,
+            StartError::Ring(error) => Some(error),
+            StartError::Bind { error, .. } | StartError::System(error) => Some(error),
+        }
+    }
+}

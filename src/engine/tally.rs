@@ -1,0 +1,123 @@
+//! What each ring counts and measures.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::conn::Ending;
+use crate::stats::{Counters, Latency};
+
+/// Things counted besides the endings of connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Count {
+    /// Connections that the kernel delivered.
+    Accepted,
+    /// Handed to a pool on behalf of a client.
+    Proxied,
+    /// Handed to a pool with a LOCAL header: the balancer's own, such as health checks.
+    Local,
+    /// Handed to a pool from a listener without a header.
+    Plain,
+    /// Reset by the peer before its address could be asked for; closed.
+    ResetEarly,
+    /// Sources in 127.0.0.0/8 or ::1 among the proxied.
+    LoopbackSource,
+    /// Proxied with a source or destination port of 0.
+    PortZero,
+    /// Accepts that failed for want of files or memory.
+    OutOfResources,
+    /// Other accepts that failed.
+    AcceptFailed,
+    /// Connections reported by the kernel that did not exist.
+    Phantom,
+    /// Completions that belonged to nobody any more.
+    Stale,
+    /// Times that accepting was paused because a pool's queue was full.
+    Paused,
+}
+
+impl Count {
+    const ALL: [(Count, &str); 12] = [
+        (Count::Accepted, "accepted"),
+        (Count::Proxied, "proxied"),
+        (Count::Local, "local"),
+        (Count::Plain, "plain"),
+        (Count::ResetEarly, "reset-early"),
+        (Count::LoopbackSource, "loopback-source"),
+        (Count::PortZero, "port-zero"),
+        (Count::OutOfResources, "out-of-resources"),
+        (Count::AcceptFailed, "accept-failed"),
+        (Count::Phantom, "phantom"),
+        (Count::Stale, "stale"),
+        (Count::Paused, "paused"),
+    ];
+}
+
+/// One ring's counters and its histogram of header waits. Written by the ring's thread, read by anyone.
+#[derive(Debug)]
+pub struct Tally {
+    counters: Counters,
+    header_wait: Latency,
+}
+
+impl Tally {
+    /// All zero.
+    pub fn new() -> Arc<Tally> {
+        let counters = Counters::new(Count::ALL.len() + Ending::COUNT);
+        Arc::new(Tally { counters, header_wait: Latency::default() })
+    }
+
+    /// Adds one.
+    pub fn count(&self, what: Count) {
+        self.counters.bump(what as usize);
+    }
+
+    /// Adds one to an ending.
+    pub fn ended(&self, ending: Ending) {
+        self.counters.bump(Count::ALL.len() + ending.index());
+    }
+
+    /// Records the time from accept to the complete header.
+    pub fn header_waited(&self, took: Duration) {
+        self.header_wait.record(took);
+    }
+
+    /// The names of all counters, in order.
+    pub fn names() -> Vec<&'static str> {
+        Count::ALL.iter().map(|(_, name)| *name).chain(Ending::codes()).collect()
+    }
+
+    /// Adds the counters to `totals`, one a name.
+    pub fn add_to(&self, totals: &mut [u64], header_wait: &mut hdrhistogram::Histogram<u64>) {
+        for (index, total) in totals.iter_mut().enumerate() {
+            *total += self.counters.get(index);
+        }
+        self.header_wait.add_to(header_wait);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_count_stands_at_its_own_place() {
+        for (index, (count, _)) in Count::ALL.iter().enumerate() {
+            assert_eq!(*count as usize, index);
+        }
+    }
+
+    #[test]
+    fn sums_up() {
+        let tally = Tally::new();
+        tally.count(Count::Accepted);
+        tally.ended(Ending::Silent);
+        tally.ended(Ending::Silent);
+        tally.header_waited(Duration::from_millis(3));
+        let names = Tally::names();
+        let mut totals = vec![1; names.len()];
+        let mut wait = crate::stats::empty_histogram();
+        tally.add_to(&mut totals, &mut wait);
+        let of = |name| totals[names.iter().position(|known| *known == name).expect("a counter")];
+        assert_eq!((of("accepted"), of("silent"), of("shed"), wait.len()), (2, 3, 1, 1));
+    }
+}
