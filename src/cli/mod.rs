@@ -12,6 +12,7 @@ mod doctor;
 mod encode;
 mod explain;
 mod hex;
+mod log;
 mod serve;
 
 /// Anything that ends a subcommand with exit code 1 and one line that names cause and remedy.

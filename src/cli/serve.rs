@@ -1,14 +1,236 @@
-//! `vestibule serve`.
+//! `vestibule serve`: the daemon.
 
+use std::io::Write;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
-use super::Error;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::iterator::Signals;
+use vestibule::config::{self, InetListener, Loaded, Problem, Service, Settings, WorkerKind};
+use vestibule::dispatch::Pool;
+use vestibule::engine::{Engine, EngineBuilder, Listener};
+use vestibule::ring;
+use vestibule::worker::tls::{Identity, Tls, alpn_of_service};
+use vestibule::worker::{Discard, Handler, Whoami};
 
-/// (help text)
+use super::{EXIT_CONFIG, Error, log};
+
+/// Accept, verify and dispatch connections until told to stop (this is what `vestibule` alone does).
 #[derive(clap::Args, Default)]
-pub struct Args {}
+#[command(after_help = "\
+Examples:
+  vestibule                              the built-in configuration: 127.0.0.1:10143, haproxy = yes, worker whoami
+  vestibule serve -c /etc/vestibule.conf the listeners of a file in Dovecot's syntax
+  curl -s --haproxy-protocol telnet://127.0.0.1:10143 </dev/null
+                                         ask the built-in one who you are
 
-/// Runs the subcommand.
-pub fn run(_args: Args) -> Result<ExitCode, Error> {
-    Err("not built yet".into())
+Signals:
+  TERM, INT   stop accepting, let connections reach their workers, end with a table of what happened; again: at once
+  USR1        the same, but stay (for a balancer's checks) until TERM
+
+Exit codes: 0 after a complete drain, 1 if it could not start or drain, 78 if the configuration is wrong.")]
+pub struct Args {
+    /// Configuration in Dovecot's syntax; the built-in one if not given
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Runs the daemon.
+pub fn run(args: Args) -> Result<ExitCode, Error> {
+    let loaded = match args.config.as_deref().map_or_else(|| Ok(config::builtin()), config::load) {
+        Ok(loaded) => loaded,
+        Err(problems) => return Ok(refuse(&problems)),
+    };
+    let identity = match identity(&loaded.settings) {
+        Ok(identity) => identity,
+        Err(problem) => return Ok(refuse(&[problem])),
+    };
+    let _log = log::start();
+    warn(&loaded, identity.as_ref());
+    if let Err(error) = ring::raise_open_files() {
+        tracing::warn!("the limit of open files stays as it is: {error}");
+    }
+    // Before the engine's threads, so that none of them gets a signal meant for the daemon.
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
+    let ending = second_signal_ends()?;
+    let mut engine = builder(&loaded.settings, identity.as_ref().map(|found| &found.identity)).start()?;
+    say_ready(&loaded.settings, engine.addresses());
+    for signal in signals.forever() {
+        match signal {
+            SIGHUP => tracing::warn!("a running daemon does not re-read its configuration yet: restart it"),
+            SIGUSR1 => {
+                drain(&mut engine, &loaded.settings);
+            }
+            _ => {
+                ending.store(true, Ordering::SeqCst);
+                break;
+            }
+        }
+    }
+    let in_time = drain(&mut engine, &loaded.settings);
+    say(format_args!("{}", engine.snapshot()));
+    Ok(if in_time { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn refuse(problems: &[Problem]) -> ExitCode {
+    for problem in problems {
+        eprintln!("{problem}");
+    }
+    ExitCode::from(EXIT_CONFIG)
+}
+
+/// Once the flag is set, TERM or INT end the process at once.
+fn second_signal_ends() -> std::io::Result<Arc<AtomicBool>> {
+    let ending = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT] {
+        signal_hook::flag::register_conditional_shutdown(signal, 1, ending.clone())?;
+    }
+    Ok(ending)
+}
+
+fn drain(engine: &mut Engine, settings: &Settings) -> bool {
+    tracing::info!("draining for at most {} s", settings.drain_timeout.as_secs());
+    let begun = Instant::now();
+    let in_time = engine.drain(settings.drain_timeout);
+    match in_time {
+        true => tracing::info!("drained in {} ms", begun.elapsed().as_millis()),
+        false => tracing::warn!("not everything ended within drain_timeout"),
+    }
+    in_time
+}
+
+/// The certificate for `ssl = yes` listeners, and whether it was made up.
+struct Found {
+    identity: Identity,
+    /// The listeners that show a certificate nobody asked for.
+    self_signed_for: Vec<String>,
+}
+
+fn identity(settings: &Settings) -> Result<Option<Found>, Problem> {
+    let listeners = settings.services.iter().flat_map(|service| &service.listeners);
+    let names: Vec<String> = listeners.filter(|listener| listener.ssl).map(|listener| listener.name.clone()).collect();
+    if names.is_empty() {
+        return Ok(None);
+    }
+    match (&settings.ssl_cert, &settings.ssl_key) {
+        (Some(cert), Some(key)) => {
+            let identity = Identity::load(&cert.path, &key.path).map_err(|error| Problem {
+                file: cert.at.file.clone(),
+                line: cert.at.line,
+                message: format!("listener {}: {error}", names.join(", ")),
+            })?;
+            Ok(Some(Found { identity, self_signed_for: Vec::new() }))
+        }
+        _ => {
+            let identity = Identity::self_signed(&["localhost"]).expect("a host name makes a certificate");
+            Ok(Some(Found { identity, self_signed_for: names }))
+        }
+    }
+}
+
+fn warn(loaded: &Loaded, identity: Option<&Found>) {
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    for listener in identity.iter().flat_map(|found| &found.self_signed_for) {
+        tracing::warn!(
+            "listener {listener} has ssl = yes but ssl_cert is not set: it shows a self-signed certificate made just now; \
+             set ssl_cert = </path and ssl_key = </path"
+        );
+    }
+}
+
+fn builder(settings: &Settings, identity: Option<&Identity>) -> EngineBuilder {
+    let mut builder = Engine::builder().pending_limit(settings.pending_limit);
+    if let Some(rings) = settings.rings {
+        builder = builder.rings(rings);
+    }
+    for service in &settings.services {
+        builder = builder.pool(match service.worker {
+            WorkerKind::Whoami => pool(service, identity, Whoami),
+            WorkerKind::Discard => pool(service, identity, Discard),
+        });
+        for listener in &service.listeners {
+            for &address in &listener.addresses {
+                builder = builder.listen(engine_listener(service, listener, SocketAddr::new(address, listener.port)));
+            }
+        }
+    }
+    builder
+}
+
+fn pool(service: &Service, identity: Option<&Identity>, handler: impl Handler) -> Pool {
+    let threads = workers(service);
+    let pool = match identity {
+        Some(identity) => {
+            let handler = Tls::new(identity, alpn_of_service(&service.name), handler);
+            Pool::threads(&service.name, threads, handler)
+        }
+        None => Pool::threads(&service.name, threads, handler),
+    };
+    let pool = pool.queue(service.queue).overload(service.overload);
+    if service.exact_residual { pool.exact_residual() } else { pool }
+}
+
+fn workers(service: &Service) -> usize {
+    let cpus = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    service.workers.map_or_else(cpus, NonZeroUsize::get)
+}
+
+fn engine_listener(service: &Service, listener: &InetListener, address: SocketAddr) -> Listener {
+    let described = match listener.haproxy {
+        true => Listener::proxy(address).timeout(listener.timeout).defer_accept(listener.defer_accept).terms(|terms| {
+            terms.trusted = listener.trusted.clone();
+            terms.rules = listener.rules;
+            terms.policy = listener.policy.clone();
+        }),
+        false => Listener::plain(address),
+    };
+    let described = described.ssl(listener.ssl).reuse_port(listener.reuse_port);
+    described.pool(&service.name).service(&service.name).name(&listener.name)
+}
+
+/// One line a listener, then what to try.
+fn say_ready(settings: &Settings, addresses: &[SocketAddr]) {
+    let mut bound = addresses.iter();
+    let mut example = None;
+    for service in &settings.services {
+        for listener in &service.listeners {
+            for address in bound.by_ref().take(listener.addresses.len()) {
+                say(format_args!("listening on {address} ({})", describe(service, listener)));
+                example = example.or(listener.haproxy.then_some(*address));
+            }
+        }
+    }
+    say(format_args!("vestibule {} is ready", env!("CARGO_PKG_VERSION")));
+    if let Some(address) = example {
+        say(format_args!("try: curl -s --haproxy-protocol telnet://{address} </dev/null"));
+    }
+}
+
+fn describe(service: &Service, listener: &InetListener) -> String {
+    let mut words = vec![format!("{} {}", service.name, listener.name)];
+    if listener.haproxy {
+        let networks: Vec<String> = listener.networks.iter().map(ToString::to_string).collect();
+        let trusted = if networks.is_empty() { "nobody".to_owned() } else { networks.join(" ") };
+        words.push(format!("haproxy, trusts {trusted}"));
+    }
+    if listener.ssl {
+        words.push("ssl".to_owned());
+    }
+    words.push(match service.worker {
+        WorkerKind::Whoami => "worker whoami".to_owned(),
+        WorkerKind::Discard => "worker discard".to_owned(),
+    });
+    words.join(", ")
+}
+
+/// Writes a line to standard output; nobody may be listening.
+fn say(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
