@@ -91,8 +91,8 @@ impl Engine {
         for pool in &self.pools {
             pool.add_waits_to(&mut accept_to_worker);
         }
-        let panics = self.pools.iter().map(|pool| pool.panics()).sum();
-        let counters = names.into_iter().zip(totals).chain([("worker-panic", panics)]).collect();
+        let losses = self.pools.iter().map(|pool| pool.losses()).sum();
+        let counters = names.into_iter().zip(totals).chain([("lost-in-pool", losses)]).collect();
         Snapshot { counters, header_wait, accept_to_worker }
     }
 
