@@ -62,9 +62,9 @@ impl Socket for TcpStream {
 
 /// Everything the engine knows of a connection when it hands it over.
 #[derive(Debug)]
-pub struct Handoff<S = OwnedFd> {
+pub struct Handoff {
     /// The socket.
-    pub socket: S,
+    pub socket: OwnedFd,
     /// The listener it came through.
     pub listener: Arc<ListenerInfo>,
     /// The socket's peer: the balancer.
@@ -82,8 +82,12 @@ pub struct Handoff<S = OwnedFd> {
 /// Dropping it closes the connection. `S` is the socket's type: the standard library's in pools of threads, the
 /// runtime's in asynchronous pools.
 pub struct Accepted<S = TcpStream> {
-    pub(super) handoff: Handoff<S>,
+    pub(super) socket: S,
+    listener: Arc<ListenerInfo>,
+    peer: SocketAddr,
     local: OnceLock<SocketAddr>,
+    head: Option<Head>,
+    accepted_at: Instant,
     bytes: Bytes,
     pub(super) tls: Option<Box<dyn TlsSession>>,
 }
@@ -96,8 +100,8 @@ impl Accepted {
     pub fn new(handoff: Handoff, bytes: &[u8]) -> Accepted {
         assert!(handoff.head.is_none_or(|head| head.len() <= bytes.len()), "a header must come with its bytes");
         let Handoff { socket, listener, peer, local, head, accepted_at } = handoff;
-        let handoff = Handoff { socket: TcpStream::from(socket), listener, peer, local, head, accepted_at };
-        Accepted { local: known(handoff.local), handoff, bytes: Bytes::copy_of(bytes), tls: None }
+        let (socket, local, bytes) = (TcpStream::from(socket), known(local), Bytes::copy_of(bytes));
+        Accepted { socket, listener, peer, local, head, accepted_at, bytes, tls: None }
     }
 
     /// Back to what it was made of; the engine keeps the bytes.
@@ -121,34 +125,33 @@ impl Accepted {
         if self.tls.is_some() {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "a TLS session cannot move to a runtime's socket"));
         }
-        // Not every runtime's socket can tell its own address.
-        let local = self.handoff.local.or_else(|| Some(self.local()));
-        let Handoff { socket, listener, peer, head, accepted_at, .. } = self.handoff;
-        let handoff = Handoff { socket: convert(socket)?, listener, peer, local, head, accepted_at };
-        Ok(Accepted { local: known(local), handoff, bytes: self.bytes, tls: None })
+        // Now, since not every runtime's socket can tell it later.
+        self.local();
+        let Accepted { socket, listener, peer, local, head, accepted_at, bytes, tls } = self;
+        Ok(Accepted { socket: convert(socket)?, listener, peer, local, head, accepted_at, bytes, tls })
     }
 }
 
 impl<S> Accepted<S> {
     /// The listener it came through.
     pub fn listener(&self) -> &ListenerInfo {
-        &self.handoff.listener
+        &self.listener
     }
 
     /// The client: the header's source, or the socket's peer for LOCAL, UNKNOWN and listeners without a header.
     /// IPv4-mapped IPv6 is given as IPv4.
     pub fn client(&self) -> SocketAddr {
-        canonical_socket(self.conveyed().map_or(self.handoff.peer, |(source, _)| source))
+        canonical_socket(self.conveyed().map_or(self.peer, |(source, _)| source))
     }
 
     /// The socket's peer: whoever connected to us, usually the balancer.
     pub fn peer(&self) -> SocketAddr {
-        canonical_socket(self.handoff.peer)
+        canonical_socket(self.peer)
     }
 
     /// The header; `None` on a listener without `haproxy = yes`.
     pub fn header(&self) -> Option<Header<'_>> {
-        self.handoff.head.and_then(|head| head.over(self.bytes.as_slice()))
+        self.head.and_then(|head| head.over(self.bytes.as_slice()))
     }
 
     /// The bytes that came behind the header in the same read: the first of the application's.
@@ -157,12 +160,12 @@ impl<S> Accepted<S> {
         if self.tls.is_some() {
             return &[];
         }
-        &self.bytes.as_slice()[self.handoff.head.map_or(0, |head| head.len())..]
+        &self.bytes.as_slice()[self.head.map_or(0, |head| head.len())..]
     }
 
     /// When the connection was accepted.
     pub fn accepted_at(&self) -> Instant {
-        self.handoff.accepted_at
+        self.accepted_at
     }
 
     /// What the TLS handshake told, if this tier terminated TLS.
@@ -172,7 +175,7 @@ impl<S> Accepted<S> {
 
     /// The socket, for options such as timeouts. Reading from it directly would skip the residual, and break TLS.
     pub fn socket(&self) -> &S {
-        &self.handoff.socket
+        &self.socket
     }
 
     /// A reader and writer that yields the residual first and speaks through TLS where there is a session.
@@ -188,16 +191,16 @@ impl<S> Accepted<S> {
         if self.tls.is_some() || !self.residual().is_empty() {
             return Err(Box::new(self));
         }
-        Ok(self.handoff.socket)
+        Ok(self.socket)
     }
 
     #[cfg(feature = "tokio-uring")]
     pub(crate) fn into_socket(self) -> S {
-        self.handoff.socket
+        self.socket
     }
 
     fn conveyed(&self) -> Option<(SocketAddr, SocketAddr)> {
-        self.handoff.head.and_then(|head| head.ip())
+        self.head.and_then(|head| head.ip())
     }
 }
 
@@ -216,16 +219,16 @@ impl<S: Socket> Accepted<S> {
 
 impl<S: AsFd> AsFd for Accepted<S> {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.handoff.socket.as_fd()
+        self.socket.as_fd()
     }
 }
 
 impl<S> fmt::Debug for Accepted<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Accepted")
-            .field("listener", &self.handoff.listener)
-            .field("peer", &self.handoff.peer)
-            .field("head", &self.handoff.head)
+            .field("listener", &self.listener)
+            .field("peer", &self.peer)
+            .field("head", &self.head)
             .field("residual", &self.residual().len())
             .field("tls", &self.tls())
             .finish_non_exhaustive()
@@ -306,10 +309,8 @@ mod tests {
     #[test]
     #[should_panic(expected = "a header must come with its bytes")]
     fn a_header_without_its_bytes_is_a_bug() {
-        let head = proxied(b"").1.handoff.head;
-        let Accepted { handoff, .. } = connection(b"", false, false).1;
-        let Handoff { socket, listener, peer, local, accepted_at, .. } = handoff;
-        let handoff = Handoff { socket: socket.into(), listener, peer, local, head, accepted_at };
+        let Accepted { socket, listener, peer, head, accepted_at, .. } = proxied(b"").1;
+        let handoff = Handoff { socket: socket.into(), listener, peer, local: None, head, accepted_at };
         drop(Accepted::new(handoff, &V1[..10]));
     }
 

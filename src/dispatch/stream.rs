@@ -38,7 +38,7 @@ impl<S> Stream<S> {
 
     #[cfg(feature = "tokio")]
     pub(crate) fn socket_mut(&mut self) -> &mut S {
-        &mut self.accepted.handoff.socket
+        &mut self.accepted.socket
     }
 }
 
@@ -49,8 +49,8 @@ impl Stream {
     /// destroy what is under way.
     pub fn finish(mut self, patience: Duration) -> io::Result<()> {
         let deadline = Instant::now() + patience;
-        let socket = &self.accepted.handoff.socket;
-        if let Some(tls) = &mut self.accepted.tls {
+        let Accepted { socket, tls, .. } = &mut self.accepted;
+        if let Some(tls) = tls {
             tls.close(socket)?;
         }
         socket.shutdown(Shutdown::Write)?;
@@ -60,9 +60,9 @@ impl Stream {
 
 impl Read for Stream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let Accepted { handoff, tls, .. } = &mut self.accepted;
+        let Accepted { socket, tls, .. } = &mut self.accepted;
         if let Some(tls) = tls {
-            return tls.read(&handoff.socket, buffer);
+            return tls.read(socket, buffer);
         }
         match self.take_residual(buffer.len()) {
             [] => self.accepted.socket().read(buffer),
@@ -73,17 +73,17 @@ impl Read for Stream {
 
 impl Write for Stream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let Accepted { handoff, tls, .. } = &mut self.accepted;
+        let Accepted { socket, tls, .. } = &mut self.accepted;
         match tls {
-            Some(tls) => tls.write(&handoff.socket, bytes),
-            None => (&handoff.socket).write(bytes),
+            Some(tls) => tls.write(socket, bytes),
+            None => socket.write(bytes),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        let Accepted { handoff, tls, .. } = &mut self.accepted;
+        let Accepted { socket, tls, .. } = &mut self.accepted;
         match tls {
-            Some(tls) => tls.flush(&handoff.socket),
+            Some(tls) => tls.flush(socket),
             None => Ok(()),
         }
     }

@@ -7,6 +7,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -46,11 +47,8 @@ impl Identity {
     /// # Errors
     /// A name that is neither, or a system without randomness.
     pub fn self_signed(names: &[&str]) -> Result<Identity, TlsError> {
-        let names: Vec<String> = names.iter().map(|&name| name.into()).collect();
-        let made = rcgen::generate_simple_self_signed(names).map_err(TlsError::SelfSigned)?;
-        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("rcgen writes PKCS#8");
-        let chain = vec![made.cert.into()];
-        Ok(Identity::certify(chain, key).expect("rcgen's certificate fits the key it was made with"))
+        let (certificate, key) = make_self_signed(names).map_err(TlsError::SelfSigned)?;
+        Ok(Identity::certify(vec![certificate], key).expect("the certificate was made for the key"))
     }
 
     /// What a listener of protocols `alpn` speaks: TLS 1.2 and 1.3, with this identity. With an empty list ALPN is not
@@ -152,6 +150,15 @@ impl fmt::Display for TlsError {
 }
 
 impl Error for TlsError {}
+
+fn make_self_signed(names: &[&str]) -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>), rcgen::Error> {
+    let names: Vec<String> = names.iter().map(|&name| name.into()).collect();
+    let mut request = CertificateParams::new(names)?;
+    request.distinguished_name = DistinguishedName::new();
+    request.distinguished_name.push(DnType::CommonName, "Vestibule, self-signed");
+    let key = KeyPair::generate()?;
+    Ok((request.self_signed(&key)?.into(), key.into()))
+}
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let content = read(path)?;
