@@ -29,15 +29,18 @@ pub fn dump(loaded: &Loaded, all: bool) -> String {
     out
 }
 
-/// The default of a setting as text; `None` if there is no such setting, or no fixed default.
-pub fn default_of(name: &str) -> Option<String> {
+/// The default of a setting as text; `None` for one that is not shown.
+#[cfg(test)]
+pub(super) fn default_of(scope: names::Scope, name: &str) -> Option<String> {
     let mut loaded = super::builtin();
     loaded.settings.defaults = Defaults::default();
-    let service = loaded.settings.services.remove(0);
-    let listener = &service.listeners[0];
-    let all =
-        [global_lines(&loaded.settings), service_lines(&service), listener_lines(&service, listener, &loaded.settings)];
-    all.into_iter().flatten().find(|line| line.name == name).map(|line| line.default)
+    let service = &loaded.settings.services[0];
+    let lines = match scope {
+        names::Scope::Global => global_lines(&loaded.settings),
+        names::Scope::Service => service_lines(service),
+        names::Scope::Listener => listener_lines(service, &service.listeners[0], &loaded.settings),
+    };
+    lines.into_iter().find(|line| line.name == name).map(|line| line.default)
 }
 
 fn comments(out: &mut String, loaded: &Loaded) {

@@ -22,7 +22,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use dump::{default_of, dump};
+pub use dump::dump;
 pub use lint::{Dovecot, lint};
 pub use names::{Known, Origin, SETTINGS, Scope};
 pub use settings::*;

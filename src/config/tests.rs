@@ -424,6 +424,79 @@ fn a_dump_says_what_is_not_bound_and_what_was_ignored() {
     assert!(shown.contains("# ignored: t.conf line 1: mail_location (not used)\n"), "{shown}");
 }
 
+const DOCUMENT: &str = include_str!("../../docs/configuration.md");
+
+/// `(scope, name, default)` of every row of the document's setting tables.
+fn documented() -> Vec<(Scope, &'static str, &'static str)> {
+    let mut scope = None;
+    let mut rows = Vec::new();
+    for line in DOCUMENT.lines() {
+        scope = match line {
+            "### Outside all sections" => Some(Scope::Global),
+            "### In `service NAME { }`" => Some(Scope::Service),
+            "### In `inet_listener NAME { }`" => Some(Scope::Listener),
+            line if line.starts_with("## ") => None,
+            _ => scope,
+        };
+        let mut cells = line.split('|').skip(1).map(str::trim);
+        if let (Some(scope), Some(name), Some(default)) = (scope, cells.next(), cells.next())
+            && let Some(name) = name.strip_prefix('`').and_then(|name| name.strip_suffix('`'))
+        {
+            rows.push((scope, name, default.trim_matches('`')));
+        }
+    }
+    rows
+}
+
+#[test]
+fn the_document_names_every_setting_and_no_other() {
+    let rows = documented();
+    for known in SETTINGS {
+        assert!(rows.iter().any(|row| row.1 == known.name), "{} is not documented", known.name);
+    }
+    for (scope, name, _) in rows {
+        let known = SETTINGS.iter().any(|known| known.name == name && known.scopes.contains(&scope));
+        assert!(known, "{name} is documented, but no setting of {scope:?}");
+    }
+}
+
+#[test]
+fn the_documents_defaults_are_the_programs() {
+    for (scope, name, default) in documented() {
+        match dump::default_of(scope, name) {
+            Some(ours) if ours.is_empty() => assert_eq!(default, "none", "{name}"),
+            Some(ours) => assert_eq!(default, ours, "{name}"),
+            None => assert_eq!(default, "none", "{name}"),
+        }
+    }
+}
+
+#[test]
+fn the_documents_examples_and_bounds_are_right() {
+    let examples: Vec<&str> = DOCUMENT.split("```conf\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert_eq!(examples.len(), 4);
+    for example in &examples {
+        assert!(!loaded(example).settings.services.is_empty());
+    }
+    assert_eq!(examples[1], BUILTIN);
+    for bound in [
+        format!("{} MiB in up to {FILES_MAX} files", SIZE_MAX >> 20),
+        format!(
+            "includes {INCLUDE_DEPTH_MAX} deep, sections {SECTION_DEPTH_MAX} deep, {} KiB a line",
+            LINE_LENGTH_MAX >> 10
+        ),
+        format!("{LISTENERS_MAX} listeners. After {PROBLEMS_MAX} errors"),
+        format!("1 to {RINGS_MAX}, or `auto`"),
+        format!("per ring: {PENDING_MIN} to {PENDING_MAX}."),
+        format!("in bytes, {HEADER_MIN} to {HEADER_MAX}."),
+        format!("1 to {WORKERS_MAX}, or `auto`"),
+        format!("1 to {}", crate::dispatch::Pool::QUEUE_MAX),
+    ] {
+        assert!(DOCUMENT.contains(&bound), "the document does not say: {bound}");
+    }
+    assert_eq!((TIMEOUT_MAX.as_secs(), DRAIN_MAX.as_secs()), (3600, 7 * 24 * 3600));
+}
+
 /// A directory that is gone after the test.
 struct Scratch(PathBuf);
 

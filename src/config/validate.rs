@@ -131,10 +131,9 @@ impl Check<'_> {
             self.choice(values, "haproxy_v4_in_tcp6", &[("reject", false), ("map", true)]).unwrap_or(false);
         let port = self.port(raw, default.map(|known| known.port))?;
         if ssl && !inherited.defaults.ssl {
-            self.warn(
-                &raw.at,
-                "left out: it has ssl = yes, and the global ssl = no turns all of those off".to_string(),
-            );
+            let name = raw.name.as_deref().unwrap_or("without a name");
+            let words = "left out, because it has ssl = yes and the global ssl = no turns all of those off";
+            self.warn(&raw.at, format!("inet_listener {name}: {words}"));
             return None;
         }
         if !haproxy {
