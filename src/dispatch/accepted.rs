@@ -62,9 +62,9 @@ impl Socket for TcpStream {
 
 /// Everything the engine knows of a connection when it hands it over.
 #[derive(Debug)]
-pub struct Handoff {
+pub struct Handoff<S = OwnedFd> {
     /// The socket.
-    pub socket: OwnedFd,
+    pub socket: S,
     /// The listener it came through.
     pub listener: Arc<ListenerInfo>,
     /// The socket's peer: the balancer.
@@ -106,8 +106,8 @@ impl Accepted {
 
     /// Back to what it was made of; the engine keeps the bytes.
     pub(crate) fn into_handoff(self) -> Handoff {
-        let Handoff { socket, listener, peer, local, head, accepted_at } = self.handoff;
-        Handoff { socket: socket.into(), listener, peer, local, head, accepted_at }
+        let Accepted { socket, listener, peer, local, head, accepted_at, .. } = self;
+        Handoff { socket: socket.into(), listener, peer, local: local.into_inner(), head, accepted_at }
     }
 
     /// Puts a TLS session on top: it must already have consumed the residual.
