@@ -2,6 +2,7 @@
 
 mod codec_cli;
 mod config;
+mod doctor;
 mod header;
 mod layers;
 mod peers;

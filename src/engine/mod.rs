@@ -12,12 +12,9 @@
 
 mod acceptor;
 mod door;
-mod fault;
 mod listener;
 mod pools;
 mod report;
-#[cfg(test)]
-mod simulation;
 mod snapshot;
 mod start;
 mod tally;

@@ -1,0 +1,95 @@
+//! `vestibule doctor`: what of this machine matters to the daemon, each thing with a verdict and a remedy.
+//!
+//! [`Facts`] are read first; the findings are pure functions of them and of what the configuration [`Needs`].
+
+mod facts;
+mod findings;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use vestibule::config::{self, Settings};
+use vestibule::ring::{self, BACKLOG, SLOT_BYTES, Sizes};
+
+use self::facts::Facts;
+use self::findings::Verdict;
+use super::{EXIT_CONFIG, Error};
+
+/// Say whether this machine can run the daemon, and what keeps it from running well.
+///
+/// One line each: verdict (ok, warn, fail), what was looked at, its value, why it matters, and the remedy. Rings are
+/// really made, as many and as large as the configuration asks for; no port is opened.
+#[derive(clap::Args, Default)]
+#[command(after_help = "\
+Exit code: 0, or 1 if the daemon cannot run here (a line says fail), or 78 if the configuration is wrong.
+
+Limits belong to a process: run it as the daemon will run, for example
+  systemd-run --pipe -p User=vestibule -p LimitNOFILE=1048576 vestibule doctor -c /etc/vestibule.conf")]
+pub struct Args {
+    /// The configuration whose needs are looked at [default: the built-in configuration]
+    #[arg(short = 'c', long = "config", value_name = "FILE")]
+    file: Option<PathBuf>,
+}
+
+/// Runs the subcommand.
+pub fn run(args: Args) -> Result<ExitCode, Error> {
+    let loaded = match args.file.as_deref().map_or_else(|| Ok(config::builtin()), config::load) {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            problems.iter().for_each(|problem| eprintln!("{problem}"));
+            return Ok(ExitCode::from(EXIT_CONFIG));
+        }
+    };
+    let cpus = ring::allowed_cpus().map_or(1, |cpus| cpus.len());
+    let needs = Needs::of(&loaded.settings, cpus);
+    let findings = findings::all(&Facts::read(&needs), &needs);
+    findings.iter().for_each(|finding| println!("{finding}"));
+    let can_run = findings.iter().all(|finding| finding.verdict != Verdict::Fail);
+    Ok(if can_run { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Files of the process itself: standard streams, rings, event counters, certificate, log.
+const FILES_OF_ITS_OWN: u64 = 64;
+/// What the kernel holds for one idle connection, about: socket, inode, dentry, file, a first segment.
+const KERNEL_BYTES_A_CONNECTION: u64 = 6 * 1024;
+
+/// What a configuration asks of the machine.
+#[derive(Clone, Copy, Debug)]
+struct Needs {
+    rings: usize,
+    sizes: Sizes,
+    /// Most connections at once: pending, queued, and with a worker.
+    connections: u64,
+    /// Listening sockets; each ring has its own.
+    sockets: u64,
+}
+
+impl Needs {
+    fn of(settings: &Settings, cpus: usize) -> Needs {
+        let rings = settings.rings.map_or(cpus, usize::from);
+        let addresses: usize = settings.services.iter().flat_map(|s| &s.listeners).map(|l| l.addresses.len()).sum();
+        let at_pools: usize = settings.services.iter().map(|s| s.queue + s.workers.map_or(cpus, usize::from)).sum();
+        let slots = settings.pending_limit;
+        let sizes = Sizes {
+            slots,
+            longest: settings.header_limit + SLOT_BYTES,
+            completions: slots + BACKLOG * addresses as u32,
+        };
+        Needs {
+            rings,
+            sizes,
+            connections: rings as u64 * u64::from(slots) + at_pools as u64,
+            sockets: (rings * addresses) as u64,
+        }
+    }
+
+    fn open_files(&self) -> u64 {
+        self.connections + self.sockets + FILES_OF_ITS_OWN
+    }
+
+    /// In bytes.
+    fn memory(&self) -> u64 {
+        let buffers = self.rings as u64 * u64::from(self.sizes.slots) * u64::from(SLOT_BYTES);
+        buffers + self.connections * KERNEL_BYTES_A_CONNECTION
+    }
+}
