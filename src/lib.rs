@@ -12,3 +12,7 @@ pub mod proxy;
 pub mod ring;
 pub mod stats;
 pub mod worker;
+
+pub use dispatch::{Accepted, Pool};
+pub use engine::{Engine, Listener};
+pub use worker::Handler;

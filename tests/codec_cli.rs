@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::header::vectors;
 use crate::support::header::hex;
+use crate::support::mutate::{self, Random};
 
 /// Runs the program with `input` on its standard input.
 fn vestibule(arguments: &[&str], input: &[u8]) -> Output {
@@ -142,11 +143,21 @@ fn explain_says_what_came_instead_of_a_header() {
 }
 
 #[test]
-fn explain_survives_every_vector_at_every_split() {
-    let short = vectors().into_iter().filter(|vector| vector.bytes.len() <= 64);
-    let lines: String = short
-        .flat_map(|vector| (0..=vector.bytes.len()).map(move |split| digits(&vector.bytes[..split]) + "\n"))
-        .collect();
+fn explain_warns_of_a_second_header() {
+    let twice = b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\n".repeat(2);
+    let output = vestibule(&["decode", "--explain"], &twice);
+    assert!(text(&output.stdout).contains("\nheader-twice: two hops add a header: "), "{}", text(&output.stdout));
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn explain_has_a_verdict_for_every_vector_at_every_split_and_for_what_is_nearly_one() {
+    let short: Vec<Vec<u8>> =
+        vectors().into_iter().map(|vector| vector.bytes).filter(|bytes| bytes.len() <= 64).collect();
+    let splits = short.iter().flat_map(|bytes| (0..=bytes.len()).map(move |split| bytes[..split].to_vec()));
+    let mut random = Random::new(11);
+    let mutated = (0..5000).map(|_| mutate::input(&mut random, &short));
+    let lines: String = splits.chain(mutated).map(|bytes| digits(&bytes) + "\n").collect();
     let output = vestibule(&["decode", "--hex", "--explain"], lines.as_bytes());
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
     assert_eq!(text(&output.stderr), "");
@@ -222,4 +233,19 @@ fn encode_refuses_with_cause_and_remedy() {
     }
     let output = vestibule(&["encode", "--source", "2001:db8::7", "--destination", "192.0.2.1:143"], b"");
     assert!(text(&output.stderr).contains("[2001:db8::7]:5000 for IPv6"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn the_vectors_can_be_run_against_another_program() {
+    crate::needs!("python3");
+    let compare = |decoder: &str| {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tools/conformance");
+        Command::new("python3").args([script, "--decoder", decoder]).output().expect("it runs")
+    };
+    let same = compare(&format!("{} decode --hex", env!("CARGO_BIN_EXE_vestibule")));
+    assert!(text(&same.stdout).ends_with(" vectors, 0 differences\n"), "{same:?}");
+    assert!(same.status.success());
+    let other = compare("sed 's/.*/{\"verdict\":\"complete\"}/'");
+    assert!(text(&other.stdout).contains("smtp: verdict should be absent, is complete\n"), "{other:?}");
+    assert_eq!(other.status.code(), Some(1));
 }

@@ -17,6 +17,7 @@ pub struct Vector {
     pub name: String,
     pub bytes: Vec<u8>,
     pub rules: Rules,
+    pub has_default_rules: bool,
     /// The verdict with its fields, as `vestibule decode` prints it.
     pub expected: Value,
 }
@@ -34,7 +35,9 @@ fn vector(line: &str) -> Vector {
     let name = take("name").expect("a vector has a name");
     take("section").expect("a vector names its section of the specification");
     let bytes = hex(take("hex").expect("a vector has bytes").as_str().expect("hex is a string"));
-    let given = take("rules").unwrap_or_default();
+    let given = take("rules");
+    let has_default_rules = given.is_none();
+    let given = given.unwrap_or_default();
     let mut rules = Rules::default();
     if let Some(limit) = given.get("header_limit") {
         rules.header_limit = limit.as_u64().expect("a number") as usize;
@@ -42,7 +45,7 @@ fn vector(line: &str) -> Vector {
     if let Some(map) = given.get("v4_in_tcp6") {
         rules.v4_in_tcp6 = map.as_bool().expect("a boolean");
     }
-    Vector { name: name.as_str().expect("a name is a string").into(), bytes, rules, expected }
+    Vector { name: name.as_str().expect("a name is a string").into(), bytes, rules, has_default_rules, expected }
 }
 
 type Decoder = fn(&[u8], Rules) -> Verdict;
@@ -66,6 +69,23 @@ fn vectors_are_what_their_source_writes() {
     assert!(written.status.success(), "{}", String::from_utf8_lossy(&written.stderr));
     let committed = std::fs::read(format!("{root}/tests/data/vectors.jsonl")).expect("part of the repository");
     assert!(written.stdout == committed, "run: tools/vectors > tests/data/vectors.jsonl");
+}
+
+#[test]
+fn vectors_are_all_in_the_published_table() {
+    let table = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/conformance.md"))
+        .expect("part of the repository");
+    for vector in vectors().iter().filter(|vector| vector.has_default_rules) {
+        let said = match vector.expected["verdict"].as_str() {
+            Some("complete") => "accepts".into(),
+            Some("incomplete") => "waits".into(),
+            _ => format!("{} at {}", vector.expected["reason"].as_str().expect("a reason"), vector.expected["length"]),
+        };
+        let row = format!("| `{}` | ", vector.name);
+        let found = table.lines().find(|line| line.starts_with(&row));
+        let found = found.unwrap_or_else(|| panic!("no row for {}: run tools/conformance as root", vector.name));
+        assert!(found.contains(&format!(" | {said} | ")), "{found}: run tools/conformance as root");
+    }
 }
 
 #[test]

@@ -346,7 +346,10 @@ fn number(bytes: &[u8]) -> u64 {
 /// The last lines: the verdict, and for what is no header what it is instead.
 fn conclude(text: &mut String, verdict: &Decoded<'_>, input: &[u8]) {
     match verdict {
-        Decoded::Complete(header) => writeln!(text, "complete: a header of {} bytes", header.len()),
+        Decoded::Complete(header) => {
+            let twice = begins_header(&input[header.len()..]).then(|| advice(Diagnosis::HeaderTwice));
+            writeln!(text, "complete: a header of {} bytes{}", header.len(), twice.unwrap_or_default())
+        }
         Decoded::Incomplete { .. } if input.is_empty() => writeln!(text, "incomplete: no byte came"),
         Decoded::Incomplete { need } => {
             writeln!(text, "incomplete: {} bytes are right so far, at least {need} are needed", input.len())
@@ -354,10 +357,18 @@ fn conclude(text: &mut String, verdict: &Decoded<'_>, input: &[u8]) {
         Decoded::Invalid { reason, at } => writeln!(text, "invalid at byte {at}: {}: {reason}", reason.code()),
         Decoded::Absent { at } => {
             let excerpt = Escaped(&input[..input.len().min(EXCERPT)]);
-            let diagnosis: Diagnosis = proxy::diagnose(input);
-            writeln!(text, "absent at byte {at}: no PROXY header: {excerpt}")
-                .and_then(|()| writeln!(text, "{}: {}", diagnosis.code(), diagnosis.advice()))
+            writeln!(text, "absent at byte {at}: no PROXY header: {excerpt}{}", advice(proxy::diagnose(input)))
         }
     }
     .expect("a string takes everything");
+}
+
+/// A line of its own that names the diagnosis and what to do.
+fn advice(diagnosis: Diagnosis) -> String {
+    format!("\n{}: {}", diagnosis.code(), diagnosis.advice())
+}
+
+/// As a receiver decides that a second header follows: all of the first bytes have to be there.
+fn begins_header(bytes: &[u8]) -> bool {
+    bytes.starts_with(proxy::V1_PREFIX) || bytes.starts_with(proxy::V2_SIGNATURE)
 }

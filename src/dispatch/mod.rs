@@ -25,11 +25,6 @@ use std::time::Duration;
 pub trait Workers: Send {
     /// Starts the workers; they take connections from `intake` until it is closed and empty.
     fn start(self: Box<Self>, intake: Intake) -> io::Result<Box<dyn RunningWorkers>>;
-
-    /// Whether the workers want sockets with `O_NONBLOCK` set (asynchronous runtimes do).
-    fn nonblocking(&self) -> bool {
-        false
-    }
 }
 
 /// Workers that were started.

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::door::{Door, Failure};
+use super::fault::{self, Fault};
 use super::report::Report;
 use super::tally::{Count, Tally};
 use crate::conn::{Action, Admitted, Ending, How, Key, Queues, Record, Slab, Waiting};
@@ -169,6 +170,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     fn handle(&mut self, completion: Completion<D::Socket>) {
         match completion {
             Completion::Accepted { listener, socket, peer, armed } => {
+                let armed = armed || fault::present(Fault::IgnoredEnd);
                 self.doors[listener as usize].handle_connection(armed);
                 self.handle_accepted(listener, socket, peer);
             }
@@ -264,6 +266,10 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
                     guest.prompt = self.now.saturating_duration_since(guest.accepted_at) <= PROMPT;
                     self.queues.heard(key);
                 }
+                if fault::present(Fault::RearmedDeadline) {
+                    self.queues.stop(key);
+                    self.queues.start(key, proxy.class, self.now);
+                }
                 let driver = &self.driver;
                 let known = guest.waiting.taken() + count;
                 let action = guest.waiting.handle_read(count, |len| driver.bytes(key.slot, len), &proxy.terms);
@@ -335,6 +341,11 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             self.leave(key);
             return true;
         };
+        if fault::present(Fault::LeakOnDecline) {
+            std::mem::forget(declined);
+            self.leave(key);
+            return true;
+        }
         let (handoff, full) = match *declined {
             Declined::Full(handoff) => (handoff, true),
             Declined::Closed(handoff) => (handoff, false),
@@ -445,7 +456,9 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
 
     /// Frees the slot of a connection that has been handed over.
     fn leave(&mut self, key: Key) {
-        self.slab.remove(key);
+        if !fault::present(Fault::LostSlot) {
+            self.slab.remove(key);
+        }
         self.driver.release(key.slot);
     }
 

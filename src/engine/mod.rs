@@ -12,9 +12,12 @@
 
 mod acceptor;
 mod door;
+mod fault;
 mod listener;
 mod pools;
 mod report;
+#[cfg(test)]
+mod simulation;
 mod snapshot;
 mod start;
 mod tally;

@@ -14,18 +14,15 @@ pub(crate) const ANSWER: &[u8] = b"198.51.100.7:5000 a NOOP b LOGOUT";
 pub(crate) struct Running {
     pub(crate) queue: Queue,
     workers: Box<dyn RunningWorkers>,
-    nonblocking: bool,
 }
 
 impl Running {
     pub(crate) fn start(pool: Pool) -> Running {
         let (queue, intake) = queue(&pool.name, pool.queue, Overload::Reject);
-        let nonblocking = pool.workers.nonblocking();
-        Running { queue, nonblocking, workers: pool.workers.start(intake).expect("the workers start") }
+        Running { queue, workers: pool.workers.start(intake).expect("the workers start") }
     }
 
     pub(crate) fn offer(&self, mut connection: Accepted) {
-        connection.socket().set_nonblocking(self.nonblocking).expect("an option");
         while let Err(rejected) = self.queue.offer(connection) {
             let Rejected::Full(back) = *rejected else { panic!("the workers have gone") };
             connection = back;

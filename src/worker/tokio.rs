@@ -59,10 +59,6 @@ where
         crew.spawn(move || self.forward(&intake))?;
         Ok(Box::new(crew))
     }
-
-    fn nonblocking(&self) -> bool {
-        true
-    }
 }
 
 impl<F, Fut> Tokio<F>
@@ -88,13 +84,18 @@ where
 {
     let client = connection.client();
     let work = async {
-        match connection.on_runtime(TcpStream::from_std) {
+        match connection.on_runtime(register) {
             Ok(connection) => handler(connection).await,
             Err(error) => losses.record(client, &format_args!("the runtime refused its socket: {error}")),
         }
     };
     losses.contain_future(client, work).await;
     drop(slot);
+}
+
+fn register(socket: std::net::TcpStream) -> io::Result<TcpStream> {
+    socket.set_nonblocking(true)?;
+    TcpStream::from_std(socket)
 }
 
 impl Socket for TcpStream {

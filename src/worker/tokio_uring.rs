@@ -1,7 +1,7 @@
 //! A pool of threads with a tokio-uring runtime each: one task a connection.
 //!
-//! Beside each runtime stands a thread that waits for the queue, so that the runtime never blocks. The sockets stay in
-//! blocking mode: io_uring answers a read of a non-blocking one with EAGAIN instead of waiting for bytes.
+//! Beside each runtime stands a thread that waits for the queue, so that the runtime never blocks. The sockets stay as
+//! they are, in blocking mode: io_uring answers a read of a non-blocking one with EAGAIN instead of waiting for bytes.
 
 use std::convert::Infallible;
 use std::io;

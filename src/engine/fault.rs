@@ -1,0 +1,42 @@
+//! Deliberate bugs for the simulation to catch: a checker that has never caught anything proves nothing.
+//! Outside tests there are none, and the questions compile to `false`.
+
+/// A bug that an engine of this kind could have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// A multishot accept that has ended is taken for armed.
+    IgnoredEnd,
+    /// A slot is not freed when its connection is handed over.
+    LostSlot,
+    /// Every read starts the deadline anew.
+    RearmedDeadline,
+    /// A connection that a pool declines is neither closed nor kept.
+    LeakOnDecline,
+    /// A socket is closed twice.
+    #[cfg(test)]
+    DoubleClose,
+}
+
+#[cfg(test)]
+thread_local! {
+    static PRESENT: std::cell::Cell<Option<Fault>> = const { std::cell::Cell::new(None) };
+}
+
+/// Whether the bug is in this build, on this thread.
+#[inline]
+pub fn present(fault: Fault) -> bool {
+    #[cfg(test)]
+    let present = PRESENT.get() == Some(fault);
+    #[cfg(not(test))]
+    let present = {
+        let _ = fault;
+        false
+    };
+    present
+}
+
+/// Puts a bug in, or takes it out.
+#[cfg(test)]
+pub fn set(fault: Option<Fault>) {
+    PRESENT.set(fault);
+}

@@ -1,0 +1,313 @@
+//! The acceptor against a scripted kernel and modelled pools: random schedules, each decided by its seed.
+//!
+//! What must hold in every schedule:
+//! - every accepted connection ends exactly once, handed over or closed;
+//! - no slot, read or longer buffer is left behind, and a drain comes to its end;
+//! - nobody outlives a deadline, and nobody is timed out before it;
+//! - a pool gets the client's own bytes, with a header that is complete;
+//! - every accepted connection is counted exactly once;
+//! - the same seed gives the same run.
+//!
+//! A long run: `VESTIBULE_SCHEDULES=1000000 cargo test --release --lib simulation`.
+
+mod world;
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+
+use super::acceptor::{Acceptor, Declined, Parts, Sink};
+use super::fault::{self, Fault};
+use super::listener::Listener;
+use super::report::Report;
+use super::tally::Tally;
+use crate::conn::{Ending, Queues};
+use crate::dispatch::{Handoff, Overload};
+use world::{Client, End, Script, Socket, World};
+
+/// Schedules of an ordinary test run.
+const SCHEDULES: u64 = 3_000;
+/// Within so many schedules every deliberate bug must be caught.
+const CAUGHT_WITHIN: u64 = 1_000;
+/// Seeds that failed once, kept for ever.
+const REGRESSIONS: [u64; 0] = [];
+/// Turns after which a run is stuck.
+const TURNS_MAX: usize = 20_000;
+
+const TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What one run came to.
+struct Outcome {
+    violations: Vec<String>,
+    trace: u64,
+}
+
+/// The workers of all pools.
+struct Model {
+    world: Rc<RefCell<World>>,
+    pools: Vec<PoolModel>,
+}
+
+struct PoolModel {
+    queue: VecDeque<Socket>,
+    capacity: usize,
+    overload: Overload,
+    /// The workers have gone.
+    closed: bool,
+    sleeper: bool,
+}
+
+impl Model {
+    /// Workers take some connections and are done with them.
+    fn work(&mut self) {
+        for pool in &mut self.pools {
+            let busy = self.world.borrow_mut().rng.usize(..3);
+            for _ in 0..busy {
+                drop(pool.queue.pop_front());
+            }
+            if pool.sleeper && (pool.closed || pool.queue.len() <= pool.capacity / 2) {
+                pool.sleeper = false;
+                self.world.borrow_mut().wake();
+            }
+        }
+    }
+
+    fn check(&self, handoff: &Handoff<Socket>, bytes: &[u8]) {
+        let mut world = self.world.borrow_mut();
+        let client = &world.clients[world.books[handoff.socket.book].client];
+        let right = client.stream.starts_with(bytes) && handoff.head.is_none_or(|head| head.len() <= bytes.len());
+        if !right {
+            world.violations.push(format!("connection {} came with the wrong bytes", handoff.socket.book));
+        }
+        world.books[handoff.socket.book].dispatched += 1;
+    }
+}
+
+impl Sink<Socket> for Shared {
+    fn offer(&mut self, pool: usize, handoff: Handoff<Socket>, bytes: &[u8]) -> Result<(), Box<Declined<Socket>>> {
+        let mut model = self.0.borrow_mut();
+        let state = &model.pools[pool];
+        if state.closed {
+            return Err(Box::new(Declined::Closed(handoff)));
+        }
+        if state.queue.len() >= state.capacity {
+            return Err(Box::new(Declined::Full(handoff)));
+        }
+        model.check(&handoff, bytes);
+        model.pools[pool].queue.push_back(handoff.socket);
+        Ok(())
+    }
+
+    fn overload(&self, pool: usize) -> Overload {
+        self.0.borrow().pools[pool].overload
+    }
+
+    fn wake_when_low(&mut self, pool: usize) -> bool {
+        let state = &mut self.0.borrow_mut().pools[pool];
+        state.sleeper = !state.closed && state.queue.len() > state.capacity / 2;
+        state.sleeper
+    }
+}
+
+/// The model, reachable from the acceptor and from the test.
+#[derive(Clone)]
+struct Shared(Rc<RefCell<Model>>);
+
+/// Runs the schedule of a seed to its end.
+fn run(seed: u64) -> Outcome {
+    let mut rng = Rng::with_seed(seed);
+    let clients: Vec<Client> = (0..rng.usize(1..24)).map(|_| client(&mut rng)).collect();
+    let slots = rng.u32(2..12);
+    let listeners = [proxy(true, rng.bool()), proxy(false, rng.bool()), Listener::plain(address(3))];
+    // What TCP_DEFER_ACCEPT may have taken of the time is no longer there.
+    let limits = vec![Some((TIMEOUT - Duration::from_secs(1), TIMEOUT)), Some((TIMEOUT, TIMEOUT)), None];
+    let pending_limit = rng.usize(1..=slots as usize);
+    let only_deadlines = clients.len() <= pending_limit;
+    let world = Rc::new(RefCell::new(World::new(seed, slots, clients, limits)));
+    world.borrow_mut().only_deadlines = only_deadlines;
+    let model =
+        Shared(Rc::new(RefCell::new(Model { world: world.clone(), pools: (0..2).map(|_| pool(&mut rng)).collect() })));
+    let tally = Tally::new();
+    let driver = Script::new(world.clone());
+    let mut queues = Queues::new(slots, Instant::now());
+    let doors = listeners
+        .iter()
+        .zip([0, 1, 1])
+        .map(|(listener, pool)| listener.door(listener.address, pool, pool == 1, &mut queues))
+        .collect();
+    let parts = Parts {
+        driver,
+        sink: model.clone(),
+        doors,
+        queues,
+        pools: 2,
+        slots,
+        pending_limit,
+        tally: tally.clone(),
+        report: Arc::new(Report::default()),
+    };
+    let mut acceptor = Acceptor::new(parts);
+    let ended = turn_to_the_end(&mut acceptor, &world, &model, &mut rng);
+    drop(acceptor);
+    for pool in &mut model.0.borrow_mut().pools {
+        pool.queue.clear();
+    }
+    drop(model);
+    let mut world = world.borrow_mut();
+    if !ended {
+        world.violations.push(format!("still not drained after {TURNS_MAX} turns"));
+    }
+    world.check_end();
+    check_counts(&mut world, &tally);
+    Outcome { violations: std::mem::take(&mut world.violations), trace: world.trace }
+}
+
+fn turn_to_the_end(
+    acceptor: &mut Acceptor<Script, Shared>,
+    world: &Rc<RefCell<World>>,
+    model: &Shared,
+    rng: &mut Rng,
+) -> bool {
+    let drains_early = rng.u8(..4) == 0;
+    let mut draining = false;
+    for turn in 0..TURNS_MAX {
+        let quiet = world.borrow().is_quiet() && world.borrow().now > Duration::from_secs(9);
+        if !draining && (quiet || (drains_early && turn == 30)) {
+            world.borrow_mut().only_deadlines = false;
+            acceptor.drain(Duration::from_millis(200));
+            draining = true;
+        }
+        if acceptor.turn().expect("a scripted ring does not break") {
+            return true;
+        }
+        model.0.borrow_mut().work();
+    }
+    false
+}
+
+/// Every accepted connection is counted once: handed over or ended.
+fn check_counts(world: &mut World, tally: &Tally) {
+    let names = Tally::names();
+    let mut totals = vec![0; names.len()];
+    tally.add_to(&mut totals, &mut crate::stats::empty_histogram());
+    let of = |name: &str| {
+        names.iter().zip(&totals).filter(|(known, _)| **known == name).map(|(_, total)| total).sum::<u64>()
+    };
+    let accepted = world.books.len() as u64;
+    let dispatched = world.books.iter().filter(|book| book.dispatched == 1).count() as u64;
+    let endings: u64 = Ending::codes().iter().map(|code| of(code)).sum();
+    if of("accepted") != accepted || dispatched + endings + of("reset-early") != accepted {
+        world.violations.push(format!(
+            "{accepted} accepted, but {} counted, {dispatched} dispatched, {endings} ended, {} reset early",
+            of("accepted"),
+            of("reset-early")
+        ));
+    }
+}
+
+fn proxy(defer: bool, long_headers: bool) -> Listener {
+    let listener = Listener::proxy(address(u8::from(defer))).trust(["127.0.0.0/8".parse().expect("a network")]);
+    let limit = if long_headers { 4096 } else { 232 };
+    listener.timeout(TIMEOUT).defer_accept(defer).terms(|terms| terms.rules.header_limit = limit)
+}
+
+fn address(host: u8) -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, host], 143))
+}
+
+fn pool(rng: &mut Rng) -> PoolModel {
+    PoolModel {
+        queue: VecDeque::new(),
+        capacity: rng.usize(1..4),
+        overload: if rng.bool() { Overload::Pause } else { Overload::Reject },
+        closed: rng.u8(..20) == 0,
+        sleeper: false,
+    }
+}
+
+fn client(rng: &mut Rng) -> Client {
+    let connects = Duration::from_micros(rng.u64(..4_000_000));
+    let stream = stream(rng);
+    let mut arrivals = Vec::new();
+    let (mut at, mut bytes) = (connects, 0);
+    // Some stop in the middle, some trickle past their deadline.
+    let pace = if rng.u8(..5) == 0 { 900_000 } else { 2_000 };
+    while bytes < stream.len() && rng.u8(..12) > 0 {
+        at += Duration::from_micros(rng.u64(..pace));
+        bytes = (bytes + rng.usize(1..=stream.len())).min(stream.len());
+        arrivals.push((at, bytes));
+    }
+    let later = at + Duration::from_micros(rng.u64(..3_000_000));
+    let end = match rng.u8(..6) {
+        0 => End::Closes(later),
+        1 => End::Resets(later),
+        _ => End::Stays,
+    };
+    let peer = if rng.u8(..10) == 0 { [198, 51, 100, 9] } else { [127, 0, 0, 2] };
+    Client { listener: rng.u32(..3), peer: SocketAddr::from((peer, rng.u16(1024..))), connects, stream, arrivals, end }
+}
+
+/// What a client sends: headers of all kinds, broken ones, none.
+fn stream(rng: &mut Rng) -> Vec<u8> {
+    let mut stream = match rng.u8(..6) {
+        0 => b"PROXY TCP4 198.51.100.7 192.0.2.1 5000 143\r\n".to_vec(),
+        1 => b"PROXY UNKNOWN\r\n".to_vec(),
+        2 => v2(0x20, &[]),
+        3 => v2(0x21, &[203, 0, 113, 9, 192, 0, 2, 1, 0xa0, 0x28, 0, 143]),
+        // A NOOP that does not fit in a slot's own buffer.
+        4 => {
+            let padding = rng.usize(300..2000);
+            let noop = [&[4], &(padding as u16).to_be_bytes()[..], &vec![0; padding]].concat();
+            v2(0x21, &[&[203, 0, 113, 9, 192, 0, 2, 1, 0xa0, 0x28, 0, 143][..], &noop].concat())
+        }
+        _ => b"EHLO mail.example\r\n".to_vec(),
+    };
+    if rng.u8(..10) == 0 {
+        let at = rng.usize(..stream.len());
+        stream[at] ^= 1 << rng.u8(..8);
+    }
+    if rng.bool() {
+        stream.extend_from_slice(b"a001 CAPABILITY\r\n");
+    }
+    stream
+}
+
+fn v2(ver_cmd: u8, rest: &[u8]) -> Vec<u8> {
+    let family = if rest.is_empty() { 0 } else { 0x11 };
+    [crate::proxy::V2_SIGNATURE, &[ver_cmd, family][..], &(rest.len() as u16).to_be_bytes(), rest].concat()
+}
+
+fn schedules() -> u64 {
+    std::env::var("VESTIBULE_SCHEDULES")
+        .map_or(SCHEDULES, |text| text.parse().expect("VESTIBULE_SCHEDULES is a number"))
+}
+
+#[test]
+fn no_schedule_breaks_a_promise() {
+    for seed in REGRESSIONS.into_iter().chain(0..schedules()) {
+        let outcome = run(seed);
+        assert!(outcome.violations.is_empty(), "seed {seed}: {:#?}", outcome.violations);
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    for seed in 0..100 {
+        assert_eq!(run(seed).trace, run(seed).trace, "seed {seed}");
+    }
+}
+
+#[test]
+fn every_deliberate_bug_is_caught() {
+    for bug in [Fault::IgnoredEnd, Fault::DoubleClose, Fault::LostSlot, Fault::RearmedDeadline, Fault::LeakOnDecline] {
+        fault::set(Some(bug));
+        let caught = (0..CAUGHT_WITHIN).find(|&seed| !run(seed).violations.is_empty());
+        fault::set(None);
+        assert!(caught.is_some(), "{bug:?} goes unnoticed");
+    }
+}

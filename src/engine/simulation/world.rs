@@ -1,0 +1,528 @@
+//! A scripted kernel: clients, a backlog, reads in flight, and a clock that only moves when somebody waits.
+//!
+//! It completes operations in any legal order and with every error that a kernel may report, as the seed decides. It keeps
+//! book of every socket, and writes down what must not happen.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+
+use crate::engine::fault::{self, Fault};
+use crate::ring::{Completion, Driver, Errno, ReadMode, SLOT_BYTES};
+
+/// How late a deadline may be noticed: the longest the scripted kernel oversleeps.
+pub const SLACK: Duration = Duration::from_millis(2);
+/// Size of a longer buffer.
+pub const LONG_BYTES: usize = 4096 + SLOT_BYTES as usize;
+/// Longer buffers at once: few, so that they run out.
+const LONG_MAX: usize = 2;
+/// Connections per thousand that run into each kind of trouble.
+const TROUBLE: u32 = 15;
+
+/// What a client does.
+#[derive(Clone, Debug)]
+pub struct Client {
+    pub listener: u32,
+    pub peer: SocketAddr,
+    /// When it connects.
+    pub connects: Duration,
+    pub stream: Vec<u8>,
+    /// How many bytes have arrived by when, ascending.
+    pub arrivals: Vec<(Duration, usize)>,
+    pub end: End,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Stays,
+    Closes(Duration),
+    Resets(Duration),
+}
+
+impl Client {
+    fn arrived(&self, now: Duration) -> usize {
+        self.arrivals.iter().rev().find(|(at, _)| *at <= now).map_or(0, |(_, bytes)| *bytes)
+    }
+
+    fn has_reset(&self, now: Duration) -> bool {
+        matches!(self.end, End::Resets(at) if at <= now)
+    }
+
+    fn has_closed(&self, now: Duration) -> bool {
+        matches!(self.end, End::Closes(at) if at <= now)
+    }
+
+    fn next_event(&self, now: Duration) -> Option<Duration> {
+        let end = match self.end {
+            End::Stays => None,
+            End::Closes(at) | End::Resets(at) => Some(at),
+        };
+        let times = self.arrivals.iter().map(|(at, _)| *at).chain(end).chain([self.connects]);
+        times.filter(|&at| at > now).min()
+    }
+}
+
+/// The book of one accepted connection.
+#[derive(Debug)]
+pub struct Book {
+    pub client: usize,
+    pub accepted: Duration,
+    /// Bytes taken out of the socket.
+    taken: usize,
+    pub closed: u32,
+    pub dispatched: u32,
+}
+
+#[derive(Debug)]
+struct Flight {
+    generation: u32,
+    book: usize,
+    at: usize,
+    mode: ReadMode,
+    cancelled: bool,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    data: Vec<u8>,
+    flight: Option<Flight>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Arm {
+    Off,
+    Armed,
+    Cancelled,
+}
+
+#[derive(Debug)]
+struct Listener {
+    arm: Arm,
+    open: bool,
+    backlog: VecDeque<usize>,
+    /// From accept to the earliest and the latest legal end of a silent or unfinished connection.
+    limits: Option<(Duration, Duration)>,
+}
+
+pub struct World {
+    pub rng: Rng,
+    base: Instant,
+    pub now: Duration,
+    pub clients: Vec<Client>,
+    connected: Vec<bool>,
+    pub books: Vec<Book>,
+    listeners: Vec<Listener>,
+    slots: Vec<Slot>,
+    /// Completions that are ready: told at the next wait.
+    ready: VecDeque<Told>,
+    pub violations: Vec<String>,
+    /// Only deadlines end connections: nothing is shed, and no drain has begun.
+    pub only_deadlines: bool,
+    /// A hash of everything that was told and asked, to compare two runs of one seed.
+    pub trace: u64,
+    longs: usize,
+}
+
+/// A completion before it gets its socket.
+#[derive(Debug)]
+enum Told {
+    Accepted { listener: u32, book: usize, peer: Result<SocketAddr, Errno>, armed: bool },
+    AcceptFailed { listener: u32, errno: Errno, armed: bool },
+    Phantom { listener: u32, armed: bool },
+    Read { slot: u32, generation: u32, result: Result<u32, Errno> },
+    Woken,
+}
+
+/// A socket of the scripted kernel; dropping it closes it.
+pub struct Socket {
+    pub book: usize,
+    world: Rc<RefCell<World>>,
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let mut world = self.world.borrow_mut();
+        world.close(self.book);
+        if fault::present(Fault::DoubleClose) {
+            world.close(self.book);
+        }
+    }
+}
+
+impl World {
+    pub fn new(seed: u64, slots: u32, clients: Vec<Client>, limits: Vec<Option<(Duration, Duration)>>) -> World {
+        let listener = |limits| Listener { arm: Arm::Off, open: true, backlog: VecDeque::new(), limits };
+        World {
+            rng: Rng::with_seed(seed),
+            base: Instant::now(),
+            now: Duration::ZERO,
+            connected: vec![false; clients.len()],
+            clients,
+            books: Vec::new(),
+            listeners: limits.into_iter().map(listener).collect(),
+            slots: (0..slots).map(|_| Slot { data: vec![0; SLOT_BYTES as usize], flight: None }).collect(),
+            ready: VecDeque::new(),
+            violations: Vec::new(),
+            only_deadlines: false,
+            trace: 0,
+            longs: 0,
+        }
+    }
+
+    /// Whether everything that clients will ever do has happened.
+    pub fn is_quiet(&self) -> bool {
+        self.clients.iter().all(|client| client.next_event(self.now).is_none())
+    }
+
+    pub fn wake(&mut self) {
+        self.ready.push_back(Told::Woken);
+    }
+
+    /// What must hold when everything has ended.
+    pub fn check_end(&mut self) {
+        for (slot, state) in self.slots.iter().enumerate() {
+            if state.flight.is_some() {
+                self.violations.push(format!("slot {slot} has a read in flight at the end"));
+            }
+        }
+        if self.longs != 0 {
+            self.violations.push(format!("{} longer buffers were not given back", self.longs));
+        }
+        for (number, book) in self.books.iter().enumerate() {
+            if book.closed != 1 {
+                self.violations.push(format!("connection {number} was closed {} times: {book:?}", book.closed));
+            }
+        }
+        for (client, connected) in self.connected.iter().enumerate() {
+            if *connected && !self.books.iter().any(|book| book.client == client) {
+                self.violations.push(format!("client {client} was never accepted"));
+            }
+        }
+    }
+
+    fn close(&mut self, book: usize) {
+        self.note(1, book as u64);
+        self.books[book].closed += 1;
+        if self.slots.iter().any(|slot| slot.flight.as_ref().is_some_and(|flight| flight.book == book)) {
+            self.violations.push(format!("connection {book} was closed under a read in flight"));
+        }
+    }
+
+    fn note(&mut self, what: u64, which: u64) {
+        self.trace =
+            (self.trace ^ (what << 56 | which << 32 | self.now.as_micros() as u64)).wrapping_mul(0x100_0000_01b3);
+    }
+
+    fn trouble(&mut self) -> bool {
+        self.rng.u32(..1000) < TROUBLE
+    }
+
+    fn connect(&mut self) {
+        for client in 0..self.clients.len() {
+            let Client { connects, listener, .. } = self.clients[client];
+            if connects <= self.now && !self.connected[client] && self.listeners[listener as usize].open {
+                self.connected[client] = true;
+                self.listeners[listener as usize].backlog.push_back(client);
+            }
+        }
+    }
+
+    fn book(&mut self, client: usize) -> (usize, Result<SocketAddr, Errno>) {
+        self.books.push(Book { client, accepted: self.now, taken: 0, closed: 0, dispatched: 0 });
+        let Client { peer, .. } = self.clients[client];
+        let gone = self.clients[client].has_reset(self.now) && self.rng.bool();
+        (self.books.len() - 1, if gone { Err(Errno(libc::ENOTCONN)) } else { Ok(peer) })
+    }
+
+    /// Completions of one listener's accept.
+    fn run_accept(&mut self, listener: u32) {
+        let index = listener as usize;
+        if self.listeners[index].arm == Arm::Off {
+            return;
+        }
+        if self.trouble() {
+            return self.fail_accept(listener);
+        }
+        for _ in 0..self.rng.usize(..4) {
+            let Some(client) = self.listeners[index].backlog.pop_front() else { break };
+            let (book, peer) = self.book(client);
+            // The kernel may end the multishot together with a connection: its completion queue was full.
+            let armed = !self.trouble();
+            self.ready.push_back(Told::Accepted { listener, book, peer, armed });
+            if !armed {
+                self.listeners[index].arm = Arm::Off;
+                return;
+            }
+        }
+        if self.listeners[index].arm == Arm::Cancelled && self.rng.bool() {
+            self.listeners[index].arm = Arm::Off;
+            let errno = Errno(libc::ECANCELED);
+            self.ready.push_back(Told::AcceptFailed { listener, errno, armed: false });
+        }
+    }
+
+    fn fail_accept(&mut self, listener: u32) {
+        const ERRNOS: [i32; 7] =
+            [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::ECONNABORTED, libc::ECANCELED, libc::EINTR];
+        let armed = self.rng.u8(..4) == 0;
+        if !armed {
+            self.listeners[listener as usize].arm = Arm::Off;
+        }
+        let told = match self.rng.usize(..=ERRNOS.len()) {
+            7 => Told::Phantom { listener, armed },
+            which => Told::AcceptFailed { listener, errno: Errno(ERRNOS[which]), armed },
+        };
+        self.ready.push_back(told);
+    }
+
+    /// The completion of one slot's read, if it is time.
+    fn run_read(&mut self, slot: usize) {
+        let Some(flight) = &self.slots[slot].flight else { return };
+        let client = &self.clients[self.books[flight.book].client];
+        let there = client.arrived(self.now).saturating_sub(self.books[flight.book].taken);
+        let (reset, closed, cancelled) = (client.has_reset(self.now), client.has_closed(self.now), flight.cancelled);
+        if cancelled && (there == 0 || self.rng.bool()) {
+            // The cancel is slow now and then.
+            if self.rng.u8(..3) > 0 {
+                self.complete(slot, Err(Errno(libc::ECANCELED)));
+            }
+        } else if there > 0 && self.rng.u8(..4) > 0 {
+            let count = self.take(slot, there);
+            self.complete(slot, Ok(count));
+        } else if reset {
+            self.complete(slot, Err(Errno(libc::ECONNRESET)));
+        } else if closed && there == 0 {
+            self.complete(slot, Ok(0));
+        } else if self.trouble() {
+            let errno = if self.rng.bool() { libc::EINTR } else { libc::EAGAIN };
+            self.complete(slot, Err(Errno(errno)));
+        }
+    }
+
+    /// Moves bytes into the slot's buffer: as many as fit, or fewer.
+    fn take(&mut self, slot: usize, there: usize) -> u32 {
+        let flight = self.slots[slot].flight.as_ref().expect("the caller has looked");
+        let (at, mode, book) = (flight.at, flight.mode, flight.book);
+        let room = self.slots[slot].data.len() - at;
+        let most = match mode {
+            ReadMode::Consume(limit) => there.min(room).min(limit as usize),
+            ReadMode::Take | ReadMode::Peek => there.min(room),
+        };
+        let count = if self.rng.bool() { most } else { self.rng.usize(1..=most) };
+        let from = self.books[book].taken;
+        let bytes = self.clients[self.books[book].client].stream[from..from + count].to_vec();
+        self.slots[slot].data[at..at + count].copy_from_slice(&bytes);
+        if mode != ReadMode::Peek {
+            self.books[book].taken += count;
+        }
+        count as u32
+    }
+
+    fn complete(&mut self, slot: usize, result: Result<u32, Errno>) {
+        let flight = self.slots[slot].flight.take().expect("the caller has looked");
+        self.ready.push_back(Told::Read { slot: slot as u32, generation: flight.generation, result });
+    }
+
+    /// A completion that belongs to a former user of a slot.
+    fn run_stale(&mut self) {
+        if self.trouble() {
+            let slot = self.rng.usize(..self.slots.len());
+            let current = self.slots[slot].flight.as_ref().map(|flight| flight.generation);
+            let generation = self.rng.u32(1 << 20..1 << 21);
+            if current != Some(generation) {
+                self.ready.push_back(Told::Read { slot: slot as u32, generation, result: Ok(1) });
+            }
+        }
+    }
+
+    fn run(&mut self) {
+        self.connect();
+        let listeners = self.listeners.len();
+        let mut order: Vec<usize> = (0..listeners + self.slots.len()).collect();
+        self.rng.shuffle(&mut order);
+        for which in order {
+            if which < listeners { self.run_accept(which as u32) } else { self.run_read(which - listeners) }
+        }
+        self.run_stale();
+    }
+
+    fn check_deadlines(&mut self) {
+        for slot in &self.slots {
+            let Some(flight) = slot.flight.as_ref().filter(|flight| !flight.cancelled) else { continue };
+            let book = &self.books[flight.book];
+            let listener = &self.listeners[self.clients[book.client].listener as usize];
+            if listener.limits.is_some_and(|(_, latest)| self.now > book.accepted + latest + SLACK) {
+                self.violations.push(format!("connection {} outlives its deadline at {:?}", flight.book, self.now));
+            }
+        }
+    }
+
+    fn check_not_early(&mut self, book: usize) {
+        let Book { client, accepted, .. } = self.books[book];
+        let limits = self.listeners[self.clients[client].listener as usize].limits;
+        if self.only_deadlines && limits.is_some_and(|(earliest, _)| self.now < accepted + earliest) {
+            self.violations.push(format!("connection {book} was given up at {:?}, before its time", self.now));
+        }
+    }
+
+    fn wait(&mut self, limit: Option<Duration>) {
+        // Whatever is left after the last wait must have been cancelled by then if its time was up.
+        self.check_deadlines();
+        let until = self.now + limit.unwrap_or(Duration::from_secs(5));
+        loop {
+            self.run();
+            if !self.ready.is_empty() || self.now >= until || self.trouble() {
+                break;
+            }
+            let next = self.clients.iter().filter_map(|client| client.next_event(self.now)).min().unwrap_or(until);
+            // A cancel or an interrupted read may be due at any time, not only when a client moves.
+            let soon = self.now + Duration::from_micros(self.rng.u64(100..5000));
+            self.now = next.min(soon).min(until);
+        }
+        self.now += Duration::from_micros(self.rng.u64(..SLACK.as_micros() as u64));
+    }
+}
+
+/// The scripted ring.
+pub struct Script {
+    world: Rc<RefCell<World>>,
+    /// The slots' bytes as the engine may see them: copied at each completion.
+    seen: Vec<Vec<u8>>,
+}
+
+impl Script {
+    pub fn new(world: Rc<RefCell<World>>) -> Script {
+        let slots = world.borrow().slots.len();
+        Script { world, seen: vec![Vec::new(); slots] }
+    }
+
+    fn socket(&self, book: usize) -> Socket {
+        Socket { book, world: self.world.clone() }
+    }
+}
+
+impl Driver for Script {
+    type Socket = Socket;
+
+    fn now(&self) -> Instant {
+        let world = self.world.borrow();
+        world.base + world.now
+    }
+
+    fn accept(&mut self, listener: u32) {
+        let mut world = self.world.borrow_mut();
+        world.note(2, listener.into());
+        let state = &mut world.listeners[listener as usize];
+        let legal = state.open && state.arm == Arm::Off;
+        state.arm = Arm::Armed;
+        if !legal {
+            world.violations.push(format!("listener {listener} was armed twice or after its end"));
+        }
+    }
+
+    fn cancel_accept(&mut self, listener: u32) {
+        let mut world = self.world.borrow_mut();
+        let state = &mut world.listeners[listener as usize];
+        if state.arm == Arm::Armed {
+            state.arm = Arm::Cancelled;
+        }
+    }
+
+    fn accept_now(&mut self, listener: u32) -> Option<(Socket, Result<SocketAddr, Errno>)> {
+        let (book, peer) = {
+            let mut world = self.world.borrow_mut();
+            let client = world.listeners[listener as usize].backlog.pop_front()?;
+            world.book(client)
+        };
+        Some((self.socket(book), peer))
+    }
+
+    fn close_listener(&mut self, listener: u32) {
+        let mut world = self.world.borrow_mut();
+        let state = &mut world.listeners[listener as usize];
+        state.open = false;
+        let legal = state.arm == Arm::Off && state.backlog.is_empty();
+        if !legal {
+            world.violations.push(format!("listener {listener} was closed over an accept or a backlog"));
+        }
+    }
+
+    fn read(&mut self, slot: u32, generation: u32, socket: &Socket, at: u32, mode: ReadMode) {
+        let mut world = self.world.borrow_mut();
+        world.note(3, slot.into());
+        let state = &mut world.slots[slot as usize];
+        let legal = state.flight.is_none() && (at as usize) < state.data.len();
+        state.flight = Some(Flight { generation, book: socket.book, at: at as usize, mode, cancelled: false });
+        if !legal {
+            world.violations.push(format!("slot {slot}: a second read, or one without room"));
+        }
+    }
+
+    fn cancel_read(&mut self, slot: u32, generation: u32) {
+        let mut world = self.world.borrow_mut();
+        world.note(4, slot.into());
+        // A read whose completion is ready cannot be cancelled any more (EALREADY, ENOENT): nothing happens then.
+        if let Some(flight) =
+            world.slots[slot as usize].flight.as_mut().filter(|flight| flight.generation == generation)
+        {
+            flight.cancelled = true;
+            let book = flight.book;
+            world.check_not_early(book);
+        }
+    }
+
+    fn bytes(&self, slot: u32, len: u32) -> &[u8] {
+        assert!(self.world.borrow().slots[slot as usize].flight.is_none(), "a buffer in flight cannot be looked at");
+        &self.seen[slot as usize][..len as usize]
+    }
+
+    fn capacity(&self, slot: u32) -> u32 {
+        self.world.borrow().slots[slot as usize].data.len() as u32
+    }
+
+    fn lengthen(&mut self, slot: u32, _: u32) -> bool {
+        let mut world = self.world.borrow_mut();
+        if world.longs == LONG_MAX || world.slots[slot as usize].data.len() == LONG_BYTES {
+            return false;
+        }
+        world.longs += 1;
+        world.slots[slot as usize].data.resize(LONG_BYTES, 0);
+        true
+    }
+
+    fn release(&mut self, slot: u32) {
+        let mut world = self.world.borrow_mut();
+        if world.slots[slot as usize].data.len() == LONG_BYTES {
+            world.longs -= 1;
+            world.slots[slot as usize].data.truncate(SLOT_BYTES as usize);
+        }
+        self.seen[slot as usize].clear();
+    }
+
+    fn wait(&mut self, limit: Option<Duration>) -> io::Result<()> {
+        self.world.borrow_mut().wait(limit);
+        Ok(())
+    }
+
+    fn next(&mut self) -> Option<Completion<Socket>> {
+        let told = self.world.borrow_mut().ready.pop_front()?;
+        Some(match told {
+            Told::Accepted { listener, book, peer, armed } => {
+                Completion::Accepted { listener, socket: self.socket(book), peer, armed }
+            }
+            Told::AcceptFailed { listener, errno, armed } => Completion::AcceptFailed { listener, errno, armed },
+            Told::Phantom { listener, armed } => Completion::Phantom { listener, armed },
+            Told::Read { slot, generation, result } => {
+                let world = self.world.borrow();
+                self.seen[slot as usize].clone_from(&world.slots[slot as usize].data);
+                Completion::Read { slot, generation, result }
+            }
+            Told::Woken => Completion::Woken,
+        })
+    }
+}
