@@ -22,6 +22,8 @@ use std::time::{Duration, Instant};
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode, squeue};
 
+use super::setup::{self, SetupError};
+
 /// First size of a slot's receive buffer in bytes. It doubles when it is full.
 pub const RECV_BYTES_START: usize = 512;
 /// Largest receive buffer of a slot in bytes; then [`ClientRing::forget_incoming`] must make room.
@@ -33,7 +35,6 @@ pub const DROP_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// A send buffer that grew beyond this many bytes is given back when its slot is released.
 const SEND_BYTES_KEPT: usize = 4096;
-const SQ_ENTRIES: u32 = 1024;
 /// A burst larger than this stays in the kernel's overflow list until the next turn.
 const CQ_ENTRIES: u32 = 8192;
 
@@ -143,10 +144,11 @@ pub fn stream_socket(target: &SocketAddr, source: Option<IpAddr>) -> io::Result<
 
 impl ClientRing {
     /// A ring for at most `slots` sockets (1..=[`SLOTS_MAX`], clamped). It belongs to the calling thread: no other
-    /// may take a turn. Fails with the errno of io_uring_setup(2).
-    pub fn new(slots: usize) -> io::Result<ClientRing> {
+    /// may take a turn.
+    pub fn new(slots: usize) -> Result<ClientRing, SetupError> {
         let slots = Slots::new(slots.clamp(1, SLOTS_MAX));
-        Ok(ClientRing { ring: set_up()?, slots, targets: Vec::new(), queued: VecDeque::new() })
+        let (ring, _) = setup::ring(CQ_ENTRIES)?;
+        Ok(ClientRing { ring, slots, targets: Vec::new(), queued: VecDeque::new() })
     }
 
     /// Registers a destination for [`ClientRing::connect`].
@@ -454,13 +456,6 @@ fn check(result: libc::c_int) -> io::Result<RawFd> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-fn set_up() -> io::Result<IoUring> {
-    let mut builder = IoUring::builder();
-    // Task work runs in our own turns only, and one bad entry does not hold up the rest.
-    builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag().setup_submit_all();
-    builder.setup_cqsize(CQ_ENTRIES).setup_clamp().build(SQ_ENTRIES)
-}
-
 /// Whether the kernel took the call as it was; `false` for the errors that mean "reap, then come again".
 fn harmless(entered: io::Result<usize>) -> io::Result<bool> {
     match entered {
@@ -624,7 +619,7 @@ mod tests {
     fn more_operations_than_the_queue_holds_all_complete() {
         let listener = loopback();
         let target = listener.local_addr().expect("bound");
-        let count = SQ_ENTRIES as usize + 100;
+        let count = setup::SQ_ENTRIES as usize * 3;
         let mut ring = ClientRing::new(count).expect("ring");
         drop(listener);
         let registered = ring.add_target(target);

@@ -304,3 +304,158 @@ fn over(outcome: Outcome) -> Step {
 fn failed(phase: Phase, error: &io::Error) -> Step {
     over(Outcome::Failed(Failure { phase, cause: Cause::Errno(error.raw_os_error().unwrap_or(0)) }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::behaviour::{Behaviour, Pauses};
+
+    const LENGTH: usize = 28;
+    const GAP: Duration = Duration::from_millis(10);
+
+    fn conn(behaviour: &str) -> Conn {
+        let behaviour: Behaviour = behaviour.parse().expect("a behaviour");
+        let pauses = Pauses { gap: GAP, trickle: 50 * GAP, lazy: 100 * GAP };
+        let sent = Sent { version: Some("v2"), command: Some("PROXY"), length: LENGTH, ..Sent::nothing() };
+        let brief = Brief {
+            behaviour: 0,
+            deserves: behaviour.deserves(),
+            script: behaviour.script(LENGTH, &pauses),
+            sent,
+            source: None,
+            target: SocketAddr::from(([127, 0, 0, 1], 143)),
+            hold: false,
+            hold_at_once: false,
+        };
+        Conn::new(brief, Instant::now())
+    }
+
+    fn reset() -> io::Error {
+        io::Error::from_raw_os_error(rustix::io::Errno::CONNRESET.raw_os_error())
+    }
+
+    fn end(conn: &mut Conn, expect: &Expect, received: &[u8]) -> Step {
+        conn.handle_end(Ok(()), expect, &[0; LENGTH], received)
+    }
+
+    fn said_all(conn: &mut Conn) -> Vec<Range<usize>> {
+        let mut pieces = Vec::new();
+        let mut step = conn.handle_connected(Ok(0), Instant::now());
+        loop {
+            step = match step {
+                Step::Send(range) => {
+                    pieces.push(range.clone());
+                    conn.handle_sent(Ok(range.len()))
+                }
+                Step::Pause(_) => conn.handle_pause_over(),
+                _ => return pieces,
+            };
+        }
+    }
+
+    #[test]
+    fn pieces_cover_the_header_once() {
+        assert_eq!(said_all(&mut conn("normal")), [0..28]);
+        assert_eq!(said_all(&mut conn("split:12")), [0..12, 12..28]);
+        assert_eq!(said_all(&mut conn("reset:5")), [0..5]);
+        assert_eq!(said_all(&mut conn("silent")), []);
+        assert_eq!(said_all(&mut conn("bytewise")), (0..28).map(|at| at..at + 1).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_piece_taken_in_part_is_finished_without_a_pause() {
+        let mut conn = conn("split:12");
+        assert_eq!(conn.handle_connected(Ok(0), Instant::now()), Step::Send(0..12));
+        assert_eq!(conn.handle_sent(Ok(5)), Step::Send(5..12));
+        assert_eq!(conn.handle_sent(Ok(7)), Step::Pause(GAP));
+        assert_eq!(conn.handle_pause_over(), Step::Send(12..28));
+        assert_eq!(conn.handle_sent(Ok(16)), Step::Wait);
+    }
+
+    #[test]
+    fn endings_follow_the_script() {
+        for (name, step) in
+            [("empty", Step::Over(Outcome::Ok, Leave::Close)), ("silent", Step::Wait), ("lazy", Step::Pause(100 * GAP))]
+        {
+            assert_eq!(conn(name).handle_connected(Ok(0), Instant::now()), step, "{name}");
+        }
+        for (name, step) in
+            [("half-close", Step::HalfClose), ("reset", Step::Over(Outcome::Ok, Leave::Reset)), ("normal", Step::Wait)]
+        {
+            let mut conn = conn(name);
+            conn.handle_connected(Ok(0), Instant::now());
+            assert_eq!(conn.handle_sent(Ok(LENGTH)), step, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_may_come_as_fin_or_reset_and_at_any_time() {
+        let mut trickle = conn("trickle");
+        assert_eq!(trickle.handle_connected(Ok(0), Instant::now()), Step::Send(0..1));
+        let refused = trickle.handle_end(Err(reset()), &Expect::Whoami, &[], b"");
+        assert_eq!(refused, Step::Over(Outcome::Ok, Leave::Close));
+        let answered = end(&mut conn("silent"), &Expect::Whoami, b"hello");
+        assert_eq!(answered, Step::Over(Outcome::Wrong(Wrong::AnsweredRefusal), Leave::Close));
+    }
+
+    #[test]
+    fn an_honest_connection_that_is_reset_has_failed_in_its_phase() {
+        let mut conn = conn("normal");
+        conn.handle_connected(Ok(0), Instant::now());
+        conn.handle_sent(Ok(LENGTH));
+        let errno = rustix::io::Errno::CONNRESET.raw_os_error();
+        let failure = |phase| Step::Over(Outcome::Failed(Failure { phase, cause: Cause::Errno(errno) }), Leave::Close);
+        assert_eq!(conn.handle_end(Err(reset()), &Expect::Whoami, &[], b""), failure(Phase::FirstByte));
+        conn.handle_received(&Expect::Whoami, &[], b"{", Instant::now());
+        assert_eq!(conn.handle_end(Err(reset()), &Expect::Whoami, &[], b"{"), failure(Phase::End));
+    }
+
+    #[test]
+    fn a_refused_send_leaves_the_verdict_to_what_can_be_read() {
+        let mut garbage = conn("split:12");
+        garbage.handle_connected(Ok(0), Instant::now());
+        assert_eq!(garbage.handle_sent(Err(reset())), Step::Wait);
+        assert_eq!(end(&mut garbage, &Expect::Answer, b"* BYE\r\n"), Step::Over(Outcome::Ok, Leave::Close));
+    }
+
+    #[test]
+    fn a_greeting_before_the_header_is_wrong() {
+        let mut lazy = conn("lazy");
+        lazy.handle_connected(Ok(0), Instant::now());
+        let step = lazy.handle_received(&Expect::Banner(String::new()), &[], b"* OK\r\n", Instant::now());
+        assert_eq!(step, Step::Over(Outcome::Wrong(Wrong::EarlyGreeting), Leave::Close));
+    }
+
+    #[test]
+    fn the_deadline_names_what_was_awaited() {
+        let at = |conn: &Conn| match conn.handle_deadline() {
+            Step::Over(Outcome::Failed(Failure { phase, cause: Cause::Deadline }), Leave::Close) => phase,
+            step => panic!("{step:?}"),
+        };
+        let mut normal = conn("normal");
+        assert_eq!(at(&normal), Phase::Connect);
+        normal.handle_connected(Ok(0), Instant::now());
+        assert_eq!(at(&normal), Phase::Send);
+        normal.handle_sent(Ok(LENGTH));
+        assert_eq!(at(&normal), Phase::FirstByte);
+        let mut silent = conn("silent");
+        silent.handle_connected(Ok(0), Instant::now());
+        assert_eq!(at(&silent), Phase::End);
+    }
+
+    #[test]
+    fn a_held_connection_ends_with_the_run_or_has_failed() {
+        let mut held = conn("normal");
+        held.brief.hold = true;
+        held.handle_connected(Ok(0), Instant::now());
+        held.handle_sent(Ok(LENGTH));
+        let banner = Expect::Banner("* OK".into());
+        assert_eq!(held.handle_run_over(), Outcome::Unfinished);
+        assert_eq!(held.handle_received(&banner, &[0; LENGTH], b"* OK\r\n", Instant::now()), Step::Wait);
+        assert!(held.newly_held() && !held.newly_held());
+        assert_eq!(held.handle_deadline(), Step::Wait);
+        assert_eq!(held.handle_run_over(), Outcome::Ok);
+        let lost = Outcome::Failed(Failure { phase: Phase::Hold, cause: Cause::Closed });
+        assert_eq!(end(&mut held, &banner, b"* OK\r\n"), Step::Over(lost, Leave::Close));
+    }
+}

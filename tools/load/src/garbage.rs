@@ -5,7 +5,6 @@ use std::str::FromStr;
 
 use vestibule::proxy::V2_SIGNATURE;
 
-use crate::header::{push_tlv, set_length};
 use crate::mix::random;
 
 /// An entry of [`KINDS`].
@@ -135,6 +134,17 @@ fn inet_with(tlvs: &[(u8, &[u8])], out: &mut Vec<u8>) {
     set_length(out);
 }
 
+fn push_tlv(kind: u8, value: &[u8], out: &mut Vec<u8>) {
+    out.push(kind);
+    push_vector(value, out);
+}
+
+/// Writes the length field of a whole version 2 header.
+fn set_length(header: &mut [u8]) {
+    let rest = (header.len() - 16) as u16;
+    header[14..16].copy_from_slice(&rest.to_be_bytes());
+}
+
 fn cut_tlv(_number: u64, out: &mut Vec<u8>) {
     inet_with(&[(2, b"mail.example.org")], out);
     out.truncate(out.len() - 1);
@@ -174,6 +184,7 @@ fn client_hello(number: u64, out: &mut Vec<u8>) {
     push_vector(&handshake, out);
 }
 
+/// The value behind its length in two bytes.
 fn push_vector(value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(&(value.len() as u16).to_be_bytes());
     out.extend_from_slice(value);
@@ -182,6 +193,8 @@ fn push_vector(value: &[u8], out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vestibule::admission::Policy;
+    use vestibule::proxy::{Decoded, Rules, decode};
 
     fn bytes_of(name: &str, number: u64) -> Vec<u8> {
         let mut out = Vec::new();
@@ -196,6 +209,25 @@ mod tests {
         }
         assert_eq!("tls".parse(), Ok(Kind::TLS));
         assert!("tea".parse::<Kind>().expect_err("no such").contains("v2-checksum"));
+    }
+
+    #[test]
+    fn every_kind_is_refused_for_its_reason() {
+        for kind in KINDS {
+            for number in 0..50 {
+                let bytes = bytes_of(kind.name, number);
+                match decode(&bytes, &Rules::default()) {
+                    Decoded::Absent { .. } => assert_eq!(kind.reason, "absent", "{}", kind.name),
+                    Decoded::Invalid { reason, .. } => assert_eq!(kind.reason, reason.code(), "{}", kind.name),
+                    Decoded::Complete(header) => {
+                        let residual = &bytes[header.head().len()..];
+                        let refusal = Policy::default().admit(&header, residual).expect_err(kind.name);
+                        assert_eq!(kind.reason, refusal.code(), "{}", kind.name);
+                    }
+                    Decoded::Incomplete { .. } => panic!("{} would have to wait", kind.name),
+                }
+            }
+        }
     }
 
     #[test]

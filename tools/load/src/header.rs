@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::str::FromStr;
 
-use vestibule::proxy::V2_SIGNATURE;
+use vestibule::proxy::{Encoder, Tlv, Version, kind};
 
 use crate::sources::Pool;
 
@@ -44,6 +44,12 @@ pub const SHAPES: [(&str, Shape); 8] = [
 
 /// What `--header mixed` stands for.
 pub const MIXED: [Shape; 6] = [Shape::V1, Shape::V1Inet6, Shape::V2, Shape::V2Inet6, Shape::V2Tlv, Shape::V2TlvInet6];
+
+/// Source and destination.
+type Ends = (SocketAddr, SocketAddr);
+
+/// A client that came by TLS 1.3 and showed no certificate.
+const SSL: &[u8] = b"\x01\0\0\0\0\x21\0\x07TLSv1.3\x23\0\x16TLS_AES_128_GCM_SHA256";
 
 /// What a header said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,104 +115,63 @@ impl Shape {
         match self {
             Shape::None => Sent::nothing(),
             Shape::Unknown => unknown(out),
-            Shape::V1 => v1("TCP4", inet, out),
-            Shape::V1Inet6 => v1("TCP6", inet6, out),
-            Shape::V2 => v2(inet, None, out),
-            Shape::V2Inet6 => v2(inet6, None, out),
-            Shape::V2Tlv => v2(inet, Some(number), out),
-            Shape::V2TlvInet6 => v2(inet6, Some(number), out),
+            Shape::V1 => v1(inet, out),
+            Shape::V1Inet6 => v1(inet6, out),
+            Shape::V2 => v2(inet, out),
+            Shape::V2Inet6 => v2(inet6, out),
+            Shape::V2Tlv => v2_tlv(inet, number, out),
+            Shape::V2TlvInet6 => v2_tlv(inet6, number, out),
         }
     }
 }
 
 /// A balancer's health check: version 2, LOCAL, 16 bytes.
 pub fn local(out: &mut Vec<u8>) -> Sent {
-    out.extend_from_slice(V2_SIGNATURE);
-    out.extend_from_slice(&[0x20, 0, 0, 0]);
+    encode(&Encoder::local(), out);
     Sent { version: Some("v2"), command: Some("LOCAL"), addresses: None, tlvs: out.len()..out.len(), length: out.len() }
 }
 
 fn unknown(out: &mut Vec<u8>) -> Sent {
     out.extend_from_slice(b"PROXY UNKNOWN\r\n");
-    v1_sent(None, out.len())
+    proxy("v1", None, out.len(), out)
 }
 
-fn v1(keyword: &str, (source, destination): (SocketAddr, SocketAddr), out: &mut Vec<u8>) -> Sent {
-    let (from, to) = (source.ip(), destination.ip());
-    let line = format!("PROXY {keyword} {from} {to} {} {}\r\n", source.port(), destination.port());
-    out.extend_from_slice(line.as_bytes());
-    v1_sent(Some((source, destination)), out.len())
+fn v1((source, destination): Ends, out: &mut Vec<u8>) -> Sent {
+    encode(&Encoder::proxy(source, destination).version(Version::V1), out);
+    proxy("v1", Some((source, destination)), out.len(), out)
 }
 
-fn v1_sent(addresses: Option<(SocketAddr, SocketAddr)>, length: usize) -> Sent {
-    Sent { version: Some("v1"), command: Some("PROXY"), addresses, tlvs: length..length, length }
+fn v2((source, destination): Ends, out: &mut Vec<u8>) -> Sent {
+    encode(&Encoder::proxy(source, destination), out);
+    proxy("v2", Some((source, destination)), out.len(), out)
 }
 
-/// With TLVs where a number is given: the connection's own.
-fn v2((source, destination): (SocketAddr, SocketAddr), tlvs: Option<u64>, out: &mut Vec<u8>) -> Sent {
-    out.extend_from_slice(V2_SIGNATURE);
-    out.extend_from_slice(&[0x21, if source.is_ipv4() { 0x11 } else { 0x21 }, 0, 0]);
-    push_ip(source, out);
-    push_ip(destination, out);
-    out.extend_from_slice(&source.port().to_be_bytes());
-    out.extend_from_slice(&destination.port().to_be_bytes());
-    let start = out.len();
-    if let Some(number) = tlvs {
-        push_tlvs(number, out);
-    }
-    set_length(out);
-    if tlvs.is_some() {
-        set_checksum(start, out);
-    }
-    Sent {
-        version: Some("v2"),
-        command: Some("PROXY"),
-        addresses: Some((source, destination)),
-        tlvs: start..out.len(),
-        length: out.len(),
-    }
+/// With what a mail proxy adds: checksum, unique id, TLS of the front, server name.
+fn v2_tlv((source, destination): Ends, number: u64, out: &mut Vec<u8>) -> Sent {
+    let bare = Encoder::proxy(source, destination);
+    let unique_id = format!("{number:016X}");
+    let tlvs = [
+        Tlv { kind: kind::UNIQUE_ID, value: unique_id.as_bytes() },
+        Tlv { kind: kind::SSL, value: SSL },
+        Tlv { kind: kind::AUTHORITY, value: b"imap.example.org" },
+    ];
+    encode(&bare.tlvs(&tlvs).checksum(true), out);
+    proxy("v2", Some((source, destination)), bare.encoded_len(), out)
 }
 
-fn push_ip(address: SocketAddr, out: &mut Vec<u8>) {
-    match address {
-        SocketAddr::V4(v4) => out.extend_from_slice(&v4.ip().octets()),
-        SocketAddr::V6(v6) => out.extend_from_slice(&v6.ip().octets()),
-    }
+fn proxy(version: &'static str, addresses: Option<Ends>, tlvs: usize, out: &[u8]) -> Sent {
+    Sent { version: Some(version), command: Some("PROXY"), addresses, tlvs: tlvs..out.len(), length: out.len() }
 }
 
-/// What a mail proxy sends: checksum (first, filled in last), unique id, TLS of the front, server name.
-fn push_tlvs(number: u64, out: &mut Vec<u8>) {
-    push_tlv(0x03, &[0; 4], out);
-    push_tlv(0x05, format!("{number:016X}").as_bytes(), out);
-    let mut ssl = vec![0x01, 0, 0, 0, 0];
-    push_tlv(0x21, b"TLSv1.3", &mut ssl);
-    push_tlv(0x23, b"TLS_AES_128_GCM_SHA256", &mut ssl);
-    push_tlv(0x20, &ssl, out);
-    push_tlv(0x02, b"imap.example.org", out);
-}
-
-/// Appends one TLV; the value must be shorter than 64 KiB.
-pub fn push_tlv(kind: u8, value: &[u8], out: &mut Vec<u8>) {
-    out.push(kind);
-    out.extend_from_slice(&(value.len() as u16).to_be_bytes());
-    out.extend_from_slice(value);
-}
-
-/// Writes the length field of a whole version 2 header.
-pub fn set_length(header: &mut [u8]) {
-    let rest = (header.len() - 16) as u16;
-    header[14..16].copy_from_slice(&rest.to_be_bytes());
-}
-
-/// Fills in the checksum of a header whose first TLV, at `tlvs`, is a CRC32C with its value still zero.
-fn set_checksum(tlvs: usize, header: &mut [u8]) {
-    let sum = crc32c::crc32c(header);
-    header[tlvs + 3..tlvs + 7].copy_from_slice(&sum.to_be_bytes());
+fn encode(encoder: &Encoder, out: &mut Vec<u8>) {
+    out.resize(encoder.encoded_len(), 0);
+    encoder.encode(out).expect("the buffer is as long as asked for, and the content is this file's own");
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vestibule::proxy::{Decoded, Rules, decode};
 
     fn cast() -> Cast {
         Cast {
@@ -231,25 +196,22 @@ mod tests {
     }
 
     #[test]
-    fn binary_headers_have_the_specified_sizes() {
-        for (shape, length) in [(Shape::V2, 28), (Shape::V2Inet6, 52)] {
+    fn every_header_says_what_is_remembered_of_it() {
+        for (name, shape) in SHAPES.into_iter().filter(|(_, shape)| *shape != Shape::None) {
             let (bytes, sent) = written(shape);
-            assert_eq!((bytes.len(), sent.length, sent.tlvs), (length, length, length..length));
+            let Decoded::Complete(header) = decode(&bytes, &Rules::default()) else { panic!("{name}: {bytes:x?}") };
+            assert_eq!((header.head().len(), header.head().ip()), (sent.length, sent.addresses), "{name}");
+            let tlvs: usize = header.tlvs().map(|tlv| 3 + tlv.value.len()).sum();
+            assert_eq!(sent.tlvs.len(), tlvs, "{name}");
+            assert_eq!(tlvs > 0, matches!(shape, Shape::V2Tlv | Shape::V2TlvInet6), "{name}");
         }
-        let (bytes, sent) = written(Shape::V2);
-        assert_eq!(bytes[12..], [0x21, 0x11, 0, 12, 198, 51, 100, 7, 192, 0, 2, 1, 4, 0, 0, 143]);
-        assert_eq!(sent.addresses, Some(("198.51.100.7:1024".parse().unwrap(), "192.0.2.1:143".parse().unwrap())));
     }
 
     #[test]
-    fn the_checksum_covers_the_header_with_itself_as_zero() {
-        let (mut bytes, sent) = written(Shape::V2Tlv);
-        let at = sent.tlvs.start;
-        assert_eq!(bytes[at..at + 3], [3, 0, 4]);
-        let sum: [u8; 4] = bytes[at + 3..at + 7].try_into().expect("four bytes");
-        bytes[at + 3..at + 7].fill(0);
-        assert_eq!(u32::from_be_bytes(sum), crc32c::crc32c(&bytes));
-        assert_eq!(usize::from(u16::from_be_bytes([bytes[14], bytes[15]])), bytes.len() - 16);
+    fn a_health_check_has_sixteen_bytes() {
+        let mut out = Vec::new();
+        assert_eq!(local(&mut out).length, 16);
+        assert!(matches!(decode(&out, &Rules::default()), Decoded::Complete(_)));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What the process and the kernel allow: open files and local ports.
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use vestibule::ring::{Resource, limit, raise_open_files};
 
 use crate::sources::Pool;
 
@@ -13,18 +13,10 @@ pub fn connections_allowed() -> usize {
     hard_limit().saturating_sub(FILES_BESIDE).max(1)
 }
 
-/// Raises the soft limit of open files so that `connections` fit.
+/// Raises the soft limit of open files, so that `connections` fit if the hard one allows it.
 pub fn raise_files(connections: usize) -> Result<(), String> {
-    let needed = connections + FILES_BESIDE;
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current.is_none_or(|soft| soft >= needed as u64) {
-        return Ok(());
-    }
-    if needed > hard_limit() {
-        return Err(too_few_files(connections, needed));
-    }
-    let raised = Rlimit { current: Some(needed as u64), maximum: limit.maximum };
-    setrlimit(Resource::Nofile, raised).map_err(|error| format!("setrlimit(RLIMIT_NOFILE, {needed}): {error}"))
+    raise_open_files().map_err(|error| format!("the limit of open files cannot be raised: {error}"))?;
+    if connections <= connections_allowed() { Ok(()) } else { Err(too_few_files(connections)) }
 }
 
 /// Whether `connections` can be open at once to one destination.
@@ -42,15 +34,17 @@ pub fn check_ports(connections: usize, sources: Option<Pool>) -> Result<(), Stri
 }
 
 fn hard_limit() -> usize {
-    getrlimit(Resource::Nofile).maximum.map_or(usize::MAX, |hard| usize::try_from(hard).unwrap_or(usize::MAX))
+    let hard = limit(Resource::OpenFiles).map_or(u64::MAX, |(_, hard)| hard);
+    usize::try_from(hard).unwrap_or(usize::MAX)
 }
 
-fn too_few_files(connections: usize, needed: usize) -> String {
-    let hard = hard_limit();
+fn too_few_files(connections: usize) -> String {
+    let needed = connections + FILES_BESIDE;
     format!(
-        "{connections} open connections need {needed} open files, and the hard limit (RLIMIT_NOFILE) is {hard}. Raise \
-         it (`ulimit -Hn {needed}` as root, LimitNOFILE={needed} in a systemd unit, /etc/security/limits.conf for a \
+        "{connections} open connections need {needed} open files, and the hard limit (RLIMIT_NOFILE) is {}. Raise it \
+         (`ulimit -Hn {needed}` as root, LimitNOFILE={needed} in a systemd unit, /etc/security/limits.conf for a \
          login), start several vestibule-load side by side, or ask for at most {}",
+        hard_limit(),
         connections_allowed()
     )
 }

@@ -39,7 +39,7 @@ impl<T> Mix<T> {
     pub fn pick(&self, random: u64) -> usize {
         let total = self.totals.last().copied().unwrap_or(1);
         // The high half of the product maps the whole range evenly onto 0..total.
-        let at = (u128::from(random) * u128::from(total) >> 64) as u64;
+        let at = ((u128::from(random) * u128::from(total)) >> 64) as u64;
         self.totals.partition_point(|end| *end <= at)
     }
 }

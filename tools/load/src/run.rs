@@ -7,9 +7,10 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use rustix::thread::{CpuSet, sched_setaffinity, set_current_timer_slack};
+use rustix::thread::set_current_timer_slack;
 use rustix::time::{ClockId, clock_gettime};
 use signal_hook::consts::{SIGINT, SIGTERM};
+use vestibule::ring::pin_to;
 
 use crate::cli::Args;
 use crate::output::{IntervalLog, Progress, write_outputs};
@@ -84,21 +85,12 @@ fn one_thread(
     samples: &mpsc::Sender<Sample>,
 ) -> Result<Tally, String> {
     if let Some(cpu) = plan.cpus.get(share.thread % plan.cpus.len().max(1)) {
-        pin(*cpu)?;
+        pin_to(*cpu).map_err(|error| format!("--cpu {cpu}: {error}; `taskset -p $$` shows what is allowed"))?;
     }
     // The default slack of 50 us would make every paced start late; without the right to change it, it stays.
     let _ = set_current_timer_slack(std::num::NonZeroU64::new(1));
-    let swarm = Swarm::new(plan, share, begin).map_err(|error| explain_setup(&error))?;
+    let swarm = Swarm::new(plan, share, begin).map_err(|error| error.to_string())?;
     swarm.run(stop, samples).map_err(|error| format!("io_uring_enter: {error}"))
-}
-
-fn pin(cpu: usize) -> Result<(), String> {
-    if cpu >= CpuSet::MAX_CPU {
-        return Err(format!("--cpu {cpu}: the highest is {}", CpuSet::MAX_CPU - 1));
-    }
-    let mut set = CpuSet::new();
-    set.set(cpu);
-    sched_setaffinity(None, &set).map_err(|error| format!("--cpu {cpu}: {error}; see `taskset -p $$`"))
 }
 
 /// Shows samples until the last thread has ended.
@@ -125,18 +117,4 @@ fn stop_on_signals() -> io::Result<Arc<AtomicBool>> {
 fn process_cpu() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
-}
-
-fn explain_setup(error: &io::Error) -> String {
-    let remedy = match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
-        Some(rustix::io::Errno::PERM) => {
-            "io_uring is forbidden here: see sysctl kernel.io_uring_disabled, or the \
-                                          seccomp profile of the container (system calls 425 to 427)"
-        }
-        Some(rustix::io::Errno::NOSYS) => "this kernel, or its sandbox, has no io_uring: Linux 6.1 or later is needed",
-        Some(rustix::io::Errno::INVAL) => "this kernel's io_uring is too old: Linux 6.1 or later is needed",
-        Some(rustix::io::Errno::NOMEM) => "locked memory is short: raise RLIMIT_MEMLOCK (`ulimit -l`)",
-        _ => "`vestibule doctor` tells more",
-    };
-    format!("io_uring_setup: {error}; {remedy}")
 }

@@ -10,6 +10,7 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use rustix::net::{Shutdown, shutdown, sockopt};
+use vestibule::ring::SetupError;
 use vestibule::ring::client::{ClientRing, Completion, Key, Op, Target, stream_socket};
 
 use crate::behaviour::{Behaviour, Deserves};
@@ -90,7 +91,7 @@ struct Wake {
 
 impl<'a> Swarm<'a> {
     /// A swarm that begins at `begin`. Belongs to the calling thread.
-    pub fn new(plan: &'a Plan, share: Share, begin: Instant) -> io::Result<Swarm<'a>> {
+    pub fn new(plan: &'a Plan, share: Share, begin: Instant) -> Result<Swarm<'a>, SetupError> {
         let slots = share.bounds.open_max + STARTS_PER_TURN;
         let mut ring = ClientRing::new(slots)?;
         let target = ring.add_target(plan.target);
