@@ -355,9 +355,9 @@ mod tests {
 
     #[test]
     fn pieces_cover_the_header_once() {
-        assert_eq!(said_all(&mut conn("normal")), [0..28]);
+        assert_eq!(said_all(&mut conn("normal")), vec![0..28]);
         assert_eq!(said_all(&mut conn("split:12")), [0..12, 12..28]);
-        assert_eq!(said_all(&mut conn("reset:5")), [0..5]);
+        assert_eq!(said_all(&mut conn("reset:5")), vec![0..5]);
         assert_eq!(said_all(&mut conn("silent")), []);
         assert_eq!(said_all(&mut conn("bytewise")), (0..28).map(|at| at..at + 1).collect::<Vec<_>>());
     }
