@@ -133,7 +133,7 @@ fn vectors_are_judged_alike_with_anything_behind_them() {
 #[test]
 fn random_and_mutated_inputs_get_the_oracles_verdict() {
     let cases = std::env::var("VESTIBULE_RANDOM_CASES")
-        .map_or(100_000, |text| text.parse().expect("VESTIBULE_RANDOM_CASES is a number"));
+        .map_or(500_000, |text| text.parse().expect("VESTIBULE_RANDOM_CASES is a number"));
     let seed = std::env::var("VESTIBULE_RANDOM_SEED")
         .map_or(0x5eed, |text| text.parse().expect("VESTIBULE_RANDOM_SEED is a number"));
     let seeds: Vec<Vec<u8>> =

@@ -6,7 +6,8 @@ use crate::oracle::Rules;
 mod mend;
 
 /// Bits 0 and 1: the header limit; 2: IPv4 text under TCP6; 3 and 4: the true length and the true checksum are put in,
-/// so that the fuzzer does not have to find them.
+/// so that the fuzzer does not have to find them; 6: a payload follows, long enough for every way to read ahead. Bit 5 is
+/// the target's own.
 pub fn read(data: &[u8]) -> Option<(Rules, Vec<u8>)> {
     let (&options, bytes) = data.split_first()?;
     let rules =
@@ -17,6 +18,9 @@ pub fn read(data: &[u8]) -> Option<(Rules, Vec<u8>)> {
     }
     if options & 16 != 0 {
         mend::checksum(&mut bytes);
+    }
+    if options & 64 != 0 {
+        bytes.extend(b"a NOOP\r\n".repeat(20));
     }
     Some((rules, bytes))
 }

@@ -45,6 +45,9 @@ pub fn input(random: &mut Random, seeds: &[Vec<u8>]) -> Vec<u8> {
     for _ in 0..random.below(4) {
         change(random, &mut bytes, seeds);
     }
+    if random.chance(2) {
+        payload(random, &mut bytes);
+    }
     if random.chance(4) {
         mend::length(&mut bytes);
     }
@@ -149,6 +152,14 @@ fn tlv(random: &mut Random, depth: usize) -> Vec<u8> {
         length += random.below(4);
     }
     [&[kind, (length >> 8) as u8, length as u8][..], &value].concat()
+}
+
+/// Bytes of the application behind the header: enough for any decoder that reads more than a byte at a time.
+fn payload(random: &mut Random, bytes: &mut Vec<u8>) {
+    let alphabet: &[u8] = random.pick(&[b"a NOOP\r\n", b"0123456789.: ", b"\r\n", b"\0\xff x"]);
+    for _ in 0..random.below(160) {
+        bytes.push(random.pick(alphabet));
+    }
 }
 
 /// One small damage.
