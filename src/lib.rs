@@ -10,6 +10,7 @@ pub mod net;
 pub mod proxy;
 #[doc(hidden)] // serves the engine and the bundled tools; no part of the public interface
 pub mod ring;
+mod scan;
 pub mod stats;
 pub mod worker;
 

@@ -25,6 +25,7 @@ pub(super) enum Block {
 }
 
 impl Block {
+    #[inline]
     pub(super) fn of_v4(source: (Ipv4Addr, u16), destination: (Ipv4Addr, u16)) -> Block {
         let [a, b, c, d] = source.0.octets();
         let [e, f, g, h] = destination.0.octets();
@@ -33,6 +34,7 @@ impl Block {
         Block::Inet([a, b, c, d, e, f, g, h, i, j, k, l])
     }
 
+    #[inline]
     pub(super) fn of_v6(source: (Ipv6Addr, u16), destination: (Ipv6Addr, u16)) -> Block {
         let mut block = [0; INET6_BLOCK];
         let addresses = source.0.octets().into_iter().chain(destination.0.octets());
@@ -62,6 +64,7 @@ impl Block {
     }
 
     /// Source and destination.
+    #[inline]
     pub(super) fn sockets(&self) -> Option<(SocketAddr, SocketAddr)> {
         match self {
             Block::Unspec | Block::Unix => None,

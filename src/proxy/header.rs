@@ -94,6 +94,7 @@ pub struct Header<'a> {
 
 impl Head {
     /// Puts the head back over its bytes; `None` if `bytes` is shorter than the header.
+    #[inline]
     pub fn over<'a>(&self, bytes: &'a [u8]) -> Option<Header<'a>> {
         Some(Header { head: *self, bytes: bytes.get(..self.length as usize)? })
     }
@@ -130,6 +131,7 @@ impl Head {
     }
 
     /// Source and destination where the header conveys IP addresses, as sent.
+    #[inline]
     pub fn ip(&self) -> Option<(SocketAddr, SocketAddr)> {
         self.block.sockets()
     }
@@ -142,6 +144,7 @@ impl Head {
 
 impl<'a> Header<'a> {
     /// The fixed part, free of the borrow.
+    #[inline]
     pub fn head(&self) -> Head {
         self.head
     }
@@ -197,6 +200,7 @@ impl<'a> Header<'a> {
     }
 
     /// The TLVs in wire order. Nothing of a LOCAL header is a TLV to us.
+    #[inline]
     pub fn tlvs(&self) -> Tlvs<'a> {
         Tlvs::over(self.bytes.get(self.head.tlvs as usize..).unwrap_or_default())
     }

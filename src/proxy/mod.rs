@@ -20,14 +20,13 @@ mod v1;
 mod v2;
 mod vendor;
 
+pub use classify::{Class, classify};
 pub use diagnose::{DIAGNOSE_LENGTH_MAX, Diagnosis, Escaped, diagnose};
 pub use encode::{EncodeError, Encoder, Limits};
 pub use error::Reason;
 pub use header::{Addresses, Command, Family, Head, Header, Transport, Version};
 pub use ssl::Ssl;
 pub use tlv::{Tlv, Tlvs, UNIQUE_ID_MAX, kind};
-
-use classify::Class;
 
 /// Longest version 1 line, CRLF included (`PROXY UNKNOWN ...`). Specification, section 2.1.
 pub const V1_LENGTH_MAX: usize = 107;
@@ -83,12 +82,18 @@ pub enum Decoded<'a> {
 ///
 /// The verdict depends on the bytes alone: what is refused at some prefix is refused for the same reason and at the
 /// same byte with any continuation, and all shorter prefixes are incomplete.
+#[inline]
 pub fn decode<'a>(prefix: &'a [u8], rules: &Rules) -> Decoded<'a> {
-    match classify::classify(prefix) {
-        Class::Nothing => Decoded::Incomplete { need: 1 },
-        Class::V1 => v1::decode(prefix, rules),
-        Class::V2 => v2::decode(prefix, rules),
-        Class::Absent { at } => Decoded::Absent { at },
+    let class = classify(prefix);
+    // Not a `match`: its jump table would cost more than two compares.
+    if class == Class::V2 {
+        v2::decode(prefix, rules)
+    } else if class == Class::V1 {
+        v1::decode(prefix, rules)
+    } else if class == Class::Absent {
+        Decoded::Absent { at: classify::absent_at(prefix) }
+    } else {
+        Decoded::Incomplete { need: 1 }
     }
 }
 

@@ -114,6 +114,9 @@ impl<'a> Ssl<'a> {
     }
 }
 
+/// Types that may occur once inside SSL, as bits: 0x21 to 0x28.
+const ONCE: u64 = (1 << (kind::SSL_CLIENT_CERT + 1)) - (1 << kind::SSL_VERSION);
+
 /// Judges the value of an SSL TLV: at least the fixed part, then an exact chain without repeated defined types.
 pub(super) fn judge(value: &[u8]) -> Result<(), Reason> {
     let (_fixed, mut rest) = value.split_first_chunk::<SSL_FIXED>().ok_or(Reason::BadTlv)?;
@@ -121,9 +124,7 @@ pub(super) fn judge(value: &[u8]) -> Result<(), Reason> {
     while !rest.is_empty() {
         let (tlv, after) = split(rest).ok_or(Reason::TlvTruncated)?;
         rest = after;
-        if matches!(tlv.kind, kind::SSL_VERSION..=kind::SSL_CLIENT_CERT) {
-            seen.once(tlv.kind)?;
-        }
+        seen.once(tlv.kind, ONCE)?;
     }
     Ok(())
 }

@@ -119,6 +119,7 @@ pub(super) fn is_exact(chain: &[u8]) -> bool {
 
 /// Judges a header's chain in wire order: each item whole, not a forbidden repetition, of a possible length.
 /// Returns where in the chain the value of the checksum TLV starts, if there is one. It is not verified yet.
+#[inline(always)]
 pub(super) fn judge(chain: &[u8]) -> Result<Option<usize>, Reason> {
     let mut rest = chain;
     let mut seen = Seen::default();
@@ -126,42 +127,32 @@ pub(super) fn judge(chain: &[u8]) -> Result<Option<usize>, Reason> {
     while !rest.is_empty() {
         let (tlv, after) = split(rest).ok_or(Reason::TlvTruncated)?;
         rest = after;
+        seen.once(tlv.kind, ONCE)?;
         match tlv.kind {
-            kind::AUTHORITY => seen.once(tlv.kind)?,
-            kind::CRC32C => {
-                seen.once(tlv.kind)?;
-                if tlv.value.len() != CHECKSUM_LEN {
-                    return Err(Reason::BadTlv);
-                }
-                checksum = Some(chain.len() - rest.len() - CHECKSUM_LEN);
-            }
-            kind::UNIQUE_ID => {
-                seen.once(tlv.kind)?;
-                if tlv.value.len() > UNIQUE_ID_MAX {
-                    return Err(Reason::BadTlv);
-                }
-            }
-            kind::SSL => {
-                seen.once(tlv.kind)?;
-                ssl::judge(tlv.value)?;
-            }
+            kind::UNIQUE_ID if tlv.value.len() > UNIQUE_ID_MAX => return Err(Reason::BadTlv),
+            kind::CRC32C if tlv.value.len() != CHECKSUM_LEN => return Err(Reason::BadTlv),
+            kind::CRC32C => checksum = Some(chain.len() - rest.len() - CHECKSUM_LEN),
+            kind::SSL => ssl::judge(tlv.value)?,
             _ => {}
         }
     }
     Ok(checksum)
 }
 
-/// Types below 64 that have occurred, of those that may occur once.
+/// Types that may occur once in a header, as bits.
+const ONCE: u64 = 1 << kind::AUTHORITY | 1 << kind::CRC32C | 1 << kind::UNIQUE_ID | 1 << kind::SSL;
+
+/// Types below 64 that have occurred.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Seen(u64);
 
 impl Seen {
-    pub(super) fn once(&mut self, kind: u8) -> Result<(), Reason> {
-        let bit = 1 << (kind & 63);
-        if self.0 & bit != 0 {
-            return Err(Reason::DuplicateTlv);
-        }
+    /// Notes a type; refuses it if it has occurred before and is among those that may occur `once`.
+    #[inline(always)]
+    pub(super) fn once(&mut self, kind: u8, once: u64) -> Result<(), Reason> {
+        let bit = 1u64.unbounded_shl(kind.into());
+        let repeated = self.0 & bit & once != 0;
         self.0 |= bit;
-        Ok(())
+        if repeated { Err(Reason::DuplicateTlv) } else { Ok(()) }
     }
 }

@@ -1,33 +1,12 @@
-//! Version 1: one line of text.
+//! Any line, byte by byte, to the earliest byte that allows a refusal.
 
 use core::net::{Ipv4Addr, Ipv6Addr};
 use core::str;
 
-use super::address::Block;
-use super::error::Reason;
-use super::header::{Command, Head, Transport, Version};
-use super::{Decoded, Rules, V1_LENGTH_MAX, V1_PREFIX};
-
-/// Longest `TCP4` line, CRLF included. Specification, section 2.1.
-const TCP4_LENGTH_MAX: usize = 56;
-/// Longest `TCP6` line, CRLF included. Specification, section 2.1.
-const TCP6_LENGTH_MAX: usize = 104;
-
-/// Decodes bytes that begin with `PROXY `, or are a part of it.
-pub(super) fn decode<'a>(prefix: &'a [u8], rules: &Rules) -> Decoded<'a> {
-    match line(prefix, rules) {
-        Ok(head) => head.over(prefix).map_or(Decoded::Incomplete { need: prefix.len() + 1 }, Decoded::Complete),
-        Err(Stop::Incomplete) => Decoded::Incomplete { need: prefix.len() + 1 },
-        Err(Stop::At(at, reason)) => Decoded::Invalid { reason, at },
-    }
-}
-
-/// Why there is no line.
-enum Stop {
-    Incomplete,
-    /// The deciding byte, counted from 1.
-    At(usize, Reason),
-}
+use super::super::address::Block;
+use super::super::error::Reason;
+use super::super::header::{Command, Head, Transport, Version};
+use super::{Rules, Stop, TCP4_LENGTH_MAX, TCP6_LENGTH_MAX, V1_LENGTH_MAX, V1_PREFIX};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Keyword {
@@ -50,7 +29,7 @@ impl Keyword {
 }
 
 /// Walks over the line byte by byte, so that a refusal names the earliest byte that allows it.
-fn line(prefix: &[u8], rules: &Rules) -> Result<Head, Stop> {
+pub(super) fn line(prefix: &[u8], rules: &Rules) -> Result<Head, Stop> {
     let (keyword, text) = keyword(prefix.get(V1_PREFIX.len()..).ok_or(Stop::Incomplete)?)?;
     let fields_at = prefix.len() - text.len();
     let length = fields_at + end(keyword, text).map_err(|stop| stop.after(fields_at))?;

@@ -1,0 +1,42 @@
+//! Version 1: one line of text.
+//!
+//! Two parsers, one grammar. `quick` reads a whole, good TCP line, the only kind that matters for speed, without looking
+//! at its bytes one by one; of anything else it says nothing. `exact` walks over every byte, so that it knows the
+//! earliest one that allows a refusal.
+
+use super::error::Reason;
+use super::{Decoded, Rules, V1_LENGTH_MAX, V1_PREFIX};
+
+mod exact;
+mod quick;
+
+/// Longest `TCP4` line, CRLF included. Specification, section 2.1.
+const TCP4_LENGTH_MAX: usize = 56;
+/// Longest `TCP6` line, CRLF included. Specification, section 2.1.
+const TCP6_LENGTH_MAX: usize = 104;
+
+/// Decodes bytes that begin with `PROXY `, or are a part of it.
+#[inline(never)]
+pub(super) fn decode<'a>(prefix: &'a [u8], rules: &Rules) -> Decoded<'a> {
+    match quick::line(prefix).and_then(|head| head.over(prefix)) {
+        Some(header) => Decoded::Complete(header),
+        None => decode_exactly(prefix, rules),
+    }
+}
+
+#[inline(never)]
+fn decode_exactly<'a>(prefix: &'a [u8], rules: &Rules) -> Decoded<'a> {
+    let incomplete = Decoded::Incomplete { need: prefix.len() + 1 };
+    match exact::line(prefix, rules) {
+        Ok(head) => head.over(prefix).map_or(incomplete, Decoded::Complete),
+        Err(Stop::Incomplete) => incomplete,
+        Err(Stop::At(at, reason)) => Decoded::Invalid { reason, at },
+    }
+}
+
+/// Why there is no line.
+enum Stop {
+    Incomplete,
+    /// The deciding byte, counted from 1.
+    At(usize, Reason),
+}
