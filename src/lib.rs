@@ -1,4 +1,43 @@
-//! Vestibule: the entrance hall of a mail cluster.
+//! Vestibule: the entrance hall of a mail cluster. An accept tier for connections that carry a PROXY protocol header, on
+//! io_uring.
+//!
+//! ```text
+//!            one pinned thread per ring
+//! kernel --CQE--> ring --Completion--> engine --peer | bytes, now--> conn --bytes--> proxy --Decoded
+//!    ^                                   |                             |--peer-----> admission  door 1: before any read
+//!    '--SQE-- read, cancel, accept <-----'<--------- Action -----------'--header---> admission  door 2: after the header
+//!                                        '-- Accepted{fd, peer, header, residual} --> dispatch --channel--> worker pool
+//! ```
+//!
+//! An [`Engine`] is built from [`Pool`]s of workers and [`Listener`]s that name them. Every connection arrives at a
+//! [`Handler`] as an [`Accepted`]: the socket, the client's address as the header conveys it, the header with its TLVs,
+//! and the bytes that came behind it.
+//!
+//! ```
+//! use std::time::Duration;
+//! use vestibule::{Accepted, Engine, Listener, Pool};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut engine = Engine::builder()
+//!     .pool(Pool::threads("imap", 4, |connection: Accepted| {
+//!         println!("{} came through {}", connection.client(), connection.peer());
+//!     }))
+//!     .listen(Listener::proxy("127.0.0.1:0".parse()?).trust(["10.0.0.0/8".parse()?]).pool("imap"))
+//!     .start()?;
+//! assert!(engine.drain(Duration::from_secs(30)));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The decoder alone is [`proxy::decode`]: bytes in, a value out, no sockets, clock or allocation.
+//!
+//! What always holds:
+//! - every accepted descriptor ends exactly once: dispatched, or closed;
+//! - the kernel writes only to memory that the ring owns, and a buffer in flight is out of safe code's reach;
+//! - a completion is matched by slot and generation; a stale one touches nothing;
+//! - work per turn, slots, buffers, header size and queues are bounded by named limits.
+//!
+//! Which module may know what: `docs/architecture.md`, held by a test.
 #![deny(unsafe_code)]
 
 pub mod admission;
@@ -17,3 +56,7 @@ pub mod worker;
 pub use dispatch::{Accepted, Pool};
 pub use engine::{Engine, Listener};
 pub use worker::Handler;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeExamples;

@@ -18,7 +18,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("conn", &["admission", "net", "proxy"]),
     ("worker", &["dispatch", "proxy", "stats"]),
     ("config", &["admission", "dispatch", "net", "proxy"]),
-    ("engine", &["conn", "dispatch", "ring", "stats"]),
+    ("engine", &["conn", "dispatch", "net", "ring", "stats"]),
 ];
 
 /// The only places with `unsafe`.
