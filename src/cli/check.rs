@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::ValueEnum;
-use vestibule::config::{self, Dovecot, InetListener, Service};
+use vestibule::config::{self, Dovecot, InetListener, Loaded, Service};
 
-use super::configuration::{self, Ready};
+use super::configuration;
 use super::{EXIT_CONFIG, Error};
 
 /// Read a configuration and say what is wrong with it.
@@ -47,11 +47,11 @@ enum Strict {
 pub fn run(args: Args) -> Result<ExitCode, Error> {
     let right = match configuration::load(args.file.as_deref()) {
         Ok(ready) => {
-            report(args.file.as_deref(), &ready);
+            report(args.file.as_deref(), &ready.loaded);
             true
         }
         Err(problems) => {
-            problems.iter().for_each(|problem| eprintln!("{problem}"));
+            configuration::refuse(&problems);
             false
         }
     };
@@ -62,18 +62,18 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
     Ok(if right && strictly_right { ExitCode::SUCCESS } else { ExitCode::from(EXIT_CONFIG) })
 }
 
-fn report(file: Option<&Path>, ready: &Ready) {
-    configuration::print_warnings(&ready.loaded.warnings);
+fn report(file: Option<&Path>, loaded: &Loaded) {
+    configuration::print_warnings(&loaded.warnings);
     let name = file.unwrap_or(Path::new("built-in configuration")).display();
     println!("{name}: right; would listen on");
-    let settings = &ready.loaded.settings;
+    let settings = &loaded.settings;
     for service in &settings.services {
         for listener in &service.listeners {
             let addresses = listener.addresses.iter().map(|&ip| SocketAddr::new(ip, listener.port));
             addresses.for_each(|address| println!("{}", line(service, listener, address)));
         }
     }
-    if let (Some(_), Some(certificate)) = (&ready.identity, &settings.ssl_cert) {
+    if let Some(certificate) = &settings.ssl_cert {
         println!("  TLS with the certificate in {}", certificate.path.display());
     }
 }

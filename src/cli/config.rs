@@ -6,8 +6,7 @@ use std::process::ExitCode;
 
 use vestibule::config;
 
-use super::configuration::print_warnings;
-use super::{EXIT_CONFIG, Error};
+use super::{Error, configuration};
 
 /// Show what was understood of a configuration, in Dovecot's form.
 ///
@@ -34,19 +33,11 @@ pub struct Args {
 
 /// Runs the subcommand.
 pub fn run(args: Args) -> Result<ExitCode, Error> {
-    let loaded = match &args.file {
-        Some(file) => config::load(file),
-        None => Ok(config::builtin()),
+    let loaded = match configuration::read(args.file.as_deref()) {
+        Ok(loaded) => loaded,
+        Err(problems) => return Ok(configuration::refuse(&problems)),
     };
-    match loaded {
-        Ok(loaded) => {
-            print_warnings(&loaded.warnings);
-            std::io::stdout().write_all(config::dump(&loaded, args.all).as_bytes())?;
-            Ok(ExitCode::SUCCESS)
-        }
-        Err(problems) => {
-            problems.iter().for_each(|problem| eprintln!("{problem}"));
-            Ok(ExitCode::from(EXIT_CONFIG))
-        }
-    }
+    configuration::print_warnings(&loaded.warnings);
+    std::io::stdout().write_all(config::dump(&loaded, args.all).as_bytes())?;
+    Ok(ExitCode::SUCCESS)
 }

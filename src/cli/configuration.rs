@@ -1,48 +1,65 @@
-//! What `serve` and `check` do alike: read the configuration, and the certificate that it names.
+//! What the subcommands do alike: read the configuration and the certificate that it names, and say what is wrong.
 
 use std::path::Path;
+use std::process::ExitCode;
 
 use vestibule::config::{self, InetListener, Loaded, Problem, Settings, SourcedPath};
 use vestibule::worker::tls::{Identity, TlsError};
+
+use super::EXIT_CONFIG;
+
+/// The name in a self-signed certificate. No client can verify it, whatever it says.
+const SELF_SIGNED_NAME: &str = "localhost";
 
 /// A configuration with which the daemon can start.
 pub struct Ready {
     /// Settings and warnings.
     pub loaded: Loaded,
-    /// For the listeners with `ssl = yes`; `None` if there are none, or if a self-signed certificate has to do.
+    /// What listeners with `ssl = yes` show: the configured certificate, or else a self-signed one, of which a warning
+    /// tells. `None` if there is no such listener.
     pub identity: Option<Identity>,
 }
 
-/// Reads the file, or without one the built-in configuration, and loads the certificate. Opens no port.
+/// Reads the file, or without one the built-in configuration, and makes the TLS identity. Opens no port.
 pub fn load(file: Option<&Path>) -> Result<Ready, Vec<Problem>> {
-    let loaded = match file {
-        Some(file) => config::load(file)?,
-        None => config::builtin(),
-    };
+    let loaded = read(file)?;
     let identity = identity(&loaded.settings).map_err(|problem| vec![problem])?;
     Ok(Ready { loaded, identity })
 }
 
-/// All listeners, in the order of the files.
-pub fn listeners(settings: &Settings) -> impl Iterator<Item = &InetListener> {
-    settings.services.iter().flat_map(|service| &service.listeners)
+/// Reads the file, or without one the built-in configuration, and nothing that it names.
+pub fn read(file: Option<&Path>) -> Result<Loaded, Vec<Problem>> {
+    file.map_or_else(|| Ok(config::builtin()), config::load)
+}
+
+/// Prints what is wrong, each on a line of its own, and gives the exit code that says so.
+pub fn refuse(problems: &[Problem]) -> ExitCode {
+    problems.iter().for_each(|problem| eprintln!("{problem}"));
+    ExitCode::from(EXIT_CONFIG)
 }
 
 /// Prints warnings, each on a line of its own.
 pub fn print_warnings(warnings: &[Problem]) {
-    for warning in warnings {
-        eprintln!("warning: {warning}");
-    }
+    warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
 }
 
 fn identity(settings: &Settings) -> Result<Option<Identity>, Problem> {
-    let (Some(cert), Some(key)) = (&settings.ssl_cert, &settings.ssl_key) else { return Ok(None) };
-    Identity::load(&cert.path, &key.path).map(Some).map_err(|error| {
-        let (setting, at) = if blames_key(&error, cert, key) { ("ssl_key", &key.at) } else { ("ssl_cert", &cert.at) };
-        let users: Vec<&str> = listeners(settings).filter(|l| l.ssl).map(|l| l.name.as_str()).collect();
-        let message = format!("{setting}: {error} (needed by inet_listener {})", users.join(", "));
-        Problem { file: at.file.clone(), line: at.line, message }
-    })
+    let listeners = settings.services.iter().flat_map(|service| &service.listeners);
+    let users: Vec<&InetListener> = listeners.filter(|listener| listener.ssl).collect();
+    match (&settings.ssl_cert, &settings.ssl_key) {
+        _ if users.is_empty() => Ok(None),
+        (Some(cert), Some(key)) => {
+            Identity::load(&cert.path, &key.path).map(Some).map_err(|error| problem(&error, cert, key, &users))
+        }
+        _ => Ok(Some(Identity::self_signed(&[SELF_SIGNED_NAME]).expect("a host name makes a certificate"))),
+    }
+}
+
+fn problem(error: &TlsError, cert: &SourcedPath, key: &SourcedPath, users: &[&InetListener]) -> Problem {
+    let (setting, at) = if blames_key(error, cert, key) { ("ssl_key", &key.at) } else { ("ssl_cert", &cert.at) };
+    let users: Vec<&str> = users.iter().map(|listener| listener.name.as_str()).collect();
+    let message = format!("{setting}: {error} (needed by inet_listener {})", users.join(", "));
+    Problem { file: at.file.clone(), line: at.line, message }
 }
 
 fn blames_key(error: &TlsError, cert: &SourcedPath, key: &SourcedPath) -> bool {

@@ -11,14 +11,15 @@ use std::time::Instant;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
-use vestibule::config::{self, InetListener, Loaded, Problem, Service, Settings, WorkerKind};
+use vestibule::config::{InetListener, Service, Settings, WorkerKind};
 use vestibule::dispatch::Pool;
 use vestibule::engine::{Engine, EngineBuilder, Listener};
 use vestibule::ring;
 use vestibule::worker::tls::{Identity, Tls, alpn_of_service};
 use vestibule::worker::{Discard, Handler, Whoami};
 
-use super::{EXIT_CONFIG, Error, log};
+use super::configuration::{self, Ready};
+use super::{Error, log};
 
 /// Accept, verify and dispatch connections until told to stop (this is what `vestibule` alone does).
 #[derive(clap::Args, Default)]
@@ -42,23 +43,21 @@ pub struct Args {
 
 /// Runs the daemon.
 pub fn run(args: Args) -> Result<ExitCode, Error> {
-    let loaded = match args.config.as_deref().map_or_else(|| Ok(config::builtin()), config::load) {
-        Ok(loaded) => loaded,
-        Err(problems) => return Ok(refuse(&problems)),
-    };
-    let identity = match identity(&loaded.settings) {
-        Ok(identity) => identity,
-        Err(problem) => return Ok(refuse(&[problem])),
+    let Ready { loaded, identity } = match configuration::load(args.config.as_deref()) {
+        Ok(ready) => ready,
+        Err(problems) => return Ok(configuration::refuse(&problems)),
     };
     let _log = log::start();
-    warn(&loaded, identity.as_ref());
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
     if let Err(error) = ring::raise_open_files() {
         tracing::warn!("the limit of open files stays as it is: {error}");
     }
     // Before the engine's threads, so that none of them gets a signal meant for the daemon.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
     let ending = second_signal_ends()?;
-    let mut engine = builder(&loaded.settings, identity.as_ref().map(|found| &found.identity)).start()?;
+    let mut engine = builder(&loaded.settings, identity.as_ref()).start()?;
     say_ready(&loaded.settings, engine.addresses());
     for signal in signals.forever() {
         match signal {
@@ -75,13 +74,6 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
     let in_time = drain(&mut engine, &loaded.settings);
     say(format_args!("{}", engine.snapshot()));
     Ok(if in_time { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-fn refuse(problems: &[Problem]) -> ExitCode {
-    for problem in problems {
-        eprintln!("{problem}");
-    }
-    ExitCode::from(EXIT_CONFIG)
 }
 
 /// Once the flag is set, TERM or INT end the process at once.
@@ -102,47 +94,6 @@ fn drain(engine: &mut Engine, settings: &Settings) -> bool {
         false => tracing::warn!("not everything ended within drain_timeout"),
     }
     in_time
-}
-
-/// The certificate for `ssl = yes` listeners, and whether it was made up.
-struct Found {
-    identity: Identity,
-    /// The listeners that show a certificate nobody asked for.
-    self_signed_for: Vec<String>,
-}
-
-fn identity(settings: &Settings) -> Result<Option<Found>, Problem> {
-    let listeners = settings.services.iter().flat_map(|service| &service.listeners);
-    let names: Vec<String> = listeners.filter(|listener| listener.ssl).map(|listener| listener.name.clone()).collect();
-    if names.is_empty() {
-        return Ok(None);
-    }
-    match (&settings.ssl_cert, &settings.ssl_key) {
-        (Some(cert), Some(key)) => {
-            let identity = Identity::load(&cert.path, &key.path).map_err(|error| Problem {
-                file: cert.at.file.clone(),
-                line: cert.at.line,
-                message: format!("listener {}: {error}", names.join(", ")),
-            })?;
-            Ok(Some(Found { identity, self_signed_for: Vec::new() }))
-        }
-        _ => {
-            let identity = Identity::self_signed(&["localhost"]).expect("a host name makes a certificate");
-            Ok(Some(Found { identity, self_signed_for: names }))
-        }
-    }
-}
-
-fn warn(loaded: &Loaded, identity: Option<&Found>) {
-    for warning in &loaded.warnings {
-        tracing::warn!("{warning}");
-    }
-    for listener in identity.iter().flat_map(|found| &found.self_signed_for) {
-        tracing::warn!(
-            "listener {listener} has ssl = yes but ssl_cert is not set: it shows a self-signed certificate made just now; \
-             set ssl_cert = </path and ssl_key = </path"
-        );
-    }
 }
 
 fn builder(settings: &Settings, identity: Option<&Identity>) -> EngineBuilder {

@@ -8,12 +8,12 @@ mod findings;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use vestibule::config::{self, Settings};
+use vestibule::config::Settings;
 use vestibule::ring::{self, BACKLOG, SLOT_BYTES, Sizes};
 
 use self::facts::Facts;
 use self::findings::Verdict;
-use super::{EXIT_CONFIG, Error};
+use super::{Error, configuration};
 
 /// Say whether this machine can run the daemon, and what keeps it from running well.
 ///
@@ -33,12 +33,9 @@ pub struct Args {
 
 /// Runs the subcommand.
 pub fn run(args: Args) -> Result<ExitCode, Error> {
-    let loaded = match args.file.as_deref().map_or_else(|| Ok(config::builtin()), config::load) {
+    let loaded = match configuration::read(args.file.as_deref()) {
         Ok(loaded) => loaded,
-        Err(problems) => {
-            problems.iter().for_each(|problem| eprintln!("{problem}"));
-            return Ok(ExitCode::from(EXIT_CONFIG));
-        }
+        Err(problems) => return Ok(configuration::refuse(&problems)),
     };
     let cpus = ring::allowed_cpus().map_or(1, |cpus| cpus.len());
     let needs = Needs::of(&loaded.settings, cpus);
