@@ -416,10 +416,14 @@ fn a_dump_of_non_defaults_is_short_and_one_of_all_names_everything() {
 
 #[test]
 fn a_dump_says_what_is_not_bound_and_what_was_ignored() {
-    let shown = dump(&loaded(&format!("mail_location = x\n{SEED}")), false);
+    let shown = dump(&loaded(&format!("mail_location = x\nprotocols = imap pop3\n{SEED}")), false);
     assert!(
         shown.contains("# default, not bound: service pop3-login inet_listener pop3s port = 995 ssl = yes\n"),
         "{shown}"
+    );
+    assert!(!shown.contains("inet_listener imaps port"), "it is named: {shown}");
+    assert!(
+        dump(&builtin(), false).contains("# default, not bound: service imap-login inet_listener imaps port = 993")
     );
     assert!(shown.contains("# ignored: t.conf line 1: mail_location (not used)\n"), "{shown}");
 }

@@ -52,22 +52,24 @@ pub(super) fn settings(root: &Path, gathered: &mut Gathered) -> Settings {
     }
 }
 
-/// Dovecot's own listeners that the files do not name, although their protocol is on.
+/// Dovecot's own listeners that the files do not name, although their protocol is on. Where the files do not say which
+/// protocols are on, those of the services that they name.
 pub(super) fn implicit(gathered: &Gathered) -> Vec<Implicit> {
-    // Dovecot's default; a packaged dovecot.conf usually sets it.
     let protocols = match gathered.values.get("protocols").map(|setting| &setting.value) {
-        Some(Value::Plain(text) | Value::Quoted(text)) => text.as_str(),
-        _ => "imap pop3",
+        Some(Value::Plain(text) | Value::Quoted(text)) => Some(text.as_str()),
+        _ => None,
     };
-    let named = |service: &str, listener: &str| {
-        let mut services = gathered.services.iter().filter(|raw| raw.name == service);
-        services.any(|raw| raw.listeners.iter().any(|raw| raw.name.as_deref() == Some(listener)))
+    let service = |known: &Implicit| gathered.services.iter().find(|raw| raw.name == known.service);
+    let named = |known: &Implicit| {
+        service(known).is_some_and(|raw| raw.listeners.iter().any(|raw| raw.name.as_deref() == Some(known.listener)))
     };
-    let protocol_on = |protocol| value::items(protocols).any(|p| p == protocol);
+    let on = |known: &Implicit| match protocols {
+        Some(protocols) => value::items(protocols).any(|protocol| protocol == known.protocol),
+        None => service(known).is_some(),
+    };
     let in_this_dovecot = |known: &Implicit| gathered.dovecot_24 || known.listener != "submissions";
     let all = names::IMPLICIT.iter().copied();
-    all.filter(|known| protocol_on(known.protocol) && in_this_dovecot(known) && !named(known.service, known.listener))
-        .collect()
+    all.filter(|known| on(known) && in_this_dovecot(known) && !named(known)).collect()
 }
 
 struct Check<'a> {
