@@ -199,7 +199,7 @@ fn table(report: &Report) -> String {
     let mut row = |name: &str, value: String| {
         let _ = writeln!(text, "{name:<14}{value}"); // writing to a String cannot fail
     };
-    row("target", format!("{}, {} loop, {} thread(s)", report.target, report.mode, report.threads));
+    row("target", format!("{}, {}, {} thread(s)", report.target, mode(report), report.threads));
     row("connections", outcomes(report));
     row(
         "rate",
@@ -235,6 +235,14 @@ fn table(report: &Report) -> String {
     text.push_str(&behaviour_table(report));
     text.push_str(&client_note(report));
     text
+}
+
+fn mode(report: &Report) -> String {
+    match report.rate_asked {
+        None => format!("{} at a time", report.in_flight_max),
+        Some(rate) if report.mode == "hold" => format!("{} to be held, {rate:.0}/s", report.in_flight_max),
+        Some(rate) => format!("{rate:.0}/s asked for"),
+    }
 }
 
 fn outcomes(report: &Report) -> String {
@@ -291,11 +299,15 @@ fn behaviour_table(report: &Report) -> String {
             part.wrong,
             part.failed,
             part.unfinished,
-            micros(end.p50),
-            micros(end.max)
+            shown(end, end.p50),
+            shown(end, end.max)
         );
     }
     text
+}
+
+fn shown(quantiles: &Quantiles, value: u64) -> String {
+    if quantiles.count == 0 { "-".into() } else { micros(value) }
 }
 
 fn client_note(report: &Report) -> String {
