@@ -67,7 +67,7 @@ impl Progress {
             latencies.add(&sample.latencies);
         }
         let seconds = if self.in_place { 1 } else { LINE_EVERY };
-        let rate = counts.finished().saturating_sub(self.previous.finished()) / seconds;
+        let rate = (counts.started - self.previous.started) / seconds;
         self.previous = counts;
         format!(
             "{:>4} s  {rate:>7}/s  open {open}  ok {}  wrong {}  failed {}  p50 {}  p99 {}",

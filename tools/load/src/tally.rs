@@ -118,11 +118,6 @@ impl Latencies {
 }
 
 impl Counts {
-    /// Connections whose outcome is known.
-    pub fn finished(&self) -> u64 {
-        self.ok + self.wrong + self.failed + self.unfinished
-    }
-
     /// Adds another's.
     pub fn add(&mut self, other: &Counts) {
         self.started += other.started;
