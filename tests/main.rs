@@ -5,6 +5,7 @@ mod config;
 mod doctor;
 mod header;
 mod layers;
+mod limits;
 mod peers;
 #[allow(dead_code)]
 mod support;

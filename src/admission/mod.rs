@@ -1,10 +1,18 @@
-//! The two doors. Door 1 judges the peer before a byte is read; door 2 judges the complete header by the listener's
-//! settings. Both are pure: addresses and a header in, a verdict out.
+//! The two doors. Door 1 judges the peer before a byte is read: whether it may send a header at all ([`admit_peer`]), and
+//! whether it keeps too many waiting ([`PendingPeers`]). Door 2 judges the complete header by the listener's settings
+//! ([`Policy`]), and the client that it names by bans and limits ([`Clients`]). Both are pure: addresses, a header and the
+//! time in, a verdict out.
 #![forbid(unsafe_code)]
 
+mod limits;
+mod pending;
 mod policy;
+mod table;
 
+pub use limits::{CLIENTS_DEFAULT, ClientLimits, ClientRate, Clients, IPV4_PREFIX_DEFAULT, IPV6_PREFIX_DEFAULT};
+pub use pending::PendingPeers;
 pub use policy::{OnUnknown, OnUnspec, Policy};
+pub use table::{CLIENTS_MAX, CLIENTS_MIN, ClientTable, Ticket};
 
 use std::net::IpAddr;
 
@@ -15,6 +23,10 @@ use crate::net::NetworkSet;
 pub enum Refusal {
     /// The peer is outside the trusted networks.
     Untrusted,
+    /// The listener waits for as many headers as it may already.
+    ListenerPendingLimit,
+    /// The ring waits for as many headers of this peer as it may already.
+    PeerPendingLimit,
     /// This version is off on this listener.
     VersionRefused,
     /// Version 1 UNKNOWN, and the listener wants addresses.
@@ -33,12 +45,20 @@ pub enum Refusal {
     AlpnMismatch,
     /// Another header follows at once.
     SecondHeader,
+    /// The client is in a banned network.
+    ClientBanned,
+    /// The client has as many connections as it may.
+    ClientConnectionLimit,
+    /// The client has connected more often than it may.
+    ClientRateLimit,
 }
 
 impl Refusal {
     /// Every refusal, in the order of the doors.
-    pub const ALL: [Refusal; 10] = [
+    pub const ALL: [Refusal; 15] = [
         Refusal::Untrusted,
+        Refusal::ListenerPendingLimit,
+        Refusal::PeerPendingLimit,
         Refusal::VersionRefused,
         Refusal::UnknownRefused,
         Refusal::DgramRefused,
@@ -48,12 +68,17 @@ impl Refusal {
         Refusal::BadAuthority,
         Refusal::AlpnMismatch,
         Refusal::SecondHeader,
+        Refusal::ClientBanned,
+        Refusal::ClientConnectionLimit,
+        Refusal::ClientRateLimit,
     ];
 
     /// The kebab-case name.
     pub fn code(self) -> &'static str {
         match self {
             Refusal::Untrusted => "untrusted",
+            Refusal::ListenerPendingLimit => "listener-pending-limit",
+            Refusal::PeerPendingLimit => "peer-pending-limit",
             Refusal::VersionRefused => "version-refused",
             Refusal::UnknownRefused => "unknown-refused",
             Refusal::UnspecRefused => "unspec-refused",
@@ -63,7 +88,15 @@ impl Refusal {
             Refusal::BadAuthority => "bad-authority",
             Refusal::AlpnMismatch => "alpn-mismatch",
             Refusal::SecondHeader => "second-header",
+            Refusal::ClientBanned => "client-banned",
+            Refusal::ClientConnectionLimit => "client-connection-limit",
+            Refusal::ClientRateLimit => "client-rate-limit",
         }
+    }
+
+    /// Whether it is the client's doing, and not that of the peer who speaks for it.
+    pub fn concerns_client(self) -> bool {
+        matches!(self, Refusal::ClientBanned | Refusal::ClientConnectionLimit | Refusal::ClientRateLimit)
     }
 }
 

@@ -97,7 +97,10 @@ fn drain(engine: &mut Engine, settings: &Settings) -> bool {
 }
 
 fn builder(settings: &Settings, identity: Option<&Identity>) -> EngineBuilder {
-    let mut builder = Engine::builder().pending_limit(settings.pending_limit);
+    let mut builder = Engine::builder()
+        .pending_limit(settings.pending_limit)
+        .pending_peer_limit(settings.pending_peer_limit)
+        .client_limits(settings.clients.limits.clone());
     if let Some(rings) = settings.rings {
         builder = builder.rings(rings);
     }
@@ -139,8 +142,9 @@ fn engine_listener(service: &Service, listener: &InetListener, address: SocketAd
             terms.trusted = listener.trusted.clone();
             terms.rules = listener.rules;
             terms.policy = listener.policy.clone();
+            terms.pending_limit = listener.pending_limit;
         }),
-        false => Listener::plain(address),
+        false => Listener::plain(address).trust(listener.networks.iter().copied()),
     };
     let described = described.ssl(listener.ssl).reuse_port(listener.reuse_port);
     described.pool(&service.name).service(&service.name).name(&listener.name)

@@ -2,6 +2,7 @@
 
 use std::fmt::{Display, Write};
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 
 use super::settings::*;
 use super::{Loaded, names, value};
@@ -72,7 +73,7 @@ fn of(name: &'static str, value: impl Display, default: impl Display) -> Line {
 fn global_lines(settings: &Settings) -> Vec<Line> {
     let (defaults, otherwise) = (&settings.defaults, Defaults::default());
     let takeover = settings.takeover_socket.as_ref().map_or(String::new(), |path| quoted(&path.display().to_string()));
-    vec![
+    let mut lines = vec![
         of("drain_timeout", value::show_time(settings.drain_timeout), value::show_time(DRAIN_DEFAULT)),
         of("haproxy_timeout", value::show_time(defaults.timeout), value::show_time(otherwise.timeout)),
         of("haproxy_trusted_networks", networks(&defaults.networks), networks(&otherwise.networks)),
@@ -84,7 +85,34 @@ fn global_lines(settings: &Settings) -> Vec<Line> {
         of("ssl_cert", file(&settings.ssl_cert), ""),
         of("ssl_key", file(&settings.ssl_key), ""),
         of("takeover_socket", takeover, ""),
+        of("pending_listener_limit", defaults.pending_limit, otherwise.pending_limit),
+        of("pending_peer_limit", settings.pending_peer_limit, 0),
+    ];
+    lines.extend(client_lines(&settings.clients));
+    lines.extend(privilege_lines(&settings.privileges));
+    lines.sort_by_key(|line| line.name);
+    lines
+}
+
+fn client_lines(clients: &Clients) -> Vec<Line> {
+    let (limits, otherwise) = (&clients.limits, Clients::default());
+    let rate = limits.rate.map_or(0, |rate| rate.connections.get());
+    vec![
+        of("client_banned_networks", networks(&clients.banned), ""),
+        of("client_connection_limit", limits.connections.map_or(0, NonZeroU32::get), 0),
+        of("client_exempt_networks", networks(&clients.exempt), ""),
+        of("client_ipv4_prefix", limits.ipv4_prefix, otherwise.limits.ipv4_prefix),
+        of("client_ipv6_prefix", limits.ipv6_prefix, otherwise.limits.ipv6_prefix),
+        of("client_rate_limit", rate, 0),
+        of("client_rate_period", value::show_time(clients.rate_period), value::show_time(otherwise.rate_period)),
+        of("client_table_size", limits.table_size, otherwise.limits.table_size),
     ]
+}
+
+fn privilege_lines(privileges: &Privileges) -> Vec<Line> {
+    let name = |name: &Option<String>| name.as_deref().map_or(String::new(), quoted);
+    let chroot = privileges.chroot.as_ref().map_or(String::new(), |path| quoted(&path.display().to_string()));
+    vec![of("chroot", chroot, ""), of("group", name(&privileges.group), ""), of("user", name(&privileges.user), "")]
 }
 
 fn service_lines(service: &Service) -> Vec<Line> {
@@ -115,6 +143,7 @@ fn listener_lines(service: &Service, listener: &InetListener, settings: &Setting
         of("haproxy_timeout", value::show_time(listener.timeout), value::show_time(defaults.timeout)),
         of("haproxy_trusted_networks", networks(&listener.networks), networks(&defaults.networks)),
         of("haproxy_v4_in_tcp6", if listener.rules.v4_in_tcp6 { "map" } else { "reject" }, "reject"),
+        of("pending_listener_limit", listener.pending_limit, defaults.pending_limit),
         // The port is what a reader looks for: shown even where it is Dovecot's default.
         of("port", listener.port, ""),
         of("reuse_port", yes_no(listener.reuse_port), "no"),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Place;
-use crate::admission::Policy;
+use crate::admission::{ClientLimits, Policy};
 use crate::dispatch::Overload;
 use crate::net::{Network, NetworkSet};
 use crate::proxy::Rules;
@@ -18,6 +18,12 @@ pub struct Settings {
     pub rings: Option<NonZeroUsize>,
     /// Connections that may wait for their header, per ring, [`PENDING_MIN`]..=[`PENDING_MAX`].
     pub pending_limit: u32,
+    /// Most of them from one peer, up to [`PENDING_MAX`]; 0: no limit.
+    pub pending_peer_limit: u32,
+    /// Bans and limits on clients.
+    pub clients: Clients,
+    /// Whom the daemon becomes once its sockets are bound.
+    pub privileges: Privileges,
     /// Largest version 2 header in bytes, [`HEADER_MIN`]..=[`HEADER_MAX`].
     pub header_limit: u32,
     /// How long the workers' connections may finish after SIGTERM, at most [`DRAIN_MAX`].
@@ -56,10 +62,47 @@ pub const DRAIN_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(3);
 /// Longest `haproxy_timeout`: a pending connection holds a slot for so long.
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(60 * 60);
+/// Default of `client_rate_period`.
+pub const RATE_PERIOD_DEFAULT: Duration = Duration::from_secs(60);
+/// Longest `client_rate_period`.
+pub const RATE_PERIOD_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// Largest `client_connection_limit` and `client_rate_limit`.
+pub const CLIENT_LIMIT_MAX: u32 = 1_000_000;
 /// Most worker threads of a pool.
 pub const WORKERS_MAX: usize = 4096;
 /// Most listeners.
 pub const LISTENERS_MAX: usize = 1024;
+
+/// `client_*`: who of those that the headers name may connect, and how often.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Clients {
+    /// What it comes to.
+    pub limits: ClientLimits,
+    /// `client_rate_period`, also where there is no rate.
+    pub rate_period: Duration,
+    /// `limits.exempt` as it was written.
+    pub exempt: Vec<Network>,
+    /// `limits.banned` as it was written.
+    pub banned: Vec<Network>,
+}
+
+impl Default for Clients {
+    fn default() -> Clients {
+        let (exempt, banned) = (Vec::new(), Vec::new());
+        Clients { limits: ClientLimits::default(), rate_period: RATE_PERIOD_DEFAULT, exempt, banned }
+    }
+}
+
+/// `user`, `group` and `chroot`. The names are looked up when the daemon starts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Privileges {
+    /// The user to become.
+    pub user: Option<String>,
+    /// Another group than the user's own; only with a user.
+    pub group: Option<String>,
+    /// The directory to be locked into, an absolute path; only with a user.
+    pub chroot: Option<PathBuf>,
+}
 
 /// Global settings that listeners inherit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,12 +115,14 @@ pub struct Defaults {
     pub networks: Vec<Network>,
     /// `haproxy_timeout`.
     pub timeout: Duration,
+    /// `pending_listener_limit`.
+    pub pending_limit: u32,
 }
 
 impl Default for Defaults {
     fn default() -> Self {
         let everywhere = vec![IpAddr::V4([0; 4].into()), IpAddr::V6([0; 16].into())];
-        Defaults { addresses: everywhere, ssl: true, networks: Vec::new(), timeout: TIMEOUT_DEFAULT }
+        Defaults { addresses: everywhere, ssl: true, networks: Vec::new(), timeout: TIMEOUT_DEFAULT, pending_limit: 0 }
     }
 }
 
@@ -141,6 +186,8 @@ pub struct InetListener {
     pub networks: Vec<Network>,
     /// From accept to a complete header, 1 s..=[`TIMEOUT_MAX`].
     pub timeout: Duration,
+    /// Most headers that it awaits in one ring, up to [`PENDING_MAX`]; 0: as many as the ring may.
+    pub pending_limit: u32,
     /// The header's grammar.
     pub rules: Rules,
     /// The listener's demands on a header.

@@ -478,7 +478,7 @@ fn the_documents_defaults_are_the_programs() {
 #[test]
 fn the_documents_examples_and_bounds_are_right() {
     let examples: Vec<&str> = DOCUMENT.split("```conf\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    assert_eq!(examples.len(), 4);
+    assert_eq!(examples.len(), 5);
     for example in &examples {
         assert!(!loaded(example).settings.services.is_empty());
     }
@@ -493,12 +493,15 @@ fn the_documents_examples_and_bounds_are_right() {
         format!("1 to {RINGS_MAX}, or `auto`"),
         format!("per ring: {PENDING_MIN} to {PENDING_MAX}."),
         format!("in bytes, {HEADER_MIN} to {HEADER_MAX}."),
+        format!("at a time, up to {CLIENT_LIMIT_MAX}:"),
+        format!("{} to {}; 33 bytes", crate::admission::CLIENTS_MIN, crate::admission::CLIENTS_MAX),
         format!("1 to {WORKERS_MAX}, or `auto`"),
         format!("1 to {}", crate::dispatch::Pool::QUEUE_MAX),
     ] {
         assert!(DOCUMENT.contains(&bound), "the document does not say: {bound}");
     }
     assert_eq!((TIMEOUT_MAX.as_secs(), DRAIN_MAX.as_secs()), (3600, 7 * 24 * 3600));
+    assert_eq!(RATE_PERIOD_MAX.as_secs(), 24 * 3600);
 }
 
 /// A directory that is gone after the test.

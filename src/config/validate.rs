@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::source::{self, Setting};
 use super::syntax::Value;
 use super::value;
 use super::{Implicit, Place, Problem};
-use crate::admission::{OnUnknown, OnUnspec, Policy};
+use crate::admission::{CLIENTS_MAX, CLIENTS_MIN, ClientLimits, ClientRate, OnUnknown, OnUnspec, Policy};
 use crate::dispatch::{Overload, Pool};
 use crate::net::Network;
 use crate::proxy::Rules;
@@ -42,6 +42,9 @@ pub(super) fn settings(root: &Path, gathered: &mut Gathered) -> Settings {
     Settings {
         rings: check.auto_or_number(&values, "rings", RINGS_MAX),
         pending_limit: pending_limit.map_or(PENDING_DEFAULT, |n| n as u32),
+        pending_peer_limit: check.pending(&values, "pending_peer_limit").unwrap_or(0),
+        clients: check.clients(&values),
+        privileges: check.privileges(&values),
         header_limit,
         drain_timeout: check.drain_timeout(&values),
         takeover_socket: check.path(&values, "takeover_socket"),
@@ -85,7 +88,79 @@ impl Check<'_> {
             ssl: self.global_ssl(values),
             networks: self.networks(values).unwrap_or(otherwise.networks),
             timeout: self.timeout(values).unwrap_or(otherwise.timeout),
+            pending_limit: self.pending(values, "pending_listener_limit").unwrap_or(otherwise.pending_limit),
         }
+    }
+
+    fn pending(&mut self, values: &Values, name: &str) -> Option<u32> {
+        self.number(values, name, 0, PENDING_MAX.into()).map(|n| n as u32)
+    }
+
+    fn clients(&mut self, values: &Values) -> Clients {
+        let otherwise = Clients::default();
+        let most = u64::from(CLIENT_LIMIT_MAX);
+        let mut limit = |name| self.number(values, name, 0, most).and_then(|n| NonZeroU32::new(n as u32));
+        let (connections, rate) = (limit("client_connection_limit"), limit("client_rate_limit"));
+        let rate_period = self.rate_period(values).unwrap_or(otherwise.rate_period);
+        let mut prefix = |name, bits| self.number(values, name, 1, bits).map(|n| n as u8);
+        let (v4, v6) = (prefix("client_ipv4_prefix", 32), prefix("client_ipv6_prefix", 128));
+        let size = self.number(values, "client_table_size", CLIENTS_MIN.into(), CLIENTS_MAX.into());
+        let exempt = self.network_list(values, "client_exempt_networks");
+        let banned = self.network_list(values, "client_banned_networks");
+        let limits = ClientLimits {
+            connections,
+            rate: rate.map(|connections| ClientRate { connections, period: rate_period }),
+            ipv4_prefix: v4.unwrap_or(otherwise.limits.ipv4_prefix),
+            ipv6_prefix: v6.unwrap_or(otherwise.limits.ipv6_prefix),
+            table_size: size.map_or(otherwise.limits.table_size, |n| n as u32),
+            exempt: exempt.iter().copied().collect(),
+            banned: banned.iter().copied().collect(),
+        };
+        Clients { limits, rate_period, exempt, banned }
+    }
+
+    fn rate_period(&mut self, values: &Values) -> Option<Duration> {
+        self.with(values, "client_rate_period", |text| match value::time(text)? {
+            time if !time.is_zero() && time <= RATE_PERIOD_MAX => Ok(time),
+            _ => {
+                let most = value::show_time(RATE_PERIOD_MAX);
+                Err(format!("client_rate_period: {text} is not in the range 1 secs to {most}"))
+            }
+        })
+    }
+
+    fn network_list(&mut self, values: &Values, name: &str) -> Vec<Network> {
+        let Some(setting) = values.get(name) else { return Vec::new() };
+        let Some(text) = self.text(setting) else { return Vec::new() };
+        let mut networks = Vec::new();
+        for item in value::items(&text) {
+            match value::network(item) {
+                Ok((network, _)) => networks.push(network),
+                Err(words) => self.problem(&setting.at, format!("{name}: {words}")),
+            }
+        }
+        networks
+    }
+
+    fn privileges(&mut self, values: &Values) -> Privileges {
+        let user = self.word(values, "user");
+        let group = self.word(values, "group");
+        let chroot = self.with(values, "chroot", |text| match Path::new(text) {
+            path if text.is_empty() || path.is_absolute() => Ok(path.to_path_buf()),
+            _ => Err(format!("chroot: {text} is not an absolute path")),
+        });
+        let chroot = chroot.filter(|path| !path.as_os_str().is_empty());
+        if user.is_none() && (group.is_some() || chroot.is_some()) {
+            let name = if group.is_some() { "group" } else { "chroot" };
+            let words = format!("{name} needs user: write user = NAME, the user to become once the ports are bound");
+            self.problem(&values[name].at, words);
+        }
+        Privileges { user, group, chroot }
+    }
+
+    /// A name; empty is as good as unset.
+    fn word(&mut self, values: &Values, name: &str) -> Option<String> {
+        self.with(values, name, |text| Ok(text.to_string())).filter(|text| !text.is_empty())
     }
 
     /// A service and its listeners; `None` if it has none.
@@ -98,6 +173,7 @@ impl Check<'_> {
             defaults,
             networks: self.networks(values).unwrap_or_else(|| defaults.networks.clone()),
             timeout: self.timeout(values).unwrap_or(defaults.timeout),
+            pending_limit: self.pending(values, "pending_listener_limit").unwrap_or(defaults.pending_limit),
             reuse_port: self.boolean(values, "reuse_port").unwrap_or(false),
             header_limit,
         };
@@ -125,6 +201,7 @@ impl Check<'_> {
         let haproxy = self.boolean(values, "haproxy").unwrap_or(false);
         let networks = self.networks(values).unwrap_or_else(|| inherited.networks.clone());
         let timeout = self.timeout(values).unwrap_or(inherited.timeout);
+        let pending_limit = self.pending(values, "pending_listener_limit").unwrap_or(inherited.pending_limit);
         let addresses = self.addresses(values, "address");
         let reuse_port = self.boolean(values, "reuse_port").unwrap_or(inherited.reuse_port);
         let defer_accept = self.boolean(values, "defer_accept").unwrap_or(haproxy);
@@ -151,6 +228,7 @@ impl Check<'_> {
             trusted: networks.iter().copied().collect(),
             networks,
             timeout,
+            pending_limit,
             rules: Rules { header_limit: inherited.header_limit, v4_in_tcp6 },
             policy,
             defer_accept,
@@ -501,6 +579,7 @@ struct Inherited<'a> {
     defaults: &'a Defaults,
     networks: Vec<Network>,
     timeout: Duration,
+    pending_limit: u32,
     reuse_port: bool,
     header_limit: u32,
 }

@@ -18,4 +18,7 @@ pub use ending::Ending;
 pub use queues::{Expired, Queues};
 pub use slab::{Key, Slab};
 pub use waiting::{Action, Admitted, How, Terms, Waiting};
+
+// What the engine holds of both doors without looking inside.
+pub use crate::admission::{ClientLimits, ClientTable, Clients, PendingPeers, Refusal, Ticket};
 pub use wording::{Record, Severity, Wording, describe, lazy_header_advice};

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::Ending;
-use crate::admission::{Policy, admit_peer};
+use crate::admission::{PendingPeers, Policy, Refusal, admit_peer};
 use crate::net::NetworkSet;
 use crate::proxy::{Command, Decoded, Head, Rules, decode};
 
@@ -21,14 +21,21 @@ pub struct Terms {
     pub exact: bool,
     /// From accept to the complete header.
     pub timeout: Duration,
+    /// Most headers that the listener awaits in one ring; 0: as many as the ring may.
+    pub pending_limit: u32,
     /// How long the kernel may have kept the connection to itself while it was silent (TCP_DEFER_ACCEPT).
     pub deferred: Duration,
 }
 
 impl Terms {
-    /// Door 1: whether this peer may send a header at all.
-    pub fn admit_peer(&self, peer: IpAddr) -> Result<(), Ending> {
-        admit_peer(&self.trusted, peer).map_err(Ending::Refused)
+    /// Door 1: whether this peer may send a header at all, and whether one more may be awaited beside the listener's
+    /// `pending` ones. Counts it in `peers` if so.
+    pub fn admit_peer(&self, peer: IpAddr, pending: u32, peers: &mut PendingPeers) -> Result<(), Ending> {
+        admit_peer(&self.trusted, peer).map_err(Ending::Refused)?;
+        if self.pending_limit != 0 && pending >= self.pending_limit {
+            return Err(Ending::Refused(Refusal::ListenerPendingLimit));
+        }
+        peers.enter(peer).map_err(Ending::Refused)
     }
 }
 
@@ -63,6 +70,11 @@ impl Admitted {
     /// Whether it is the balancer's own connection, such as a health check.
     pub fn is_local(&self) -> bool {
         self.0.command() == Command::Local
+    }
+
+    /// The client that the header names; `None` for LOCAL, UNKNOWN and the like: the balancer's own.
+    pub fn client(&self) -> Option<IpAddr> {
+        self.0.ip().map(|(source, _)| source.ip())
     }
 
     /// Whether the client claims to be in 127.0.0.0/8 or ::1.

@@ -25,6 +25,17 @@ pub struct Record<'a> {
     pub rules: Rules,
 }
 
+impl Record<'_> {
+    /// Whose doing it is: the client that the header names where a limit on clients decided, else the peer.
+    pub fn culprit(&self, ending: Ending) -> IpAddr {
+        let client = match (ending, decode(self.bytes, &self.rules)) {
+            (Ending::Refused(refusal), Decoded::Complete(header)) if refusal.concerns_client() => header.source(),
+            _ => None,
+        };
+        canonical_socket(client.unwrap_or(self.peer)).ip()
+    }
+}
+
 /// How bad it is, in Dovecot's levels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
@@ -52,7 +63,10 @@ pub fn describe(ending: Ending, record: &Record<'_>) -> Option<Wording> {
     }
     let severity = match ending {
         Ending::ClosedPartial => Severity::Info,
-        Ending::Refused(Refusal::Untrusted) | Ending::Shed | Ending::Overload => Severity::Warning,
+        Ending::Refused(Refusal::Untrusted | Refusal::ListenerPendingLimit | Refusal::PeerPendingLimit)
+        | Ending::Shed
+        | Ending::Overload => Severity::Warning,
+        Ending::Refused(refusal) if refusal.concerns_client() => Severity::Warning,
         _ => Severity::Error,
     };
     let mut text = dovecot_words(ending, record);
@@ -61,7 +75,7 @@ pub fn describe(ending: Ending, record: &Record<'_>) -> Option<Wording> {
 }
 
 fn dovecot_words(ending: Ending, record: &Record<'_>) -> String {
-    let rip = canonical_socket(record.peer).ip();
+    let rip = record.culprit(ending);
     let byte = |at: usize| record.bytes.get(at - 1).copied().unwrap_or_default();
     let plain = |words: &str| format!("haproxy: {words} (rip={rip})");
     let gone = |stage: &str, words: &str| format!("{stage}: Client disconnected: {words} (rip={rip})");
@@ -71,6 +85,12 @@ fn dovecot_words(ending: Ending, record: &Record<'_>) -> String {
     let (v1, v2) = ("haproxy(v1)", "haproxy(v2)");
     match ending {
         Ending::Refused(Refusal::Untrusted) => plain("Client not trusted"),
+        Ending::Refused(Refusal::ListenerPendingLimit | Refusal::PeerPendingLimit) => {
+            plain("Client rejected: too many of its connections wait for their header")
+        }
+        Ending::Refused(Refusal::ClientBanned) => plain("Client rejected: banned"),
+        Ending::Refused(Refusal::ClientConnectionLimit) => plain("Client rejected: too many connections at a time"),
+        Ending::Refused(Refusal::ClientRateLimit) => plain("Client rejected: connects too often"),
         Ending::Silent | Ending::Timeout => plain("Client timed out"),
         Ending::Shed => plain("Client shed: too many connections wait for their header"),
         Ending::Overload => plain("Client rejected: the queue of the workers is full"),
@@ -223,6 +243,16 @@ mod tests {
         let text = line(Ending::Refused(Refusal::BadSource), header);
         assert!(text.contains("reason=bad-source"), "{text}");
         assert!(text.ends_with("source=224.0.0.1:5000 destination=192.0.2.1:143"), "{text}");
+    }
+
+    #[test]
+    fn a_limit_on_clients_names_the_client_and_not_the_balancer() {
+        let header = b"PROXY TCP4 198.51.100.7 192.0.2.1 5000 143\r\n";
+        let text = line(Ending::Refused(Refusal::ClientRateLimit), header);
+        assert!(text.starts_with("haproxy: Client rejected: connects too often (rip=198.51.100.7): reason="), "{text}");
+        assert!(text.contains("peer=192.0.2.10:40000"), "{text}");
+        let text = line(Ending::Refused(Refusal::ClientBanned), b"");
+        assert!(text.contains("banned (rip=192.0.2.10)"), "without a header the peer is the client: {text}");
     }
 
     #[test]

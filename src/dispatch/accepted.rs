@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use super::Stream;
 use super::bytes::Bytes;
+use super::{Permit, Stream};
 use crate::net::canonical_socket;
 use crate::proxy::{Head, Header};
 
@@ -75,6 +75,8 @@ pub struct Handoff<S = OwnedFd> {
     pub head: Option<Head>,
     /// When the kernel's accept was seen.
     pub accepted_at: Instant,
+    /// If it counts against its client's limit: the proof.
+    pub permit: Option<Permit>,
 }
 
 /// A validated connection: the socket, the addresses that count, the header, and the bytes that came behind it.
@@ -90,6 +92,8 @@ pub struct Accepted<S = TcpStream> {
     accepted_at: Instant,
     bytes: Bytes,
     pub(super) tls: Option<Box<dyn TlsSession>>,
+    /// Behind the socket, so that a connection counts until it is closed.
+    permit: Option<Permit>,
 }
 
 impl Accepted {
@@ -99,15 +103,15 @@ impl Accepted {
     /// If `bytes` is shorter than the header that it should start with.
     pub fn new(handoff: Handoff, bytes: &[u8]) -> Accepted {
         assert!(handoff.head.is_none_or(|head| head.len() <= bytes.len()), "a header must come with its bytes");
-        let Handoff { socket, listener, peer, local, head, accepted_at } = handoff;
+        let Handoff { socket, listener, peer, local, head, accepted_at, permit } = handoff;
         let (socket, local, bytes) = (TcpStream::from(socket), known(local), Bytes::copy_of(bytes));
-        Accepted { socket, listener, peer, local, head, accepted_at, bytes, tls: None }
+        Accepted { socket, listener, peer, local, head, accepted_at, bytes, tls: None, permit }
     }
 
     /// Back to what it was made of; the engine keeps the bytes.
     pub(crate) fn into_handoff(self) -> Handoff {
-        let Accepted { socket, listener, peer, local, head, accepted_at, .. } = self;
-        Handoff { socket: socket.into(), listener, peer, local: local.into_inner(), head, accepted_at }
+        let Accepted { socket, listener, peer, local, head, accepted_at, permit, .. } = self;
+        Handoff { socket: socket.into(), listener, peer, local: local.into_inner(), head, accepted_at, permit }
     }
 
     /// Puts a TLS session on top: it must already have consumed the residual.
@@ -127,8 +131,8 @@ impl Accepted {
         }
         // Now, since not every runtime's socket can tell it later.
         self.local();
-        let Accepted { socket, listener, peer, local, head, accepted_at, bytes, tls } = self;
-        Ok(Accepted { socket: convert(socket)?, listener, peer, local, head, accepted_at, bytes, tls })
+        let Accepted { socket, listener, peer, local, head, accepted_at, bytes, tls, permit } = self;
+        Ok(Accepted { socket: convert(socket)?, listener, peer, local, head, accepted_at, bytes, tls, permit })
     }
 }
 
@@ -176,6 +180,12 @@ impl<S> Accepted<S> {
     /// The socket, for options such as timeouts. Reading from it directly would skip the residual, and break TLS.
     pub fn socket(&self) -> &S {
         &self.socket
+    }
+
+    /// What makes the connection count against its client's limit. Whoever takes the plain socket out and goes on serving
+    /// it takes this first, and drops it when the connection ends; with `Accepted` itself it ends.
+    pub fn take_permit(&mut self) -> Option<Permit> {
+        self.permit.take()
     }
 
     /// A reader and writer that yields the residual first and speaks through TLS where there is a session.
@@ -310,7 +320,7 @@ mod tests {
     #[should_panic(expected = "a header must come with its bytes")]
     fn a_header_without_its_bytes_is_a_bug() {
         let Accepted { socket, listener, peer, head, accepted_at, .. } = proxied(b"").1;
-        let handoff = Handoff { socket: socket.into(), listener, peer, local: None, head, accepted_at };
+        let handoff = Handoff { socket: socket.into(), listener, peer, local: None, head, accepted_at, permit: None };
         drop(Accepted::new(handoff, &V1[..10]));
     }
 

@@ -7,6 +7,7 @@
 mod accepted;
 mod bytes;
 mod losses;
+mod permit;
 mod queue;
 mod stream;
 #[cfg(test)]
@@ -15,6 +16,7 @@ pub(crate) mod testing;
 pub use accepted::{Accepted, Handoff, ListenerInfo, Socket, TlsInfo, TlsSession};
 pub use bytes::INLINE_BYTES;
 pub use losses::Losses;
+pub use permit::{Permit, Release};
 pub use queue::{Intake, Overload, PoolRecord, Queue, Rejected, Wake, queue};
 pub use stream::{FINISH_BYTES_MAX, Stream};
 

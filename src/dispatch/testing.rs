@@ -46,5 +46,5 @@ fn handoff(socket: OwnedFd, peer: SocketAddr, bytes: &[u8], has_header: bool, ss
         other => panic!("{other:?}"),
     });
     let listener = Arc::new(ListenerInfo { service: "imap-login".into(), name: "imap_haproxy".into(), ssl });
-    Handoff { socket, listener, peer, local: None, head, accepted_at: Instant::now() }
+    Handoff { socket, listener, peer, local: None, head, accepted_at: Instant::now(), permit: None }
 }

@@ -19,8 +19,11 @@ use super::door::{Door, Failure};
 use super::fault::{self, Fault};
 use super::report::Report;
 use super::tally::{Count, Tally};
-use crate::conn::{Action, Admitted, Ending, How, Key, Queues, Record, Slab, Waiting};
-use crate::dispatch::{Handoff, Overload};
+use crate::conn::{
+    Action, Admitted, ClientTable, Clients, Ending, How, Key, PendingPeers, Queues, Record, Refusal, Slab, Ticket,
+    Waiting,
+};
+use crate::dispatch::{Handoff, Overload, Permit, Release};
 use crate::ring::{BACKLOG, BATCH_MAX, Completion, Driver, Errno, ReadMode};
 
 /// A connection whose first bytes come within this time of its accept had them ready: TCP_DEFER_ACCEPT delivered it for
@@ -58,6 +61,10 @@ struct Guest<S> {
     waiting: Waiting,
     state: State,
     prompt: bool,
+    /// Counted among those of its peer and listener whose header is awaited.
+    pending: bool,
+    /// Its client's count.
+    permit: Option<Permit>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +89,8 @@ pub struct Acceptor<D: Driver, K> {
     /// For each pool, the validated connections that wait for room in its queue, oldest first.
     lines: Vec<VecDeque<Key>>,
     pending_limit: usize,
+    peers: PendingPeers,
+    clients: Clients,
     tally: Arc<Tally>,
     report: Arc<Report>,
     now: Instant,
@@ -114,6 +123,10 @@ pub struct Parts<D, K> {
     pub slots: u32,
     /// Most connections whose header is awaited.
     pub pending_limit: usize,
+    /// How many of them one peer may have.
+    pub peers: PendingPeers,
+    /// Bans and limits on clients.
+    pub clients: Clients,
     /// Where to count.
     pub tally: Arc<Tally>,
     /// Where refusals are reported.
@@ -133,6 +146,8 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             lobby: VecDeque::new(),
             lines: (0..parts.pools).map(|_| VecDeque::new()).collect(),
             pending_limit: parts.pending_limit,
+            peers: parts.peers,
+            clients: parts.clients,
             tally: parts.tally,
             report: parts.report,
             descriptors_freed: false,
@@ -191,8 +206,9 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             self.descriptors_freed = true;
             return;
         };
-        let door = &self.doors[listener as usize];
-        let admitted = door.proxy.as_ref().map_or(Ok(()), |proxy| proxy.terms.admit_peer(peer.ip()));
+        let door = &mut self.doors[listener as usize];
+        let pending = door.proxy.is_some();
+        let admitted = door.admit_peer(peer.ip(), &mut self.peers);
         let guest = Guest {
             socket: Some(socket),
             listener,
@@ -201,6 +217,8 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             waiting: Waiting::default(),
             state: State::Validated,
             prompt: false,
+            pending: pending && admitted.is_ok(),
+            permit: None,
         };
         match admitted {
             Ok(()) => self.admit(guest),
@@ -308,7 +326,11 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
 
     /// Offers a validated connection to its pool, behind those that wait for the same.
     fn dispatch(&mut self, key: Key, admitted: Option<Admitted>) {
-        self.queues.stop(key);
+        self.settle(key);
+        if let Err(refusal) = self.admit_client(key, admitted.as_ref()) {
+            let known = self.slab.get_mut(key).expect("the caller has it").waiting.taken();
+            return self.close(key, Ending::Refused(refusal), known);
+        }
         let guest = self.slab.get_mut(key).expect("the caller has it");
         guest.state = State::Validated;
         let pool = self.doors[guest.listener as usize].pool;
@@ -324,6 +346,22 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         }
     }
 
+    /// Door 2 for the client. What is the balancer's own (LOCAL, UNKNOWN, a check of a plain port) has none.
+    fn admit_client(&mut self, key: Key, admitted: Option<&Admitted>) -> Result<(), Refusal> {
+        if self.clients.are_unlimited() {
+            return Ok(());
+        }
+        let guest = self.slab.get_mut(key).expect("the caller has it");
+        let door = &self.doors[guest.listener as usize];
+        let client = admitted.map_or_else(|| door.plain_client(guest.peer.ip()), Admitted::client);
+        if let Some(client) = client
+            && let Some(ticket) = self.clients.admit(client, self.now)?
+        {
+            guest.permit = permit(&self.clients, ticket);
+        }
+        Ok(())
+    }
+
     /// `false` if the connection has to wait in line.
     fn offer(&mut self, key: Key, admitted: Option<Admitted>) -> bool {
         let guest = self.slab.get_mut(key).expect("the caller has it");
@@ -335,6 +373,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             local: door.local,
             head: admitted.map(|admitted| admitted.head()),
             accepted_at: guest.accepted_at,
+            permit: guest.permit.take(),
         };
         let bytes = self.driver.bytes(key.slot, guest.waiting.taken());
         let Err(declined) = self.sink.offer(door.pool, handoff, bytes) else {
@@ -350,7 +389,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             Declined::Full(handoff) => (handoff, true),
             Declined::Closed(handoff) => (handoff, false),
         };
-        guest.socket = Some(handoff.socket);
+        (guest.socket, guest.permit) = (Some(handoff.socket), handoff.permit);
         let wait = full && self.sink.overload(door.pool) == Overload::Pause;
         if !wait {
             self.close(key, Ending::Overload, 0);
@@ -439,11 +478,20 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
 
     /// Closes a connection that has no read in flight; `known` bytes of its buffer tell what came.
     fn close(&mut self, key: Key, ending: Ending, known: u32) {
-        self.queues.stop(key);
+        self.settle(key);
         let Some(guest) = self.slab.remove(key) else { return };
         self.conclude(&guest, ending, self.driver.bytes(key.slot, known));
         self.driver.release(key.slot);
         self.descriptors_freed = true;
+    }
+
+    /// Its header is not awaited any more.
+    fn settle(&mut self, key: Key) {
+        self.queues.stop(key);
+        let Some(guest) = self.slab.get_mut(key) else { return };
+        if std::mem::take(&mut guest.pending) {
+            self.doors[guest.listener as usize].settle(guest.peer.ip(), &mut self.peers);
+        }
     }
 
     /// Counts and reports the end of a connection.
@@ -517,5 +565,16 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         let rests = self.doors.iter().filter_map(Door::rests_until);
         let next = self.queues.next_deadline().into_iter().chain(pending).chain(rests).min()?;
         Some(next.saturating_duration_since(self.now))
+    }
+}
+
+/// Makes a client's count go down when the connection ends, wherever that is.
+fn permit(clients: &Clients, ticket: Ticket) -> Option<Permit> {
+    clients.table().map(|table| Permit::new(table.clone(), ticket.token()))
+}
+
+impl Release for ClientTable {
+    fn release(&self, token: u64) {
+        ClientTable::release(self, Ticket::from_token(token));
     }
 }

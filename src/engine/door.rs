@@ -1,11 +1,12 @@
 //! One listener of one ring: whether its accept is armed, and when to arm it again.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::conn::Terms;
+use crate::conn::{Ending, PendingPeers, Terms};
 use crate::dispatch::ListenerInfo;
+use crate::net::NetworkSet;
 use crate::ring::Errno;
 
 /// Rest after the first failed accept.
@@ -24,6 +25,10 @@ pub struct Door {
     pub pool: usize,
     /// What a header must be like, and who may send one; `None`: no header is expected.
     pub proxy: Option<ProxyDoor>,
+    /// Where no header is expected: peers that are no clients, such as a balancer that checks the port.
+    pub exempt: NetworkSet,
+    /// Headers that are awaited.
+    pending: u32,
     arm: Arm,
     rest: Duration,
 }
@@ -68,7 +73,26 @@ pub enum Failure {
 impl Door {
     /// A door that is not armed yet.
     pub fn new(info: Arc<ListenerInfo>, local: Option<SocketAddr>, pool: usize, proxy: Option<ProxyDoor>) -> Door {
-        Door { info, local, pool, proxy, arm: Arm::Off, rest: REST_MIN }
+        Door { info, local, pool, proxy, exempt: NetworkSet::default(), pending: 0, arm: Arm::Off, rest: REST_MIN }
+    }
+
+    /// Door 1: lets a peer in or not; whose header is to be awaited counts as pending from now on.
+    pub fn admit_peer(&mut self, peer: IpAddr, peers: &mut PendingPeers) -> Result<(), Ending> {
+        let Some(proxy) = &self.proxy else { return Ok(()) };
+        proxy.terms.admit_peer(peer, self.pending, peers)?;
+        self.pending += 1;
+        Ok(())
+    }
+
+    /// A header is not awaited any more.
+    pub fn settle(&mut self, peer: IpAddr, peers: &mut PendingPeers) {
+        self.pending -= 1;
+        peers.leave(peer);
+    }
+
+    /// Who the client of a connection without a header is, if it is one.
+    pub fn plain_client(&self, peer: IpAddr) -> Option<IpAddr> {
+        (!self.exempt.contains(peer)).then_some(peer)
     }
 
     /// Whether the accept should be armed now; the caller does it and the door takes note.

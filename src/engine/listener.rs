@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::door::{Door, ProxyDoor};
 use crate::conn::{Queues, Terms};
 use crate::dispatch::ListenerInfo;
-use crate::net::Network;
+use crate::net::{Network, NetworkSet};
 use crate::ring::{DEFER_ACCEPT_SECONDS, Options};
 
 /// `haproxy_timeout` where nothing is set: from accept to the complete header.
@@ -24,6 +24,7 @@ pub struct Listener {
     share_port: bool,
     defer_accept: bool,
     terms: Option<Terms>,
+    exempt: NetworkSet,
 }
 
 impl Listener {
@@ -45,15 +46,23 @@ impl Listener {
             share_port: false,
             defer_accept: false,
             terms: None,
+            exempt: NetworkSet::default(),
         }
     }
 
-    /// Adds networks whose hosts may send a header (`haproxy_trusted_networks`).
+    /// Adds networks whose hosts may send a header (`haproxy_trusted_networks`). On a plain listener: whose connections
+    /// are health checks, which limits on clients do not concern.
     pub fn trust(mut self, networks: impl IntoIterator<Item = Network>) -> Listener {
-        if let Some(terms) = &mut self.terms {
-            terms.trusted.extend(networks);
+        match &mut self.terms {
+            Some(terms) => terms.trusted.extend(networks),
+            None => self.exempt.extend(networks),
         }
         self
+    }
+
+    /// Most headers that it awaits in one ring (`pending_listener_limit`); 0: as many as the ring may.
+    pub fn pending_limit(self, limit: u32) -> Listener {
+        self.terms(|terms| terms.pending_limit = limit)
     }
 
     /// The pool that serves its connections.
@@ -123,7 +132,10 @@ impl Listener {
             ssl: self.ssl,
         };
         let local = (!bound.ip().is_unspecified()).then_some(bound);
-        Door::new(Arc::new(info), local, pool, self.terms.as_ref().map(|terms| self.proxy_door(terms, exact, queues)))
+        let proxy = self.terms.as_ref().map(|terms| self.proxy_door(terms, exact, queues));
+        let mut door = Door::new(Arc::new(info), local, pool, proxy);
+        door.exempt = self.exempt.clone();
+        door
     }
 
     fn proxy_door(&self, terms: &Terms, exact: bool, queues: &mut Queues) -> ProxyDoor {

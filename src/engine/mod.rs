@@ -33,6 +33,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 
+use crate::conn::{ClientTable, Clients};
 use crate::dispatch::{PoolRecord, RunningWorkers};
 use crate::ring::{Ring, Waker};
 use acceptor::Acceptor;
@@ -53,6 +54,7 @@ pub struct Engine {
     threads: Vec<RingThread>,
     workers: Vec<Box<dyn RunningWorkers>>,
     pools: Vec<Arc<PoolRecord>>,
+    clients: Clients,
     report: Arc<Report>,
 }
 
@@ -95,7 +97,13 @@ impl Engine {
             pool.add_waits_to(&mut accept_to_worker);
         }
         let losses = self.pools.iter().map(|pool| pool.losses()).sum();
-        let counters = names.into_iter().zip(totals).chain([("lost-in-pool", losses)]).collect();
+        let table = |count: fn(&ClientTable) -> u64| self.clients.table().map_or(0, |table| count(table));
+        let others = [
+            ("lost-in-pool", losses),
+            ("client-evicted", table(ClientTable::evicted)),
+            ("client-uncounted", table(ClientTable::uncounted)),
+        ];
+        let counters = names.into_iter().zip(totals).chain(others).collect();
         Snapshot { counters, header_wait, accept_to_worker }
     }
 

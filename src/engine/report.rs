@@ -25,20 +25,18 @@ pub struct Report {
 impl Report {
     /// A connection was closed in the vestibule.
     pub fn ended(&self, listener: &ListenerInfo, ending: Ending, record: &Record<'_>, now: Instant) {
-        let peer = record.peer.ip().to_canonical();
-        let code = ending.code();
         if !ending.is_worth_a_line() {
             return;
         }
-        let verdict = self.pass(peer, code, now);
-        match verdict {
+        let source = record.culprit(ending);
+        match self.pass(source, ending.code(), now) {
             Verdict::Line => {
                 if let Some(wording) = describe(ending, record) {
                     log(listener, wording.severity, &wording.text);
                 }
             }
             Verdict::Suppressed(LAZY_AFTER) if ending == Ending::Silent => {
-                log(listener, Severity::Warning, &lazy_header_advice(peer));
+                log(listener, Severity::Warning, &lazy_header_advice(source));
             }
             Verdict::Suppressed(_) => {}
         }

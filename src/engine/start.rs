@@ -14,7 +14,7 @@ use super::pools::Pools;
 use super::report::Report;
 use super::tally::Tally;
 use super::{Command, Engine, RingThread};
-use crate::conn::Queues;
+use crate::conn::{ClientLimits, Clients, PendingPeers, Queues};
 use crate::dispatch::{Intake, Pool, Queue, queue};
 use crate::ring::{self, BACKLOG, Ring, SLOT_BYTES, SetupError, Sizes, Waker};
 
@@ -34,6 +34,8 @@ pub struct EngineBuilder {
     listeners: Vec<Listener>,
     rings: Option<NonZeroUsize>,
     pending_limit: Option<u32>,
+    pending_peer_limit: u32,
+    clients: ClientLimits,
     unpinned: bool,
 }
 
@@ -63,6 +65,18 @@ impl EngineBuilder {
         self
     }
 
+    /// Most of them from one peer (`pending_peer_limit`); 0: no limit. Beyond it the newest is refused.
+    pub fn pending_peer_limit(mut self, limit: u32) -> EngineBuilder {
+        self.pending_peer_limit = limit;
+        self
+    }
+
+    /// Bans and limits on clients: those that a header names, and the peers of plain listeners. None if not set.
+    pub fn client_limits(mut self, limits: ClientLimits) -> EngineBuilder {
+        self.clients = limits;
+        self
+    }
+
     /// Whether each ring's thread is pinned to a CPU (it is if nothing is said).
     pub fn pin(mut self, pin: bool) -> EngineBuilder {
         self.unpinned = !pin;
@@ -82,7 +96,10 @@ impl EngineBuilder {
             doors: self.listeners.into_iter().zip(pool_of).zip(addresses.iter().copied()).map(Plan::door).collect(),
             exact: self.pools.iter().map(|pool| pool.exact).collect(),
             pending_limit: self.pending_limit.unwrap_or(PENDING_LIMIT_DEFAULT),
+            pending_peer_limit: self.pending_peer_limit,
+            clients: Clients::new(self.clients, Instant::now()),
         });
+        let clients = plan.clients.clone();
         let (queues, intakes): (Vec<Queue>, Vec<Intake>) =
             self.pools.iter().map(|pool| queue(&pool.name, pool.queue, pool.overload)).unzip();
         let report = Arc::new(Report::default());
@@ -97,7 +114,7 @@ impl EngineBuilder {
         drop(queues);
         let workers = self.pools.into_iter().zip(intakes).map(|(pool, intake)| pool.workers.start(intake));
         let workers = workers.collect::<io::Result<Vec<_>>>().map_err(StartError::System)?;
-        Ok(Engine { addresses, threads, workers, pools, report })
+        Ok(Engine { addresses, threads, workers, pools, clients, report })
     }
 
     fn resolve_pools(&self) -> Result<Vec<usize>, StartError> {
@@ -132,6 +149,8 @@ struct Plan {
     /// By pool: whether its connections leave the residual in the socket.
     exact: Vec<bool>,
     pending_limit: u32,
+    pending_peer_limit: u32,
+    clients: Clients,
 }
 
 struct DoorPlan {
@@ -222,6 +241,8 @@ fn build(
         pools: plan.exact.len(),
         slots: sizes.slots,
         pending_limit: plan.pending_limit as usize,
+        peers: PendingPeers::new(plan.pending_peer_limit, plan.pending_limit),
+        clients: plan.clients.clone(),
         tally,
         report,
     }))

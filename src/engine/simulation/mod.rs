@@ -26,7 +26,7 @@ use super::fault::{self, Fault};
 use super::listener::Listener;
 use super::report::Report;
 use super::tally::Tally;
-use crate::conn::{Ending, Queues};
+use crate::conn::{ClientLimits, Clients, Ending, PendingPeers, Queues};
 use crate::dispatch::{Handoff, Overload};
 use world::{Client, End, Script, Socket, World};
 
@@ -121,17 +121,18 @@ struct Shared(Rc<RefCell<Model>>);
 /// Runs the schedule of a seed to its end.
 fn run(seed: u64) -> Outcome {
     let mut rng = Rng::with_seed(seed);
-    let clients: Vec<Client> = (0..rng.usize(1..24)).map(|_| client(&mut rng)).collect();
+    let visitors: Vec<Client> = (0..rng.usize(1..24)).map(|_| client(&mut rng)).collect();
     let slots = rng.u32(2..12);
     let listeners = [proxy(true, rng.bool()), proxy(false, rng.bool()), Listener::plain(address(3))];
     // What TCP_DEFER_ACCEPT may have taken of the time is no longer there.
     let limits = vec![Some((TIMEOUT - Duration::from_secs(1), TIMEOUT)), Some((TIMEOUT, TIMEOUT)), None];
     let pending_limit = rng.usize(1..=slots as usize);
-    let only_deadlines = clients.len() <= pending_limit;
-    let world = Rc::new(RefCell::new(World::new(seed, slots, clients, limits)));
+    let only_deadlines = visitors.len() <= pending_limit;
+    let world = Rc::new(RefCell::new(World::new(seed, slots, visitors, limits)));
     world.borrow_mut().only_deadlines = only_deadlines;
     let model =
         Shared(Rc::new(RefCell::new(Model { world: world.clone(), pools: (0..2).map(|_| pool(&mut rng)).collect() })));
+    let clients = Clients::new(unreachable_limits(), Instant::now());
     let tally = Tally::new();
     let driver = Script::new(world.clone());
     let mut queues = Queues::new(slots, Instant::now());
@@ -148,6 +149,8 @@ fn run(seed: u64) -> Outcome {
         pools: 2,
         slots,
         pending_limit,
+        peers: PendingPeers::default(),
+        clients: clients.clone(),
         tally: tally.clone(),
         report: Arc::new(Report::default()),
     };
@@ -164,7 +167,21 @@ fn run(seed: u64) -> Outcome {
     }
     world.check_end();
     check_counts(&mut world, &tally);
+    check_permits(&mut world, &clients);
     Outcome { violations: std::mem::take(&mut world.violations), trace: world.trace }
+}
+
+/// Limits that nobody reaches, so that every client is counted and none refused.
+fn unreachable_limits() -> ClientLimits {
+    ClientLimits { connections: std::num::NonZeroU32::new(u32::MAX), table_size: 0, ..ClientLimits::default() }
+}
+
+/// No client is counted any more once all connections have ended.
+fn check_permits(world: &mut World, clients: &Clients) {
+    let still_counted = clients.table().map_or(0, |table| table.known(Instant::now()));
+    if still_counted > 0 {
+        world.violations.push(format!("{still_counted} clients are still counted at the end"));
+    }
 }
 
 fn turn_to_the_end(

@@ -1,0 +1,218 @@
+//! Door 2 for a client: bans, and limits on its connections.
+
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Refusal;
+use super::table::{ClientTable, Ticket};
+use crate::net::{NetworkSet, canonical};
+
+/// What is allowed to one client. A client is an IPv4 or IPv6 network of the length given here; by default an IPv4
+/// address, or an IPv6 /64, which one subscriber commonly has to himself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientLimits {
+    /// Most connections at a time (`client_connection_limit`).
+    pub connections: Option<NonZeroU32>,
+    /// Most new connections in a time (`client_rate_limit`, `client_rate_period`).
+    pub rate: Option<ClientRate>,
+    /// Bits of an IPv4 address that make a client, 1..=32 (`client_ipv4_prefix`).
+    pub ipv4_prefix: u8,
+    /// Bits of an IPv6 address that make a client, 1..=128 (`client_ipv6_prefix`).
+    pub ipv6_prefix: u8,
+    /// Clients that are remembered at a time (`client_table_size`).
+    pub table_size: u32,
+    /// Clients without limits (`client_exempt_networks`).
+    pub exempt: NetworkSet,
+    /// Clients that are not let in at all (`client_banned_networks`); stronger than `exempt`.
+    pub banned: NetworkSet,
+}
+
+/// So many new connections at once, and as many again spread evenly over each period.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientRate {
+    /// How many.
+    pub connections: NonZeroU32,
+    /// In what time.
+    pub period: Duration,
+}
+
+/// Default of `client_ipv4_prefix`.
+pub const IPV4_PREFIX_DEFAULT: u8 = 32;
+/// Default of `client_ipv6_prefix`.
+pub const IPV6_PREFIX_DEFAULT: u8 = 64;
+/// Default of `client_table_size`, as `type ip size 200k` says of a stick table.
+pub const CLIENTS_DEFAULT: u32 = 200 * 1024;
+
+impl Default for ClientLimits {
+    /// No limits.
+    fn default() -> ClientLimits {
+        ClientLimits {
+            connections: None,
+            rate: None,
+            ipv4_prefix: IPV4_PREFIX_DEFAULT,
+            ipv6_prefix: IPV6_PREFIX_DEFAULT,
+            table_size: CLIENTS_DEFAULT,
+            exempt: NetworkSet::default(),
+            banned: NetworkSet::default(),
+        }
+    }
+}
+
+impl ClientLimits {
+    /// What an address is counted by: its network, as an IPv6 address.
+    pub(super) fn key(&self, client: IpAddr) -> [u8; 16] {
+        match canonical(client) {
+            IpAddr::V4(ip) => {
+                std::net::Ipv4Addr::from(u32::from(ip) & mask(self.ipv4_prefix, 32) as u32).to_ipv6_mapped().octets()
+            }
+            IpAddr::V6(ip) => (u128::from(ip) & mask(self.ipv6_prefix, 128)).to_be_bytes(),
+        }
+    }
+
+    fn counts(&self) -> bool {
+        self.connections.is_some() || self.rate.is_some()
+    }
+}
+
+/// The limits in force and the table that they are held against; clones share the table.
+///
+/// Costs one comparison for a connection where there are no limits.
+#[derive(Clone, Debug, Default)]
+pub struct Clients(Option<Arc<Inner>>);
+
+#[derive(Debug)]
+struct Inner {
+    limits: ClientLimits,
+    table: Option<Arc<ClientTable>>,
+}
+
+impl Clients {
+    /// An empty table, if the limits need one.
+    pub fn new(limits: ClientLimits, now: Instant) -> Clients {
+        let table = limits.counts().then(|| Arc::new(ClientTable::new(limits.table_size, now)));
+        Clients::over(limits, table)
+    }
+
+    /// Other limits over the same table, so that what is counted stays counted; a new table if its size differs.
+    pub fn changed(&self, limits: ClientLimits, now: Instant) -> Clients {
+        let same_size = |inner: &&Arc<Inner>| inner.limits.table_size == limits.table_size;
+        match self.0.as_ref().filter(same_size).and_then(|inner| inner.table.clone()) {
+            Some(table) if limits.counts() => Clients::over(limits, Some(table)),
+            _ => Clients::new(limits, now),
+        }
+    }
+
+    fn over(limits: ClientLimits, table: Option<Arc<ClientTable>>) -> Clients {
+        let needed = table.is_some() || !limits.banned.is_empty();
+        Clients(needed.then(|| Arc::new(Inner { limits, table })))
+    }
+
+    /// Whether every client is let in.
+    pub fn are_unlimited(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Lets one more connection of the client in, or refuses it. The ticket, if there is one, must be given back to
+    /// [`table`](Clients::table) when the connection ends.
+    pub fn admit(&self, client: IpAddr, now: Instant) -> Result<Option<Ticket>, Refusal> {
+        let Some(inner) = &self.0 else { return Ok(None) };
+        if inner.limits.banned.contains(client) {
+            return Err(Refusal::ClientBanned);
+        }
+        match &inner.table {
+            Some(table) if !inner.limits.exempt.contains(client) => table.admit(client, &inner.limits, now),
+            _ => Ok(None),
+        }
+    }
+
+    /// The table, if the limits need one.
+    pub fn table(&self) -> Option<&Arc<ClientTable>> {
+        self.0.as_ref()?.table.as_ref()
+    }
+}
+
+fn mask(prefix: u8, bits: u8) -> u128 {
+    let host = bits - prefix.min(bits);
+    // A shift by all 128 bits would overflow.
+    u128::MAX.checked_shl(host.into()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap_or_else(|_| panic!("{text} is an address"))
+    }
+
+    fn set(networks: &[&str]) -> NetworkSet {
+        networks.iter().map(|text| text.parse().expect("a network")).collect()
+    }
+
+    #[test]
+    fn a_client_is_a_network() {
+        let limits = |v4, v6| ClientLimits { ipv4_prefix: v4, ipv6_prefix: v6, ..ClientLimits::default() };
+        for (one, other, v4, v6, same) in [
+            ("192.0.2.1", "192.0.2.2", 32, 64, false),
+            ("192.0.2.1", "192.0.2.2", 24, 64, true),
+            ("192.0.2.1", "192.0.3.2", 24, 64, false),
+            ("192.0.2.1", "::ffff:192.0.2.1", 32, 64, true),
+            ("2001:db8::1", "2001:db8::ffff:0:0:1", 32, 64, true),
+            ("2001:db8::1", "2001:db8:0:1::1", 32, 64, false),
+            ("2001:db8::1", "2001:db8:0:1::1", 32, 48, true),
+            ("2001:db8::1", "2001:db8::2", 32, 128, false),
+            ("1.2.3.4", "255.2.3.4", 0, 0, true),
+            ("::1", "ffff::1", 0, 0, true),
+        ] {
+            let limits = limits(v4, v6);
+            assert_eq!(limits.key(ip(one)) == limits.key(ip(other)), same, "{one} {other} /{v4} /{v6}");
+        }
+    }
+
+    #[test]
+    fn without_limits_there_is_no_table() {
+        let now = Instant::now();
+        let clients = Clients::new(ClientLimits::default(), now);
+        assert!(clients.0.is_none());
+        assert_eq!(clients.admit(ip("192.0.2.1"), now), Ok(None));
+        let banned = ClientLimits { banned: set(&["192.0.2.0/24"]), ..ClientLimits::default() };
+        let clients = clients.changed(banned, now);
+        assert!(clients.table().is_none());
+        assert_eq!(clients.admit(ip("::ffff:192.0.2.1"), now), Err(Refusal::ClientBanned));
+        assert_eq!(clients.admit(ip("192.0.3.1"), now), Ok(None));
+    }
+
+    #[test]
+    fn the_exempt_are_not_counted_but_may_be_banned() {
+        let now = Instant::now();
+        let limits = ClientLimits {
+            connections: NonZeroU32::new(1),
+            exempt: set(&["10.0.0.0/8"]),
+            banned: set(&["10.6.6.6"]),
+            ..ClientLimits::default()
+        };
+        let clients = Clients::new(limits, now);
+        for _ in 0..3 {
+            assert_eq!(clients.admit(ip("10.0.0.1"), now), Ok(None));
+        }
+        assert_eq!(clients.admit(ip("10.6.6.6"), now), Err(Refusal::ClientBanned));
+        assert!(clients.admit(ip("192.0.2.1"), now).is_ok_and(|ticket| ticket.is_some()));
+        assert_eq!(clients.admit(ip("192.0.2.1"), now), Err(Refusal::ClientConnectionLimit));
+    }
+
+    #[test]
+    fn a_change_of_limits_keeps_what_is_counted() {
+        let now = Instant::now();
+        let most = |n| ClientLimits { connections: NonZeroU32::new(n), ..ClientLimits::default() };
+        let clients = Clients::new(most(2), now);
+        let ticket = clients.admit(ip("192.0.2.1"), now).expect("the first").expect("counted");
+        let stricter = clients.changed(most(1), now);
+        assert_eq!(stricter.admit(ip("192.0.2.1"), now), Err(Refusal::ClientConnectionLimit));
+        clients.table().expect("there are limits").release(ticket);
+        assert!(stricter.admit(ip("192.0.2.1"), now).is_ok());
+        let larger = stricter.changed(ClientLimits { table_size: 4096, ..most(1) }, now);
+        assert!(larger.admit(ip("192.0.2.1"), now).is_ok(), "another size is another table");
+    }
+}
