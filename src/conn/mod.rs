@@ -11,6 +11,7 @@
 mod ending;
 mod queues;
 mod slab;
+mod v1_words;
 mod waiting;
 mod wording;
 

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 
 use super::Ending;
+use super::v1_words::v1_words;
 use crate::admission::Refusal;
 use crate::net::canonical_socket;
 use crate::proxy::{Decoded, Diagnosis, Escaped, Reason, Rules, decode, diagnose};
@@ -82,7 +83,7 @@ fn dovecot_words(ending: Ending, record: &Record<'_>) -> String {
     let value = |stage: &str, words: &str, key: &str, value: u8| {
         format!("{stage}: Client disconnected: {words} ({key}={value:02x}, rip={rip})")
     };
-    let (v1, v2) = ("haproxy(v1)", "haproxy(v2)");
+    let v2 = "haproxy(v2)";
     match ending {
         Ending::Refused(Refusal::Untrusted) => plain("Client not trusted"),
         Ending::Refused(Refusal::ListenerPendingLimit | Refusal::PeerPendingLimit) => {
@@ -99,19 +100,21 @@ fn dovecot_words(ending: Ending, record: &Record<'_>) -> String {
         Ending::Invalid { reason, .. } => match reason {
             Reason::BadVersion => value("haproxy", "Unsupported protocol version", "version", byte(13) >> 4),
             Reason::BadCommand => value(v2, "Invalid command", "cmd", byte(13) & 15),
-            Reason::BadFamily if is_v1(record) => gone(v1, "Unknown proxied protocol"),
+            reason if is_v1(record) => {
+                format!("haproxy(v1): Client disconnected: {}", v1_words(reason, record.bytes, rip))
+            }
             Reason::BadFamily => value(v2, "Unknown address family", "family", byte(14) >> 4),
             Reason::BadTransport => value(v2, "Not using TCP", "type", byte(14) & 15),
             Reason::HeaderTooLong => gone("haproxy", "Too long header"),
             Reason::AddressTruncated if byte(14) >> 4 == 1 => gone(v2, "IPv4 data is incomplete"),
             Reason::AddressTruncated => gone(v2, "IPv6 data is incomplete"),
-            Reason::TlvTruncated => gone(v2, "Invalid TLV: Truncated data"),
-            Reason::BadTlv | Reason::DuplicateTlv => gone(v2, "Invalid TLV"),
+            Reason::TlvTruncated => {
+                let words = format!("Invalid TLV: get_tlv({}) failed: Truncated data", truncated_tlv(record.bytes));
+                value(v2, &words, "cmd", byte(13) & 15)
+            }
+            Reason::BadTlv | Reason::DuplicateTlv => value(v2, "Invalid TLV", "cmd", byte(13) & 15),
             Reason::BadChecksum => gone(v2, "Checksum does not match"),
-            Reason::BadAddress | Reason::FamilyMismatch => gone(v1, "Proxied address is invalid"),
-            Reason::BadPort => gone(v1, "Proxied port is invalid"),
-            Reason::BadSpacing => gone(v1, "Header line has missing or spurius fields"),
-            Reason::LineTooLong | Reason::BadLineEnding => gone(v1, "Failed to read valid HAproxy data"),
+            _ => gone("haproxy", "Failed to read valid HAproxy data"), // those of version 1, named above
         },
         Ending::Refused(Refusal::DgramRefused) => value(v2, "Not using TCP", "type", byte(14) & 15),
         Ending::Refused(Refusal::UnspecRefused) => value(v2, "Unsupported address family", "family", byte(14) >> 4),
@@ -159,6 +162,28 @@ fn diagnosis(ending: Ending, bytes: &[u8]) -> Option<Diagnosis> {
         Ending::Refused(Refusal::SecondHeader) => Some(Diagnosis::HeaderTwice),
         _ => None,
     }
+}
+
+/// Where in the chain the TLV stands that runs past the header's end; 0 if it is one inside another.
+fn truncated_tlv(bytes: &[u8]) -> usize {
+    const FIXED: usize = 16;
+    let block = match bytes.get(13).map_or(0, |family| family >> 4) {
+        1 => 12,
+        2 => 36,
+        3 => 216,
+        _ => 0,
+    };
+    let length = bytes.get(14..FIXED).map_or(0, |length| usize::from(u16::from_be_bytes([length[0], length[1]])));
+    let chain = bytes.get(FIXED + block..bytes.len().min(FIXED + length)).unwrap_or_default();
+    let mut at = 0;
+    while let Some(&[_, high, low]) = chain.get(at..at + 3) {
+        let next = at + 3 + usize::from(u16::from_be_bytes([high, low]));
+        if next > chain.len() {
+            return at;
+        }
+        at = next;
+    }
+    if at < chain.len() { at } else { 0 }
 }
 
 fn is_v1(record: &Record<'_>) -> bool {
