@@ -117,7 +117,7 @@ fn pure_modules_forbid_unsafe_and_the_roots_deny_it() {
 #[test]
 fn modules_do_not_say_what_they_must_not_know() {
     let mut wrong = Vec::new();
-    for source in library_sources().into_iter().filter(|source| !source.is_test()) {
+    for source in library_sources() {
         let Some((_, words)) = MUST_NOT_SAY.iter().find(|(name, _)| Some(*name) == source.module()) else { continue };
         for (line, text) in source.code_lines().take_while(|(_, text)| text.trim() != "#[cfg(test)]") {
             for word in words.iter().filter(|word| text.contains(**word)) {
@@ -140,6 +140,8 @@ fn the_reader_sees_what_it_should() {
     assert_eq!(imports, ["net", "ring", "engine", "scan"]);
     let nested = Source { name: "src/conn/slab.rs".into(), text: "use super::engine::X;\n".into() };
     assert!(nested.crate_imports().is_empty(), "there `super` is the module itself");
+    let root = Source { name: "src/conn/mod.rs".into(), text: "#[cfg(test)]\nmod tests;\nmod slab;\n".into() };
+    assert_eq!(root.test_modules(), ["src/conn/tests/", "src/conn/tests.rs"]);
     assert!(library_sources().iter().any(|source| source.name == "src/proxy/mod.rs"), "the sources are found");
 }
 
@@ -159,9 +161,17 @@ impl Source {
         }
     }
 
-    /// Whether the whole file is a module's tests.
-    fn is_test(&self) -> bool {
-        self.name.ends_with("/tests.rs") || self.name.ends_with("/testing.rs") || self.name.contains("/tests/")
+    /// The beginnings of the paths of the modules that this file declares for tests only.
+    fn test_modules(&self) -> Vec<String> {
+        let children = self
+            .name
+            .strip_suffix("mod.rs")
+            .map_or_else(|| format!("{}/", self.name.trim_end_matches(".rs")), str::to_owned);
+        let lines: Vec<&str> = self.text.lines().map(str::trim).collect();
+        let declared = lines.windows(2).filter(|pair| pair[0].starts_with("#[cfg(test)]"));
+        let names = declared
+            .filter_map(|pair| pair[1].trim_start_matches("pub(crate) ").strip_prefix("mod ")?.strip_suffix(';'));
+        names.flat_map(|name| [format!("{children}{name}/"), format!("{children}{name}.rs")]).collect()
     }
 
     /// Line number from 1, and the line without its comment.
@@ -232,10 +242,12 @@ fn without_comment(line: &str) -> &str {
     line.split("//").next().unwrap_or_default()
 }
 
-/// The library's sources; `cli` and `main` are the program, which sees only public faces because it is another crate.
+/// The library's sources without whole files of tests. `cli` and `main` are the program, which sees only public faces
+/// because it is another crate.
 fn library_sources() -> Vec<Source> {
     let mut sources = sources_below("src");
-    sources.retain(|source| source.module() != Some("cli"));
+    let tests: Vec<String> = sources.iter().flat_map(Source::test_modules).collect();
+    sources.retain(|source| source.module() != Some("cli") && !tests.iter().any(|test| source.name.starts_with(test)));
     sources
 }
 

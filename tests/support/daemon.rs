@@ -67,6 +67,11 @@ impl Daemon {
     }
 }
 
+/// A counter of the table that the daemon writes when it ends; rows of zero are left out there.
+pub fn counted(log: &str, name: &str) -> Option<u64> {
+    log.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+}
+
 /// A service with one haproxy listener on 127.0.0.1 that trusts 127.0.0.0/29: .1 to .7, not .9.
 pub fn haproxy_configuration(port: u16, globals: &str, settings: &str) -> String {
     format!(

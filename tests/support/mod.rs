@@ -9,6 +9,7 @@ pub mod observe;
 pub mod oracle;
 pub mod peers;
 pub mod process;
+pub mod swarm;
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -122,7 +123,6 @@ pub fn is_listening(address: SocketAddr) -> bool {
         let mut fields = line.split_whitespace().skip(1);
         let local = fields.next().unwrap_or_default();
         let state = fields.nth(1).unwrap_or_default();
-        const LISTEN: &str = "0A";
         state == LISTEN && (local == own || local == any)
     })
 }
@@ -140,3 +140,18 @@ pub fn certificate(directory: &Path) -> (PathBuf, PathBuf) {
     assert!(made.status.success(), "openssl: {}", String::from_utf8_lossy(&made.stderr));
     (certificate, key)
 }
+
+/// Sockets of any process that are connected through the local `port` and still held open: what a server has not closed.
+pub fn open_connections(port: u16) -> usize {
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux has /proc/net/tcp");
+    let is_open = |line: &&str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let (local, state, inode) = (fields[1], fields[3], fields[9]);
+        // What waits out its time in the kernel (TIME_WAIT and the like) belongs to nobody and has inode 0.
+        local.ends_with(&format!(":{port:04X}")) && state != LISTEN && inode != "0"
+    };
+    table.lines().skip(1).filter(is_open).count()
+}
+
+/// The state of a listening socket in `/proc/net/tcp`.
+const LISTEN: &str = "0A";

@@ -75,7 +75,7 @@ pub fn socat_receiver() -> Peer {
 }
 
 /// Dovecot with an imap-login service: `addresses` are a plain listener, one with `haproxy = yes`, and one with
-/// `haproxy = yes` and `ssl = yes`. It trusts 127.0.0.2 and 127.0.0.3. Any user may log in with the password `pw`.
+/// `haproxy = yes` and `ssl = yes`. It trusts 127.0.0.2, 127.0.0.3 and 127.0.1.0/24. Any user may log in with the password `pw`.
 /// Needs root. Its log comes through [`Process::output`].
 pub fn dovecot() -> Peer {
     use std::os::unix::fs::chown;
@@ -186,7 +186,7 @@ state_dir = @D@/state
 log_path = /dev/stderr
 protocols = imap
 listen = 127.0.0.1
-haproxy_trusted_networks = 127.0.0.2/32, 127.0.0.3
+haproxy_trusted_networks = 127.0.0.2/32, 127.0.0.3 127.0.1.0/24
 first_valid_uid = 1
 service imap-login {
   inet_listener imap {

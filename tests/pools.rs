@@ -1,0 +1,222 @@
+//! Every kind of pool, through the library: nothing is lost, nothing leaks, a full queue does what it was told, and a
+//! worker's panic costs one connection.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use vestibule::dispatch::{Accepted, Overload, Pool};
+use vestibule::engine::EngineBuilder;
+use vestibule::{Engine, Listener};
+
+use crate::support::client::{Client, address, loopback};
+use crate::support::daemon::{Daemon, counted};
+use crate::support::swarm::{CONNECTIONS, swarm};
+use crate::support::{PATIENCE, header, open_connections, wait_until};
+
+/// The name of the only pool of each test's engine.
+const POOL: &str = "pool";
+
+/// Long enough to be sure that a ring has taken in what was sent; nothing is asserted to be faster.
+const SETTLED: Duration = Duration::from_millis(200);
+
+#[test]
+fn ten_thousand_connections_to_the_daemons_threads() {
+    let (daemon, listener) = Daemon::haproxy("", "");
+    Client::send_to(listener, &header::local()).whoami(); // whatever is opened once is open now
+    let before = daemon.open_files();
+    let right = swarm(listener, |said, source| {
+        crate::support::client::whoami(said)["client"] == serde_json::json!(source.to_string())
+    });
+    assert_eq!(right, CONNECTIONS as usize);
+    let settled = wait_until(PATIENCE, || daemon.open_files() == before);
+    assert!(settled, "{before} open files before, {} after", daemon.open_files());
+    assert_eq!(counted(&daemon.stop(), "proxied"), Some(u64::from(CONNECTIONS)));
+}
+
+#[test]
+fn ten_thousand_connections_to_a_pool_of_threads() {
+    assert_serves_ten_thousand(Pool::threads(POOL, 4, answer));
+}
+
+#[cfg(feature = "tokio")]
+#[test]
+fn ten_thousand_connections_to_a_tokio_runtime() {
+    use tokio::io::AsyncWriteExt;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_io().build().expect("a runtime");
+    assert_serves_ten_thousand(Pool::tokio(POOL, runtime.handle().clone(), 1024, |connection| async move {
+        let client = connection.client().to_string();
+        connection.into_stream().write_all(client.as_bytes()).await.expect("the client reads");
+    }));
+}
+
+#[cfg(feature = "tokio-uring")]
+#[test]
+fn ten_thousand_connections_to_tokio_uring_runtimes() {
+    assert_serves_ten_thousand(Pool::tokio_uring(POOL, 2, 1024, |connection| async move {
+        let client = connection.client().to_string();
+        let (socket, _residual) = connection.into_parts();
+        socket.write_all(client.into_bytes()).await.0.expect("the client reads");
+    }));
+}
+
+#[test]
+fn a_full_queue_that_rejects_aborts_the_newest() {
+    let (mut engine, gate) = blocked_engine(Overload::Reject);
+    let listener = engine.addresses()[0];
+    let (worked_on, queued) = occupy(listener, &gate);
+    for _ in 0..3 {
+        let (said, _, _) = Client::send_to(listener, &header::local()).read_to_end();
+        assert_eq!(said, b"");
+    }
+    assert_eq!(engine.snapshot().count("overload"), 3);
+    gate.open_for(2);
+    for client in [worked_on, queued] {
+        assert_eq!(client.read_to_end().0, client.local().to_string().as_bytes());
+    }
+    gate.open();
+    assert!(engine.drain(PATIENCE));
+}
+
+#[test]
+fn a_full_queue_that_pauses_lets_them_wait() {
+    let (mut engine, gate) = blocked_engine(Overload::Pause);
+    let listener = engine.addresses()[0];
+    let (worked_on, queued) = occupy(listener, &gate);
+    let waiting: Vec<Client> = (0..20).map(|_| Client::send_to(listener, &header::local())).collect();
+    thread::sleep(SETTLED);
+    assert!(engine.snapshot().count("paused") >= 1, "{}", engine.snapshot());
+    gate.open();
+    for client in [worked_on, queued].into_iter().chain(waiting) {
+        assert_eq!(client.read_to_end().0, client.local().to_string().as_bytes());
+    }
+    assert_eq!(engine.snapshot().count("overload"), 0);
+    assert!(engine.drain(PATIENCE));
+}
+
+#[test]
+fn a_drain_serves_what_is_queued_and_ends_within_its_limit() {
+    let (mut engine, gate) = blocked_engine(Overload::Pause);
+    let listener = engine.addresses()[0];
+    let (worked_on, queued) = occupy(listener, &gate);
+    assert!(!engine.drain(SETTLED), "a blocked worker cannot end");
+    assert!(!crate::support::is_listening(listener));
+    gate.open();
+    for client in [worked_on, queued] {
+        assert_eq!(client.read_to_end().0, client.local().to_string().as_bytes());
+    }
+}
+
+#[test]
+fn a_workers_panic_costs_one_connection() {
+    let handler = |connection: Accepted| {
+        assert!(connection.residual() != b"boom", "on purpose: this connection's worker panics");
+        answer(connection);
+    };
+    let mut engine = engine(Pool::threads(POOL, 1, handler));
+    let listener = engine.addresses()[0];
+    for _ in 0..3 {
+        let bad = Client::send_to(listener, &[&header::local()[..], b"boom"].concat());
+        assert_eq!(bad.read_to_end().0, b"");
+        let good = Client::send_to(listener, &header::local());
+        assert_eq!(good.read_to_end().0, good.local().to_string().as_bytes());
+    }
+    assert!(engine.drain(PATIENCE));
+}
+
+#[test]
+fn an_exact_pool_finds_the_residual_in_the_socket() {
+    let handler = |connection: Accepted| {
+        assert_eq!(connection.residual(), b"");
+        let mut stream = connection.into_tcp_stream().expect("nothing would be lost");
+        let mut first = [0; 8];
+        std::io::Read::read_exact(&mut stream, &mut first).expect("the client has sent them");
+        stream.write_all(&first).expect("the client waits");
+    };
+    let mut engine = engine(Pool::threads(POOL, 1, handler).exact_residual());
+    let header = header::v1(address("198.51.100.7:5000"), address("192.0.2.1:143"));
+    let client = Client::send_to(engine.addresses()[0], &[&header[..], b"a NOOP\r\n"].concat());
+    assert_eq!(client.read_to_end().0, b"a NOOP\r\n");
+    assert!(engine.drain(PATIENCE));
+}
+
+/// Tells the client its own address.
+fn answer(connection: Accepted) {
+    let client = connection.client().to_string();
+    connection.into_stream().write_all(client.as_bytes()).expect("the client reads");
+}
+
+/// An engine with one listener for `pool`, whose name is [`POOL`].
+fn engine(pool: Pool) -> Engine {
+    start(Engine::builder(), pool)
+}
+
+fn start(builder: EngineBuilder, pool: Pool) -> Engine {
+    let listener = Listener::proxy(loopback(0)).trust(["127.0.0.1".parse().expect("a network")]).pool(POOL);
+    builder.pool(pool).listen(listener).start().expect("the engine starts")
+}
+
+fn assert_serves_ten_thousand(pool: Pool) {
+    let mut engine = engine(pool);
+    let listener = engine.addresses()[0];
+    let right = swarm(listener, |said, source| said == source.to_string().as_bytes());
+    assert_eq!(right, CONNECTIONS as usize);
+    let snapshot = engine.snapshot();
+    assert_eq!(snapshot.count("proxied"), u64::from(CONNECTIONS));
+    assert_eq!(snapshot.accept_to_worker().len(), u64::from(CONNECTIONS));
+    let closed = wait_until(PATIENCE, || open_connections(listener.port()) == 0);
+    assert!(closed, "{} connections are still open", open_connections(listener.port()));
+    assert!(engine.drain(PATIENCE));
+    assert!(!crate::support::is_listening(listener));
+}
+
+/// What blocks the worker of [`blocked_engine`].
+struct Gate {
+    permits: Mutex<Option<Sender<()>>>,
+    entered: Mutex<Receiver<()>>,
+}
+
+impl Gate {
+    fn open_for(&self, connections: usize) {
+        let permits = self.permits.lock().expect("no panic");
+        (0..connections).for_each(|_| permits.as_ref().expect("not open yet").send(()).expect("the worker waits"));
+    }
+
+    /// For all from now on.
+    fn open(&self) {
+        self.permits.lock().expect("no panic").take();
+    }
+
+    /// Waits until the worker has a connection in hand.
+    fn wait_entered(&self) {
+        self.entered.lock().expect("no panic").recv_timeout(PATIENCE).expect("the worker gets a connection");
+    }
+}
+
+/// One ring, one worker that waits at the gate with each connection, a queue of one.
+fn blocked_engine(overload: Overload) -> (Engine, Arc<Gate>) {
+    let (permits, permitted) = channel();
+    let (enter, entered) = channel();
+    let permitted = Mutex::new(permitted);
+    let handler = move |connection: Accepted| {
+        let _ = enter.send(());
+        let _ = permitted.lock().expect("no panic").recv();
+        answer(connection);
+    };
+    let pool = Pool::threads(POOL, 1, handler).queue(1).overload(overload);
+    let engine = start(Engine::builder().rings(NonZeroUsize::MIN), pool);
+    (engine, Arc::new(Gate { permits: Mutex::new(Some(permits)), entered: Mutex::new(entered) }))
+}
+
+/// One connection in the worker's hands, one in the queue.
+fn occupy(listener: SocketAddr, gate: &Gate) -> (Client, Client) {
+    let worked_on = Client::send_to(listener, &header::local());
+    gate.wait_entered();
+    let queued = Client::send_to(listener, &header::local());
+    thread::sleep(SETTLED);
+    (worked_on, queued)
+}

@@ -1,0 +1,113 @@
+//! `ssl = yes`: the TLS handshake comes behind the header.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
+use std::thread;
+
+use crate::needs;
+use crate::support::client::{Client, TRUSTED, loopback, whoami};
+use crate::support::daemon::Daemon;
+use crate::support::process::run;
+use crate::support::{certificate, free_port, header, temp_dir};
+
+fn tls_configuration(port: u16, certificate: &str) -> String {
+    format!(
+        "haproxy_trusted_networks = 127.0.0.1\n{certificate}\n\
+         service imap-login {{\n inet_listener imaps_haproxy {{\n address = 127.0.0.1\n port = {port}\n ssl = yes\n \
+         haproxy = yes\n }}\n}}\n"
+    )
+}
+
+#[test]
+fn openssl_behind_a_hand_made_header() {
+    needs!("openssl");
+    let directory = temp_dir();
+    let (certificate, key) = certificate(directory.path());
+    let port = free_port();
+    let files = format!("ssl_cert = <{}\nssl_key = <{}", certificate.display(), key.display());
+    let daemon = Daemon::start(&tls_configuration(port, &files), &[port]);
+    let source = "198.51.100.7:5000";
+    let header = header::v2(source.parse().expect("an address"), "192.0.2.1:993".parse().expect("an address"), &[]);
+    let front = header_adder(loopback(port), header);
+    let mut openssl = Command::new("openssl");
+    openssl.args(["s_client", "-quiet", "-verify_return_error", "-servername", "mail.test", "-alpn", "imap"]);
+    openssl.arg("-CAfile").arg(&certificate).arg("-connect").arg(front.to_string());
+    let finished = run(openssl, b"");
+    let answer = whoami(finished.stdout.as_bytes());
+    assert_eq!(answer["client"], source);
+    assert_eq!(answer["tls"], true, "{answer}");
+    assert!(answer.to_string().contains("mail.test"), "the server name that was asked for: {answer}");
+    let log = daemon.stop();
+    assert!(!log.contains("self-signed"), "{log}");
+}
+
+#[test]
+fn curl_sends_its_header_before_the_handshake() {
+    needs!("curl");
+    let port = free_port();
+    let _daemon = Daemon::start(&tls_configuration(port, ""), &[port]);
+    let mut curl = Command::new("curl");
+    curl.args([
+        "-sS",
+        "-k",
+        "-m",
+        "10",
+        "--no-alpn",
+        "--http0.9",
+        "--haproxy-protocol",
+        &format!("https://localhost:{port}/"),
+    ]);
+    let finished = run(curl, b"");
+    let answer = whoami(finished.stdout.as_bytes());
+    assert_eq!((&answer["version"], &answer["tls"]), (&"v1".into(), &true.into()), "{answer}");
+}
+
+#[test]
+fn without_a_certificate_a_self_signed_one_is_made_and_the_listener_named() {
+    let port = free_port();
+    let daemon = Daemon::start(&tls_configuration(port, ""), &[port]);
+    daemon.wait_for_output("self-signed");
+    let log = daemon.output();
+    assert!(log.lines().any(|line| line.contains("self-signed") && line.contains("imaps_haproxy")), "{log}");
+}
+
+#[test]
+fn no_handshake_and_no_tls_cost_that_connection_only() {
+    let port = free_port();
+    let daemon = Daemon::start(&tls_configuration(port, ""), &[port]);
+    let plain = Client::send_to(loopback(port), &[&header::local()[..], b"a NOOP\r\n"].concat());
+    let (said, _, _) = plain.read_to_end();
+    assert!(!said.starts_with(b"{"), "no answer without TLS: {}", String::from_utf8_lossy(&said));
+    let mut gone = Client::send_to(loopback(port), &header::local());
+    gone.stream.flush().expect("nothing to flush");
+    drop(gone);
+    assert_eq!(daemon.stop().matches("panicked").count(), 0);
+}
+
+/// Listens for one connection and joins it to a new one to `server`, on which it has sent `header` first: no usual client
+/// speaks TLS behind a header of another's choice.
+fn header_adder(server: SocketAddr, header: Vec<u8>) -> SocketAddr {
+    let listener = TcpListener::bind(loopback(0)).expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    thread::spawn(move || {
+        let (client, _) = listener.accept().expect("openssl connects");
+        let upstream = Client::connect(TRUSTED, server).stream;
+        (&upstream).write_all(&header).expect("the daemon listens");
+        let back = (upstream.try_clone().expect("a copy"), client.try_clone().expect("a copy"));
+        let backward = thread::spawn(move || copy(back.0, back.1));
+        copy(client, upstream);
+        backward.join().expect("it does not panic");
+    });
+    address
+}
+
+fn copy(mut from: TcpStream, mut to: TcpStream) {
+    let mut buffer = [0; 4096];
+    while let Ok(length @ 1..) = from.read(&mut buffer) {
+        if to.write_all(&buffer[..length]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(std::net::Shutdown::Write);
+}
