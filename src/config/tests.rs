@@ -580,7 +580,9 @@ fn control_characters_do_not_reach_the_terminal() {
 /// Mutations of real text and plain noise: whatever the bytes, an answer and no panic.
 #[test]
 fn any_bytes_get_an_answer() {
-    let seeds = [SEED, BUILTIN, "a = \"b\\\" # c\" \\\n d\nx {a=b;c=<d}\n!include [x\nprotocols {\nimap = yes\n}\n"];
+    let mut read = 0;
+    let seeds =
+        [SEED, BUILTIN, UNUSUAL, "a = \"b\\\" # c\" \\\n d\nx {a=b;c=<d}\n!include [x\nprotocols {\nimap = yes\n}\n"];
     let alphabet: &[u8] = b"{}=\\\"'#<$!;\n \t\r*[]?,%/:.0\xff\x00azhi";
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     for round in 0..4000 {
@@ -599,10 +601,22 @@ fn any_bytes_get_an_answer() {
         }
         let text = String::from_utf8_lossy(&bytes);
         match parse(Path::new("t.conf"), &text) {
-            Ok(loaded) => assert!(!loaded.settings.services.is_empty(), "{text}"),
+            Ok(loaded) => {
+                assert!(!loaded.settings.services.is_empty(), "{text}");
+                let shown = dump(&loaded, true);
+                let again =
+                    parse(Path::new("t.conf"), &shown).unwrap_or_else(|p| panic!("{text}\n{shown}\n{}", lines(&p)));
+                assert_eq!(without_comments(&dump(&again, true)), without_comments(&shown), "{text}");
+                read += 1;
+            }
             Err(problems) => assert!(!problems.is_empty(), "{text}"),
         }
     }
+    assert!(read > 100, "{read} of the mutations were right");
+}
+
+fn without_comments(text: &str) -> String {
+    text.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join("\n")
 }
 
 /// xorshift64: the same every time.
