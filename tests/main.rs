@@ -3,11 +3,12 @@
 mod codec_cli;
 mod config;
 mod doctor;
+mod faults;
 mod header;
 mod interop;
 mod layers;
-mod limits;
 mod lifecycle;
+mod limits;
 mod log_words;
 mod no_io_uring;
 mod peers;

@@ -33,10 +33,22 @@ pub struct Daemon {
 impl Daemon {
     /// Starts it on `configuration` and waits until it listens on every `ports` of 127.0.0.1.
     pub fn start(configuration: &str, ports: &[u16]) -> Daemon {
+        Daemon::start_under(&[], configuration, ports)
+    }
+
+    /// The same under a program that changes its limits or rights and then becomes it, such as prlimit(1).
+    pub fn start_under(wrapper: &[&str], configuration: &str, ports: &[u16]) -> Daemon {
         let directory = super::temp_dir();
         let file = directory.path().join("vestibule.conf");
         std::fs::write(&file, configuration).expect("the configuration can be written");
-        let mut command = vestibule();
+        let mut command = match wrapper {
+            [] => vestibule(),
+            [program, arguments @ ..] => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(vestibule().get_program());
+                command
+            }
+        };
         command.arg("serve").arg("-c").arg(&file);
         let addresses: Vec<SocketAddr> = ports.iter().map(|&port| loopback(port)).collect();
         let process = Process::start_listening(command, &addresses);
