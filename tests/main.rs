@@ -17,7 +17,6 @@ mod receivers;
 mod refusals;
 mod serving;
 mod splits;
-#[allow(dead_code)]
 mod support;
 mod tls;
 mod wrong_configuration;

@@ -145,7 +145,8 @@ fn the_seed_example_runs_but_for_its_ports() {
     for (line, port) in [("port = 143\n", imap), ("port = 993\n", imaps), ("port = 10143\n", proxied)] {
         text = text.replace(line, &format!("port = {port}\n"));
     }
-    let _daemon = Daemon::start(&text, &[imap, imaps, proxied]);
+    let daemon = Daemon::start(&text, &[imap, imaps, proxied]);
+    daemon.wait_for_output(&format!("try: curl -s telnet://127.0.0.1:{imap} ")); // not the one that would be refused
     assert_eq!(Client::connect(TRUSTED, loopback(imap)).whoami()["listener"], "imap");
     let mut openssl = std::process::Command::new("openssl");
     openssl.args(["s_client", "-quiet", "-connect", &loopback(imaps).to_string()]);

@@ -1,7 +1,7 @@
 //! `vestibule serve`: the daemon.
 
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -158,13 +158,30 @@ fn say_ready(settings: &Settings, addresses: &[SocketAddr]) {
         for listener in &service.listeners {
             for address in bound.by_ref().take(listener.addresses.len()) {
                 say(format_args!("listening on {address} ({})", describe(service, listener)));
-                example = example.or(listener.haproxy.then_some(*address));
+                example = example.or_else(|| what_to_try(listener, *address));
             }
         }
     }
     say(format_args!("vestibule {} is ready", env!("CARGO_PKG_VERSION")));
-    if let Some(address) = example {
-        say(format_args!("try: curl -s --haproxy-protocol telnet://{address} </dev/null"));
+    if let Some(command) = example {
+        say(format_args!("try: {command}"));
+    }
+}
+
+/// A command that is answered from this machine, if the listener trusts it.
+fn what_to_try(listener: &InetListener, address: SocketAddr) -> Option<String> {
+    let own = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    let address = SocketAddr::new(own, address.port());
+    match (listener.haproxy, listener.ssl) {
+        (true, _) if !listener.trusted.contains(own) => None,
+        (true, false) => Some(format!("curl -s --haproxy-protocol telnet://{address} </dev/null")),
+        (false, true) => Some(format!("openssl s_client -quiet -connect {address} </dev/null")),
+        (false, false) => Some(format!("curl -s telnet://{address} </dev/null")),
+        (true, true) => None, // needs a client that sends a header and then speaks TLS
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
-use std::path::PathBuf;
 use std::process::Command;
 
 use rustix::process::Signal;
@@ -27,7 +26,8 @@ pub fn vestibule_run(arguments: &[&str], input: &[u8]) -> Finished {
 /// `vestibule serve` on a configuration of its own, ended when dropped.
 pub struct Daemon {
     process: Process,
-    directory: TempDir,
+    /// Holds its configuration.
+    _directory: TempDir,
 }
 
 impl Daemon {
@@ -52,7 +52,7 @@ impl Daemon {
         command.arg("serve").arg("-c").arg(&file);
         let addresses: Vec<SocketAddr> = ports.iter().map(|&port| loopback(port)).collect();
         let process = Process::start_listening(command, &addresses);
-        let daemon = Daemon { process, directory };
+        let daemon = Daemon { process, _directory: directory };
         for port in ports {
             daemon.wait_for_output(&format!(":{port}"));
         }
@@ -63,11 +63,6 @@ impl Daemon {
     pub fn haproxy(globals: &str, settings: &str) -> (Daemon, SocketAddr) {
         let port = super::free_port();
         (Daemon::start(&haproxy_configuration(port, globals, settings), &[port]), loopback(port))
-    }
-
-    /// The configuration file.
-    pub fn file(&self) -> PathBuf {
-        self.directory.path().join("vestibule.conf")
     }
 
     /// Sends SIGTERM and waits for a clean end; gives everything it wrote.
