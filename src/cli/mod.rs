@@ -13,7 +13,9 @@ mod encode;
 mod explain;
 mod hex;
 mod log;
+mod privileges;
 mod serve;
+mod systemd;
 
 /// Anything that ends a subcommand with exit code 1 and one line that names cause and remedy.
 pub type Error = Box<dyn std::error::Error>;

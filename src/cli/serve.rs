@@ -19,7 +19,8 @@ use vestibule::worker::tls::{Identity, Tls, alpn_of_service};
 use vestibule::worker::{Discard, Handler, Whoami};
 
 use super::configuration::{self, Ready};
-use super::{Error, log};
+use super::systemd::Inherited;
+use super::{Error, log, privileges, systemd};
 
 /// Accept, verify and dispatch connections until told to stop (this is what `vestibule` alone does).
 #[derive(clap::Args, Default)]
@@ -47,6 +48,7 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
         Ok(ready) => ready,
         Err(problems) => return Ok(configuration::refuse(&problems)),
     };
+    privileges::forbid_new();
     let _log = log::start();
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
@@ -57,12 +59,22 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
     // Before the engine's threads, so that none of them gets a signal meant for the daemon.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
     let ending = second_signal_ends()?;
-    let mut engine = builder(&loaded.settings, identity.as_ref()).start()?;
+    let target = privileges::look_up(&loaded.settings.privileges)?;
+    let mut inherited = Inherited::take()?;
+    let bound = builder(&loaded.settings, identity.as_ref(), &mut inherited).bind()?;
+    inherited.all_taken()?;
+    if let Some(target) = &target {
+        privileges::drop_to(target)?;
+    }
+    let mut engine = bound.start()?;
     say_ready(&loaded.settings, engine.addresses());
+    systemd::ready(engine.addresses().len());
+    let draining = systemd::watch(engine.pulse());
     for signal in signals.forever() {
         match signal {
             SIGHUP => tracing::warn!("a running daemon does not re-read its configuration yet: restart it"),
             SIGUSR1 => {
+                draining.store(true, Ordering::Relaxed);
                 drain(&mut engine, &loaded.settings);
             }
             _ => {
@@ -71,6 +83,8 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
             }
         }
     }
+    draining.store(true, Ordering::Relaxed);
+    systemd::stopping(loaded.settings.drain_timeout);
     let in_time = drain(&mut engine, &loaded.settings);
     say(format_args!("{}", engine.snapshot()));
     Ok(if in_time { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -96,7 +110,7 @@ fn drain(engine: &mut Engine, settings: &Settings) -> bool {
     in_time
 }
 
-fn builder(settings: &Settings, identity: Option<&Identity>) -> EngineBuilder {
+fn builder(settings: &Settings, identity: Option<&Identity>, inherited: &mut Inherited) -> EngineBuilder {
     let mut builder = Engine::builder()
         .pending_limit(settings.pending_limit)
         .pending_peer_limit(settings.pending_peer_limit)
@@ -111,7 +125,10 @@ fn builder(settings: &Settings, identity: Option<&Identity>) -> EngineBuilder {
         });
         for listener in &service.listeners {
             for &address in &listener.addresses {
-                builder = builder.listen(engine_listener(service, listener, SocketAddr::new(address, listener.port)));
+                let address = SocketAddr::new(address, listener.port);
+                let sockets = inherited.bound_to(address);
+                let described = engine_listener(service, listener, address);
+                builder = builder.listen(sockets.into_iter().fold(described, |all, socket| all.socket(socket)));
             }
         }
     }

@@ -1,6 +1,6 @@
 //! A listener as the engine's user describes it.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ pub struct Listener {
     defer_accept: bool,
     terms: Option<Terms>,
     exempt: NetworkSet,
+    pub(super) sockets: Vec<Arc<TcpListener>>,
 }
 
 impl Listener {
@@ -47,6 +48,7 @@ impl Listener {
             defer_accept: false,
             terms: None,
             exempt: NetworkSet::default(),
+            sockets: Vec::new(),
         }
     }
 
@@ -63,6 +65,13 @@ impl Listener {
     /// Most headers that it awaits in one ring (`pending_listener_limit`); 0: as many as the ring may.
     pub fn pending_limit(self, limit: u32) -> Listener {
         self.terms(|terms| terms.pending_limit = limit)
+    }
+
+    /// Takes a socket that listens already, such as one from systemd, in place of binding the address. Of several for
+    /// the same address each ring gets one; a single one serves all its connections through one ring at a time.
+    pub fn socket(mut self, socket: TcpListener) -> Listener {
+        self.sockets.push(Arc::new(socket));
+        self
     }
 
     /// The pool that serves its connections.

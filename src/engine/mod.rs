@@ -24,7 +24,7 @@ mod tally;
 
 pub use listener::{Listener, TIMEOUT_DEFAULT};
 pub use snapshot::Snapshot;
-pub use start::{EngineBuilder, PENDING_LIMIT_DEFAULT, PENDING_LIMIT_MAX, RINGS_MAX, StartError};
+pub use start::{Bound, EngineBuilder, PENDING_LIMIT_DEFAULT, PENDING_LIMIT_MAX, RINGS_MAX, StartError};
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -107,6 +107,11 @@ impl Engine {
         Snapshot { counters, header_wait, accept_to_worker }
     }
 
+    /// For a watchdog on another thread.
+    pub fn pulse(&self) -> Pulse {
+        Pulse(self.threads.iter().map(|thread| (thread.tally.clone(), thread.waker.clone())).collect())
+    }
+
     /// Shuts down in order: stop accepting, take in what waits in the backlogs, let headers under way become complete for
     /// a moment, let queued connections reach their workers and the workers finish, all within `limit`.
     /// Tells whether everything ended in time.
@@ -124,6 +129,26 @@ impl Engine {
         }
         self.report.flush();
         in_time
+    }
+}
+
+/// Tells whether the rings still turn.
+#[derive(Clone, Debug)]
+pub struct Pulse(Vec<(Arc<Tally>, Waker)>);
+
+impl Pulse {
+    /// Wakes every ring and waits, at most `patience`, until each has made a turn. A ring that has ended makes none.
+    pub fn beats(&self, patience: Duration) -> bool {
+        let end = Instant::now() + patience;
+        let before: Vec<u64> = self.0.iter().map(|(tally, _)| tally.turns()).collect();
+        self.0.iter().for_each(|(_, waker)| waker.wake());
+        let mut rings = self.0.iter().zip(before);
+        rings.all(|((tally, _), before)| {
+            while tally.turns() == before && Instant::now() < end {
+                std::thread::sleep(DRAIN_STEP);
+            }
+            tally.turns() != before
+        })
     }
 }
 
@@ -165,8 +190,9 @@ impl Drop for RingThread {
 }
 
 /// A ring's thread: turn after turn until a drain is complete or the engine is gone.
-fn run(mut acceptor: Acceptor<Ring, Pools>, inbox: &Receiver<Command>) {
+fn run(mut acceptor: Acceptor<Ring, Pools>, inbox: &Receiver<Command>, tally: &Tally) {
     loop {
+        tally.turn();
         match inbox.try_recv() {
             Ok(Command::Drain { grace }) => acceptor.drain(grace),
             Err(TryRecvError::Empty) => {}

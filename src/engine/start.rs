@@ -88,10 +88,30 @@ impl EngineBuilder {
     /// # Errors
     /// [`StartError`]; nothing is left running then.
     pub fn start(self) -> Result<Engine, StartError> {
+        self.bind()?.start()
+    }
+
+    /// Binds all listeners and starts nothing: a daemon that began as root gives up its privileges now, while it has no
+    /// threads.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left bound then.
+    pub fn bind(self) -> Result<Bound, StartError> {
         let cpus = ring::allowed_cpus().map_err(StartError::System)?;
         let rings = self.rings.map_or(cpus.len(), NonZeroUsize::get).min(RINGS_MAX);
         let pool_of = self.resolve_pools()?;
-        let (addresses, mut sockets) = self.bind(rings)?;
+        let (addresses, sockets) = self.bind_all(rings)?;
+        Ok(Bound { builder: self, cpus, pool_of, addresses, sockets })
+    }
+
+    fn start_bound(
+        self,
+        cpus: &[usize],
+        pool_of: Vec<usize>,
+        addresses: Vec<SocketAddr>,
+        mut sockets: Vec<Vec<TcpListener>>,
+    ) -> Result<Engine, StartError> {
+        let rings = sockets.len();
         let plan = Arc::new(Plan {
             doors: self.listeners.into_iter().zip(pool_of).zip(addresses.iter().copied()).map(Plan::door).collect(),
             exact: self.pools.iter().map(|pool| pool.exact).collect(),
@@ -128,18 +148,44 @@ impl EngineBuilder {
     }
 
     /// Binds every listener once a ring; the sockets come by ring.
-    fn bind(&self, rings: usize) -> Result<(Vec<SocketAddr>, Vec<Vec<TcpListener>>), StartError> {
+    fn bind_all(&self, rings: usize) -> Result<(Vec<SocketAddr>, Vec<Vec<TcpListener>>), StartError> {
         let mut addresses = Vec::new();
         let mut sockets: Vec<Vec<TcpListener>> = (0..rings).map(|_| Vec::new()).collect();
         for listener in &self.listeners {
             let failed = |error| StartError::Bind { address: listener.address, name: listener.name.clone(), error };
-            let group = ring::bind_group(listener.address, rings, listener.options()).map_err(failed)?;
+            let group = match &listener.sockets[..] {
+                [] => ring::bind_group(listener.address, rings, listener.options()),
+                sockets => ring::adopt_group(sockets, rings, listener.options()),
+            };
+            let group = group.map_err(failed)?;
             addresses.push(group[0].local_addr().map_err(failed)?);
             for (socket, ring) in group.into_iter().zip(&mut sockets) {
                 ring.push(socket);
             }
         }
         Ok((addresses, sockets))
+    }
+}
+
+/// An engine whose sockets are bound and that does not accept yet; the kernel's backlogs hold who comes meanwhile.
+#[derive(Debug)]
+pub struct Bound {
+    builder: EngineBuilder,
+    cpus: Vec<usize>,
+    pool_of: Vec<usize>,
+    addresses: Vec<SocketAddr>,
+    /// By ring.
+    sockets: Vec<Vec<TcpListener>>,
+}
+
+impl Bound {
+    /// Starts pools and rings, and returns when every ring accepts.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left running then.
+    pub fn start(self) -> Result<Engine, StartError> {
+        let Bound { builder, cpus, pool_of, addresses, sockets } = self;
+        builder.start_bound(&cpus, pool_of, addresses, sockets)
     }
 }
 
@@ -184,7 +230,7 @@ impl RingThread {
         let tally = Tally::new();
         let (commands, inbox) = crossbeam_channel::bounded::<Command>(super::COMMANDS_MAX);
         let (ready, is_ready) = crossbeam_channel::bounded(1);
-        let (their_waker, their_tally) = (waker.clone(), tally.clone());
+        let (their_waker, their_tally, turns) = (waker.clone(), tally.clone(), tally.clone());
         let name = format!("ring-{}", seat.index);
         let body = move || {
             let acceptor = match build(seat, &plan, queues, their_waker, their_tally, report) {
@@ -194,7 +240,7 @@ impl RingThread {
             // The plan's listeners are spent: what each ring needs has been made from them.
             drop(plan);
             let _ = ready.send(Ok(()));
-            super::run(acceptor, &inbox);
+            super::run(acceptor, &inbox, &turns);
         };
         let handle = thread::Builder::new().name(name).spawn(body).map_err(StartError::System)?;
         let thread = RingThread { handle: Some(handle), commands: Some(commands), waker, tally };

@@ -1,6 +1,7 @@
 //! What each ring counts and measures.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::conn::Ending;
@@ -57,18 +58,29 @@ impl Count {
 pub struct Tally {
     counters: Counters,
     header_wait: Latency,
+    turns: AtomicU64,
 }
 
 impl Tally {
     /// All zero.
     pub fn new() -> Arc<Tally> {
         let counters = Counters::new(Count::ALL.len() + Ending::COUNT);
-        Arc::new(Tally { counters, header_wait: Latency::default() })
+        Arc::new(Tally { counters, header_wait: Latency::default(), turns: AtomicU64::new(0) })
     }
 
     /// Adds one.
     pub fn count(&self, what: Count) {
         self.counters.bump(what as usize);
+    }
+
+    /// The ring makes a turn; only its own thread says so.
+    pub fn turn(&self) {
+        self.turns.store(self.turns() + 1, Ordering::Relaxed);
+    }
+
+    /// Turns so far.
+    pub fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
     }
 
     /// Adds one to an ending.

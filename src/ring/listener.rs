@@ -5,8 +5,9 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::sys;
 
@@ -44,10 +45,31 @@ pub fn bind_group(address: SocketAddr, count: usize, options: Options) -> io::Re
     Ok(sockets)
 }
 
+/// One of `sockets`, which listen already, for each of `count` rings; if there are fewer, rings share one, and whichever
+/// accepts first serves it. All must be bound to one address.
+///
+/// # Errors
+/// InvalidInput if there are more sockets than rings: the rest would never be served.
+pub fn adopt_group(sockets: &[Arc<TcpListener>], count: usize, options: Options) -> io::Result<Vec<TcpListener>> {
+    if sockets.len() > count {
+        let words = format!("{} inherited sockets for {count} rings: pass at most one a ring", sockets.len());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, words));
+    }
+    sockets.iter().try_for_each(|socket| prepare(SockRef::from(&**socket), options))?;
+    sockets.iter().cycle().take(count).map(|socket| socket.try_clone()).collect()
+}
+
 fn bind_one(address: SocketAddr, options: Options) -> io::Result<TcpListener> {
     let socket = socket(address)?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
+    prepare(SockRef::from(&socket), options)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG as libc::c_int)?;
+    Ok(socket.into())
+}
+
+fn prepare(socket: SockRef<'_>, options: Options) -> io::Result<()> {
     // Inherited by every accepted connection, so that no connection pays a system call for it.
     socket.set_tcp_nodelay(true)?;
     // So that draining the backlog with accept(2) ends; the multishot accept is not disturbed by it.
@@ -55,9 +77,7 @@ fn bind_one(address: SocketAddr, options: Options) -> io::Result<TcpListener> {
     if options.defer_accept {
         sys::set_defer_accept(socket.as_fd(), DEFER_ACCEPT_SECONDS as libc::c_int)?;
     }
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG as libc::c_int)?;
-    Ok(socket.into())
+    Ok(())
 }
 
 fn socket(address: SocketAddr) -> io::Result<Socket> {

@@ -18,7 +18,7 @@ mod waker;
 
 pub use buffers::{LONG_MAX, SLOT_BYTES};
 pub use driver::{Completion, Driver, Errno, ReadMode};
-pub use listener::{BACKLOG, DEFER_ACCEPT_SECONDS, Options, bind_group};
+pub use listener::{BACKLOG, DEFER_ACCEPT_SECONDS, Options, adopt_group, bind_group};
 pub use setup::{CQ_ENTRIES_MAX, Rung, SQ_ENTRIES, SetupError, disabled_by_sysctl};
 pub use sys::{Resource, allowed_cpus, limit, pin_to, raise_open_files};
 pub use token::next_generation;

@@ -1,0 +1,82 @@
+//! What the daemon may do: never more than at its start, and less once its sockets are bound.
+//!
+//! Credentials belong to threads in Linux. `setuid` and its like are called through the C library, which carries them to
+//! every thread of the process (nptl(7)); "no new privileges" is inherited by threads, so it is set before there are any.
+
+use std::ffi::CString;
+use std::path::PathBuf;
+
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use nix::unistd::{Gid, Group, Uid, User, chdir, chroot, getgrouplist, setgid, setgroups, setuid};
+use vestibule::config::Privileges;
+
+use super::Error;
+
+/// No program that this process starts, should it ever, can gain privileges (prctl(2), PR_SET_NO_NEW_PRIVS).
+/// To be called before any thread is started.
+pub fn forbid_new() {
+    if let Err(error) = nix::sys::prctl::set_no_new_privs() {
+        tracing::warn!("no_new_privs is not set: {error}");
+    }
+}
+
+/// Whom to become, looked up while `/etc/passwd` is in reach.
+pub struct Target {
+    name: String,
+    uid: Uid,
+    gid: Gid,
+    groups: Vec<Gid>,
+    chroot: Option<PathBuf>,
+}
+
+/// Looks the names up; `None` if the settings name no user.
+pub fn look_up(settings: &Privileges) -> Result<Option<Target>, Error> {
+    let Some(name) = &settings.user else { return Ok(None) };
+    let user = User::from_name(name)?.ok_or_else(|| format!("user = {name}: no such user (getent passwd {name})"))?;
+    let gid = match &settings.group {
+        Some(name) => Group::from_name(name)?.ok_or_else(|| format!("group = {name}: no such group"))?.gid,
+        None => user.gid,
+    };
+    if settings.chroot.is_some() && std::env::var_os("NOTIFY_SOCKET").is_some() {
+        return Err("chroot: the service manager's socket cannot be reached from inside; use RootDirectory= or \
+                    ProtectSystem= in the unit instead"
+            .into());
+    }
+    let groups = getgrouplist(&CString::new(name.as_str())?, gid)?;
+    Ok(Some(Target { name: name.clone(), uid: user.uid, gid, groups, chroot: settings.chroot.clone() }))
+}
+
+/// Becomes the user, for ever.
+pub fn drop_to(target: &Target) -> Result<(), Error> {
+    if !Uid::effective().is_root() {
+        return already(target);
+    }
+    // The rings' buffers are locked on the user's account from now on, and its limit is commonly too small for them.
+    if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
+        tracing::warn!("the limit of locked memory stays as it is: {error}");
+    }
+    let failed = |what: &str, error: nix::Error| format!("cannot become user {}: {what}: {error}", target.name);
+    if let Some(directory) = &target.chroot {
+        chroot(directory.as_path()).map_err(|error| failed(&format!("chroot {}", directory.display()), error))?;
+        chdir("/").map_err(|error| failed("chdir /", error))?;
+    }
+    // In this order: each step takes away the right to do the one before.
+    setgroups(&target.groups).map_err(|error| failed("setgroups", error))?;
+    setgid(target.gid).map_err(|error| failed("setgid", error))?;
+    setuid(target.uid).map_err(|error| failed("setuid", error))?;
+    if !target.uid.is_root() && setuid(Uid::from_raw(0)).is_ok() {
+        return Err("the privileges given up came back: the system does not keep its word".into());
+    }
+    tracing::info!("runs as user {} from now on", target.name);
+    Ok(())
+}
+
+/// Who is not root can become nobody else; that he is already is as good.
+fn already(target: &Target) -> Result<(), Error> {
+    let me = Uid::effective();
+    if me == target.uid && target.chroot.is_none() {
+        return Ok(());
+    }
+    let wanted = if target.chroot.is_some() { "chroot" } else { "user" };
+    Err(format!("{wanted}: only root may change it, this is user id {me}; start as root, or remove the setting").into())
+}

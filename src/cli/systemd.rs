@@ -1,0 +1,101 @@
+//! The service manager's side: the sockets that it has opened for us (sd_listen_fds(3)), and what it is told
+//! (sd_notify(3)). Without one nothing of this has an effect.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use listenfd::ListenFd;
+use sd_notify::NotifyState;
+use vestibule::engine::Pulse;
+
+use super::Error;
+
+/// Sockets that were open when the process began and that no listener has taken yet.
+pub struct Inherited(Vec<Socket>);
+
+struct Socket {
+    /// `FileDescriptorName=`; the unit's name if that is not set.
+    name: String,
+    address: SocketAddr,
+    socket: TcpListener,
+}
+
+impl Inherited {
+    /// Takes what LISTEN_FDS names.
+    pub fn take() -> Result<Inherited, Error> {
+        let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+        let mut names = names.split(':');
+        let mut all = ListenFd::from_env();
+        let mut sockets = Vec::with_capacity(all.len());
+        for index in 0..all.len() {
+            let name = names.next().filter(|name| !name.is_empty()).unwrap_or("without a name").to_owned();
+            let wrong =
+                |error| format!("inherited socket {index} ({name}) is no TCP socket: {error}; use ListenStream=");
+            let Some(socket) = all.take_tcp_listener(index).map_err(wrong)? else { continue };
+            sockets.push(Socket { address: socket.local_addr()?, name, socket });
+        }
+        Ok(Inherited(sockets))
+    }
+
+    /// The sockets that are bound to this address.
+    pub fn bound_to(&mut self, address: SocketAddr) -> Vec<TcpListener> {
+        let (these, others) = std::mem::take(&mut self.0).into_iter().partition(|socket| socket.address == address);
+        self.0 = others;
+        let these: Vec<Socket> = these;
+        these.into_iter().map(|socket| socket.socket).collect()
+    }
+
+    /// An error if something is left: it would accept connections into the void.
+    pub fn all_taken(&self) -> Result<(), Error> {
+        match self.0.first() {
+            None => Ok(()),
+            Some(Socket { name, address, .. }) => Err(format!(
+                "the service manager has passed a socket on {address} ({name}), but no inet_listener has that address \
+                 and port; add one, or remove ListenStream= from the socket unit"
+            )
+            .into()),
+        }
+    }
+}
+
+/// The daemon accepts connections.
+pub fn ready(listeners: usize) {
+    tell(&[NotifyState::Ready, NotifyState::Status(&format!("accepting on {listeners} addresses"))]);
+}
+
+/// The daemon drains.
+pub fn stopping(limit: Duration) {
+    tell(&[NotifyState::Stopping, NotifyState::Status(&format!("draining for at most {} s", limit.as_secs()))]);
+}
+
+/// Starts to feed the watchdog (`WatchdogSec=`), if there is one, as long as every ring turns. Once the flag that comes
+/// back is set, rings may end: it is fed in any case.
+pub fn watch(pulse: Pulse) -> Arc<AtomicBool> {
+    let draining = Arc::new(AtomicBool::new(false));
+    if let Some(interval) = sd_notify::watchdog_enabled() {
+        let draining = draining.clone();
+        let feed = move || {
+            loop {
+                thread::sleep(interval / 4);
+                if pulse.beats(interval / 4) || draining.load(Ordering::Relaxed) {
+                    tell(&[NotifyState::Watchdog]);
+                } else {
+                    tracing::error!("a ring has not turned for {} ms", (interval / 4).as_millis());
+                }
+            }
+        };
+        if let Err(error) = thread::Builder::new().name("watchdog".into()).spawn(feed) {
+            tracing::warn!("the watchdog is not fed: {error}");
+        }
+    }
+    draining
+}
+
+fn tell(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!("the service manager cannot be told: {error}");
+    }
+}
