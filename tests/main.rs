@@ -15,6 +15,7 @@ mod peers;
 mod pools;
 mod receivers;
 mod refusals;
+mod security;
 mod serving;
 mod splits;
 mod support;
