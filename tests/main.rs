@@ -11,6 +11,7 @@ mod lifecycle;
 mod limits;
 mod log_words;
 mod no_io_uring;
+mod operations;
 mod peers;
 mod pools;
 mod receivers;
