@@ -41,7 +41,7 @@ const fn known(name: &'static str, scopes: &'static [Scope], origin: Origin) -> 
     Known { name, scopes, origin }
 }
 
-/// Every setting in use. A setting that has another name in Dovecot 2.4 stands here by its 2.3 name; see [`canonical`].
+/// Every setting in use. A setting that has another name in Dovecot 2.4 stands here by its 2.3 name.
 pub const SETTINGS: &[Known] = &[
     known("rings", &[Global], Vestibule),
     known("pending_limit", &[Global], Vestibule),
