@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::support::client::{Client, TRUSTED, address, loopback};
+use crate::support::client::{Client, TRUSTED, address, loopback, whoami};
 use crate::support::daemon::{Daemon, counted};
+use crate::support::swarm::{CONNECTIONS, swarm};
 use crate::support::{PATIENCE, free_port, header, is_listening, wait_until};
 
 /// Far below every deadline of the daemon, with room for a slow machine.
@@ -80,4 +81,70 @@ fn a_port_in_use_is_named_and_nothing_else_is_bound() {
     assert!(finished.stderr.contains(&format!("127.0.0.1:{taken}")), "{finished:?}");
     assert!(!is_listening(loopback(free)));
     drop(holder);
+}
+
+#[test]
+fn hup_takes_the_new_configuration_and_keeps_every_connection() {
+    let (daemon, listener) = Daemon::haproxy("haproxy_timeout = 20 secs", "");
+    let half = header::local();
+    let pending = Client::send_to(listener, &half[..10]);
+    let stranger = || Client::connect(address("127.0.0.9:0").ip(), listener);
+    stranger().read_to_end();
+
+    let wider = std::fs::read_to_string(daemon.file()).expect("it is there").replace("127.0.0.0/29", "127.0.0.0/24");
+    std::fs::write(daemon.file(), wider).expect("it can be written");
+    daemon.signal(Signal::HUP);
+    daemon.wait_for_output("reloaded");
+
+    let known = stranger();
+    known.send(&half).expect("the kernel takes it");
+    assert_eq!(known.whoami()["command"], "LOCAL", "the new trust list counts");
+    pending.send(&half[10..]).expect("the kernel takes it");
+    assert_eq!(pending.whoami()["command"], "LOCAL", "a header that was half read is completed");
+    let log = daemon.stop();
+    for (name, count) in [("untrusted", 1), ("local", 2), ("accepted", 3)] {
+        assert_eq!(counted(&log, name), Some(count), "{name} over both configurations in\n{log}");
+    }
+}
+
+#[test]
+fn hup_with_a_configuration_that_does_not_check_changes_nothing() {
+    let (daemon, listener) = Daemon::haproxy("", "");
+    std::fs::write(daemon.file(), "service imap-login {\n  inet_listener l {\n    haproxi = yes\n")
+        .expect("it can be written");
+    daemon.signal(Signal::HUP);
+    daemon.wait_for_output("not reloaded");
+    assert!(daemon.output().contains("line 2: Missing"), "the error says where:\n{}", daemon.output());
+    assert_eq!(Client::send_to(listener, &header::local()).whoami()["command"], "LOCAL");
+    daemon.stop();
+}
+
+#[test]
+fn hup_adds_and_removes_listeners() {
+    let (daemon, old) = Daemon::haproxy("", "");
+    let port = free_port();
+    let moved = std::fs::read_to_string(daemon.file()).expect("it is there");
+    let moved = moved.replace(&format!("port = {}", old.port()), &format!("port = {port}"));
+    std::fs::write(daemon.file(), moved).expect("it can be written");
+    daemon.signal(Signal::HUP);
+    assert!(wait_until(PATIENCE, || !is_listening(old)), "the old address is left");
+    assert_eq!(Client::send_to(loopback(port), &header::local()).whoami()["command"], "LOCAL");
+    daemon.stop();
+}
+
+#[test]
+fn reloads_under_load_lose_nobody() {
+    const RELOADS: usize = 20;
+    let (daemon, listener) = Daemon::haproxy("", "");
+    let right = std::thread::scope(|scope| {
+        let load = scope.spawn(|| swarm(listener, |said, source| whoami(said)["client"] == source.to_string()));
+        for _ in 0..RELOADS {
+            std::thread::sleep(Duration::from_millis(100));
+            daemon.signal(Signal::HUP);
+        }
+        load.join().expect("the clients do not panic")
+    });
+    assert_eq!(right, CONNECTIONS as usize, "every connection of the load was answered");
+    let log = daemon.stop();
+    assert!(log.matches("reloaded").count() >= RELOADS / 2, "signals that come together count as one:\n{log}");
 }

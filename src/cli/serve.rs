@@ -1,25 +1,26 @@
 //! `vestibule serve`: the daemon.
 
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use vestibule::config::{InetListener, Service, Settings, WorkerKind};
 use vestibule::dispatch::Pool;
-use vestibule::engine::{Engine, EngineBuilder, Listener};
+use vestibule::engine::{Engine, EngineBuilder, Listener, Snapshot};
 use vestibule::ring;
 use vestibule::worker::tls::{Identity, Tls, alpn_of_service};
 use vestibule::worker::{Discard, Handler, Whoami};
 
 use super::configuration::{self, Ready};
-use super::systemd::Inherited;
+use super::systemd::{Inherited, Watchdog};
 use super::{Error, log, privileges, systemd};
 
 /// Accept, verify and dispatch connections until told to stop (this is what `vestibule` alone does).
@@ -33,7 +34,9 @@ Examples:
 
 Signals:
   TERM, INT   stop accepting, let connections reach their workers, end with a table of what happened; again: at once
-  USR1        the same, but stay (for a balancer's checks) until TERM
+  HUP         re-read the configuration: a new engine takes the listening sockets over and the old one finishes what
+              it has; a configuration that does not check is refused and the old one stays
+  USR1        stop accepting and finish as TERM does, but stay until TERM
 
 Exit codes: 0 after a complete drain, 1 if it could not start or drain, 78 if the configuration is wrong.")]
 pub struct Args {
@@ -61,21 +64,26 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
     let ending = second_signal_ends()?;
     let target = privileges::look_up(&loaded.settings.privileges)?;
     let mut inherited = Inherited::take()?;
-    let bound = builder(&loaded.settings, identity.as_ref(), &mut inherited).bind()?;
+    let bound = builder(&loaded.settings, identity.as_ref(), |address| Ok(inherited.bound_to(address)))?.bind()?;
     inherited.all_taken()?;
     if let Some(target) = &target {
         privileges::drop_to(target)?;
     }
-    let mut engine = bound.start()?;
+    let engine = bound.start()?;
     say_ready(&loaded.settings, engine.addresses());
     systemd::ready(engine.addresses().len());
-    let draining = systemd::watch(engine.pulse());
+    let mut tier = Tier {
+        watchdog: Watchdog::start(engine.pulse()),
+        engine,
+        drain_timeout: loaded.settings.drain_timeout,
+        retired: Vec::new(),
+        past: None,
+    };
     for signal in signals.forever() {
         match signal {
-            SIGHUP => tracing::warn!("a running daemon does not re-read its configuration yet: restart it"),
+            SIGHUP => tier.reload(args.config.as_deref()),
             SIGUSR1 => {
-                draining.store(true, Ordering::Relaxed);
-                drain(&mut engine, &loaded.settings);
+                tier.drain();
             }
             _ => {
                 ending.store(true, Ordering::SeqCst);
@@ -83,11 +91,99 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
             }
         }
     }
-    draining.store(true, Ordering::Relaxed);
-    systemd::stopping(loaded.settings.drain_timeout);
-    let in_time = drain(&mut engine, &loaded.settings);
-    say(format_args!("{}", engine.snapshot()));
+    systemd::stopping(tier.drain_timeout);
+    let in_time = tier.drain();
+    say(format_args!("{}", tier.end()));
     Ok(if in_time { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Engines that were reloaded away and have not ended yet; with so many of them a reload is refused.
+const RETIRED_MAX: usize = 8;
+
+/// The engine that accepts, and those before it that still finish what they have.
+struct Tier {
+    engine: Engine,
+    drain_timeout: Duration,
+    retired: Vec<JoinHandle<Snapshot>>,
+    /// What those have counted that have ended.
+    past: Option<Snapshot>,
+    watchdog: Watchdog,
+}
+
+impl Tier {
+    /// Puts an engine of the new configuration in the place of the present one, or leaves everything as it is.
+    fn reload(&mut self, file: Option<&Path>) {
+        systemd::reloading();
+        if let Err(problems) = self.try_reload(file) {
+            problems.iter().for_each(|problem| tracing::error!("{problem}"));
+            tracing::error!("not reloaded: the configuration before stays in force");
+        }
+        systemd::ready(self.engine.addresses().len());
+    }
+
+    fn try_reload(&mut self, file: Option<&Path>) -> Result<(), Vec<String>> {
+        let (ended, busy) = std::mem::take(&mut self.retired).into_iter().partition(JoinHandle::is_finished);
+        self.retired = busy;
+        self.remember(ended);
+        if self.retired.len() >= RETIRED_MAX {
+            return Err(vec![format!(
+                "{RETIRED_MAX} earlier configurations still finish their connections: try later"
+            )]);
+        }
+        let Ready { loaded, identity } = configuration::load(file)
+            .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        for warning in &loaded.warnings {
+            tracing::warn!("{warning}");
+        }
+        let engine = self.next(&loaded.settings, identity.as_ref()).map_err(|error| vec![error.to_string()])?;
+        self.watchdog.follow(engine.pulse());
+        let mut old = std::mem::replace(&mut self.engine, engine);
+        let limit = std::mem::replace(&mut self.drain_timeout, loaded.settings.drain_timeout);
+        self.retired.push(std::thread::spawn(move || {
+            if !old.retire(limit) {
+                tracing::warn!("not everything of the configuration before ended within drain_timeout");
+            }
+            old.snapshot()
+        }));
+        tracing::info!("reloaded: accepting on {} addresses", self.engine.addresses().len());
+        Ok(())
+    }
+
+    /// An engine that accepts on the sockets of the present one.
+    fn next(&self, settings: &Settings, identity: Option<&Identity>) -> Result<Engine, Error> {
+        Ok(builder(settings, identity, |address| self.engine.sockets_at(address))?.start()?)
+    }
+
+    fn drain(&mut self) -> bool {
+        self.watchdog.let_go();
+        tracing::info!("draining for at most {} s", self.drain_timeout.as_secs());
+        let begun = Instant::now();
+        let in_time = self.engine.drain(self.drain_timeout);
+        match in_time {
+            true => tracing::info!("drained in {} ms", begun.elapsed().as_millis()),
+            false => tracing::warn!("not everything ended within drain_timeout"),
+        }
+        in_time
+    }
+
+    /// Waits for engines that were reloaded away, within limits that began when they were, and keeps what they counted.
+    fn remember(&mut self, ended: Vec<JoinHandle<Snapshot>>) {
+        for snapshot in ended.into_iter().flat_map(JoinHandle::join) {
+            match &mut self.past {
+                Some(past) => *past += &snapshot,
+                None => self.past = Some(snapshot),
+            }
+        }
+    }
+
+    /// What all engines have counted.
+    fn end(mut self) -> Snapshot {
+        let retired = std::mem::take(&mut self.retired);
+        self.remember(retired);
+        let mut total = self.engine.snapshot();
+        self.past.iter().for_each(|past| total += past);
+        total
+    }
 }
 
 /// Once the flag is set, TERM or INT end the process at once.
@@ -99,18 +195,12 @@ fn second_signal_ends() -> std::io::Result<Arc<AtomicBool>> {
     Ok(ending)
 }
 
-fn drain(engine: &mut Engine, settings: &Settings) -> bool {
-    tracing::info!("draining for at most {} s", settings.drain_timeout.as_secs());
-    let begun = Instant::now();
-    let in_time = engine.drain(settings.drain_timeout);
-    match in_time {
-        true => tracing::info!("drained in {} ms", begun.elapsed().as_millis()),
-        false => tracing::warn!("not everything ended within drain_timeout"),
-    }
-    in_time
-}
-
-fn builder(settings: &Settings, identity: Option<&Identity>, inherited: &mut Inherited) -> EngineBuilder {
+/// The engine that the settings describe; `open` gives the sockets that listen on an address already.
+fn builder(
+    settings: &Settings,
+    identity: Option<&Identity>,
+    mut open: impl FnMut(SocketAddr) -> std::io::Result<Vec<TcpListener>>,
+) -> Result<EngineBuilder, Error> {
     let mut builder = Engine::builder()
         .pending_limit(settings.pending_limit)
         .pending_peer_limit(settings.pending_peer_limit)
@@ -126,13 +216,13 @@ fn builder(settings: &Settings, identity: Option<&Identity>, inherited: &mut Inh
         for listener in &service.listeners {
             for &address in &listener.addresses {
                 let address = SocketAddr::new(address, listener.port);
-                let sockets = inherited.bound_to(address);
+                let sockets = open(address)?;
                 let described = engine_listener(service, listener, address);
                 builder = builder.listen(sockets.into_iter().fold(described, |all, socket| all.socket(socket)));
             }
         }
     }
-    builder
+    Ok(builder)
 }
 
 fn pool(service: &Service, identity: Option<&Identity>, handler: impl Handler) -> Pool {

@@ -2,8 +2,7 @@
 //! (sd_notify(3)). Without one nothing of this has an effect.
 
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -71,27 +70,53 @@ pub fn stopping(limit: Duration) {
     tell(&[NotifyState::Stopping, NotifyState::Status(&format!("draining for at most {} s", limit.as_secs()))]);
 }
 
-/// Starts to feed the watchdog (`WatchdogSec=`), if there is one, as long as every ring turns. Once the flag that comes
-/// back is set, rings may end: it is fed in any case.
-pub fn watch(pulse: Pulse) -> Arc<AtomicBool> {
-    let draining = Arc::new(AtomicBool::new(false));
-    if let Some(interval) = sd_notify::watchdog_enabled() {
-        let draining = draining.clone();
-        let feed = move || {
-            loop {
-                thread::sleep(interval / 4);
-                if pulse.beats(interval / 4) || draining.load(Ordering::Relaxed) {
-                    tell(&[NotifyState::Watchdog]);
-                } else {
-                    tracing::error!("a ring has not turned for {} ms", (interval / 4).as_millis());
-                }
+/// The daemon re-reads its configuration; [`ready`] follows in any case.
+pub fn reloading() {
+    let since = NotifyState::monotonic_usec_now();
+    tell(&[NotifyState::Reloading].into_iter().chain(since.ok()).collect::<Vec<_>>());
+}
+
+/// Feeds the watchdog (`WatchdogSec=`), if there is one, as long as every ring turns.
+pub struct Watchdog(Arc<Mutex<Option<Pulse>>>);
+
+impl Watchdog {
+    /// Starts to feed it by the rings' pulse.
+    pub fn start(pulse: Pulse) -> Watchdog {
+        let pulse = Arc::new(Mutex::new(Some(pulse)));
+        if let Some(interval) = sd_notify::watchdog_enabled() {
+            let pulse = pulse.clone();
+            let feed = move || feed(&pulse, interval / 4);
+            if let Err(error) = thread::Builder::new().name("watchdog".into()).spawn(feed) {
+                tracing::warn!("the watchdog is not fed: {error}");
             }
-        };
-        if let Err(error) = thread::Builder::new().name("watchdog".into()).spawn(feed) {
-            tracing::warn!("the watchdog is not fed: {error}");
+        }
+        Watchdog(pulse)
+    }
+
+    /// Other rings turn from now on.
+    pub fn follow(&self, pulse: Pulse) {
+        *lock(&self.0) = Some(pulse);
+    }
+
+    /// The rings may end from now on: it is fed in any case.
+    pub fn let_go(&self) {
+        *lock(&self.0) = None;
+    }
+}
+
+fn feed(pulse: &Mutex<Option<Pulse>>, step: Duration) {
+    loop {
+        thread::sleep(step);
+        if lock(pulse).as_ref().is_none_or(|pulse| pulse.beats(step)) {
+            tell(&[NotifyState::Watchdog]);
+        } else {
+            tracing::error!("a ring has not turned for {} ms", step.as_millis());
         }
     }
-    draining
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn tell(states: &[NotifyState<'_>]) {

@@ -113,6 +113,11 @@ impl Queues {
         self.waiting -= 1;
     }
 
+    /// The deadline of a wait in a class that began at `since`.
+    pub fn deadline(&self, class: usize, since: Instant) -> Instant {
+        since + self.classes[class].timeout
+    }
+
     /// The next deadline of all.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.classes.iter().filter_map(|class| self.head_deadline(class)).min()
@@ -145,6 +150,8 @@ impl Queues {
     }
 
     fn enter(&mut self, key: Key, class: usize, since: Instant) {
+        let tail = self.nodes.get(self.classes[class].list.tail as usize);
+        debug_assert!(tail.is_none_or(|tail| tail.since <= since), "arrivals come in order");
         let node = &mut self.nodes[key.slot as usize];
         debug_assert_eq!(node.class, NONE, "one wait a slot");
         *node = Node { since, generation: key.generation, class: class as u32, deadline: UNLINKED, silence: None };

@@ -221,7 +221,9 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             permit: None,
         };
         match admitted {
-            Ok(()) => self.admit(guest),
+            Ok(()) if self.lobby.is_empty() => self.admit(guest),
+            // Behind those that came before: deadlines are kept in order of arrival.
+            Ok(()) => self.lobby.push_back(guest),
             Err(ending) => {
                 self.descriptors_freed = true;
                 self.conclude(&guest, ending, &[]);
@@ -510,11 +512,30 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         self.driver.release(key.slot);
     }
 
+    /// Gives slots to those who came when none was free; whose time is up goes without.
     fn empty_lobby(&mut self) {
+        if self.lobby.is_empty() {
+            return;
+        }
+        for guest in std::mem::take(&mut self.lobby) {
+            match self.lobby_deadline(&guest) {
+                Some(deadline) if deadline <= self.now => {
+                    self.descriptors_freed = true;
+                    self.doors[guest.listener as usize].settle(guest.peer.ip(), &mut self.peers);
+                    self.conclude(&guest, guest.waiting.expired(), &[]);
+                }
+                _ => self.lobby.push_back(guest),
+            }
+        }
         while !self.slab.is_full() {
             let Some(guest) = self.lobby.pop_front() else { break };
             self.admit(guest);
         }
+    }
+
+    fn lobby_deadline(&self, guest: &Guest<D::Socket>) -> Option<Instant> {
+        let proxy = self.doors[guest.listener as usize].proxy.as_ref()?;
+        Some(self.queues.deadline(proxy.class, guest.accepted_at))
     }
 
     /// Arms, cancels or closes accepts, as the state of slots, pools and shutdown demands.
@@ -563,7 +584,8 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         }
         let pending = self.draining.filter(|_| !self.queues.is_empty()).map(|draining| draining.pending_until);
         let rests = self.doors.iter().filter_map(Door::rests_until);
-        let next = self.queues.next_deadline().into_iter().chain(pending).chain(rests).min()?;
+        let lobby = self.lobby.iter().filter_map(|guest| self.lobby_deadline(guest));
+        let next = self.queues.next_deadline().into_iter().chain(pending).chain(rests).chain(lobby).min()?;
         Some(next.saturating_duration_since(self.now))
     }
 }

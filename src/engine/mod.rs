@@ -26,7 +26,8 @@ pub use listener::{Listener, TIMEOUT_DEFAULT};
 pub use snapshot::Snapshot;
 pub use start::{Bound, EngineBuilder, PENDING_LIMIT_DEFAULT, PENDING_LIMIT_MAX, RINGS_MAX, StartError};
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -51,6 +52,8 @@ const DRAIN_STEP: Duration = Duration::from_millis(2);
 /// A running accept tier. Dropping it without [`drain`](Engine::drain) ends the rings at once.
 pub struct Engine {
     addresses: Vec<SocketAddr>,
+    /// Clones of the rings' sockets, for an engine that takes over. Closed when a drain begins.
+    sockets: Vec<(SocketAddr, TcpListener)>,
     threads: Vec<RingThread>,
     workers: Vec<Box<dyn RunningWorkers>>,
     pools: Vec<Arc<PoolRecord>>,
@@ -90,7 +93,8 @@ impl Engine {
         let mut totals = vec![0; names.len()];
         let mut header_wait = crate::stats::empty_histogram();
         for thread in &self.threads {
-            thread.tally.add_to(&mut totals, &mut header_wait);
+            thread.tally.add_counts_to(&mut totals);
+            thread.tally.add_header_waits_to(&mut header_wait);
         }
         let mut accept_to_worker = crate::stats::empty_histogram();
         for pool in &self.pools {
@@ -116,9 +120,30 @@ impl Engine {
     /// a moment, let queued connections reach their workers and the workers finish, all within `limit`.
     /// Tells whether everything ended in time.
     pub fn drain(&mut self, limit: Duration) -> bool {
+        self.end(DRAIN_GRACE.min(limit), limit)
+    }
+
+    /// Clones of the sockets that listen on an address, one a ring: given to the [`Listener::socket`]s of another engine,
+    /// they let it take over without refusing a connection. None once a drain has begun.
+    ///
+    /// # Errors
+    /// If descriptors ran out.
+    pub fn sockets_at(&self, address: SocketAddr) -> io::Result<Vec<TcpListener>> {
+        let there = self.sockets.iter().filter(|(bound, _)| *bound == address);
+        there.map(|(_, socket)| socket.try_clone()).collect()
+    }
+
+    /// Shuts down after another engine has taken over the [sockets](Engine::sockets_at): like [`drain`](Engine::drain),
+    /// but headers under way have until `limit`, or their own deadline if that is earlier.
+    pub fn retire(&mut self, limit: Duration) -> bool {
+        self.end(limit, limit)
+    }
+
+    fn end(&mut self, grace: Duration, limit: Duration) -> bool {
         let end = Instant::now() + limit;
+        self.sockets.clear();
         for thread in &self.threads {
-            thread.command(Command::Drain { grace: DRAIN_GRACE.min(limit) });
+            thread.command(Command::Drain { grace });
         }
         let mut in_time = true;
         for thread in &mut self.threads {

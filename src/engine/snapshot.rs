@@ -1,6 +1,7 @@
 //! What the engine has counted and measured so far.
 
 use std::fmt;
+use std::ops::AddAssign;
 
 use hdrhistogram::Histogram;
 
@@ -31,6 +32,20 @@ impl Snapshot {
     /// From accept to the moment a worker takes the connection, in microseconds.
     pub fn accept_to_worker(&self) -> &Histogram<u64> {
         &self.accept_to_worker
+    }
+}
+
+impl AddAssign<&Snapshot> for Snapshot {
+    /// Adds what another engine has counted and measured: that of a time before a reload, or on another address.
+    fn add_assign(&mut self, other: &Snapshot) {
+        for (name, value) in &other.counters {
+            match self.counters.iter_mut().find(|(known, _)| known == name) {
+                Some((_, total)) => *total += value,
+                None => self.counters.push((name, *value)),
+            }
+        }
+        self.header_wait.add(&other.header_wait).expect("all histograms have the same bounds");
+        self.accept_to_worker.add(&other.accept_to_worker).expect("all histograms have the same bounds");
     }
 }
 

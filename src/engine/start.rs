@@ -112,6 +112,10 @@ impl EngineBuilder {
         mut sockets: Vec<Vec<TcpListener>>,
     ) -> Result<Engine, StartError> {
         let rings = sockets.len();
+        // Clones, so that the next engine can take them over while the rings still use theirs.
+        let kept = sockets.iter().flat_map(|ring| ring.iter().zip(&addresses));
+        let kept = kept.map(|(socket, address)| Ok((*address, socket.try_clone()?)));
+        let kept = kept.collect::<io::Result<Vec<_>>>().map_err(StartError::System)?;
         let plan = Arc::new(Plan {
             doors: self.listeners.into_iter().zip(pool_of).zip(addresses.iter().copied()).map(Plan::door).collect(),
             exact: self.pools.iter().map(|pool| pool.exact).collect(),
@@ -134,7 +138,7 @@ impl EngineBuilder {
         drop(queues);
         let workers = self.pools.into_iter().zip(intakes).map(|(pool, intake)| pool.workers.start(intake));
         let workers = workers.collect::<io::Result<Vec<_>>>().map_err(StartError::System)?;
-        Ok(Engine { addresses, threads, workers, pools, clients, report })
+        Ok(Engine { addresses, sockets: kept, threads, workers, pools, clients, report })
     }
 
     fn resolve_pools(&self) -> Result<Vec<usize>, StartError> {

@@ -99,11 +99,15 @@ impl Tally {
     }
 
     /// Adds the counters to `totals`, one a name.
-    pub fn add_to(&self, totals: &mut [u64], header_wait: &mut hdrhistogram::Histogram<u64>) {
+    pub fn add_counts_to(&self, totals: &mut [u64]) {
         for (index, total) in totals.iter_mut().enumerate() {
             *total += self.counters.get(index);
         }
-        self.header_wait.add_to(header_wait);
+    }
+
+    /// Adds the times from accept to the complete header to `total`.
+    pub fn add_header_waits_to(&self, total: &mut hdrhistogram::Histogram<u64>) {
+        self.header_wait.add_to(total);
     }
 }
 
@@ -128,7 +132,8 @@ mod tests {
         let names = Tally::names();
         let mut totals = vec![1; names.len()];
         let mut wait = crate::stats::empty_histogram();
-        tally.add_to(&mut totals, &mut wait);
+        tally.add_counts_to(&mut totals);
+        tally.add_header_waits_to(&mut wait);
         let of = |name| totals[names.iter().position(|known| *known == name).expect("a counter")];
         assert_eq!((of("accepted"), of("silent"), of("shed"), wait.len()), (2, 3, 1, 1));
     }

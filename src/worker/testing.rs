@@ -57,6 +57,7 @@ impl Running {
     }
 
     /// Of `most` + 2 clients that send nothing yet only `most` are being served; when they have been, the others are.
+    #[cfg(any(feature = "tokio", feature = "tokio-uring"))]
     pub(crate) fn serves_at_most(self, most: usize) {
         let mut clients: Vec<_> = (0..most + 2)
             .map(|_| {

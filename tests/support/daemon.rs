@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
+use std::path::PathBuf;
 use std::process::Command;
 
 use rustix::process::Signal;
@@ -27,7 +28,7 @@ pub fn vestibule_run(arguments: &[&str], input: &[u8]) -> Finished {
 pub struct Daemon {
     process: Process,
     /// Holds its configuration.
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl Daemon {
@@ -52,7 +53,7 @@ impl Daemon {
         command.arg("serve").arg("-c").arg(&file);
         let addresses: Vec<SocketAddr> = ports.iter().map(|&port| loopback(port)).collect();
         let process = Process::start_listening(command, &addresses);
-        let daemon = Daemon { process, _directory: directory };
+        let daemon = Daemon { process, directory };
         for port in ports {
             daemon.wait_for_output(&format!(":{port}"));
         }
@@ -63,6 +64,11 @@ impl Daemon {
     pub fn haproxy(globals: &str, settings: &str) -> (Daemon, SocketAddr) {
         let port = super::free_port();
         (Daemon::start(&haproxy_configuration(port, globals, settings), &[port]), loopback(port))
+    }
+
+    /// The configuration file.
+    pub fn file(&self) -> PathBuf {
+        self.directory.path().join("vestibule.conf")
     }
 
     /// Sends SIGTERM and waits for a clean end; gives everything it wrote.

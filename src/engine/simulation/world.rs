@@ -351,6 +351,23 @@ impl World {
         self.run_stale();
     }
 
+    /// Whether an operation could complete without any client doing anything.
+    fn is_restless(&self) -> bool {
+        let accepting = |listener: &Listener| match listener.arm {
+            Arm::Off => false,
+            Arm::Armed => !listener.backlog.is_empty(),
+            Arm::Cancelled => true,
+        };
+        let reading = |flight: &Flight| {
+            let book = &self.books[flight.book];
+            let client = &self.clients[book.client];
+            let there = client.arrived(self.now) > book.taken;
+            flight.cancelled || there || client.has_reset(self.now) || client.has_closed(self.now)
+        };
+        let mut flights = self.slots.iter().filter_map(|slot| slot.flight.as_ref());
+        self.listeners.iter().any(accepting) || flights.any(reading)
+    }
+
     fn check_deadlines(&mut self) {
         for slot in &self.slots {
             let Some(flight) = slot.flight.as_ref().filter(|flight| !flight.cancelled) else { continue };
@@ -380,8 +397,9 @@ impl World {
                 break;
             }
             let next = self.clients.iter().filter_map(|client| client.next_event(self.now)).min().unwrap_or(until);
-            // A cancel or an interrupted read may be due at any time, not only when a client moves.
-            let soon = self.now + Duration::from_micros(self.rng.u64(100..5000));
+            // What the kernel could complete already may come at any time, not only when a client moves.
+            let soon = Duration::from_micros(self.rng.u64(100..5000));
+            let soon = if self.is_restless() { self.now + soon } else { until };
             self.now = next.min(soon).min(until);
         }
         self.now += Duration::from_micros(self.rng.u64(..SLACK.as_micros() as u64));
