@@ -1,4 +1,5 @@
 //! The command line: what was typed.
+#![allow(rustdoc::broken_intra_doc_links)] // the help texts use brackets for what may be left out
 
 use std::net::{SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
