@@ -17,8 +17,11 @@ fn stranger() -> IpAddr {
 /// From `haproxy_timeout`, 3 s, with half a second for the machine.
 const DEADLINE: std::ops::Range<Duration> = Duration::from_millis(3000)..Duration::from_millis(3500);
 
-/// "At once": far below every deadline of the daemon.
-const AT_ONCE: Duration = Duration::from_millis(200);
+/// How soon a stranger must be gone.
+const STRANGER_LIMIT: Duration = Duration::from_millis(200);
+
+/// "At once" for all others: far below every deadline of the daemon, with room for a slow machine.
+const AT_ONCE: Duration = Duration::from_secs(1);
 
 #[test]
 fn an_untrusted_peer_is_aborted_at_once_and_nothing_of_it_is_read() {
@@ -29,7 +32,7 @@ fn an_untrusted_peer_is_aborted_at_once_and_nothing_of_it_is_read() {
         let (said, ending, took) = client.read_to_end();
         assert_eq!(said, b"");
         assert_eq!(ending, Ending::Reset, "an orderly end would mean that the header was read");
-        assert!(took < AT_ONCE, "aborted after {took:?}");
+        assert!(took < STRANGER_LIMIT, "aborted after {took:?}");
     }
     daemon.wait_for_output("haproxy: Client not trusted (rip=127.0.0.9");
 }
@@ -39,7 +42,7 @@ fn an_untrusted_peer_is_aborted_before_it_speaks() {
     let (_daemon, listener) = Daemon::haproxy("", "defer_accept = no");
     let (said, ending, took) = Client::connect(stranger(), listener).read_to_end();
     assert_eq!((said.len(), ending), (0, Ending::Closed));
-    assert!(took < AT_ONCE, "aborted after {took:?}");
+    assert!(took < STRANGER_LIMIT, "aborted after {took:?}");
 }
 
 #[test]

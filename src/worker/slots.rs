@@ -9,7 +9,6 @@ pub(super) const SLOTS_MAX: usize = 1 << 20;
 
 /// A number of slots, taken by a thread that may block and given back by tasks, which may not.
 pub(super) struct Slots {
-    count: usize,
     state: Mutex<State>,
     freed: Condvar,
 }
@@ -25,7 +24,7 @@ pub(super) struct Slot(Arc<Slots>);
 
 impl Slots {
     pub(super) fn new(count: usize) -> Arc<Slots> {
-        Arc::new(Slots { count, state: Mutex::new(State { free: count, awaited: false }), freed: Condvar::new() })
+        Arc::new(Slots { state: Mutex::new(State { free: count, awaited: false }), freed: Condvar::new() })
     }
 
     /// Delivers the connections of a pool, each with a slot, until its queue is closed and empty, or until `deliver`
@@ -41,9 +40,10 @@ impl Slots {
         }
     }
 
-    /// Waits until nothing is served any more.
-    pub(super) fn wait_until_free(&self) {
-        drop(self.wait_for(self.count));
+    /// Waits until all `count` slots that it was made with are free: nothing is served any more.
+    #[cfg(feature = "tokio")] // the runtimes of tokio-uring wait for their tasks themselves
+    pub(super) fn wait_until_free(&self, count: usize) {
+        drop(self.wait_for(count));
     }
 
     /// Takes a slot; waits while there is none. Only one thread may wait at a time.

@@ -73,7 +73,7 @@ where
             self.runtime.spawn(serve(connection, slot, self.handler.clone(), losses.clone()));
             true
         });
-        slots.wait_until_free();
+        slots.wait_until_free(self.concurrency);
     }
 }
 
