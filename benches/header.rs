@@ -64,8 +64,6 @@ struct Case {
 
 struct Contender {
     name: &'static str,
-    /// Whether it goes over the TLVs.
-    walks: bool,
     answer: fn(&[u8]) -> Answer,
     /// Decodes each sample once.
     pass: fn(&[Sample]),
@@ -192,12 +190,8 @@ fn cases() -> Vec<Case> {
 /// A contender from its function `$decode: fn(&[u8]) -> T` and what its result means, `$answer: fn(T) -> Answer`.
 macro_rules! contender {
     ($name:literal, $decode:expr, $answer:expr) => {
-        contender!($name, $decode, $answer, walks: false)
-    };
-    ($name:literal, $decode:expr, $answer:expr, walks: $walks:literal) => {
         Contender {
             name: $name,
-            walks: $walks,
             answer: |bytes| $answer($decode(bytes)),
             pass: |samples| {
                 for sample in samples {
@@ -229,14 +223,9 @@ fn v2_contenders() -> Vec<Contender> {
 /// proxy-protocol skips TLVs; it is here so that the fastest peer is the fastest.
 fn walking_contenders() -> Vec<Contender> {
     vec![
-        contender!("vestibule", vestibule_walk, |(addresses, tlvs)| Answer { addresses, tlvs }, walks: true),
-        contender!("ppp", ppp_v2_walk, |(header, tlvs)| Answer { tlvs, ..ppp_v2_answer(header) }, walks: true),
-        contender!(
-            "proxy-header",
-            proxy_header_walk,
-            |(header, tlvs)| Answer { tlvs, ..proxy_header_answer(header) },
-            walks: true
-        ),
+        contender!("vestibule", vestibule_walk, |(addresses, tlvs)| Answer { addresses, tlvs }),
+        contender!("ppp", ppp_v2_walk, |(header, tlvs)| Answer { tlvs, ..ppp_v2_answer(header) }),
+        contender!("proxy-header", proxy_header_walk, |(header, tlvs)| Answer { tlvs, ..proxy_header_answer(header) }),
         contender!("proxy-protocol", proxy_protocol_decode, proxy_protocol_answer),
     ]
 }
@@ -245,7 +234,6 @@ fn walking_contenders() -> Vec<Contender> {
 fn classifier() -> Vec<Contender> {
     vec![Contender {
         name: "vestibule",
-        walks: false,
         answer: |bytes| {
             let class = if bytes[0] == b'P' { Class::V1 } else { Class::V2 };
             assert_eq!(proxy::classify(bytes), class);
@@ -432,7 +420,7 @@ impl Random {
 
     /// A client: a routing prefix, a subnet and 64 random bits, or a short address that is written with `::`.
     fn v6(&mut self) -> SocketAddr {
-        let id = if self.next() % 2 == 0 { self.next() << 16 ^ self.next() } else { self.next() % 4096 };
+        let id = if self.next().is_multiple_of(2) { self.next() << 16 ^ self.next() } else { self.next() % 4096 };
         let prefix = 0x2001_0db8_0000_0000 | (self.next() & 0xffff_ffff);
         let address = Ipv6Addr::from(u128::from(prefix) << 64 | u128::from(id));
         SocketAddr::new(address.into(), self.port())
