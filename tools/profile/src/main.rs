@@ -1,2 +1,118 @@
-//! Placeholder.
-fn main() {}
+//! `vestibule-profile`: how fast Vestibule is on this machine, beside what else could stand in its place, and where its
+//! time goes.
+#![forbid(unsafe_code)]
+
+mod bench;
+mod compare;
+mod flame;
+mod load;
+mod machine;
+mod pending;
+mod proc;
+mod report;
+mod scale;
+mod serve;
+mod server;
+mod stages;
+mod stats;
+mod syscalls;
+mod systems;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+const EXAMPLES: &str = "\
+Examples:
+  Vestibule beside HAProxy, nginx, Dovecot, tokio and the floor; about 3 minutes:
+    vestibule-profile compare
+
+  Does it work here? About 20 seconds, figures of no worth:
+    vestibule-profile compare --quick
+
+  Where does the time go, and how often is the kernel asked?
+    vestibule-profile flame --job discard
+    vestibule-profile stages
+    vestibule-profile syscalls --systems vestibule,nginx
+
+  What do 100,000 connections cost that say nothing?
+    vestibule-profile pending
+
+  Does a connection cost the same beside 50,000 others?
+    vestibule-profile scale
+
+Every subcommand writes PREFIX.html (one file, readable offline) and PREFIX.json (the same data).
+Build all three programs before: cargo build --release --workspace";
+
+/// Measures Vestibule on this machine: compares it with its peers and shows where its time goes.
+#[derive(Debug, Parser)]
+#[command(name = "vestibule-profile", version, after_help = EXAMPLES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Server CPU a connection, latency and memory beside HAProxy, nginx, Dovecot, a tokio server and the floor
+    Compare(compare::Args),
+    /// Where a server's CPU time goes, kernel and user, as a flame graph
+    Flame(flame::Args),
+    /// Memory and CPU of connections that send no header, and how exactly their deadline is kept
+    Pending(pending::Args),
+    /// Whether a connection costs the same with many established ones, many trusted networks, many listeners
+    Scale(scale::Args),
+    /// How long a connection takes inside Vestibule, from the engine's own histograms
+    Stages(stages::Args),
+    /// System calls and io_uring operations a connection, counted
+    Syscalls(syscalls::Args),
+    /// The engine that `scale` measures; until it is ended
+    #[command(hide = true)]
+    ServeEngine(scale::ServeArgs),
+    /// The floor that `compare` measures: multishot accept, read, close; until it is ended
+    ServeFloor(serve::Args),
+    /// The tokio server that `compare` measures; until it is ended
+    ServeTokio(serve::Args),
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("vestibule-profile: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), String> {
+    match command {
+        Command::Compare(args) => compare::run(&args),
+        Command::Flame(args) => flame::run(&args),
+        Command::Pending(args) => pending::run(&args),
+        Command::Scale(args) => scale::run(&args),
+        Command::Stages(args) => stages::run(&args),
+        Command::Syscalls(args) => syscalls::run(&args),
+        Command::ServeEngine(args) => scale::serve(&args),
+        Command::ServeFloor(args) => serve::floor(&args),
+        Command::ServeTokio(args) => serve::tokio(&args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_example_of_the_help_parses() {
+        for line in EXAMPLES.lines().filter(|line| line.starts_with("    vestibule-profile")) {
+            Arguments::try_parse_from(line.split_whitespace()).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! `pending`: what connections cost that have not sent their header yet, and how exactly they are ended.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::bench::{self, Bench};
+use crate::load::{Load, Outcome, Pace};
+use crate::machine::Machine;
+use crate::proc::Memory;
+use crate::report::{Cell, Page, number};
+use crate::server::{Recipe, Server, directory, established, free_address, open_files, pause};
+
+/// How fast silent connections are opened.
+const RATE: f64 = 10_000.0;
+/// Descriptors that programs need beside connections.
+const SPARE: u64 = 256;
+/// How long the CPU use of waiting connections is watched.
+const WATCH: Duration = Duration::from_secs(3);
+/// `haproxy_timeout` while deadlines are measured, in seconds.
+const DEADLINE: u32 = 3;
+/// The kernel's own wait for the first byte with TCP_DEFER_ACCEPT.
+const LATE_AT_MOST: f64 = 0.100;
+
+/// What `pending` takes.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  vestibule-profile pending               100,000 silent connections, or as many as the limit of open files allows
+  vestibule-profile pending -n 20000
+
+First the connections wait under a timeout so long that none ends: their memory and CPU. Then under one of 3 s: how long
+after it each is closed. The listener is without TCP_DEFER_ACCEPT, so that every silent connection is the daemon's own
+from the start.")]
+pub struct Args {
+    /// Silent connections
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
+    connections: u32,
+
+    /// Silent connections whose deadlines are measured
+    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
+    deadlines: u32,
+
+    #[command(flatten)]
+    bench: bench::Args,
+}
+
+#[derive(Debug, Serialize)]
+struct Results {
+    tool: &'static str,
+    format: u32,
+    machine: Machine,
+    /// Why fewer than asked for were opened.
+    limited: Option<String>,
+    waiting: Waiting,
+    deadlines: Deadlines,
+}
+
+#[derive(Debug, Serialize)]
+struct Waiting {
+    connections: u64,
+    /// A daemon with room for one, idle.
+    memory_idle: Memory,
+    /// A daemon with room for all, idle.
+    memory_room: Memory,
+    /// The same with all of them waiting.
+    memory_waiting: Memory,
+    /// (`memory_waiting` - `memory_idle`) / connections, by PSS.
+    bytes_each: f64,
+    /// Part of a core used while they wait.
+    core: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Deadlines {
+    connections: u64,
+    /// Closed by the daemon.
+    closed: u64,
+    timeout_seconds: f64,
+    /// From the start of a connection to its end, seconds.
+    first: f64,
+    median: f64,
+    p99: f64,
+    last: f64,
+    /// `last` - `timeout_seconds`, which still holds the client's own lateness.
+    late_at_most: f64,
+    within_100_ms: bool,
+}
+
+/// Measures and writes the report.
+pub fn run(args: &Args) -> Result<(), String> {
+    let bench = Bench::new(&args.bench)?;
+    let room = open_files();
+    let limit = |wanted: u32| u64::from(wanted).min(room.saturating_sub(SPARE));
+    let (count, deadlines) = (limit(args.connections), limit(args.deadlines));
+    let limited = (count < u64::from(args.connections))
+        .then(|| format!("the limit of open files is {room} (`ulimit -Hn`): {count} instead of {}", args.connections));
+    if let Some(why) = &limited {
+        bench.say(why);
+    }
+    let waiting = waiting(&bench, count)?;
+    let deadlines = deadline_precision(&bench, deadlines)?;
+    let machine = Machine::here();
+    let results = Results { tool: "vestibule-profile pending", format: 1, machine, limited, waiting, deadlines };
+    print!("{}", text(&results));
+    let files = page(&results).write(&Bench::prefix(&args.bench, "pending"), &results)?;
+    bench.say(format!("wrote {} and {}", files[0].display(), files[1].display()));
+    Ok(())
+}
+
+fn daemon(bench: &Bench, pending_limit: u64, timeout: u32) -> Result<Server, String> {
+    let (address, directory) = (free_address()?, directory()?);
+    let text = format!(
+        "haproxy_trusted_networks = 127.0.0.0/8\nhaproxy_timeout = {timeout} secs\npending_limit = {pending_limit}\n\
+         service bench {{\n  worker = discard\n  inet_listener proxy {{\n    address = {}\n    port = {}\n    \
+         haproxy = yes\n    defer_accept = no\n  }}\n}}\n",
+        address.ip(),
+        address.port()
+    );
+    let file = directory.path().join("vestibule.conf");
+    std::fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))?;
+    let mut command = Command::new(&bench.tools.vestibule);
+    command.arg("serve").arg("-c").arg(file);
+    let recipe = Recipe { name: "vestibule".into(), command, address, directory: Some(directory) };
+    Server::start(recipe, bench.server_cpu)
+}
+
+fn silent<'a>(bench: &'a Bench, server: &Server, more: &'a [&'a str], seconds: f64) -> Load<'a> {
+    let time = Duration::from_secs_f64(seconds);
+    Load { more, ..bench.load(server, "any", Pace::Open { rate: RATE, time }) }
+}
+
+fn waiting(bench: &Bench, count: u64) -> Result<Waiting, String> {
+    const TIMEOUT: u32 = 60;
+    let idle = daemon(bench, 1, TIMEOUT)?;
+    let memory_idle = idle.memory();
+    drop(idle);
+    let server = daemon(bench, count, TIMEOUT)?;
+    let memory_room = server.memory();
+    let number = count.to_string();
+    let more = ["--behaviour", "silent", "-n", &number, "-c", &number, "--deadline", "60s"];
+    let opening = count as f64 / RATE;
+    let (client, _files) = silent(bench, &server, &more, opening + 30.0).start()?;
+    pause(Duration::from_secs_f64(opening + 1.0))?;
+    let (before, begun) = (server.usage(), Instant::now());
+    pause(WATCH)?;
+    let (used, watched) = (server.usage() - before, begun.elapsed());
+    let memory_waiting = server.memory();
+    let open = established(server.address)?;
+    drop(client);
+    if open != count {
+        return Err(format!("{open} of {count} silent connections were there; vestibule said:\n{}", server.output()));
+    }
+    let grown = memory_waiting.pss_kib.saturating_sub(memory_idle.pss_kib) * 1024;
+    let core = used.cpu.as_secs_f64() / watched.as_secs_f64();
+    bench.say(format!("{open} wait: {:.0} bytes each, {:.2} % of a core", grown as f64 / open as f64, core * 100.0));
+    let bytes_each = grown as f64 / open as f64;
+    Ok(Waiting { connections: open, memory_idle, memory_room, memory_waiting, bytes_each, core })
+}
+
+fn deadline_precision(bench: &Bench, count: u64) -> Result<Deadlines, String> {
+    let server = daemon(bench, count, DEADLINE)?;
+    let number = count.to_string();
+    let more = ["--behaviour", "silent", "-n", &number, "-c", &number, "--deadline", "10s"];
+    let outcome: Outcome = silent(bench, &server, &more, count as f64 / RATE + 10.0).run()?;
+    let [silent] = outcome.behaviours.as_slice() else { return Err("no results for silent connections".to_owned()) };
+    let end = &silent.latency.end;
+    let seconds = |micros: u64| micros as f64 / 1e6;
+    let late_at_most = seconds(end.max) - f64::from(DEADLINE);
+    let within_100_ms =
+        late_at_most <= LATE_AT_MOST && seconds(end.min) >= f64::from(DEADLINE) && silent.ok == silent.started;
+    bench.say(format!(
+        "{} of {} silent connections closed, {:.3} to {:.3} s after their start",
+        silent.ok,
+        silent.started,
+        seconds(end.min),
+        seconds(end.max)
+    ));
+    Ok(Deadlines {
+        connections: silent.started,
+        closed: silent.ok,
+        timeout_seconds: f64::from(DEADLINE),
+        first: seconds(end.min),
+        median: seconds(end.p50),
+        p99: seconds(end.p99),
+        last: seconds(end.max),
+        late_at_most,
+        within_100_ms,
+    })
+}
+
+fn rows(results: &Results) -> Vec<(&'static str, String)> {
+    let (waiting, deadlines) = (&results.waiting, &results.deadlines);
+    let mib = |memory: &Memory| format!("{:.1} MiB", memory.pss_kib as f64 / 1024.0);
+    vec![
+        ("silent connections", waiting.connections.to_string()),
+        ("memory (PSS), room for one, idle", mib(&waiting.memory_idle)),
+        ("memory (PSS), room for all, idle", mib(&waiting.memory_room)),
+        ("memory (PSS), all of them waiting", mib(&waiting.memory_waiting)),
+        ("own memory a waiting connection", format!("{:.0} bytes", waiting.bytes_each)),
+        ("CPU while they wait", format!("{:.2} % of a core", waiting.core * 100.0)),
+        ("deadlines: connections closed", format!("{} of {}", deadlines.closed, deadlines.connections)),
+        ("deadline", format!("{:.3} s", deadlines.timeout_seconds)),
+        ("first, median, 99th percentile, last", {
+            format!("{:.3}, {:.3}, {:.3}, {:.3} s", deadlines.first, deadlines.median, deadlines.p99, deadlines.last)
+        }),
+        ("late at most", format!("{:.1} ms", deadlines.late_at_most * 1e3)),
+    ]
+}
+
+fn text(results: &Results) -> String {
+    let head = "\n| what | value |\n|---|---|\n".to_owned();
+    rows(results).into_iter().fold(head, |text, (name, value)| format!("{text}| {name} | {value} |\n"))
+}
+
+fn page(results: &Results) -> Page {
+    let mut page = Page::new("Connections that wait for their header", &results.machine);
+    if let Some(why) = &results.limited {
+        page.paragraph(why);
+    }
+    page.paragraph(
+        "Own memory: PSS of the daemon with all of them waiting, less that of an idle daemon with room for one connection, \
+         so that buffers allocated at the start count too; the kernel's socket buffers are not in it. The time of a \
+         deadline runs from the moment the client should have started the connection, so it holds the handshake and the \
+         client's own lateness.",
+    );
+    page.table(
+        &["what", "value"],
+        rows(results).into_iter().map(|(name, value)| vec![name.into(), Cell::Number(value)]),
+    );
+    page.table(
+        &["goal", "at most", "measured"],
+        [
+            ("bytes a waiting connection", 512.0, results.waiting.bytes_each),
+            ("percent of a core while they wait", 1.0, results.waiting.core * 100.0),
+            ("milliseconds after the deadline", LATE_AT_MOST * 1e3, results.deadlines.late_at_most * 1e3),
+        ]
+        .map(|(name, most, value)| {
+            vec![name.into(), number(Some(most), 0), Cell::Verdict(value <= most, format!("{value:.2}"))]
+        }),
+    );
+    page
+}

@@ -1,0 +1,307 @@
+//! The systems that are compared: Vestibule, its peers, and the floor; how each is configured and started.
+
+use std::fmt;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
+
+use crate::server::{Recipe, directory, find_program, free_address};
+
+/// What a server has to do with a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Job {
+    /// Read the header, close without an answer.
+    Discard,
+    /// Read the header, answer one line, close.
+    Whoami,
+}
+
+/// A program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Program {
+    /// The daemon, one ring and one worker thread on the core.
+    Vestibule,
+    /// HAProxy: `accept-proxy`, `tcp-request content reject`.
+    Haproxy,
+    /// nginx's stream module: `listen ... proxy_protocol`, `return`.
+    Nginx,
+    /// Dovecot's imap-login: `haproxy = yes`; it answers its banner and the client leaves.
+    Dovecot,
+    /// tokio and crate proxy-header, as one would write it.
+    Tokio,
+    /// Multishot accept, read, close on one ring: neither parses nor dispatches.
+    Floor,
+}
+
+/// A program set up for a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct System {
+    /// What it is to do.
+    pub job: Job,
+    /// Which.
+    pub program: Program,
+    /// Whether its listener has TCP_DEFER_ACCEPT.
+    pub defer: bool,
+}
+
+/// Where our own programs are.
+#[derive(Clone, Debug)]
+pub struct Tools {
+    /// `vestibule`.
+    pub vestibule: PathBuf,
+    /// `vestibule-load`.
+    pub load: PathBuf,
+    /// This program.
+    pub profile: PathBuf,
+}
+
+use Job::{Discard, Whoami};
+use Program::{Dovecot, Floor, Haproxy, Nginx, Tokio, Vestibule};
+
+/// Everything that can be compared: (job, program, TCP_DEFER_ACCEPT). nginx's stream module has that option from 1.25.5,
+/// Dovecot has none, and the tokio server does without, as those do that one finds.
+const ALL: [(Job, Program, bool); 15] = [
+    (Discard, Floor, true),
+    (Discard, Vestibule, true),
+    (Discard, Haproxy, true),
+    (Discard, Floor, false),
+    (Discard, Vestibule, false),
+    (Discard, Haproxy, false),
+    (Discard, Nginx, false),
+    (Discard, Tokio, false),
+    (Whoami, Floor, true),
+    (Whoami, Vestibule, true),
+    (Whoami, Floor, false),
+    (Whoami, Vestibule, false),
+    (Whoami, Nginx, false),
+    (Whoami, Tokio, false),
+    (Whoami, Dovecot, false),
+];
+
+/// What the floor answers: as long as a line of `whoami`.
+pub const FIXED_LINE: &str = "{\"service\":\"bench\",\"listener\":\"proxy\",\"version\":\"v2\",\"command\":\"PROXY\",\
+\"client\":\"198.18.10.20:40000\",\"destination\":\"192.0.2.1:143\",\"peer\":\"127.1.0.20:40000\",\
+\"local\":\"127.0.0.1:11000\",\"tls\":false,\"tlvs\":[],\"residual\":\"\"}\n";
+
+impl System {
+    /// Everything that can be compared.
+    pub fn all() -> impl Iterator<Item = System> {
+        ALL.into_iter().map(|(job, program, defer)| System { job, program, defer })
+    }
+
+    /// The answer that `vestibule-load` is to expect of it.
+    pub fn expected(self) -> &'static str {
+        match (self.job, self.program) {
+            (Discard, _) => "close",
+            (Whoami, Vestibule) => "whoami",
+            (Whoami, Dovecot) => "banner:* OK",
+            (Whoami, _) => "answer",
+        }
+    }
+
+    /// What it needs that is not installed here.
+    pub fn missing(self) -> Option<String> {
+        let program = |name: &str| find_program(name).is_none().then(|| format!("{name} is not installed"));
+        match self.program {
+            Haproxy => program("haproxy"),
+            Nginx => program("nginx")
+                .or_else(|| nginx_stream_module().err().map(|error| format!("nginx's stream module: {error}"))),
+            Dovecot => program("dovecot").or_else(|| {
+                (!rustix::process::geteuid().is_root()).then(|| "Dovecot has to be started by root".into())
+            }),
+            Vestibule | Tokio | Floor => None,
+        }
+    }
+
+    /// How to start it.
+    pub fn recipe(self, tools: &Tools) -> Result<Recipe, String> {
+        let address = free_address()?;
+        let directory = directory()?;
+        let command = match self.program {
+            Vestibule => vestibule(tools, &directory, self, address)?,
+            Haproxy => haproxy(&directory, self, address)?,
+            Nginx => nginx(&directory, self, address)?,
+            Dovecot => dovecot(&directory, address)?,
+            Tokio => own(tools, "serve-tokio", self, address),
+            Floor => own(tools, "serve-floor", self, address),
+        };
+        Ok(Recipe { name: self.to_string(), command, address, directory: Some(directory) })
+    }
+}
+
+impl fmt::Display for System {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}{}", self.job, self.program, if self.defer { " +defer" } else { "" })
+    }
+}
+
+impl fmt::Display for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Discard => "discard",
+            Whoami => "whoami",
+        })
+    }
+}
+
+impl fmt::Display for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Vestibule => "Vestibule",
+            Haproxy => "HAProxy",
+            Nginx => "nginx stream",
+            Dovecot => "Dovecot imap-login",
+            Tokio => "tokio + proxy-header",
+            Floor => "floor (bare io_uring)",
+        })
+    }
+}
+
+/// The versions of the programs, as they tell them.
+pub fn versions(tools: &Tools) -> Vec<(Program, String)> {
+    let ask = |program: Command| first_line(program).unwrap_or_else(|| "not installed".into());
+    let with = |path: &Path, option: &str| {
+        let mut command = Command::new(path);
+        command.arg(option);
+        command
+    };
+    let system = |name: &str, option: &str| with(&find_program(name).unwrap_or_else(|| name.into()), option);
+    vec![
+        (Vestibule, ask(with(&tools.vestibule, "--version"))),
+        (Haproxy, ask(system("haproxy", "-v"))),
+        (Nginx, ask(system("nginx", "-v"))),
+        (Dovecot, ask(system("dovecot", "--version"))),
+        (Tokio, "tokio 1 (multi-thread runtime), proxy-header 0.1".into()),
+        (Floor, "vestibule::ring".into()),
+    ]
+}
+
+fn first_line(mut command: Command) -> Option<String> {
+    let output = command.output().ok()?;
+    let text = if output.stdout.is_empty() { output.stderr } else { output.stdout };
+    Some(String::from_utf8_lossy(&text).lines().next()?.to_owned())
+}
+
+fn write(directory: &TempDir, name: &str, text: &str) -> Result<PathBuf, String> {
+    let path = directory.path().join(name);
+    fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(path)
+}
+
+/// The built-in configuration but for the worker, the port and, where asked, TCP_DEFER_ACCEPT.
+pub fn vestibule_configuration(job: Job, defer: bool, address: SocketAddr) -> String {
+    format!(
+        "haproxy_trusted_networks = 127.0.0.0/8\n\
+         service bench {{\n  worker = {job}\n  inet_listener proxy {{\n    address = {ip}\n    port = {port}\n    \
+         haproxy = yes\n    defer_accept = {defer}\n  }}\n}}\n",
+        ip = address.ip(),
+        port = address.port(),
+        defer = if defer { "yes" } else { "no" },
+    )
+}
+
+fn vestibule(tools: &Tools, directory: &TempDir, system: System, address: SocketAddr) -> Result<Command, String> {
+    let text = vestibule_configuration(system.job, system.defer, address);
+    let mut command = Command::new(&tools.vestibule);
+    command.arg("serve").arg("-c").arg(write(directory, "vestibule.conf", &text)?);
+    Ok(command)
+}
+
+fn haproxy(directory: &TempDir, system: System, address: SocketAddr) -> Result<Command, String> {
+    let defer = if system.defer { " defer-accept" } else { "" };
+    let text = format!(
+        "global\n  nbthread 1\n  maxconn 8000\ndefaults\n  mode tcp\n  timeout client 10s\n  timeout connect 1s\n  \
+         timeout server 10s\nfrontend bench\n  bind {address} accept-proxy{defer}\n  tcp-request content reject\n"
+    );
+    let mut command = Command::new(find_program("haproxy").unwrap_or_else(|| "haproxy".into()));
+    command.arg("-db").arg("-f").arg(write(directory, "haproxy.cfg", &text)?);
+    Ok(command)
+}
+
+fn nginx(directory: &TempDir, system: System, address: SocketAddr) -> Result<Command, String> {
+    let answer = match system.job {
+        Discard => "",
+        Whoami => {
+            r#"{"version":"v2","client":"$proxy_protocol_addr:$proxy_protocol_port","destination":"$proxy_protocol_server_addr:$proxy_protocol_server_port","peer":"$remote_addr:$remote_port","local":"$server_addr:$server_port","tls":false,"tlvs":[],"residual":""}\n"#
+        }
+    };
+    let text = format!(
+        "{load}daemon off;\npid {path}/pid;\nerror_log stderr error;\nworker_processes 1;\n\
+         worker_rlimit_nofile 20000;\nevents {{ worker_connections 8192; }}\n\
+         stream {{\n  server {{\n    listen {address} proxy_protocol backlog=4096;\n    return '{answer}';\n  }}\n}}\n",
+        load = nginx_stream_module()?,
+        path = directory.path().display(),
+    );
+    let mut command = Command::new(find_program("nginx").unwrap_or_else(|| "nginx".into()));
+    command.arg("-p").arg(directory.path()).args(["-e", "stderr"]);
+    command.arg("-c").arg(write(directory, "nginx.conf", &text)?);
+    Ok(command)
+}
+
+/// The line that loads the stream module; empty where it is compiled in.
+fn nginx_stream_module() -> Result<String, String> {
+    const MODULES: [&str; 2] =
+        ["/usr/lib/nginx/modules/ngx_stream_module.so", "/usr/lib64/nginx/modules/ngx_stream_module.so"];
+    if let Some(module) = MODULES.into_iter().find(|path| Path::new(path).is_file()) {
+        return Ok(format!("load_module {module};\n"));
+    }
+    let options = Command::new(find_program("nginx").unwrap_or_else(|| "nginx".into()))
+        .arg("-V")
+        .output()
+        .map_err(|error| error.to_string())?;
+    match String::from_utf8_lossy(&options.stderr).contains("--with-stream ") {
+        true => Ok(String::new()),
+        false => Err("is not installed (Debian: libnginx-mod-stream)".into()),
+    }
+}
+
+/// Its login process greets nobody before authentication is ready, and that needs somebody who could log in.
+const DOVECOT_2_3: &str = "passdb {\n  driver = static\n  args = password=pw\n}\n";
+const DOVECOT_2_4: &str = "\
+dovecot_config_version = 2.4.0\ndovecot_storage_version = 2.4.0\npassdb static {\n  password = pw\n}\n";
+
+/// One long-lived login process (`service_count = 0`, Dovecot's high-performance mode); no TLS, so that it needs no
+/// certificate.
+fn dovecot(directory: &TempDir, address: SocketAddr) -> Result<Command, String> {
+    let program = find_program("dovecot").unwrap_or_else(|| "dovecot".into());
+    let mut ask = Command::new(&program);
+    ask.arg("--version");
+    let version = first_line(ask).ok_or("dovecot --version says nothing")?;
+    let (head, restart) = match version.starts_with("2.3") {
+        true => (DOVECOT_2_3, "service_count = 0"),
+        false => (DOVECOT_2_4, "restart_request_count = unlimited"),
+    };
+    let path = directory.path().display();
+    let text = format!(
+        "{head}base_dir = {path}/run\nstate_dir = {path}/state\nlog_path = /dev/stderr\nprotocols = imap\n\
+         listen = {ip}\nssl = no\nhaproxy_trusted_networks = 127.0.0.0/8\n\
+         service imap-login {{\n  {restart}\n  process_min_avail = 1\n  process_limit = 1\n  client_limit = 4096\n  \
+         inet_listener imap {{\n    port = 0\n  }}\n  inet_listener imaps {{\n    port = 0\n  }}\n  \
+         inet_listener imap_haproxy {{\n    port = {port}\n    haproxy = yes\n  }}\n}}\n\
+         service anvil {{\n  client_limit = 8192\n}}\n",
+        ip = address.ip(),
+        port = address.port(),
+    );
+    let mut command = Command::new(program);
+    command.arg("-F").arg("-c").arg(write(directory, "dovecot.conf", &text)?);
+    Ok(command)
+}
+
+fn own(tools: &Tools, subcommand: &str, system: System, address: SocketAddr) -> Command {
+    let mut command = Command::new(&tools.profile);
+    command.args([subcommand, &address.to_string()]);
+    if system.job == Whoami {
+        command.arg("--answer");
+    }
+    if system.defer {
+        command.arg("--defer-accept");
+    }
+    command
+}
