@@ -8,9 +8,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::bench::{self, Bench, time};
-use crate::load::Pace;
+use crate::load::{Outcome, Pace};
 use crate::machine::Machine;
-use crate::proc::cpu_time;
+use crate::proc::{Memory, cpu_time};
 use crate::report::plot;
 use crate::server::{is_interrupted, pause};
 use crate::systems::{Job, Program, System, versions};
@@ -146,6 +146,12 @@ fn in_turn(count: usize, round: usize) -> impl Iterator<Item = usize> {
 }
 
 fn cpu_round(bench: &Bench, system: System, pace: Pace) -> Result<Round, String> {
+    let (used, memory, outcome) = measure(bench, system, pace)?;
+    Ok(Round::new(used, memory, &outcome))
+}
+
+/// A fresh server under load: what it and others used, what it held at the end, and what the client saw.
+fn measure(bench: &Bench, system: System, pace: Pace) -> Result<(Used, Memory, Outcome), String> {
     let server = bench.warm(system)?;
     pause(REST)?;
     let (usage, cpu, begun) = (server.usage(), cpu_time(bench.server_cpu), Instant::now());
@@ -154,7 +160,7 @@ fn cpu_round(bench: &Bench, system: System, pace: Pace) -> Result<Round, String>
     pause(REST)?;
     let cpu = cpu_time(bench.server_cpu) - cpu;
     let used = Used { server: server.usage() - usage, cpu, time: begun.elapsed() };
-    Ok(Round::new(used, memory, &outcome))
+    Ok((used, memory, outcome))
 }
 
 /// The warm-up has checked every answer; while it is measured the client looks at less.
@@ -178,9 +184,8 @@ fn latency_rounds(bench: &Bench, args: &Args, rate: f64, measured: &mut [Measure
             let one = &mut measured[index];
             // Dovecot is slower than the others: it gets half of what it can do.
             let rate = one.rate().map_or(rate, |own| rate.min(own * LATENCY_LOAD));
-            let server = bench.warm(one.system)?;
-            let outcome = bench.load(&server, cheap(one.system), Pace::Open { rate, time }).run()?;
-            let result = LatencyRound::new(one.system.job, rate, outcome);
+            let (used, _, outcome) = measure(bench, one.system, Pace::Open { rate, time })?;
+            let result = LatencyRound::new(one.system.job, rate, used, outcome);
             bench.say(format!("latency {}/{rounds}  {:<36} {result}", round + 1, one.system.to_string()));
             one.latencies.push(result);
         }

@@ -57,6 +57,10 @@ pub struct LatencyRound {
     pub p999: u64,
     /// How late the client started connections, 99th percentile: part of the above.
     pub start_lag_p99: u64,
+    /// CPU time of the server a connection at this rate, microseconds, as in [`Round`].
+    pub cpu_us: f64,
+    /// Part of the server's CPU that others used meanwhile.
+    pub others_core: f64,
     /// At the percentiles of [`crate::load::CURVE`].
     pub curve: Vec<f64>,
 }
@@ -93,6 +97,8 @@ pub struct Summary {
     pub others_core: Spread,
     /// Connections a second.
     pub rate: Spread,
+    /// Part of a core that the client used.
+    pub client_core: Spread,
     /// KiB, shared pages counted by share.
     pub pss_kib: Spread,
     /// KiB resident.
@@ -118,6 +124,10 @@ pub struct LatencySummary {
     pub p99: Spread,
     /// 99.9th percentile.
     pub p999: Spread,
+    /// How late the client started connections, 99th percentile.
+    pub start_lag_p99: Spread,
+    /// CPU time of the server a connection.
+    pub cpu_us: Spread,
     /// Medians of the rounds at the percentiles of [`crate::load::CURVE`].
     pub curve: Vec<f64>,
 }
@@ -194,19 +204,25 @@ impl fmt::Display for Round {
 
 impl LatencyRound {
     /// From an outcome.
-    pub fn new(job: Job, rate: f64, outcome: Outcome) -> LatencyRound {
+    pub fn new(job: Job, rate: f64, used: Used, outcome: Outcome) -> LatencyRound {
+        let Round { cpu_us, others_core, .. } = Round::new(used, Memory::default(), &outcome);
         let (until, quantiles, curve) = match job {
             Job::Discard => ("end", outcome.latency.end, outcome.curves.end),
             Job::Whoami => ("first byte", outcome.latency.first_byte, outcome.curves.first_byte),
         };
         let (p50, p99, p999) = (quantiles.p50, quantiles.p99, quantiles.p999);
-        LatencyRound { rate, until, p50, p99, p999, start_lag_p99: outcome.start_lag.p99, curve }
+        let start_lag_p99 = outcome.start_lag.p99;
+        LatencyRound { rate, until, p50, p99, p999, start_lag_p99, cpu_us, others_core, curve }
     }
 }
 
 impl fmt::Display for LatencyRound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:7.0} /s  p50 {} us  p99 {} us  p99.9 {} us", self.rate, self.p50, self.p99, self.p999)
+        write!(
+            f,
+            "{:7.0} /s  p50 {} us  p99 {} us  p99.9 {} us  {:6.2} us CPU",
+            self.rate, self.p50, self.p99, self.p999, self.cpu_us
+        )
     }
 }
 
@@ -260,6 +276,7 @@ fn summary(one: &Measured, all: &[Measured]) -> Option<Summary> {
         switches: Spread::over(rounds, |round| round.voluntary + round.involuntary)?,
         others_core: Spread::over(rounds, |round| round.others_core)?,
         rate: Spread::over(rounds, |round| round.rate)?,
+        client_core: Spread::over(rounds, |round| round.client_core)?,
         pss_kib: Spread::over(rounds, |round| round.memory.pss_kib as f64)?,
         rss_kib: Spread::over(rounds, |round| round.memory.rss_kib as f64)?,
         ratio_equal: ratio(vestibule(one.system.defer)),
@@ -277,6 +294,8 @@ fn latency(rounds: &[LatencyRound]) -> Option<LatencySummary> {
         p50: Spread::over(rounds, |round| round.p50 as f64)?,
         p99: Spread::over(rounds, |round| round.p99 as f64)?,
         p999: Spread::over(rounds, |round| round.p999 as f64)?,
+        start_lag_p99: Spread::over(rounds, |round| round.start_lag_p99 as f64)?,
+        cpu_us: Spread::over(rounds, |round| round.cpu_us)?,
         curve: (0..points).map_while(at).collect(),
     })
 }
@@ -349,6 +368,6 @@ mod tests {
         assert_eq!((round.cpu_us, round.user_us, round.system_us, round.softirq_us), (25.0, 5.0, 20.0, 5.0));
         assert_eq!((round.voluntary, round.client_core, round.connections), (0.5, 0.5, 1000));
         assert!((round.others_core - 0.1).abs() < 1e-9);
-        assert_eq!(LatencyRound::new(Job::Discard, 1.0, outcome).p99, 8);
+        assert_eq!(LatencyRound::new(Job::Discard, 1.0, used, outcome).p99, 8);
     }
 }

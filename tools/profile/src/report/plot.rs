@@ -20,8 +20,10 @@ const ROW: i32 = 30;
 const BAR: i32 = 18;
 /// Where bars begin: names stand to the left.
 const NAMES: i32 = 220;
-/// Room for the figures to the right of the longest bar.
-const FIGURES: i32 = 90;
+/// Pixels for the longest bar.
+const ROOM: i32 = 580;
+/// Pixels by which a bar with a gap is longer.
+const OVERHANG: i32 = 20;
 
 /// The colours of series, chosen to be told apart by most eyes on both papers.
 pub const COLOURS: [RGBColor; 7] = [
@@ -48,6 +50,8 @@ pub struct Bar {
     pub figure: String,
     /// Index into [`COLOURS`].
     pub colour: usize,
+    /// Whether the scale need not have room for it: it is then drawn with a gap.
+    pub outlier: bool,
 }
 
 /// Bars under a title.
@@ -72,8 +76,11 @@ pub struct Line {
 pub fn bars(groups: &[Group]) -> Result<String, String> {
     let rows: usize = groups.iter().map(|group| group.bars.len() + 1).sum();
     let height = rows as i32 * ROW + 10;
-    let longest = groups.iter().flat_map(|group| &group.bars).map(|bar| bar.spread.1).fold(f64::MIN_POSITIVE, f64::max);
-    let scale = f64::from(WIDTH as i32 - NAMES - FIGURES) / longest;
+    let all = || groups.iter().flat_map(|group| &group.bars);
+    let longest =
+        |outliers: bool| all().filter(|bar| outliers || !bar.outlier).map(|bar| bar.spread.1).fold(0.0, f64::max);
+    let longest = if all().all(|bar| bar.outlier) { longest(true) } else { longest(false) };
+    let scale = f64::from(ROOM) / longest.max(f64::MIN_POSITIVE);
     draw(height as u32, |area| {
         let mut top = 5;
         for group in groups {
@@ -89,19 +96,27 @@ pub fn bars(groups: &[Group]) -> Result<String, String> {
 }
 
 fn one_bar(area: &Area<'_>, bar: &Bar, top: i32, scale: f64) -> Drawn {
-    let x = |value: f64| NAMES + (value * scale).round() as i32;
+    let x = |value: f64| NAMES + ((value * scale).round() as i32).min(ROOM + OVERHANG);
     let (upper, lower, middle) = (top + (ROW - BAR) / 2, top + (ROW + BAR) / 2, top + ROW / 2);
     let colour = COLOURS[bar.colour % COLOURS.len()];
-    area.draw(&Text::new(bar.name.clone(), (NAMES - 10, middle), text(13, HPos::Right)))?;
+    area.draw(&Text::new(bar.name.clone(), (NAMES - 10, middle), text(14, HPos::Right)))?;
     area.draw(&Rectangle::new([(x(0.0), upper), (x(bar.first), lower)], colour.filled()))?;
     area.draw(&Rectangle::new([(x(bar.first), upper), (x(bar.whole), lower)], colour.mix(0.55).filled()))?;
-    let (least, most) = (x(bar.spread.0), x(bar.spread.1));
     let stroke: ShapeStyle = INK.mix(0.8).stroke_width(1);
-    area.draw(&PathElement::new(vec![(least, middle), (most, middle)], stroke))?;
-    for end in [least, most] {
-        area.draw(&PathElement::new(vec![(end, middle - 4), (end, middle + 4)], stroke))?;
-    }
-    area.draw(&Text::new(bar.figure.clone(), (most.max(x(bar.whole)) + 8, middle), text(13, HPos::Left)))?;
+    let end = if x(bar.spread.1) >= NAMES + ROOM + OVERHANG {
+        for at in [ROOM - 20, ROOM - 14] {
+            area.draw(&PathElement::new(vec![(NAMES + at, lower + 3), (NAMES + at + 6, upper - 3)], stroke))?;
+        }
+        NAMES + ROOM + OVERHANG
+    } else {
+        let (least, most) = (x(bar.spread.0), x(bar.spread.1));
+        area.draw(&PathElement::new(vec![(least, middle), (most, middle)], stroke))?;
+        for end in [least, most] {
+            area.draw(&PathElement::new(vec![(end, middle - 4), (end, middle + 4)], stroke))?;
+        }
+        most.max(x(bar.whole))
+    };
+    area.draw(&Text::new(bar.figure.clone(), (end + 8, middle), text(14, HPos::Left)))?;
     Ok(())
 }
 
@@ -118,6 +133,7 @@ pub fn percentiles(lines: &[Line], up: &str) -> Result<String, String> {
         let (plot, below) = area.split_vertically(400);
         let mut chart = ChartBuilder::on(&plot)
             .margin(10)
+            .margin_right(45)
             .set_label_area_size(LabelAreaPosition::Left, 70)
             .set_label_area_size(LabelAreaPosition::Bottom, 45)
             .build_cartesian_2d((1.0..right).log_scale(), ((low * 0.8).max(1.0)..high * 1.2).log_scale())?;
@@ -126,10 +142,11 @@ pub fn percentiles(lines: &[Line], up: &str) -> Result<String, String> {
             .bold_line_style(INK.mix(0.2))
             .light_line_style(INK.mix(0.06))
             .axis_style(INK.mix(0.5))
-            .label_style(text(12, HPos::Center))
+            .label_style(text(13, HPos::Center))
             .axis_desc_style(text(13, HPos::Center))
             .x_labels(6)
             .x_label_formatter(&|inverse| percentile_name(*inverse))
+            .y_label_formatter(&|micros| format!("{micros:.0}"))
             .x_desc("percentile")
             .y_desc(up)
             .draw()?;
@@ -141,7 +158,7 @@ pub fn percentiles(lines: &[Line], up: &str) -> Result<String, String> {
             let y = index as i32 * 22 + 11;
             let style = COLOURS[line.colour % COLOURS.len()].stroke_width(3);
             below.draw(&PathElement::new(vec![(80, y), (110, y)], style))?;
-            below.draw(&Text::new(line.name.clone(), (120, y), text(13, HPos::Left)))?;
+            below.draw(&Text::new(line.name.clone(), (120, y), text(14, HPos::Left)))?;
         }
         Ok(())
     })
@@ -192,17 +209,21 @@ mod tests {
             spread: (whole, whole),
             figure: format!("{whole:.1}"),
             colour: 0,
+            outlier: whole > 150.0,
         };
         let svg =
-            bars(&[Group { title: "job".into(), bars: vec![bar("one", 50.0), bar("two", 100.0)] }]).expect("it draws");
+            bars(&[Group { title: "job".into(), bars: vec![bar("one", 50.0), bar("two", 100.0), bar("far", 900.0)] }])
+                .expect("it draws");
         let widths: Vec<i32> = svg
             .lines()
             .filter_map(|line| {
                 line.trim().strip_prefix("<rect ")?.split_once("width=\"")?.1.split('"').next()?.parse().ok()
             })
             .collect();
-        assert_eq!(widths.len(), 4, "{svg}");
+        assert_eq!(widths.len(), 6, "{svg}");
         assert!((2 * (widths[0] + widths[1]) - (widths[2] + widths[3])).abs() <= 4, "{widths:?}");
+        // The one far off does not make the others small.
+        assert!(widths[2] + widths[3] >= ROOM - 2 && widths[4] + widths[5] <= ROOM + OVERHANG, "{widths:?}");
         assert!(svg.contains("currentColor") && !svg.contains(INK_AS_WRITTEN));
     }
 
