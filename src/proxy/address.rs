@@ -1,56 +1,71 @@
 //! The address block: source, destination and ports in the layout of version 2, whichever version brought them.
 
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use core::net::{IpAddr, SocketAddr};
 
-/// Bytes of the version 2 address block of INET.
-pub(super) const INET_BLOCK: usize = 12;
-/// Bytes of the version 2 address block of INET6.
-pub(super) const INET6_BLOCK: usize = 36;
 /// Bytes of the version 2 address block of UNIX.
 pub(super) const UNIX_BLOCK: usize = 216;
 /// Bytes of one name in the UNIX block.
 pub(super) const UNIX_NAME: usize = UNIX_BLOCK / 2;
 
-/// IP addresses and ports as they stand in a version 2 block: 36 bytes that need no reading before they are asked for.
+/// IP addresses and ports as they stand in a version 2 block: bytes that need no reading before they are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Block {
     /// LOCAL, UNKNOWN, UNSPEC.
     Unspec,
     /// The names stay in the header's bytes.
     Unix,
-    /// Source, destination, ports.
-    Inet([u8; INET_BLOCK]),
-    /// Source, destination, ports.
-    Inet6([u8; INET6_BLOCK]),
+    /// Addresses of 4 bytes.
+    Inet(Pair<4>),
+    /// Addresses of 16 bytes.
+    Inet6(Pair<16>),
+}
+
+/// Two addresses of `N` bytes and their ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pair<const N: usize> {
+    pub(super) source: [u8; N],
+    pub(super) destination: [u8; N],
+    pub(super) ports: [u8; 4],
+}
+
+impl<const N: usize> Pair<N> {
+    /// Bytes of the block.
+    pub(super) const LEN: usize = 2 * N + 4;
+
+    #[inline(always)]
+    pub(super) fn new(source: [u8; N], destination: [u8; N], ports: [u16; 2]) -> Pair<N> {
+        let [[a, b], [c, d]] = ports.map(u16::to_be_bytes);
+        Pair { source, destination, ports: [a, b, c, d] }
+    }
+
+    /// The block at the start of these bytes.
+    #[inline(always)]
+    pub(super) fn read(bytes: &[u8]) -> Option<Pair<N>> {
+        // One check that makes the others superfluous.
+        let bytes = bytes.get(..Self::LEN)?;
+        let (source, rest) = bytes.split_first_chunk()?;
+        let (destination, rest) = rest.split_first_chunk()?;
+        Some(Pair { source: *source, destination: *destination, ports: *rest.first_chunk()? })
+    }
+
+    #[inline]
+    fn sockets(&self) -> (SocketAddr, SocketAddr)
+    where
+        IpAddr: From<[u8; N]>,
+    {
+        let [a, b, c, d] = self.ports;
+        let socket = |address, port| SocketAddr::new(IpAddr::from(address), u16::from_be_bytes(port));
+        (socket(self.source, [a, b]), socket(self.destination, [c, d]))
+    }
 }
 
 impl Block {
-    #[inline]
-    pub(super) fn of_v4(source: (Ipv4Addr, u16), destination: (Ipv4Addr, u16)) -> Block {
-        let [a, b, c, d] = source.0.octets();
-        let [e, f, g, h] = destination.0.octets();
-        let [i, j] = source.1.to_be_bytes();
-        let [k, l] = destination.1.to_be_bytes();
-        Block::Inet([a, b, c, d, e, f, g, h, i, j, k, l])
-    }
-
-    #[inline]
-    pub(super) fn of_v6(source: (Ipv6Addr, u16), destination: (Ipv6Addr, u16)) -> Block {
-        let mut block = [0; INET6_BLOCK];
-        let addresses = source.0.octets().into_iter().chain(destination.0.octets());
-        let ports = source.1.to_be_bytes().into_iter().chain(destination.1.to_be_bytes());
-        for (to, from) in block.iter_mut().zip(addresses.chain(ports)) {
-            *to = from;
-        }
-        Block::Inet6(block)
-    }
-
-    /// The block as it is sent. UNIX names are not kept here, and never sent.
-    pub(super) fn bytes(&self) -> &[u8] {
+    /// The parts of the block in the order in which they are sent. UNIX names are not kept here, and never sent.
+    pub(super) fn parts(&self) -> [&[u8]; 3] {
         match self {
-            Block::Unspec | Block::Unix => &[],
-            Block::Inet(block) => block,
-            Block::Inet6(block) => block,
+            Block::Unspec | Block::Unix => [&[]; 3],
+            Block::Inet(pair) => [&pair.source, &pair.destination, &pair.ports],
+            Block::Inet6(pair) => [&pair.source, &pair.destination, &pair.ports],
         }
     }
 
@@ -68,19 +83,8 @@ impl Block {
     pub(super) fn sockets(&self) -> Option<(SocketAddr, SocketAddr)> {
         match self {
             Block::Unspec | Block::Unix => None,
-            Block::Inet([a, b, c, d, e, f, g, h, i, j, k, l]) => Some((
-                SocketAddr::new(IpAddr::V4(Ipv4Addr::new(*a, *b, *c, *d)), u16::from_be_bytes([*i, *j])),
-                SocketAddr::new(IpAddr::V4(Ipv4Addr::new(*e, *f, *g, *h)), u16::from_be_bytes([*k, *l])),
-            )),
-            Block::Inet6(block) => {
-                let (source, rest) = block.split_first_chunk::<16>()?;
-                let (destination, ports) = rest.split_first_chunk::<16>()?;
-                let [i, j, k, l] = ports.first_chunk()?;
-                Some((
-                    SocketAddr::new(IpAddr::V6(Ipv6Addr::from(*source)), u16::from_be_bytes([*i, *j])),
-                    SocketAddr::new(IpAddr::V6(Ipv6Addr::from(*destination)), u16::from_be_bytes([*k, *l])),
-                ))
-            }
+            Block::Inet(pair) => Some(pair.sockets()),
+            Block::Inet6(pair) => Some(pair.sockets()),
         }
     }
 }
@@ -101,12 +105,14 @@ mod tests {
 
     #[test]
     fn blocks_give_back_what_they_were_made_of() {
-        let (a, b): (Ipv4Addr, Ipv4Addr) = ([203, 0, 113, 9].into(), [192, 0, 2, 1].into());
-        let block = Block::of_v4((a, 41000), (b, 25));
-        assert_eq!(block.sockets(), Some(((a, 41000).into(), (b, 25).into())));
-        let (a, b): (Ipv6Addr, Ipv6Addr) = ([0x2001, 0xdb8, 0, 0, 0, 0, 0, 7].into(), Ipv6Addr::LOCALHOST);
-        let block = Block::of_v6((a, 1), (b, 65535));
-        assert_eq!(block.sockets(), Some(((a, 1).into(), (b, 65535).into())));
+        let (a, b): (SocketAddr, SocketAddr) = (([203, 0, 113, 9], 41000).into(), ([192, 0, 2, 1], 25).into());
+        let pair = Pair::new([203, 0, 113, 9], [192, 0, 2, 1], [41000, 25]);
+        assert_eq!(Block::Inet(pair).sockets(), Some((a, b)));
+        assert_eq!(Pair::read(&Block::Inet(pair).parts().concat()), Some(pair));
+        let pair = Pair::new([7; 16], [9; 16], [1, 65535]);
+        assert_eq!(Block::Inet6(pair).sockets(), Some((([7; 16], 1).into(), ([9; 16], 65535).into())));
+        assert_eq!(Pair::read(&Block::Inet6(pair).parts().concat()), Some(pair));
+        assert_eq!(Pair::<16>::read(&[0; 35]), None);
         assert_eq!(Block::Unspec.sockets(), None);
     }
 

@@ -33,6 +33,12 @@ pub(super) fn absent_at(prefix: &[u8]) -> usize {
     alike(V1_PREFIX).max(alike(V2_SIGNATURE)) + 1
 }
 
+/// Whether the first of these 16 bytes are `PROXY `.
+#[inline(always)]
+pub(super) fn is_line(first: u128) -> bool {
+    (first ^ word(V1_PREFIX)) & mask(V1_PREFIX.len()) == 0
+}
+
 /// Only the bytes under `have` are there and compared.
 #[inline(always)]
 fn classify_word(first: u128, have: u128) -> Class {

@@ -7,7 +7,7 @@
 use core::fmt::{self, Write};
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use super::address::Block;
+use super::address::{Block, Pair};
 use super::checksum::{self, CHECKSUM_LEN};
 use super::error::Reason;
 use super::header::{Command, Header, Version};
@@ -144,7 +144,7 @@ impl<'a> Encoder<'a> {
         if self.version == Version::V2
             && let Content::Proxy(block) = &self.content
         {
-            self.finish(out, V2_FIXED + block.bytes().len())?;
+            self.finish(out, V2_FIXED + block_len(block))?;
         }
         Ok(length)
     }
@@ -178,8 +178,10 @@ impl<'a> Encoder<'a> {
     fn write_proxy(&self, out: &mut impl Sink, block: &Block) -> Result<(), Full> {
         let mut chain = Count(0);
         self.write_chain(&mut chain)?;
-        write_fixed(out, 0x21, block.fam(), block.bytes().len() + chain.0)?;
-        out.put(block.bytes())?;
+        write_fixed(out, 0x21, block.fam(), block_len(block) + chain.0)?;
+        for part in block.parts() {
+            out.put(part)?;
+        }
         self.write_chain(out)
     }
 
@@ -390,9 +392,10 @@ impl fmt::Display for EncodeError {
 impl core::error::Error for EncodeError {}
 
 fn block(source: SocketAddr, destination: SocketAddr) -> Block {
+    let ports = [source.port(), destination.port()];
     match (source.ip(), destination.ip()) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => Block::of_v4((from, source.port()), (to, destination.port())),
-        (from, to) => Block::of_v6((mapped(from), source.port()), (mapped(to), destination.port())),
+        (IpAddr::V4(from), IpAddr::V4(to)) => Block::Inet(Pair::new(from.octets(), to.octets(), ports)),
+        (from, to) => Block::Inet6(Pair::new(mapped(from).octets(), mapped(to).octets(), ports)),
     }
 }
 
@@ -401,6 +404,10 @@ fn mapped(address: IpAddr) -> Ipv6Addr {
         IpAddr::V4(address) => address.to_ipv6_mapped(),
         IpAddr::V6(address) => address,
     }
+}
+
+fn block_len(block: &Block) -> usize {
+    block.parts().iter().map(|part| part.len()).sum()
 }
 
 /// core writes IPv6 addresses as RFC 5952 wants them, mapped ones with a dotted quad.

@@ -2,7 +2,7 @@
 
 use core::net::SocketAddr;
 
-use super::address::{Block, INET_BLOCK, INET6_BLOCK, UNIX_BLOCK, UNIX_NAME, unix_name};
+use super::address::{Block, Pair, UNIX_BLOCK, UNIX_NAME, unix_name};
 use super::name;
 use super::ssl::Ssl;
 use super::tlv::{Tlvs, kind};
@@ -74,15 +74,16 @@ pub enum Addresses<'a> {
 ///
 /// Only [`decode`](super::decode) makes one, so it always fits the bytes it was made from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)] // what is constant for most headers stands side by side: one store
 pub struct Head {
     /// Whole header in bytes, 15..=65551.
     pub(super) length: u32,
     /// Where the TLV chain starts; `length` where there is none to read.
     pub(super) tlvs: u32,
-    pub(super) block: Block,
     pub(super) version: Version,
     pub(super) command: Command,
     pub(super) transport: Transport,
+    pub(super) block: Block,
 }
 
 /// A decoded header over its bytes.
@@ -134,6 +135,13 @@ impl Head {
     #[inline]
     pub fn ip(&self) -> Option<(SocketAddr, SocketAddr)> {
         self.block.sockets()
+    }
+
+    /// PROXY over a stream between IP addresses.
+    #[inline(always)]
+    pub(super) fn of_stream(version: Version, block: Block, length: usize, tlvs: usize) -> Head {
+        let (length, tlvs) = (length as u32, tlvs as u32);
+        Head { length, tlvs, block, version, command: Command::Proxy, transport: Transport::Stream }
     }
 
     /// A header without addresses and TLVs: LOCAL, UNKNOWN, and what PROXY with UNSPEC starts from.
@@ -258,8 +266,8 @@ impl Family {
     pub(super) const fn block_len(self) -> usize {
         match self {
             Family::Unspec => 0,
-            Family::Inet => INET_BLOCK,
-            Family::Inet6 => INET6_BLOCK,
+            Family::Inet => Pair::<4>::LEN,
+            Family::Inet6 => Pair::<16>::LEN,
             Family::Unix => UNIX_BLOCK,
         }
     }

@@ -20,6 +20,7 @@ mod v1;
 mod v2;
 mod vendor;
 
+use address::Block;
 pub use classify::{Class, classify};
 pub use diagnose::{DIAGNOSE_LENGTH_MAX, Diagnosis, Escaped, diagnose};
 pub use encode::{EncodeError, Encoder, Limits};
@@ -84,6 +85,18 @@ pub enum Decoded<'a> {
 /// same byte with any continuation, and all shorter prefixes are incomplete.
 #[inline]
 pub fn decode<'a>(prefix: &'a [u8], rules: &Rules) -> Decoded<'a> {
+    let first = prefix.first_chunk().map_or(0, |first| u128::from_le_bytes(*first));
+    match v2::without_length(first) {
+        v2::INET_STREAM => v2::decode_stream(prefix, first, rules, Block::Inet),
+        v2::INET6_STREAM => v2::decode_stream(prefix, first, rules, Block::Inet6),
+        _ if classify::is_line(first) => v1::decode(prefix, rules),
+        _ => decode_any(prefix, rules),
+    }
+}
+
+/// As [`decode`], out of line: a header that is decoded without a call is decoded in half the time.
+#[inline(never)]
+fn decode_any<'a>(prefix: &'a [u8], rules: &Rules) -> Decoded<'a> {
     let class = classify(prefix);
     // Not a `match`: its jump table would cost more than two compares.
     if class == Class::V2 {

@@ -1,76 +1,68 @@
 //! Version 2: 16 fixed bytes, an address block, TLVs.
 
-use super::address::Block;
+use super::address::{Block, Pair};
 use super::checksum::{self, CHECKSUM_LEN};
 use super::error::Reason;
 use super::header::{Command, Family, Head, Transport, Version};
 use super::tlv::{self, Tlvs, kind};
 use super::{Decoded, Rules, V2_FIXED, V2_SIGNATURE};
 
-/// Decodes bytes that begin with the signature, or are a part of it.
-///
-/// A whole PROXY header over an IP stream, the only kind that matters for speed, is decoded here in one go; everything
-/// else goes through [`decode_exactly`], which says of anything, also of these, what there is to say.
+/// The first 14 bytes of a PROXY header over TCP/IPv4, as a little-endian number.
+pub(super) const INET_STREAM: u128 = u128::from_le_bytes(*b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\0");
+/// The same over TCP/IPv6.
+pub(super) const INET6_STREAM: u128 = u128::from_le_bytes(*b"\r\n\r\n\0\r\nQUIT\n\x21\x21\0\0");
+
+/// The first 14 of these 16 bytes.
+#[inline(always)]
+pub(super) fn without_length(first: u128) -> u128 {
+    first << 16 >> 16
+}
+
+/// Decodes bytes that begin with one of these 14, whose address block is a pair of `N`. `first` are the first 16.
+#[inline(always)]
+pub(super) fn decode_stream<'a, const N: usize>(
+    prefix: &'a [u8],
+    first: u128,
+    rules: &Rules,
+    block: fn(Pair<N>) -> Block,
+) -> Decoded<'a> {
+    let total = V2_FIXED + usize::from(((first >> 112) as u16).swap_bytes());
+    let tlvs = V2_FIXED + Pair::<N>::LEN;
+    if total == tlvs
+        && total <= rules.header_limit as usize
+        && let Some(pair) = prefix.get(V2_FIXED..).and_then(Pair::read)
+        && let Some(header) = Head::of_stream(Version::V2, block(pair), total, tlvs).over(prefix)
+    {
+        return Decoded::Complete(header);
+    }
+    decode_with_tlvs(prefix, total, rules, block)
+}
+
+/// Apart from headers without TLVs, which need not pay for the registers of a loop.
+#[inline(never)]
+fn decode_with_tlvs<'a, const N: usize>(
+    prefix: &'a [u8],
+    total: usize,
+    rules: &Rules,
+    block: fn(Pair<N>) -> Block,
+) -> Decoded<'a> {
+    let tlvs = V2_FIXED + Pair::<N>::LEN;
+    if total <= rules.header_limit as usize
+        && let Some(header) = prefix.get(..total)
+        && let Some(chain) = header.get(tlvs..)
+        && let Some(pair) = prefix.get(V2_FIXED..).and_then(Pair::read)
+        && let Some(checksum) = tlv::survey(chain)
+        && (checksum == 0 || checksum::verify(header, tlvs + checksum).is_ok())
+        && let Some(header) = Head::of_stream(Version::V2, block(pair), total, tlvs).over(prefix)
+    {
+        return Decoded::Complete(header);
+    }
+    decode(prefix, rules)
+}
+
+/// Decodes bytes that begin with the signature, or are a part of it, at whatever byte it can be decided.
 #[inline(never)]
 pub(super) fn decode<'a>(prefix: &'a [u8], rules: &Rules) -> Decoded<'a> {
-    match prefix.split_first_chunk::<V2_FIXED>() {
-        Some(([.., 0x21, 0x11, high, low], body)) => {
-            stream(prefix, body, u16::from_be_bytes([*high, *low]), rules, Block::Inet)
-        }
-        Some(([.., 0x21, 0x21, high, low], body)) => {
-            stream(prefix, body, u16::from_be_bytes([*high, *low]), rules, Block::Inet6)
-        }
-        _ => decode_exactly(prefix, rules),
-    }
-}
-
-/// A PROXY header over a stream whose address block has `N` bytes.
-#[inline(always)]
-fn stream<'a, const N: usize>(
-    prefix: &'a [u8],
-    body: &'a [u8],
-    length: u16,
-    rules: &Rules,
-    block: impl Fn([u8; N]) -> Block,
-) -> Decoded<'a> {
-    let total = V2_FIXED + usize::from(length);
-    let Some((addresses, chain)) = body.get(..usize::from(length)).and_then(|body| body.split_first_chunk()) else {
-        return decode_exactly(prefix, rules);
-    };
-    if total > rules.header_limit as usize {
-        return decode_exactly(prefix, rules);
-    }
-    if !chain.is_empty()
-        && let Err(reason) = judge(prefix.get(..total).unwrap_or_default(), chain)
-    {
-        return Decoded::Invalid { reason, at: total };
-    }
-    let head = Head {
-        length: total as u32,
-        tlvs: (V2_FIXED + N) as u32,
-        block: block(*addresses),
-        version: Version::V2,
-        command: Command::Proxy,
-        transport: Transport::Stream,
-    };
-    match head.over(prefix) {
-        Some(header) => Decoded::Complete(header),
-        None => Decoded::Incomplete { need: total },
-    }
-}
-
-/// Judges the chain at the end of a whole header.
-#[inline(always)]
-fn judge(bytes: &[u8], chain: &[u8]) -> Result<(), Reason> {
-    match tlv::judge(chain)? {
-        Some(at) => checksum::verify(bytes, bytes.len() - chain.len() + at),
-        None => Ok(()),
-    }
-}
-
-/// Decodes anything, at whatever byte it can be decided.
-#[inline(never)]
-fn decode_exactly<'a>(prefix: &'a [u8], rules: &Rules) -> Decoded<'a> {
     let Some((fixed, _)) = prefix.split_first_chunk::<V2_FIXED>() else {
         return match begun(prefix.get(V2_SIGNATURE.len()..).unwrap_or_default(), rules) {
             Ok(()) => Decoded::Incomplete { need: V2_FIXED },
@@ -166,11 +158,14 @@ fn proxy(bytes: &[u8], fam: u8) -> Result<Head, Reason> {
     if family == Family::Unspec && !tlv::is_exact(chain) {
         return Ok(head);
     }
-    judge(bytes, chain)?;
-    head.tlvs = (bytes.len() - chain.len()) as u32;
+    let chain_at = bytes.len() - chain.len();
+    if let Some(at) = tlv::judge(chain)? {
+        checksum::verify(bytes, chain_at + at)?;
+    }
+    head.tlvs = chain_at as u32;
     head.block = match family {
-        Family::Inet => body.first_chunk().copied().map_or(Block::Unspec, Block::Inet),
-        Family::Inet6 => body.first_chunk().copied().map_or(Block::Unspec, Block::Inet6),
+        Family::Inet => Pair::read(body).map_or(Block::Unspec, Block::Inet),
+        Family::Inet6 => Pair::read(body).map_or(Block::Unspec, Block::Inet6),
         Family::Unix => Block::Unix,
         Family::Unspec => Block::Unspec,
     };

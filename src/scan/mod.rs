@@ -1,92 +1,205 @@
 //! Finds bytes by their kind, many at a time, and reads numbers from text. Knows nothing of any protocol.
 //!
-//! A scan answers with a bitmap: bit `i` says whether byte `i` is of the kind. A parser then works on bits, not on bytes:
-//! the next separator is the next set bit, and all between two separators is digits.
+//! A scan answers with bitmaps: bit `i` says whether byte `i` is of a kind. A parser then works on bits, not on bytes: the
+//! next separator is the next set bit, and "no number is empty" is a shift and an AND for the whole text.
+//!
+//! The same scans exist twice: [`Words`] takes eight bytes at a time in an ordinary register, on any machine; `Avx2` takes
+//! 32 and reads four numbers at once. A parser is written once, as [`Work`] that is generic over [`Scan`], and [`best`]
+//! does it with what the processor has.
 
-/// Which of the first 64 bytes are not decimal digits; bits beyond the end are 0. `None` below 8 bytes.
-#[inline(always)]
-pub(crate) fn non_digits(bytes: &[u8]) -> Option<u64> {
-    bitmap(bytes.get(..64).unwrap_or(bytes), non_digits_of)
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+
+/// Which bytes of a text are of a kind: bit `i` for byte `i`, at most 64. Bits beyond the end are 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Decimal {
+    /// All but `0` to `9`.
+    pub(crate) non_digits: u64,
+    /// `0`.
+    pub(crate) zeros: u64,
+    /// `.`
+    pub(crate) dots: u64,
+    /// The space.
+    pub(crate) spaces: u64,
 }
 
-/// Which of the first 64 bytes are not hexadecimal digits; bits beyond the end are 0. `None` below 8 bytes.
-#[inline(always)]
-pub(crate) fn non_hex_digits(bytes: &[u8]) -> Option<u64> {
-    bitmap(bytes.get(..64).unwrap_or(bytes), non_hex_digits_of)
+/// As [`Decimal`], for text with hexadecimal numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Hexadecimal {
+    /// `0` to `9`, `a` to `f`, `A` to `F`.
+    pub(crate) digits: u64,
+    /// `:`
+    pub(crate) colons: u64,
+    /// The space.
+    pub(crate) spaces: u64,
 }
 
-/// The number 0..=255 in the last `length` bytes of `word`, all of them digits, without a leading zero.
+/// The scans that depend on the processor.
+pub(crate) trait Scan: Copy {
+    /// The kinds of up to 64 bytes of `text`; `None` if it is too short to scan.
+    fn decimal(self, text: &[u8]) -> Option<Decimal>;
+
+    /// The kinds of up to 64 bytes of `text` from `from` on; `None` if `text` as a whole is too short to scan.
+    fn hexadecimal(self, text: &[u8], from: usize) -> Option<Hexadecimal>;
+
+    /// Two dotted quads, each at the end of its window: the octets in order, the first in the lowest byte.
+    ///
+    /// Bit `i` of a shape is set where byte `i` of the quad, which has digits otherwise, is a dot, and for the byte behind
+    /// it. `None` if the shape is not that of four numbers of 1 to 3 digits, or a number is over 255.
+    fn dotted_quads(self, windows: [&[u8; 16]; 2], shapes: [u32; 2]) -> Option<u64>;
+
+    /// Eight hexadecimal numbers, big-endian: each in the highest bytes of its word, below which `others` bits are not of
+    /// it. A word that is all others has the number 0.
+    fn hexadecimal_groups(self, words: &[u32; 8], others: &[u32; 8]) -> [u8; 16];
+
+    /// CRC32C of `before`, four zero bytes and `after`; `None` where the processor has no instruction for it.
+    fn crc32c(self, before: &[u8], after: &[u8]) -> Option<u32>;
+}
+
+/// Something to do with the best [`Scan`] there is.
+pub(crate) trait Work {
+    /// What it yields.
+    type Output;
+    /// To be `#[inline(always)]`, so that it is compiled for the processor that the scan is for.
+    fn with(self, scan: impl Scan) -> Self::Output;
+}
+
+/// Does the work with the best scan that this processor has.
 #[inline(always)]
-pub(crate) fn octet(word: [u8; 8], length: usize) -> Option<u8> {
-    if length.wrapping_sub(1) >= 3 {
-        return None;
+pub(crate) fn best<W: Work>(work: W) -> W::Output {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(avx2) = x86_64::Avx2::detect() {
+        return avx2.run(work);
     }
-    let word = (u64::from_le_bytes(word) >> 32) as u32;
-    let above = 32 - 8 * length as u32;
-    let leading_zero = length > 1 && (word >> above) as u8 == b'0';
-    let digits = (word & 0x0f0f_0f0f) >> above << above;
-    // Two digits to a number, then two numbers to one; what stands in between is cut off.
-    let pairs = (digits.wrapping_mul(10 << 8 | 1) >> 8) & 0x00ff_00ff;
-    let value = pairs.wrapping_mul(100 << 16 | 1) >> 16;
-    if value > 255 || leading_zero { None } else { Some(value as u8) }
+    work.with(Words)
 }
 
-/// The number 0..=65535 in the last `length` bytes of `word`, in plain digits without a leading zero.
-#[inline(always)]
-pub(crate) fn decimal_u16(word: [u8; 8], length: usize) -> Option<u16> {
-    if length.wrapping_sub(1) >= 5 {
-        return None;
+/// Eight bytes at a time in an ordinary register (SWAR). Also what the other scans are tested against.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Words;
+
+impl Scan for Words {
+    #[inline(always)]
+    fn decimal(self, text: &[u8]) -> Option<Decimal> {
+        Some(Decimal {
+            non_digits: bitmap(text, non_digits_of)?,
+            zeros: bitmap(text, |word| equal_to(word, b'0'))?,
+            dots: bitmap(text, |word| equal_to(word, b'.'))?,
+            spaces: bitmap(text, |word| equal_to(word, b' '))?,
+        })
     }
-    let word = u64::from_le_bytes(word);
-    let above = 64 - 8 * length as u32;
-    let leading_zero = length > 1 && (word >> above) as u8 == b'0';
-    let digits = (word & all(0x0f)) >> above << above;
+
+    #[inline(always)]
+    fn hexadecimal(self, text: &[u8], from: usize) -> Option<Hexadecimal> {
+        let text = text.get(from..)?;
+        Some(Hexadecimal {
+            digits: bitmap(text, hex_digits_of)?,
+            colons: bitmap(text, |word| equal_to(word, b':'))?,
+            spaces: bitmap(text, |word| equal_to(word, b' '))?,
+        })
+    }
+
+    #[inline(always)]
+    fn dotted_quads(self, windows: [&[u8; 16]; 2], shapes: [u32; 2]) -> Option<u64> {
+        let low = dotted_quad(windows[0], shapes[0])?;
+        let high = dotted_quad(windows[1], shapes[1])?;
+        Some(u64::from(low) | u64::from(high) << 32)
+    }
+
+    #[inline(always)]
+    fn hexadecimal_groups(self, words: &[u32; 8], others: &[u32; 8]) -> [u8; 16] {
+        let mut address = 0;
+        for (word, others) in words.iter().zip(others) {
+            address = address << 16 | u128::from(hexadecimal_group(word.unbounded_shr(*others).unbounded_shl(*others)));
+        }
+        address.to_be_bytes()
+    }
+
+    #[inline(always)]
+    fn crc32c(self, _before: &[u8], _after: &[u8]) -> Option<u32> {
+        None
+    }
+}
+
+fn dotted_quad(window: &[u8; 16], shape: u32) -> Option<u32> {
+    let length = shape.checked_ilog2().filter(|length| (1..16).contains(length))?;
+    let text = u128::from_le_bytes(*window) >> (128 - 8 * length);
+    let (mut rest, mut start, mut quad) = (shape, 0, 0);
+    for octet in 0..4 {
+        let end = rest.trailing_zeros();
+        rest &= rest.wrapping_sub(1);
+        if !(1..=3).contains(&end.wrapping_sub(start)) {
+            return None;
+        }
+        // The last digit to the top byte; then two digits to a number, and two numbers to one.
+        let digits = ((text >> (8 * start)) as u32 & 0x0f0f_0f0f) << (32 - 8 * (end - start));
+        let pairs = (digits.wrapping_mul(10 << 8 | 1) >> 8) & 0x00ff_00ff;
+        let value = u8::try_from(pairs.wrapping_mul(100 << 16 | 1) >> 16).ok()?;
+        quad |= u32::from(value) << (8 * octet);
+        start = end + 1;
+    }
+    (rest == 0).then_some(quad)
+}
+
+/// The hexadecimal number in a word whose other bytes, the lower ones, are 0.
+#[inline(always)]
+fn hexadecimal_group(word: u32) -> u16 {
+    // A letter has bit 6 set and counts from 9 on.
+    let nibbles = ((word & 0x0f0f_0f0f) + 9 * (word >> 6 & 0x0101_0101)).swap_bytes();
+    let pairs = (nibbles | nibbles >> 4) & 0x00ff_00ff;
+    (pairs | pairs >> 8) as u16
+}
+
+/// The number 0..=65535 in the last `length` bytes of `word`, 1 to 5 decimal digits.
+#[inline(always)]
+pub(crate) fn decimal_u16(word: [u8; 8], length: u32) -> Option<u16> {
+    let above = (64 - 8 * length) & 63;
+    let digits = (u64::from_le_bytes(word) & all(0x0f)) >> above << above;
+    // Two digits to a number, two of those to one, and again.
     let pairs = (digits.wrapping_mul(10 << 8 | 1) >> 8) & 0x00ff_00ff_00ff_00ff;
     let fours = (pairs.wrapping_mul(100 << 16 | 1) >> 16) & 0x0000_ffff_0000_ffff;
-    let value = fours.wrapping_mul(10_000 << 32 | 1) >> 32;
-    if value > 65535 || leading_zero || non_digits_of(word) >> above != 0 { None } else { Some(value as u16) }
+    u16::try_from(fours.wrapping_mul(10_000 << 32 | 1) >> 32).ok()
 }
 
-/// The number in the last `length` bytes of `word`, 1 to 4 hexadecimal digits.
+/// Whether the last `length` bytes of `word` are all decimal digits.
 #[inline(always)]
-pub(crate) fn hex_u16(word: [u8; 8], length: usize) -> Option<u16> {
-    if length.wrapping_sub(1) >= 4 {
-        return None;
-    }
-    let word = (u64::from_le_bytes(word) >> 32) as u32;
-    let above = 32 - 8 * length as u32;
-    // A letter has bit 6 set and counts from 9 on.
-    let nibbles = (word & 0x0f0f_0f0f) + 9 * (word >> 6 & 0x0101_0101);
-    let nibbles = (nibbles >> above << above).swap_bytes();
-    let pairs = (nibbles | nibbles >> 4) & 0x00ff_00ff;
-    Some((pairs | pairs >> 8) as u16)
+pub(crate) fn is_decimal(word: [u8; 8], length: u32) -> bool {
+    non_digits_of(u64::from_le_bytes(word)) >> ((64 - 8 * length) & 63) == 0
 }
 
 /// The high bit of every byte that is not a decimal digit.
 #[inline(always)]
 fn non_digits_of(word: u64) -> u64 {
     let offset = word ^ all(b'0');
-    // No carry: at most 0x7f + 0x76.
+    // No carry into the next byte: at most 0x7f + 0x76.
     (((offset & all(0x7f)) + all(0x80 - 10)) | offset) & all(0x80)
 }
 
-/// The high bit of every byte that is not a hexadecimal digit.
+/// The high bit of every byte that is a hexadecimal digit.
 #[inline(always)]
-fn non_hex_digits_of(word: u64) -> u64 {
+fn hex_digits_of(word: u64) -> u64 {
     let ascii = word & all(0x7f);
-    let from = |byte: u8, first: u8| (ascii | all(byte)) + all(0x80 - first);
+    let from = |case: u8, first: u8| (ascii | all(case)) + all(0x80 - first);
     let digit = from(0, b'0') & !from(0, b'9' + 1);
     let letter = from(0x20, b'a') & !from(0x20, b'f' + 1);
-    (!(digit | letter) | word) & all(0x80)
+    (digit | letter) & !word & all(0x80)
 }
 
-/// One bit a byte from `kind`, which sets the high bit of each byte of that kind. At most 64 bytes.
+/// The high bit of every byte that is `byte`.
 #[inline(always)]
-fn bitmap(bytes: &[u8], kind: impl Fn(u64) -> u64) -> Option<u64> {
+fn equal_to(word: u64, byte: u8) -> u64 {
+    let unlike = word ^ all(byte);
+    !(((unlike & all(0x7f)) + all(0x7f)) | unlike) & all(0x80)
+}
+
+/// One bit a byte from `kind`, which sets the high bit of each byte of that kind.
+#[inline(always)]
+fn bitmap(text: &[u8], kind: impl Fn(u64) -> u64) -> Option<u64> {
+    let text = text.get(..64).unwrap_or(text);
     let gathered = |word: &[u8; 8]| u64::from(gather(kind(u64::from_le_bytes(*word))));
     // The last word overlaps the one before it and sets the same bits again.
-    let mut map = gathered(bytes.last_chunk()?) << (bytes.len() - 8);
-    let (words, _) = bytes.as_chunks();
+    let mut map = gathered(text.last_chunk()?) << (text.len() - 8);
+    let (words, _) = text.as_chunks();
     for (at, word) in words.iter().enumerate() {
         map |= gathered(word) << (8 * at);
     }
@@ -104,3 +217,6 @@ fn gather(high_bits: u64) -> u8 {
 const fn all(byte: u8) -> u64 {
     u64::from_ne_bytes([byte; 8])
 }
+
+#[cfg(test)]
+mod tests;

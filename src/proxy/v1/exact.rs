@@ -3,9 +3,9 @@
 use core::net::{Ipv4Addr, Ipv6Addr};
 use core::str;
 
-use super::super::address::Block;
+use super::super::address::{Block, Pair};
 use super::super::error::Reason;
-use super::super::header::{Command, Head, Transport, Version};
+use super::super::header::{Command, Head, Version};
 use super::{Rules, Stop, TCP4_LENGTH_MAX, TCP6_LENGTH_MAX, V1_LENGTH_MAX, V1_PREFIX};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -34,14 +34,13 @@ pub(super) fn line(prefix: &[u8], rules: &Rules) -> Result<Head, Stop> {
     let fields_at = prefix.len() - text.len();
     let length = fields_at + end(keyword, text).map_err(|stop| stop.after(fields_at))?;
     let fields = prefix.get(fields_at + 1..length - 2).unwrap_or_default();
-    let head = Head::without_addresses(Version::V1, Command::Proxy, length as u32);
     let block = match keyword {
-        Keyword::Unknown => return Ok(head),
+        Keyword::Unknown => return Ok(Head::without_addresses(Version::V1, Command::Proxy, length as u32)),
         Keyword::Tcp4 => tcp4(fields),
         Keyword::Tcp6 => tcp6(fields, rules),
     };
     let block = block.map_err(|reason| Stop::At(length, reason))?;
-    Ok(Head { transport: Transport::Stream, block, ..head })
+    Ok(Head::of_stream(Version::V1, block, length, length))
 }
 
 impl Stop {
@@ -118,14 +117,16 @@ fn tcp4(fields: &[u8]) -> Result<Block, Reason> {
     let [source, destination, source_port, destination_port] = split(fields)?;
     let source = v4_only(source)?;
     let destination = v4_only(destination)?;
-    Ok(Block::of_v4((source, port(source_port)?), (destination, port(destination_port)?)))
+    let ports = [port(source_port)?, port(destination_port)?];
+    Ok(Block::Inet(Pair::new(source.octets(), destination.octets(), ports)))
 }
 
 fn tcp6(fields: &[u8], rules: &Rules) -> Result<Block, Reason> {
     let [source, destination, source_port, destination_port] = split(fields)?;
     let source = v6_only(source, rules)?;
     let destination = v6_only(destination, rules)?;
-    Ok(Block::of_v6((source, port(source_port)?), (destination, port(destination_port)?)))
+    let ports = [port(source_port)?, port(destination_port)?];
+    Ok(Block::Inet6(Pair::new(source.octets(), destination.octets(), ports)))
 }
 
 /// Exactly four fields, none of them empty.

@@ -6,6 +6,7 @@
 
 use super::error::Reason;
 use super::{Decoded, Rules, V1_LENGTH_MAX, V1_PREFIX};
+use crate::scan::{self, Scan, Work};
 
 mod exact;
 mod quick;
@@ -18,9 +19,27 @@ const TCP6_LENGTH_MAX: usize = 104;
 /// Decodes bytes that begin with `PROXY `, or are a part of it.
 #[inline(never)]
 pub(super) fn decode<'a>(prefix: &'a [u8], rules: &Rules) -> Decoded<'a> {
-    match quick::line(prefix).and_then(|head| head.over(prefix)) {
-        Some(header) => Decoded::Complete(header),
-        None => decode_exactly(prefix, rules),
+    scan::best(Line { prefix, rules })
+}
+
+struct Line<'a, 'r> {
+    prefix: &'a [u8],
+    rules: &'r Rules,
+}
+
+impl<'a> Work for Line<'a, '_> {
+    type Output = Decoded<'a>;
+
+    #[inline(always)]
+    fn with(self, scan: impl Scan) -> Decoded<'a> {
+        // Two ends, so that neither kind of line pays for the other's addresses.
+        if let Some(header) = quick::tcp4(scan, self.prefix) {
+            return Decoded::Complete(header);
+        }
+        match quick::tcp6(scan, self.prefix) {
+            Some(header) => Decoded::Complete(header),
+            None => decode_exactly(self.prefix, self.rules),
+        }
     }
 }
 
@@ -40,3 +59,6 @@ enum Stop {
     /// The deciding byte, counted from 1.
     At(usize, Reason),
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,154 +1,142 @@
-//! Good TCP lines, read by the bitmap of what is not a digit.
+//! Good TCP lines, read from bitmaps of their bytes.
 
-use super::super::address::Block;
-use super::super::header::{Command, Head, Transport, Version};
+use super::super::address::{Block, Pair};
+use super::super::header::{Head, Header, Version};
 use super::{TCP4_LENGTH_MAX, TCP6_LENGTH_MAX};
-use crate::scan;
+use crate::scan::{self, Hexadecimal, Scan};
 
 /// Where the first field of a TCP line starts.
-const FIELDS_AT: usize = 11;
+const FIELDS_AT: u32 = 11;
 
-/// The head of a whole and good TCP line at the start; `None` for all else, good or not.
+const _: () = assert!(TCP4_LENGTH_MAX < 64, "one bitmap has the whole line");
+
+/// The header at the start if it is a whole and good TCP4 line; `None` for all else, good or not.
 #[inline(always)]
-pub(super) fn line(prefix: &[u8]) -> Option<Head> {
-    let keyword = prefix.first_chunk::<FIELDS_AT>()?;
-    let (block, length) = if keyword == b"PROXY TCP4 " {
-        tcp4(prefix.get(..TCP4_LENGTH_MAX).unwrap_or(prefix))?
-    } else if keyword == b"PROXY TCP6 " {
-        tcp6(prefix.get(..TCP6_LENGTH_MAX).unwrap_or(prefix))?
-    } else {
+pub(super) fn tcp4(scan: impl Scan, prefix: &[u8]) -> Option<Header<'_>> {
+    if prefix.first_chunk()? != b"PROXY TCP4 " {
         return None;
-    };
-    let head = Head::without_addresses(Version::V1, Command::Proxy, length as u32);
-    Some(Head { transport: Transport::Stream, block, ..head })
+    }
+    let line = prefix.get(..TCP4_LENGTH_MAX).unwrap_or(prefix);
+    let kinds = scan.decimal(line)?;
+    // The bytes behind the four fields.
+    let spaces = kinds.spaces >> FIELDS_AT << FIELDS_AT;
+    let source_end = spaces.trailing_zeros();
+    let destination_end = (spaces & spaces.wrapping_sub(1)).trailing_zeros();
+    let behind = kinds.non_digits & !below(destination_end + 1)?;
+    let port_end = behind.trailing_zeros();
+    let end = (behind & behind.wrapping_sub(1)).trailing_zeros();
+
+    let fields = below(end)? & !below(FIELDS_AT)?;
+    let addresses = fields & below(destination_end)?;
+    let separators = kinds.non_digits & fields;
+    let leading_zeros = (separators << 1 | 1 << FIELDS_AT) & kinds.zeros & (fields & !separators) >> 1;
+    let is_dotted = (kinds.dots | 1 << source_end) & addresses == separators & addresses;
+    let ports_fit = (1..=5).contains(&(port_end - destination_end - 1)) && (1..=5).contains(&(end - port_end - 1));
+    if !is_dotted || leading_zeros != 0 || !ports_fit {
+        return None;
+    }
+    if line.get(port_end as usize)? != &b' ' || line.get(end as usize..)?.first_chunk()? != b"\r\n" {
+        return None;
+    }
+    let windows = [text_before(line, source_end)?, text_before(line, destination_end)?];
+    let quads = scan.dotted_quads(
+        windows,
+        [
+            ((separators & below(source_end + 1)?) >> FIELDS_AT) as u32,
+            ((kinds.non_digits & below(destination_end + 1)?) >> source_end >> 1) as u32,
+        ],
+    )?;
+    let ports = [
+        scan::decimal_u16(*text_before(line, port_end)?, port_end - destination_end - 1)?,
+        scan::decimal_u16(*text_before(line, end)?, end - port_end - 1)?,
+    ];
+    let quad = |bits: u64| (bits as u32).to_le_bytes();
+    let block = Block::Inet(Pair::new(quad(quads), quad(quads >> 32), ports));
+    let length = end as usize + 2;
+    Head::of_stream(Version::V1, block, length, length).over(prefix)
 }
 
+/// The bits below this one, 0..=63; `None` above.
 #[inline(always)]
-fn tcp4(line: &[u8]) -> Option<(Block, usize)> {
-    let mut tokens = Tokens::after(line, FIELDS_AT, scan::non_digits)?;
-    let source = tokens.v4()?;
-    let destination = tokens.v4()?;
-    let ports = tokens.ports()?;
-    Some((Block::of_v4((source.into(), ports[0]), (destination.into(), ports[1])), tokens.end_of_line()?))
+fn below(bit: u32) -> Option<u64> {
+    Some(1u64.checked_shl(bit)? - 1)
 }
 
-/// The longest line has more than 64 bytes of fields, but neither address and no address with ports has.
+/// The `N` bytes before `end`.
 #[inline(always)]
-fn tcp6(line: &[u8]) -> Option<(Block, usize)> {
-    let mut tokens = Tokens::after(line, FIELDS_AT, scan::non_hex_digits)?;
-    let source = tokens.v6()?;
-    let mut tokens = Tokens::after(line, tokens.start, scan::non_hex_digits)?;
-    let destination = tokens.v6()?;
-    let ports = tokens.ports()?;
-    Some((Block::of_v6((source.into(), ports[0]), (destination.into(), ports[1])), tokens.end_of_line()?))
+fn text_before<const N: usize>(line: &[u8], end: u32) -> Option<&[u8; N]> {
+    line.get(..end as usize)?.last_chunk()
 }
 
-/// The numbers of a line and the bytes between them.
-struct Tokens<'a> {
-    line: &'a [u8],
-    /// Where the scan began.
-    from: usize,
-    /// Bytes that are no digits, from `from` on; those before `start` are gone.
-    ends: u64,
-    /// Where the next number starts.
-    start: usize,
+/// The header at the start if it is a whole and good TCP6 line without dotted quads; `None` for all else, good or not.
+///
+/// The longest line has more than 64 bytes of fields, but neither an address nor an address and the ports has.
+#[inline(always)]
+pub(super) fn tcp6(scan: impl Scan, prefix: &[u8]) -> Option<Header<'_>> {
+    if prefix.first_chunk()? != b"PROXY TCP6 " {
+        return None;
+    }
+    let line = prefix.get(..TCP6_LENGTH_MAX).unwrap_or(prefix);
+    let (source, length) = address(scan, line, FIELDS_AT, &scan.hexadecimal(line, FIELDS_AT as usize)?)?;
+    let from = FIELDS_AT + length + 1;
+    let kinds = scan.hexadecimal(line, from as usize)?;
+    let (destination, length) = address(scan, line, from, &kinds)?;
+    // Where the three fields behind the source end, counted from the destination's start.
+    let middle = (kinds.spaces & kinds.spaces.wrapping_sub(1)).trailing_zeros();
+    let end = middle + 1 + ((!kinds.digits).checked_shr(middle)? >> 1).trailing_zeros();
+    let ports = [port(line, from + length + 1, from + middle)?, port(line, from + middle + 1, from + end)?];
+    let end = (from + end) as usize;
+    if line.get(end..)?.first_chunk()? != b"\r\n" {
+        return None;
+    }
+    let block = Block::Inet6(Pair::new(source.to_be_bytes(), destination.to_be_bytes(), ports));
+    Head::of_stream(Version::V1, block, end + 2, end + 2).over(prefix)
 }
 
-/// A number in text: the eight bytes that end with it, how many of them it has, and the byte behind.
-struct Token {
-    word: [u8; 8],
-    length: usize,
-    behind: u8,
+/// The IPv6 address without a dotted quad at `from`, where `kinds` start, and its length; a space follows.
+#[inline(always)]
+fn address(scan: impl Scan, line: &[u8], from: u32, kinds: &Hexadecimal) -> Option<(u128, u32)> {
+    let length = kinds.spaces.trailing_zeros();
+    let field = below(length)?;
+    let (digits, colons) = (kinds.digits & field, kinds.colons & field);
+    // Set where the first colon of `::` is, which may stand once; a lone colon is at neither end of the field.
+    let gap = colons & colons >> 1;
+    let lone_at_ends = colons & (1 | field ^ field >> 1) & !(gap | gap << 1);
+    let five_in_a_row = digits & digits >> 1 & digits >> 2 & digits >> 3 & digits >> 4;
+    if digits | colons != field || gap & gap.wrapping_sub(1) | lone_at_ends | five_in_a_row != 0 {
+        return None;
+    }
+    let (mut firsts, mut lasts) = (digits & !(digits << 1), digits & !(digits >> 1));
+    let groups = lasts.count_ones();
+    if !(if gap == 0 { groups == 8 } else { groups < 8 }) {
+        return None;
+    }
+    let before_gap = (lasts & gap.wrapping_sub(1)).count_ones();
+    let (mut words, mut others) = ([0; 8], [32; 8]);
+    for (word, others) in words.iter_mut().zip(&mut others).take(groups as usize) {
+        let end = lasts.trailing_zeros() + 1;
+        *word = u32::from_le_bytes(*text_before(line, from + end)?);
+        *others = 32 - 8 * (end - firsts.trailing_zeros());
+        firsts &= firsts.wrapping_sub(1);
+        lasts &= lasts.wrapping_sub(1);
+    }
+    let address = u128::from_be_bytes(scan.hexadecimal_groups(&words, &others));
+    Some((spread(address, groups, before_gap), length))
 }
 
-impl<'a> Tokens<'a> {
-    #[inline(always)]
-    fn after(line: &'a [u8], from: usize, scan: impl Fn(&[u8]) -> Option<u64>) -> Option<Tokens<'a>> {
-        Some(Tokens { line, from, ends: scan(line.get(from..)?)?, start: from })
-    }
-
-    /// The next number, maybe empty, and the byte behind it, which is taken too.
-    #[inline(always)]
-    fn next(&mut self) -> Option<Token> {
-        let end = self.from + self.ends.trailing_zeros() as usize;
-        let [a, b, c, d, e, f, g, h, behind] = *self.line.get(end.wrapping_sub(8)..)?.first_chunk()?;
-        let length = end - self.start;
-        self.ends &= self.ends.wrapping_sub(1);
-        self.start = end + 1;
-        Some(Token { word: [a, b, c, d, e, f, g, h], length, behind })
-    }
-
-    #[inline(always)]
-    fn octet(&mut self, then: u8) -> Option<u8> {
-        let token = self.next()?;
-        if token.behind == then { scan::octet(token.word, token.length) } else { None }
-    }
-
-    /// An IPv4 address and a space.
-    #[inline(always)]
-    fn v4(&mut self) -> Option<[u8; 4]> {
-        Some([self.octet(b'.')?, self.octet(b'.')?, self.octet(b'.')?, self.octet(b' ')?])
-    }
-
-    #[inline(always)]
-    fn port(&mut self, then: u8) -> Option<u16> {
-        let token = self.next()?;
-        if token.behind == then { scan::decimal_u16(token.word, token.length) } else { None }
-    }
-
-    /// A port, a space, a port and CR.
-    #[inline(always)]
-    fn ports(&mut self) -> Option<[u16; 2]> {
-        Some([self.port(b' ')?, self.port(b'\r')?])
-    }
-
-    /// An IPv6 address without a dotted quad, and a space.
-    #[inline(always)]
-    fn v6(&mut self) -> Option<u128> {
-        let mut groups = 0;
-        let mut address = 0;
-        // Groups before the `::`.
-        let mut before_gap = None;
-        if self.line.get(self.start..)?.starts_with(b"::") {
-            (_, _) = (self.next()?, self.next()?);
-            before_gap = Some(0);
-        }
-        loop {
-            let token = self.next()?;
-            if token.length > 0 {
-                address = address << 16 | u128::from(scan::hex_u16(token.word, token.length)?);
-                groups += 1;
-            } else if token.behind == b':' && before_gap.is_none() && groups > 0 {
-                before_gap = Some(groups);
-                continue;
-            } else if token.behind != b' ' || before_gap != Some(groups) {
-                return None;
-            }
-            match token.behind {
-                b':' if groups < 8 => {}
-                b' ' => break,
-                _ => return None,
-            }
-        }
-        match before_gap {
-            None => (groups == 8).then_some(address),
-            Some(before) if groups < 8 => Some(spread(address, groups, before)),
-            Some(_) => None,
-        }
-    }
-
-    /// The length of the line if the LF follows.
-    #[inline(always)]
-    fn end_of_line(&self) -> Option<usize> {
-        (self.line.get(self.start) == Some(&b'\n')).then_some(self.start + 1)
-    }
-}
-
-/// Moves the groups before the gap to the top.
+/// Moves the groups behind the gap, if there is one, from behind those before it to the end.
 #[inline(always)]
 fn spread(address: u128, groups: u32, before: u32) -> u128 {
-    let behind = 16 * (groups - before);
-    let top = address >> behind;
-    let bottom = address ^ (top << behind);
-    top.unbounded_shl(128 - 16 * before) | bottom
+    let top = u128::MAX.unbounded_shl(128 - 16 * before);
+    address & top | (address & !top).unbounded_shr(128 - 16 * groups)
+}
+
+/// The port in `line[start..end]`.
+#[inline(always)]
+fn port(line: &[u8], start: u32, end: u32) -> Option<u16> {
+    let length = end.wrapping_sub(start);
+    let word = *text_before(line, end)?;
+    let leading_zero = length > 1 && line.get(start as usize) == Some(&b'0');
+    let plain = (1..=5).contains(&length) && scan::is_decimal(word, length) && !leading_zero;
+    if plain { scan::decimal_u16(word, length) } else { None }
 }

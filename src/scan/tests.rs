@@ -1,0 +1,200 @@
+//! Every scan against a naive model, on every length and with every byte value.
+
+use super::*;
+
+/// Runs a check with each scan that this machine has.
+fn with_each(check: impl Work<Output = ()> + Copy) {
+    check.with(Words);
+    best(check);
+}
+
+/// Any bytes, of which most are of the kinds that scans look for. xorshift, the same in every run.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn text(&mut self, length: usize) -> Vec<u8> {
+        let likely = b"0123456789abcdefABCDEF.: \r\n0000....    ::::";
+        let mut byte = || match self.next() % 8 {
+            0 => (self.next() >> 20) as u8,
+            _ => likely[(self.next() >> 20) as usize % likely.len()],
+        };
+        (0..length).map(|_| byte()).collect()
+    }
+}
+
+fn naive(text: &[u8], kind: impl Fn(&u8) -> bool) -> u64 {
+    text.iter().take(64).enumerate().fold(0, |map, (i, byte)| map | u64::from(kind(byte)) << i)
+}
+
+#[derive(Clone, Copy)]
+struct Bitmaps<'t>(&'t [u8]);
+
+impl Work for Bitmaps<'_> {
+    type Output = ();
+
+    fn with(self, scan: impl Scan) {
+        let Bitmaps(text) = self;
+        let expected = Decimal {
+            non_digits: naive(text, |byte| !byte.is_ascii_digit()),
+            zeros: naive(text, |byte| *byte == b'0'),
+            dots: naive(text, |byte| *byte == b'.'),
+            spaces: naive(text, |byte| *byte == b' '),
+        };
+        assert!(scan.decimal(text).is_none_or(|got| got == expected), "{}", text.escape_ascii());
+        assert!(text.len() < 32 || scan.decimal(text).is_some(), "long enough for every scan");
+        for from in 0..=text.len() {
+            let tail = &text[from..];
+            let expected = Hexadecimal {
+                digits: naive(tail, u8::is_ascii_hexdigit),
+                colons: naive(tail, |byte| *byte == b':'),
+                spaces: naive(tail, |byte| *byte == b' '),
+            };
+            let got = scan.hexadecimal(text, from);
+            assert!(got.is_none_or(|got| got == expected), "{} from {from}", text.escape_ascii());
+        }
+    }
+}
+
+#[test]
+fn bitmaps_are_those_of_a_byte_by_byte_model() {
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    for round in 0..40 {
+        for length in 0..110 {
+            with_each(Bitmaps(&random.text(length)));
+        }
+        // Every value of a byte, each time at another place.
+        for value in 0..=255 {
+            let mut text = random.text(70);
+            text[(round * 7 + usize::from(value)) % 70] = value;
+            with_each(Bitmaps(&text));
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Quads<'t>([&'t str; 2]);
+
+impl Work for Quads<'_> {
+    type Output = ();
+
+    /// The quads must be read as core reads addresses, apart from leading zeros, which are not this function's matter.
+    fn with(self, scan: impl Scan) {
+        let windows = self.0.map(|text| {
+            let mut window = [b'9'; 16];
+            window[16 - text.len()..].copy_from_slice(text.as_bytes());
+            window
+        });
+        let shapes = self.0.map(|text| (naive(text.as_bytes(), |byte| *byte == b'.') | 1 << text.len()) as u32);
+        let read = |text: &str| -> Option<u32> {
+            let octets: Vec<u8> = text.split('.').map(|part| part.parse().ok()).collect::<Option<_>>()?;
+            let good = text.split('.').all(|part| part.len() <= 3);
+            let octets: [u8; 4] = octets.try_into().ok()?;
+            good.then_some(u32::from_le_bytes(octets))
+        };
+        let expected = read(self.0[0]).zip(read(self.0[1])).map(|(low, high)| u64::from(low) | u64::from(high) << 32);
+        assert_eq!(scan.dotted_quads([&windows[0], &windows[1]], shapes), expected, "{:?}", self.0);
+    }
+}
+
+#[test]
+fn every_octet_at_every_place() {
+    for octet in 0..=999 {
+        for place in 0..4 {
+            let mut parts = ["7".to_string(), "80".into(), "255".into(), "0".into()];
+            parts[place] = octet.to_string();
+            let text = parts.join(".");
+            with_each(Quads([&text, "10.0.0.1"]));
+            with_each(Quads(["192.168.100.200", &text]));
+        }
+    }
+}
+
+#[test]
+fn shapes_that_are_no_quad() {
+    for text in ["", "1", "1.2.3", "1.2.3.", ".1.2.3", "1..2.3", "1.2.3.4.5", "1234.1.1.1", "1.1.1.1234", "1.2.3.4."] {
+        with_each(Quads([text, "10.0.0.1"]));
+        with_each(Quads(["10.0.0.1", text]));
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Groups<'t>(&'t [String; 8]);
+
+impl Work for Groups<'_> {
+    type Output = ();
+
+    fn with(self, scan: impl Scan) {
+        let words = self.0.each_ref().map(|text| {
+            let mut word = *b"xY:7";
+            word[4 - text.len()..].copy_from_slice(text.as_bytes());
+            u32::from_le_bytes(word)
+        });
+        let others = self.0.each_ref().map(|text| 32 - 8 * text.len() as u32);
+        let number =
+            |text: &String| if text.is_empty() { 0 } else { u16::from_str_radix(text, 16).expect("hexadecimal") };
+        let expected: Vec<u8> = self.0.iter().flat_map(|text| number(text).to_be_bytes()).collect();
+        assert_eq!(scan.hexadecimal_groups(&words, &others)[..], expected, "{:?}", self.0);
+    }
+}
+
+#[test]
+fn every_hexadecimal_number_in_every_form() {
+    for first in (0..=0xffff_u32).step_by(8) {
+        let number = |i: u32| first + i;
+        with_each(Groups(&[0, 1, 2, 3, 4, 5, 6, 7].map(|i| format!("{:x}", number(i)))));
+        with_each(Groups(&[0, 1, 2, 3, 4, 5, 6, 7].map(|i| format!("{:04X}", number(i)))));
+    }
+    with_each(Groups(&std::array::from_fn(|_| String::new())));
+}
+
+#[test]
+fn every_port() {
+    let word = |text: &str| {
+        let mut word = *b"xx 12.9:";
+        word[8 - text.len()..].copy_from_slice(text.as_bytes());
+        word
+    };
+    for port in 0..=99_999_u32 {
+        let text = port.to_string();
+        assert_eq!(decimal_u16(word(&text), text.len() as u32), text.parse().ok(), "{text}");
+        assert!(is_decimal(word(&text), text.len() as u32));
+    }
+    for byte in (0..=255_u8).filter(|byte| !byte.is_ascii_digit()) {
+        for at in 0..5 {
+            let mut word = word("12345");
+            word[3 + at] = byte;
+            assert!(!is_decimal(word, 5), "{byte}");
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Checksum<'t>(&'t [u8], usize);
+
+impl Work for Checksum<'_> {
+    type Output = ();
+
+    fn with(self, scan: impl Scan) {
+        let (before, after) = self.0.split_at(self.1);
+        let expected = crc32c::crc32c(&[before, &[0; 4], after].concat());
+        assert!(scan.crc32c(before, after).is_none_or(|crc| crc == expected), "{} bytes, {}", self.0.len(), self.1);
+    }
+}
+
+#[test]
+fn checksums_are_those_of_the_crate() {
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    for length in 0..80 {
+        let text = random.text(length);
+        for at in 0..=length {
+            with_each(Checksum(&text, at));
+        }
+    }
+}
