@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use crate::load::{Load, Pace};
+use crate::load::{DRAIN, Load, Pace};
 use crate::server::{self, Server, allowed_cpus, find_program};
 use crate::systems::{System, Tools};
 
@@ -83,6 +83,7 @@ impl Bench {
             target: server.address,
             expect,
             pace,
+            drain: DRAIN,
             more: &[],
             under: &[],
         }

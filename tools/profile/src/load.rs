@@ -12,8 +12,8 @@ use crate::server::{Process, directory};
 
 /// How long beyond its duration and drain the client may take.
 const SLACK: Duration = Duration::from_secs(20);
-/// Longest wait for the last connections.
-const DRAIN: Duration = Duration::from_secs(3);
+/// Longest wait for the last connections, where nothing else is needed.
+pub const DRAIN: Duration = Duration::from_secs(3);
 
 /// Percentiles at which latency curves are drawn.
 pub const CURVE: [f64; 14] =
@@ -32,6 +32,8 @@ pub struct Load<'a> {
     pub expect: &'a str,
     /// How it goes about it.
     pub pace: Pace,
+    /// Longest wait for what is still open after the last start.
+    pub drain: Duration,
     /// Further options.
     pub more: &'a [&'a str],
     /// A program, with its options, that is to run it; empty: none.
@@ -190,7 +192,7 @@ impl Load<'_> {
         command.arg(self.target.to_string()).args(["--expect", self.expect, "--quiet"]);
         command.arg("--cpu").arg(self.cpu.to_string());
         command.arg("--json").arg(files.path().join("json")).arg("--hgrm").arg(files.path().join("curve"));
-        command.arg("--drain").arg(seconds(DRAIN)).args(self.more);
+        command.arg("--drain").arg(seconds(self.drain)).args(self.more);
         match self.pace {
             Pace::Count(count) => command.arg("-n").arg(count.to_string()),
             Pace::Closed { in_flight, time } => {
@@ -207,7 +209,7 @@ impl Load<'_> {
             Pace::Count(_) | Pace::Given => Duration::from_secs(10),
             Pace::Closed { time, .. } | Pace::Open { time, .. } => time,
         };
-        active + DRAIN + SLACK
+        active + self.drain + SLACK
     }
 }
 

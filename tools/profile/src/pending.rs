@@ -12,6 +12,10 @@ use crate::proc::Memory;
 use crate::report::{Cell, Page, number};
 use crate::server::{Recipe, Server, directory, established, free_address, open_files, pause};
 
+/// The smallest `pending_limit` that the daemon takes.
+const PENDING_LIMIT_MIN: u64 = 16;
+/// How long a client waits for the end of silent connections: longer than any timeout here.
+const LONGEST: Duration = Duration::from_secs(70);
 /// How fast silent connections are opened.
 const RATE: f64 = 10_000.0;
 /// Descriptors that programs need beside connections.
@@ -20,7 +24,7 @@ const SPARE: u64 = 256;
 const WATCH: Duration = Duration::from_secs(3);
 /// `haproxy_timeout` while deadlines are measured, in seconds.
 const DEADLINE: u32 = 3;
-/// The kernel's own wait for the first byte with TCP_DEFER_ACCEPT.
+/// Seconds that a connection may outlive its deadline.
 const LATE_AT_MOST: f64 = 0.100;
 
 /// What `pending` takes.
@@ -60,7 +64,7 @@ struct Results {
 #[derive(Debug, Serialize)]
 struct Waiting {
     connections: u64,
-    /// A daemon with room for one, idle.
+    /// A daemon with room for 16, idle.
     memory_idle: Memory,
     /// A daemon with room for all, idle.
     memory_room: Memory,
@@ -126,32 +130,36 @@ fn daemon(bench: &Bench, pending_limit: u64, timeout: u32) -> Result<Server, Str
     Server::start(recipe, bench.server_cpu)
 }
 
-fn silent<'a>(bench: &'a Bench, server: &Server, more: &'a [&'a str], seconds: f64) -> Load<'a> {
-    let time = Duration::from_secs_f64(seconds);
-    Load { more, ..bench.load(server, "any", Pace::Open { rate: RATE, time }) }
+fn silent<'a>(bench: &'a Bench, server: &Server, more: &'a [&'a str], opening: f64) -> Load<'a> {
+    // All have been opened before the time is over; then the client waits for their ends.
+    let time = Duration::from_secs_f64(opening + 1.0);
+    Load { more, drain: LONGEST, ..bench.load(server, "any", Pace::Open { rate: RATE, time }) }
 }
 
 fn waiting(bench: &Bench, count: u64) -> Result<Waiting, String> {
     const TIMEOUT: u32 = 60;
-    let idle = daemon(bench, 1, TIMEOUT)?;
+    let idle = daemon(bench, PENDING_LIMIT_MIN, TIMEOUT)?;
     let memory_idle = idle.memory();
     drop(idle);
     let server = daemon(bench, count, TIMEOUT)?;
     let memory_room = server.memory();
     let number = count.to_string();
-    let more = ["--behaviour", "silent", "-n", &number, "-c", &number, "--deadline", "60s"];
+    let more = ["--behaviour", "silent", "-n", &number, "-c", &number, "--deadline", "70s"];
     let opening = count as f64 / RATE;
-    let (client, _files) = silent(bench, &server, &more, opening + 30.0).start()?;
+    let (client, _files) = silent(bench, &server, &more, opening).start()?;
     pause(Duration::from_secs_f64(opening + 1.0))?;
     let (before, begun) = (server.usage(), Instant::now());
     pause(WATCH)?;
     let (used, watched) = (server.usage() - before, begun.elapsed());
     let memory_waiting = server.memory();
     let open = established(server.address)?;
-    drop(client);
     if open != count {
-        return Err(format!("{open} of {count} silent connections were there; vestibule said:\n{}", server.output()));
+        let (ours, theirs) = (server.output(), client.output());
+        return Err(format!(
+            "{open} of {count} silent connections were there; vestibule said:\n{ours}\nvestibule-load said:\n{theirs}"
+        ));
     }
+    drop(client);
     let grown = memory_waiting.pss_kib.saturating_sub(memory_idle.pss_kib) * 1024;
     let core = used.cpu.as_secs_f64() / watched.as_secs_f64();
     bench.say(format!("{open} wait: {:.0} bytes each, {:.2} % of a core", grown as f64 / open as f64, core * 100.0));
@@ -163,7 +171,7 @@ fn deadline_precision(bench: &Bench, count: u64) -> Result<Deadlines, String> {
     let server = daemon(bench, count, DEADLINE)?;
     let number = count.to_string();
     let more = ["--behaviour", "silent", "-n", &number, "-c", &number, "--deadline", "10s"];
-    let outcome: Outcome = silent(bench, &server, &more, count as f64 / RATE + 10.0).run()?;
+    let outcome: Outcome = silent(bench, &server, &more, count as f64 / RATE).run()?;
     let [silent] = outcome.behaviours.as_slice() else { return Err("no results for silent connections".to_owned()) };
     let end = &silent.latency.end;
     let seconds = |micros: u64| micros as f64 / 1e6;
@@ -195,7 +203,7 @@ fn rows(results: &Results) -> Vec<(&'static str, String)> {
     let mib = |memory: &Memory| format!("{:.1} MiB", memory.pss_kib as f64 / 1024.0);
     vec![
         ("silent connections", waiting.connections.to_string()),
-        ("memory (PSS), room for one, idle", mib(&waiting.memory_idle)),
+        ("memory (PSS), room for 16, idle", mib(&waiting.memory_idle)),
         ("memory (PSS), room for all, idle", mib(&waiting.memory_room)),
         ("memory (PSS), all of them waiting", mib(&waiting.memory_waiting)),
         ("own memory a waiting connection", format!("{:.0} bytes", waiting.bytes_each)),
@@ -220,7 +228,7 @@ fn page(results: &Results) -> Page {
         page.paragraph(why);
     }
     page.paragraph(
-        "Own memory: PSS of the daemon with all of them waiting, less that of an idle daemon with room for one connection, \
+        "Own memory: PSS of the daemon with all of them waiting, less that of an idle daemon with room for 16 connections, \
          so that buffers allocated at the start count too; the kernel's socket buffers are not in it. The time of a \
          deadline runs from the moment the client should have started the connection, so it holds the handshake and the \
          client's own lateness.",

@@ -9,7 +9,7 @@ use vestibule::engine::{Engine, Listener, Snapshot};
 use vestibule::worker::{Discard, Whoami};
 
 use crate::bench::{self, Bench, time};
-use crate::load::{CURVE, Load, Pace};
+use crate::load::{self, CURVE, Load, Pace};
 use crate::machine::Machine;
 use crate::report::plot::{self, Line};
 use crate::report::{Page, number};
@@ -122,6 +122,7 @@ fn one(bench: &Bench, args: &Args, pace: Pace) -> Result<Run, String> {
         target: engine.addresses()[0],
         expect,
         pace,
+        drain: load::DRAIN,
         more: &[],
         under: &[],
     };
