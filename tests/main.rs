@@ -20,5 +20,6 @@ mod security;
 mod serving;
 mod splits;
 mod support;
+mod takeover;
 mod tls;
 mod wrong_configuration;

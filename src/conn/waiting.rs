@@ -101,7 +101,7 @@ pub enum How {
 
 /// Where a connection stands that has to bring a header.
 ///
-/// Order of calls: [`start`](Waiting::start) once, then [`handle_read`](Waiting::handle_read) after each read that it
+/// Order of calls: [`start`](Waiting::start) or [`resume`](Waiting::resume) once, then [`handle_read`](Waiting::handle_read) after each read that it
 /// asked for, until it answers with something else than a read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Waiting {
@@ -124,6 +124,13 @@ impl Waiting {
     pub fn start(&mut self, terms: &Terms) -> Action {
         *self = Waiting::default();
         self.read(terms, 1)
+    }
+
+    /// Takes up a header of which another process has taken `bytes` out of the socket; in the place of
+    /// [`start`](Waiting::start).
+    pub fn resume(&mut self, bytes: &[u8], terms: &Terms) -> Action {
+        *self = Waiting::default();
+        if bytes.is_empty() { self.read(terms, 1) } else { self.handle_bytes(bytes, false, terms) }
     }
 
     /// The same read once more, after one that was interrupted.
@@ -161,7 +168,7 @@ impl Waiting {
         }
         let known = self.taken + count;
         match self.awaiting {
-            Awaiting::Bytes => self.handle_bytes(bytes(known), terms),
+            Awaiting::Bytes => self.handle_bytes(bytes(known), terms.exact, terms),
             Awaiting::Consume { target, complete } => {
                 self.taken = known;
                 self.handle_consumed(target, complete, bytes(known), terms)
@@ -179,20 +186,21 @@ impl Waiting {
         if self.is_silent() { Ending::ClosedEmpty } else { Ending::ClosedPartial }
     }
 
-    fn handle_bytes(&mut self, known: &[u8], terms: &Terms) -> Action {
+    /// `peeked`: the last of them are still in the socket.
+    fn handle_bytes(&mut self, known: &[u8], peeked: bool, terms: &Terms) -> Action {
         let len = known.len() as u32;
         match decode(known, &terms.rules) {
             Decoded::Complete(header) => {
                 if let Err(refusal) = terms.policy.admit(&header, &known[header.len()..]) {
                     return Action::Close(Ending::Refused(refusal));
                 }
-                if terms.exact {
+                if peeked {
                     return self.consume(header.len() as u32, true);
                 }
                 self.taken = len;
                 Action::Dispatch(Admitted(header.head()))
             }
-            Decoded::Incomplete { .. } if terms.exact => self.consume(len, false),
+            Decoded::Incomplete { .. } if peeked => self.consume(len, false),
             Decoded::Incomplete { need } => {
                 self.taken = len;
                 self.read(terms, need as u32)

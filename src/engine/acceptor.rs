@@ -4,10 +4,15 @@
 //! the place of the real ones.
 //!
 //! Invariants, each kept in one place:
-//! - a socket lives in the slab (or the lobby) until it is dispatched or dropped: [`Acceptor::dispatch`], [`Acceptor::close`];
-//! - a slot in state `Reading` or `Cancelling` has exactly one read in flight, and only its completion frees the slot:
-//!   [`Acceptor::handle_read`];
+//! - a socket lives in the slab (or the lobby) until it is dispatched, dropped, or handed over to another process:
+//!   [`Acceptor::dispatch`], [`Acceptor::close`], [`leaving`];
+//! - a slot in state `Reading`, `Cancelling` or `Leaving` has exactly one read in flight, and only its completion frees
+//!   the slot: [`Acceptor::handle_read`];
 //! - a completion finds its slot by index and generation, or nothing.
+
+mod leaving;
+
+pub use leaving::Departing;
 
 use std::collections::VecDeque;
 use std::io;
@@ -25,6 +30,7 @@ use crate::conn::{
 };
 use crate::dispatch::{Handoff, Overload, Permit, Release};
 use crate::ring::{BACKLOG, BATCH_MAX, Completion, Driver, Errno, ReadMode};
+use leaving::{Brought, Leaving};
 
 /// A connection whose first bytes come within this time of its accept had them ready: TCP_DEFER_ACCEPT delivered it for
 /// its data, not because the kernel had waited long enough.
@@ -65,6 +71,8 @@ struct Guest<S> {
     pending: bool,
     /// Its client's count.
     permit: Option<Permit>,
+    /// What it brought from another process that had accepted it.
+    brought: Option<Box<Brought>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +81,8 @@ enum State {
     Reading,
     /// A read is in flight and its end was asked for.
     Cancelling(Ending),
+    /// A read is in flight and its end was asked for: another process reads on.
+    Leaving,
     /// Validated; waits for room in its pool's queue.
     Validated,
 }
@@ -98,6 +108,10 @@ pub struct Acceptor<D: Driver, K> {
     /// Some pool may have room for its line.
     look_at_lines: bool,
     draining: Option<Draining>,
+    /// A hand-over to another process in progress.
+    leaving: Option<Leaving<D::Socket>>,
+    /// The class of the deadlines that were brought from another process.
+    brought_class: usize,
 }
 
 /// A shutdown in progress.
@@ -135,8 +149,10 @@ pub struct Parts<D, K> {
 
 impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     /// An acceptor that has not armed anything yet.
-    pub fn new(parts: Parts<D, K>) -> Acceptor<D, K> {
+    pub fn new(mut parts: Parts<D, K>) -> Acceptor<D, K> {
         Acceptor {
+            // No time is added: what is brought is the deadline itself.
+            brought_class: parts.queues.class(Duration::ZERO, true),
             now: parts.driver.now(),
             driver: parts.driver,
             sink: parts.sink,
@@ -153,6 +169,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             descriptors_freed: false,
             look_at_lines: false,
             draining: None,
+            leaving: None,
         }
     }
 
@@ -162,6 +179,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     /// Only if the ring itself is broken.
     pub fn turn(&mut self) -> io::Result<bool> {
         self.tend_doors();
+        self.advance_leaving();
         if self.is_finished() {
             return Ok(true);
         }
@@ -206,10 +224,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             self.descriptors_freed = true;
             return;
         };
-        let door = &mut self.doors[listener as usize];
-        let pending = door.proxy.is_some();
-        let admitted = door.admit_peer(peer.ip(), &mut self.peers);
-        let guest = Guest {
+        self.receive(Guest {
             socket: Some(socket),
             listener,
             peer,
@@ -217,9 +232,17 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             waiting: Waiting::default(),
             state: State::Validated,
             prompt: false,
-            pending: pending && admitted.is_ok(),
+            pending: false,
             permit: None,
-        };
+            brought: None,
+        });
+    }
+
+    /// Door 1, and behind it a slot or the lobby.
+    fn receive(&mut self, mut guest: Guest<D::Socket>) {
+        let door = &mut self.doors[guest.listener as usize];
+        let admitted = door.admit_peer(guest.peer.ip(), &mut self.peers);
+        guest.pending = door.proxy.is_some() && admitted.is_ok();
         match admitted {
             Ok(()) if self.lobby.is_empty() => self.admit(guest),
             // Behind those that came before: deadlines are kept in order of arrival.
@@ -265,6 +288,9 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         let guest = self.slab.get_mut(key).expect("just put there");
         let proxy = self.doors[guest.listener as usize].proxy.as_ref().expect("only such doors await headers");
         guest.state = State::Reading;
+        if guest.brought.is_some() {
+            return self.resume(key);
+        }
         let action = guest.waiting.start(&proxy.terms);
         self.queues.start(key, proxy.class, guest.accepted_at);
         self.act(key, action);
@@ -280,10 +306,16 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             return self.close(key, ending, known);
         }
         let proxy = self.doors[guest.listener as usize].proxy.as_ref().expect("only such doors await headers");
+        let leaves = guest.state == State::Leaving;
+        if leaves {
+            self.leaving.as_mut().expect("until the last has left").read_ended();
+        }
         let action = match result {
+            Ok(_) if leaves && fault::present(Fault::BytesLeftBehind) => guest.waiting.again(&proxy.terms),
             Ok(count) => {
                 if count > 0 && guest.waiting.is_silent() {
-                    guest.prompt = self.now.saturating_duration_since(guest.accepted_at) <= PROMPT;
+                    // Who was brought has its deadline already.
+                    guest.prompt = guest.brought.is_none() && is_prompt(guest.accepted_at, self.now);
                     self.queues.heard(key);
                 }
                 if fault::present(Fault::RearmedDeadline) {
@@ -299,6 +331,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
                 action
             }
             Err(Errno(libc::EINTR | libc::EAGAIN)) => guest.waiting.again(&proxy.terms),
+            Err(Errno(libc::ECANCELED)) if leaves => guest.waiting.again(&proxy.terms),
             Err(_) => Action::Close(guest.waiting.closed()),
         };
         self.act(key, action);
@@ -313,6 +346,9 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     }
 
     fn read(&mut self, key: Key, at: u32, how: How, room: u32) {
+        if self.leaving.is_some() && self.leaves(key) {
+            return self.depart(key);
+        }
         if self.driver.capacity(key.slot) < room && !self.driver.lengthen(key.slot, at) {
             return self.close(key, Ending::Shed, at);
         }
@@ -456,7 +492,9 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
                 }
             }
         }
-        if self.draining.is_some_and(|draining| draining.pending_until <= self.now) {
+        // Whose turn to leave has not come yet is not given up.
+        let all_asked = self.leaving.as_ref().is_none_or(Leaving::has_asked_all);
+        if all_asked && self.draining.is_some_and(|draining| draining.pending_until <= self.now) {
             for _ in 0..BATCH_MAX {
                 let Some(key) = self.queues.shed() else { break };
                 self.cancel(key, Ending::Drained);
@@ -534,6 +572,9 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     }
 
     fn lobby_deadline(&self, guest: &Guest<D::Socket>) -> Option<Instant> {
+        if let Some(brought) = &guest.brought {
+            return Some(brought.deadline);
+        }
         let proxy = self.doors[guest.listener as usize].proxy.as_ref()?;
         Some(self.queues.deadline(proxy.class, guest.accepted_at))
     }
@@ -579,7 +620,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
 
     /// How long the next wait may be.
     fn patience(&self) -> Option<Duration> {
-        if self.look_at_lines {
+        if self.look_at_lines || self.leaving.as_ref().is_some_and(|leaving| !leaving.has_asked_all()) {
             return Some(Duration::ZERO);
         }
         let pending = self.draining.filter(|_| !self.queues.is_empty()).map(|draining| draining.pending_until);
@@ -588,6 +629,11 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         let next = self.queues.next_deadline().into_iter().chain(pending).chain(rests).chain(lobby).min()?;
         Some(next.saturating_duration_since(self.now))
     }
+}
+
+/// Whether data were there at once, so that TCP_DEFER_ACCEPT has taken nothing of the time.
+fn is_prompt(accepted_at: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(accepted_at) <= PROMPT
 }
 
 /// Makes a client's count go down when the connection ends, wherever that is.

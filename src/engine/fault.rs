@@ -12,6 +12,8 @@ pub enum Fault {
     RearmedDeadline,
     /// A connection that a pool declines is neither closed nor kept.
     LeakOnDecline,
+    /// What a read brings that was cancelled too late is not handed over with its connection.
+    BytesLeftBehind,
     /// A socket is closed twice.
     #[cfg(test)]
     DoubleClose,

@@ -129,6 +129,11 @@ impl Listener {
         Options { defer_accept: self.defers(), share_port: self.share_port }
     }
 
+    /// Whether its connections begin with a header.
+    pub(super) fn is_proxied(&self) -> bool {
+        self.terms.is_some()
+    }
+
     pub(super) fn header_limit(&self) -> u32 {
         self.terms.as_ref().map_or(0, |terms| terms.rules.header_limit)
     }

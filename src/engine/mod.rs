@@ -20,14 +20,17 @@ mod report;
 mod simulation;
 mod snapshot;
 mod start;
+mod takeover;
 mod tally;
 
 pub use listener::{Listener, TIMEOUT_DEFAULT};
 pub use snapshot::Snapshot;
 pub use start::{Bound, EngineBuilder, PENDING_LIMIT_DEFAULT, PENDING_LIMIT_MAX, RINGS_MAX, StartError};
+pub use takeover::{ClientCounts, Pending};
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -37,13 +40,15 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use crate::conn::{ClientTable, Clients};
 use crate::dispatch::{PoolRecord, RunningWorkers};
 use crate::ring::{Ring, Waker};
-use acceptor::Acceptor;
+use acceptor::{Acceptor, Departing};
 use pools::Pools;
 use report::Report;
 use tally::Tally;
 
 /// Commands that may wait for one ring.
 const COMMANDS_MAX: usize = 16;
+/// How long a full inbox is waited for.
+const COMMAND_PATIENCE: Duration = Duration::from_secs(1);
 /// How long headers that are under way may still take when a drain begins.
 const DRAIN_GRACE: Duration = Duration::from_millis(200);
 /// How often a drain looks whether the rings have ended.
@@ -52,6 +57,8 @@ const DRAIN_STEP: Duration = Duration::from_millis(2);
 /// A running accept tier. Dropping it without [`drain`](Engine::drain) ends the rings at once.
 pub struct Engine {
     addresses: Vec<SocketAddr>,
+    /// By listener: whether its connections begin with a header.
+    proxied: Vec<bool>,
     /// Clones of the rings' sockets, for an engine that takes over. Closed when a drain begins.
     sockets: Vec<(SocketAddr, TcpListener)>,
     threads: Vec<RingThread>,
@@ -70,10 +77,14 @@ struct RingThread {
     tally: Arc<Tally>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 enum Command {
     /// Stop accepting; headers that are under way have this long.
     Drain { grace: Duration },
+    /// The same, and those that await their header on these listeners (by index) leave for another process.
+    HandOver { listeners: Vec<bool>, grace: Duration, to: Sender<Departing<OwnedFd>> },
+    /// Connections from another process.
+    TakeIn(Vec<Departing<OwnedFd>>),
 }
 
 impl Engine {
@@ -180,8 +191,8 @@ impl Pulse {
 impl RingThread {
     fn command(&self, command: Command) {
         if let Some(commands) = &self.commands {
-            // A full inbox means that the ring is not looking; it will find the same command there.
-            let _ = commands.try_send(command);
+            // A ring that has ended takes none, and one that does not look for so long is stuck.
+            let _ = commands.send_timeout(command, COMMAND_PATIENCE);
         }
         self.waker.wake();
     }
@@ -218,10 +229,15 @@ impl Drop for RingThread {
 fn run(mut acceptor: Acceptor<Ring, Pools>, inbox: &Receiver<Command>, tally: &Tally) {
     loop {
         tally.turn();
-        match inbox.try_recv() {
-            Ok(Command::Drain { grace }) => acceptor.drain(grace),
-            Err(TryRecvError::Empty) => {}
-            Err(TryRecvError::Disconnected) => return,
+        // All of them: several wakes may have come as one.
+        loop {
+            match inbox.try_recv() {
+                Ok(Command::Drain { grace }) => acceptor.drain(grace),
+                Ok(Command::HandOver { listeners, grace, to }) => acceptor.hand_over(listeners, grace, to),
+                Ok(Command::TakeIn(arrivals)) => acceptor.take_in(arrivals),
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => return,
+            }
         }
         match acceptor.turn() {
             Ok(false) => {}

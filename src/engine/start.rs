@@ -13,7 +13,7 @@ use super::listener::Listener;
 use super::pools::Pools;
 use super::report::Report;
 use super::tally::Tally;
-use super::{Command, Engine, RingThread};
+use super::{ClientCounts, Command, Engine, RingThread};
 use crate::conn::{ClientLimits, Clients, PendingPeers, Queues};
 use crate::dispatch::{Intake, Pool, Queue, queue};
 use crate::ring::{self, BACKLOG, Ring, SLOT_BYTES, SetupError, Sizes, Waker};
@@ -36,6 +36,7 @@ pub struct EngineBuilder {
     pending_limit: Option<u32>,
     pending_peer_limit: u32,
     clients: ClientLimits,
+    counts: Clients,
     unpinned: bool,
 }
 
@@ -74,6 +75,13 @@ impl EngineBuilder {
     /// Bans and limits on clients: those that a header names, and the peers of plain listeners. None if not set.
     pub fn client_limits(mut self, limits: ClientLimits) -> EngineBuilder {
         self.clients = limits;
+        self
+    }
+
+    /// Goes on counting clients where another engine is, if the size of the table stays: whoever is connected there counts
+    /// here too.
+    pub fn client_counts(mut self, counts: ClientCounts) -> EngineBuilder {
+        self.counts = counts.0;
         self
     }
 
@@ -121,9 +129,10 @@ impl EngineBuilder {
             exact: self.pools.iter().map(|pool| pool.exact).collect(),
             pending_limit: self.pending_limit.unwrap_or(PENDING_LIMIT_DEFAULT),
             pending_peer_limit: self.pending_peer_limit,
-            clients: Clients::new(self.clients, Instant::now()),
+            clients: self.counts.changed(self.clients, Instant::now()),
         });
         let clients = plan.clients.clone();
+        let proxied = plan.doors.iter().map(|door| door.listener.is_proxied()).collect();
         let (queues, intakes): (Vec<Queue>, Vec<Intake>) =
             self.pools.iter().map(|pool| queue(&pool.name, pool.queue, pool.overload)).unzip();
         let report = Arc::new(Report::default());
@@ -138,7 +147,7 @@ impl EngineBuilder {
         drop(queues);
         let workers = self.pools.into_iter().zip(intakes).map(|(pool, intake)| pool.workers.start(intake));
         let workers = workers.collect::<io::Result<Vec<_>>>().map_err(StartError::System)?;
-        Ok(Engine { addresses, sockets: kept, threads, workers, pools, clients, report })
+        Ok(Engine { addresses, proxied, sockets: kept, threads, workers, pools, clients, report })
     }
 
     fn resolve_pools(&self) -> Result<Vec<usize>, StartError> {

@@ -34,10 +34,14 @@ pub enum Count {
     Stale,
     /// Times that accepting was paused because a pool's queue was full.
     Paused,
+    /// Given to another process while their header was awaited.
+    HandedOver,
+    /// Got from another process while their header was awaited.
+    TakenOver,
 }
 
 impl Count {
-    const ALL: [(Count, &str); 12] = [
+    const ALL: [(Count, &str); 14] = [
         (Count::Accepted, "accepted"),
         (Count::Proxied, "proxied"),
         (Count::Local, "local"),
@@ -50,6 +54,8 @@ impl Count {
         (Count::Phantom, "phantom"),
         (Count::Stale, "stale"),
         (Count::Paused, "paused"),
+        (Count::HandedOver, "handed-over"),
+        (Count::TakenOver, "taken-over"),
     ];
 }
 

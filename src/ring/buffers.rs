@@ -112,6 +112,18 @@ impl Buffers {
         true
     }
 
+    pub fn fill(&mut self, slot: u32, bytes: &[u8]) -> bool {
+        assert!(!self.busy[slot as usize], "a buffer in flight cannot be written");
+        let is_short = |buffers: &Buffers| (buffers.capacity(slot) as usize) < bytes.len();
+        if is_short(self) && (!self.lengthen(slot, 0) || is_short(self)) {
+            return false;
+        }
+        // SAFETY: the buffer holds at least as many bytes, checked above, is no part of `bytes`, and is not lent to the
+        // kernel.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.start(slot), bytes.len()) };
+        true
+    }
+
     pub fn release(&mut self, slot: u32) {
         assert!(!self.busy[slot as usize], "a buffer in flight cannot be released");
         if let Some(long) = self.long.remove(&slot) {
@@ -183,6 +195,15 @@ mod tests {
         assert!(!buffers.lengthen(1, 5), "once is enough");
         buffers.release(1);
         assert_eq!((buffers.capacity(1), buffers.spare.len()), (SLOT_BYTES, 1));
+    }
+
+    #[test]
+    fn takes_bytes_that_came_another_way_if_they_fit() {
+        let mut buffers = Buffers::new(1, 4096);
+        assert!(buffers.fill(0, b"PROXY ") && buffers.bytes(0, 6) == b"PROXY ");
+        assert!(buffers.fill(0, &[9; 4096]) && buffers.bytes(0, 4096) == [9; 4096]);
+        buffers.release(0);
+        assert!(!buffers.fill(0, &[9; 4097]));
     }
 
     #[test]

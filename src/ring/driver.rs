@@ -119,6 +119,13 @@ pub trait Driver {
     /// Gives the slot a buffer for the longest header, keeping its first `len` bytes; `false` if none is free.
     fn lengthen(&mut self, slot: u32, len: u32) -> bool;
 
+    /// Puts bytes that were read elsewhere at the start of the slot's buffer, a longer one if need be; `false` if none is
+    /// free or long enough.
+    ///
+    /// # Panics
+    /// If a read of this slot is in flight.
+    fn fill(&mut self, slot: u32, bytes: &[u8]) -> bool;
+
     /// Takes a longer buffer back; called when the slot's user is gone.
     fn release(&mut self, slot: u32);
 

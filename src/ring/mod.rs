@@ -241,6 +241,10 @@ impl Driver for Ring {
         self.buffers.lengthen(slot, len)
     }
 
+    fn fill(&mut self, slot: u32, bytes: &[u8]) -> bool {
+        self.buffers.fill(slot, bytes)
+    }
+
     fn release(&mut self, slot: u32) {
         self.reading[slot as usize] = -1;
         self.buffers.release(slot);

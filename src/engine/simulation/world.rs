@@ -76,6 +76,8 @@ pub struct Book {
     taken: usize,
     pub closed: u32,
     pub dispatched: u32,
+    /// How often it was handed over to another process.
+    pub handed_over: u32,
 }
 
 #[derive(Debug)]
@@ -179,6 +181,28 @@ impl World {
         self.clients.iter().all(|client| client.next_event(self.now).is_none())
     }
 
+    /// Another process listens on the same sockets, with a ring of its own, after the one before has ended.
+    pub fn reopen(&mut self) {
+        for listener in &mut self.listeners {
+            listener.open = true;
+        }
+    }
+
+    /// Checks a connection that one process hands over to another: whose it is, when its time is up, and what was taken
+    /// out of its socket.
+    pub fn check_handed_over(&mut self, number: usize, deadline: Instant, bytes: &[u8]) {
+        let book = &mut self.books[number];
+        book.handed_over += 1;
+        let client = &self.clients[book.client];
+        let (earliest, latest) = self.listeners[client.listener as usize].limits.expect("only headers are awaited");
+        let (since, deadline) = (book.accepted, deadline - self.base);
+        let in_time = (since + earliest..=since + latest + SLACK).contains(&deadline);
+        if book.handed_over > 1 || !in_time || client.stream[..book.taken] != *bytes {
+            self.violations
+                .push(format!("connection {number} is handed over at fault: {book:?}, {deadline:?}, {bytes:?}"));
+        }
+    }
+
     pub fn wake(&mut self) {
         self.ready.push_back(Told::Woken);
     }
@@ -233,7 +257,7 @@ impl World {
     }
 
     fn book(&mut self, client: usize) -> (usize, Result<SocketAddr, Errno>) {
-        self.books.push(Book { client, accepted: self.now, taken: 0, closed: 0, dispatched: 0 });
+        self.books.push(Book { client, accepted: self.now, taken: 0, closed: 0, dispatched: 0, handed_over: 0 });
         let Client { peer, .. } = self.clients[client];
         let gone = self.clients[client].has_reset(self.now) && self.rng.bool();
         (self.books.len() - 1, if gone { Err(Errno(libc::ENOTCONN)) } else { Ok(peer) })
@@ -510,6 +534,17 @@ impl Driver for Script {
         }
         world.longs += 1;
         world.slots[slot as usize].data.resize(LONG_BYTES, 0);
+        true
+    }
+
+    fn fill(&mut self, slot: u32, bytes: &[u8]) -> bool {
+        if self.capacity(slot) < bytes.len() as u32 && !self.lengthen(slot, 0) {
+            return false;
+        }
+        let mut world = self.world.borrow_mut();
+        let data = &mut world.slots[slot as usize].data;
+        data[..bytes.len()].copy_from_slice(bytes);
+        self.seen[slot as usize].clone_from(data);
         true
     }
 

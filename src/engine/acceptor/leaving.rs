@@ -1,0 +1,194 @@
+//! The way out that leads to another process, and the way in from one, for connections whose header is awaited.
+//!
+//! A read in flight is cancelled first, and its completion decides: bytes that came all the same belong to what is handed
+//! over, a header that they complete is dispatched here. Whoever would begin a read from then on leaves instead, so that
+//! [`Acceptor::read`] is the one place from which connections go.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+
+use super::{Acceptor, Door, Guest, Sink, State, is_prompt};
+use crate::conn::{Action, Ending, Key, Waiting};
+use crate::engine::tally::Count;
+use crate::ring::{BATCH_MAX, Driver};
+
+/// A connection between two processes, its header half read.
+#[derive(Debug)]
+pub struct Departing<S> {
+    /// The socket; nothing reads from it.
+    pub socket: S,
+    /// Index of its listener, in the engine that it leaves or enters.
+    pub listener: u32,
+    /// The socket's peer.
+    pub peer: SocketAddr,
+    /// When the kernel's accept was seen.
+    pub accepted_at: Instant,
+    /// When its header must be complete.
+    pub deadline: Instant,
+    /// What was taken out of the socket so far.
+    pub bytes: Vec<u8>,
+}
+
+/// What a connection has brought from another process.
+pub(super) struct Brought {
+    pub(super) deadline: Instant,
+    /// Until they are in a slot's buffer.
+    bytes: Vec<u8>,
+}
+
+/// A hand-over in progress.
+pub(super) struct Leaving<S> {
+    /// By listener: whether its connections leave.
+    listeners: Vec<bool>,
+    /// Those that may have to be asked yet.
+    unasked: Vec<Key>,
+    /// Cancelled reads that have not completed yet.
+    cancelled: usize,
+    to: Sender<Departing<S>>,
+}
+
+impl<S> Leaving<S> {
+    pub(super) fn has_asked_all(&self) -> bool {
+        self.unasked.is_empty()
+    }
+
+    pub(super) fn read_ended(&mut self) {
+        self.cancelled -= 1;
+    }
+}
+
+impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
+    /// Stops accepting and takes in what waits in the backlogs, as [`drain`](Acceptor::drain) does, and sends every
+    /// connection that awaits its header on one of the `listeners` (by index) to another process: `to` is dropped after
+    /// the last. The others stay until `grace` is over.
+    pub fn hand_over(&mut self, mut listeners: Vec<bool>, grace: Duration, to: Sender<Departing<D::Socket>>) {
+        self.drain(grace);
+        listeners.iter_mut().zip(&self.doors).for_each(|(leaves, door)| *leaves &= door.proxy.is_some());
+        let unasked = self.slab.keys().collect();
+        self.leaving = Some(Leaving { listeners, unasked, cancelled: 0, to });
+    }
+
+    /// Receives connections from another process, in the order of their deadlines and for listeners that expect a header;
+    /// at most once.
+    pub fn take_in(&mut self, arrivals: Vec<Departing<D::Socket>>) {
+        self.now = self.driver.now();
+        for Departing { socket, listener, peer, accepted_at, deadline, bytes } in arrivals {
+            self.tally.count(Count::TakenOver);
+            self.receive(Guest {
+                socket: Some(socket),
+                listener,
+                peer,
+                accepted_at,
+                waiting: Waiting::default(),
+                state: State::Validated,
+                prompt: false,
+                pending: false,
+                permit: None,
+                brought: Some(Box::new(Brought { deadline, bytes })),
+            });
+        }
+    }
+
+    /// Reads on where another process has stopped.
+    pub(super) fn resume(&mut self, key: Key) {
+        let guest = self.slab.get_mut(key).expect("the caller has it");
+        let proxy = self.doors[guest.listener as usize].proxy.as_ref().expect("only such doors await headers");
+        let brought = guest.brought.as_mut().expect("the caller has looked");
+        let bytes = std::mem::take(&mut brought.bytes);
+        self.queues.start(key, self.brought_class, brought.deadline);
+        if !bytes.is_empty() {
+            self.queues.heard(key);
+        }
+        let mut action = guest.waiting.resume(&bytes, &proxy.terms);
+        if brought.deadline <= self.now {
+            // The way here has taken too long.
+            action = Action::Close(guest.waiting.expired());
+        }
+        if !self.driver.fill(key.slot, &bytes) {
+            return self.close(key, Ending::Shed, 0);
+        }
+        self.act(key, action);
+    }
+
+    /// One step of a hand-over: asks a batch to leave, and ends it when nobody is left.
+    pub(super) fn advance_leaving(&mut self) {
+        let Some(leaving) = &mut self.leaving else { return };
+        let rest = leaving.unasked.len().saturating_sub(BATCH_MAX);
+        for key in leaving.unasked.split_off(rest) {
+            self.ask_to_leave(key);
+        }
+        for mut guest in std::mem::take(&mut self.lobby) {
+            match self.is_leaving(guest.listener) {
+                true => {
+                    let bytes = guest.brought.as_mut().map(|brought| std::mem::take(&mut brought.bytes));
+                    self.send_off(guest, bytes.unwrap_or_default());
+                }
+                false => self.lobby.push_back(guest),
+            }
+        }
+        let ended = |leaving: &Leaving<_>| leaving.unasked.is_empty() && leaving.cancelled == 0;
+        if self.leaving.as_ref().is_some_and(ended) && self.doors.iter().all(Door::is_closed) {
+            self.leaving = None;
+        }
+    }
+
+    /// Whether the connection leaves for another process.
+    pub(super) fn leaves(&mut self, key: Key) -> bool {
+        let listener = self.slab.get_mut(key).expect("the caller has it").listener;
+        self.is_leaving(listener)
+    }
+
+    /// Hands over a connection that has no read in flight.
+    pub(super) fn depart(&mut self, key: Key) {
+        self.queues.stop(key);
+        let Some(guest) = self.slab.remove(key) else { return };
+        let bytes = self.driver.bytes(key.slot, guest.waiting.taken()).to_vec();
+        self.driver.release(key.slot);
+        self.send_off(guest, bytes);
+    }
+
+    fn is_leaving(&self, listener: u32) -> bool {
+        self.leaving.as_ref().is_some_and(|leaving| leaving.listeners[listener as usize])
+    }
+
+    fn ask_to_leave(&mut self, key: Key) {
+        // It may have ended since, or be validated: then it stays.
+        let Some(guest) = self.slab.get_mut(key).filter(|guest| guest.state == State::Reading) else { return };
+        let leaving = self.leaving.as_mut().expect("the caller has looked");
+        if leaving.listeners[guest.listener as usize] {
+            guest.state = State::Leaving;
+            leaving.cancelled += 1;
+            self.queues.stop(key);
+            self.driver.cancel_read(key.slot, key.generation);
+        }
+    }
+
+    fn send_off(&mut self, mut guest: Guest<D::Socket>, bytes: Vec<u8>) {
+        if std::mem::take(&mut guest.pending) {
+            self.doors[guest.listener as usize].settle(guest.peer.ip(), &mut self.peers);
+        }
+        let deadline = self.deadline_to_keep(&guest);
+        let Guest { listener, peer, accepted_at, .. } = guest;
+        let socket = guest.socket.take().expect("it is not on offer");
+        let leaving = self.leaving.as_ref().expect("the caller has looked");
+        match leaving.to.send(Departing { socket, listener, peer, accepted_at, deadline, bytes }) {
+            Ok(()) => self.tally.count(Count::HandedOver),
+            // Nobody waits for it any more; the socket is closed with the message.
+            Err(_) => self.conclude(&guest, Ending::Drained, &[]),
+        }
+    }
+
+    /// The deadline that a connection has here. Whether the kernel has kept a silent newcomer for its silence
+    /// (TCP_DEFER_ACCEPT) will not be known any more: it gets the whole time.
+    fn deadline_to_keep(&self, guest: &Guest<D::Socket>) -> Instant {
+        if let Some(brought) = &guest.brought {
+            return brought.deadline;
+        }
+        let proxy = self.doors[guest.listener as usize].proxy.as_ref().expect("only such doors await headers");
+        let unknown = guest.waiting.is_silent() && is_prompt(guest.accepted_at, self.now);
+        let class = proxy.prompt_class.filter(|_| guest.prompt || unknown).unwrap_or(proxy.class);
+        self.queues.deadline(class, guest.accepted_at)
+    }
+}

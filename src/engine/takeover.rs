@@ -1,0 +1,119 @@
+//! What goes from one engine to another, in the same process or not: listening sockets, connections whose header is
+//! awaited, and the counts of clients.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use super::acceptor::Departing;
+use super::{Command, Engine};
+use crate::conn::Clients;
+
+/// How long the rings may take to let go of their pending connections; they need milliseconds.
+const HAND_OVER_LIMIT: Duration = Duration::from_secs(5);
+
+/// A connection whose header is awaited, between two engines. Dropping it closes it.
+#[derive(Debug)]
+pub struct Pending {
+    /// The socket; nothing reads from it.
+    pub socket: OwnedFd,
+    /// The address that its listener is bound to.
+    pub listener: SocketAddr,
+    /// The socket's peer: the balancer.
+    pub peer: SocketAddr,
+    /// When the kernel's accept was seen.
+    pub accepted_at: Instant,
+    /// When its header must be complete.
+    pub deadline: Instant,
+    /// What was taken out of the socket so far: the beginning of a header, or nothing.
+    pub bytes: Vec<u8>,
+}
+
+/// The connections of each client that an engine counts; see [`EngineBuilder::client_counts`](super::EngineBuilder).
+#[derive(Clone, Debug, Default)]
+pub struct ClientCounts(pub(super) Clients);
+
+impl Engine {
+    /// Clones of all sockets that listen, with the addresses they are bound to. None once a drain has begun.
+    ///
+    /// # Errors
+    /// If descriptors ran out.
+    pub fn sockets(&self) -> io::Result<Vec<(SocketAddr, TcpListener)>> {
+        self.sockets.iter().map(|(address, socket)| Ok((*address, socket.try_clone()?))).collect()
+    }
+
+    /// Whether a listener on this address expects a header.
+    pub fn expects_header_at(&self, address: SocketAddr) -> bool {
+        self.listener_with_header(address).is_some()
+    }
+
+    /// Stops accepting, after another engine has begun to accept on the same [sockets](Engine::sockets), and gives away
+    /// every connection that awaits its header on one of the `listeners`. Those of other listeners have until `limit` or
+    /// their own deadline. What is validated reaches its worker; [`retire`](Engine::retire) waits for the end of it all.
+    pub fn hand_over(&mut self, listeners: &[SocketAddr], limit: Duration) -> Vec<Pending> {
+        let (to, from) = crossbeam_channel::unbounded(); // bounded by the rings' slots and backlogs
+        let leaves: Vec<bool> = self.addresses.iter().map(|address| listeners.contains(address)).collect();
+        for thread in &self.threads {
+            thread.command(Command::HandOver { listeners: leaves.clone(), grace: limit, to: to.clone() });
+        }
+        drop(to);
+        let end = Instant::now() + HAND_OVER_LIMIT;
+        let left = std::iter::from_fn(|| from.recv_deadline(end).ok());
+        left.map(|left| Pending {
+            socket: left.socket,
+            listener: self.addresses[left.listener as usize],
+            peer: left.peer,
+            accepted_at: left.accepted_at,
+            deadline: left.deadline,
+            bytes: left.bytes,
+        })
+        .collect()
+    }
+
+    /// Goes on with connections that another engine has given away; at most once. Whatever does not belong to a listener
+    /// that expects a header comes back.
+    pub fn take_in(&self, mut pending: Vec<Pending>) -> Vec<Pending> {
+        pending.sort_by_key(|one| one.deadline);
+        let mut shares: Vec<Vec<Departing<OwnedFd>>> = self.threads.iter().map(|_| Vec::new()).collect();
+        let mut rejected = Vec::new();
+        for (number, one) in pending.into_iter().enumerate() {
+            let ring = number % shares.len();
+            match self.listener_with_header(one.listener) {
+                Some(listener) => shares[ring].push(departing(one, listener)),
+                None => rejected.push(one),
+            }
+        }
+        for (thread, share) in self.threads.iter().zip(shares) {
+            thread.command(Command::TakeIn(share));
+        }
+        rejected
+    }
+
+    /// The counts of clients, for an engine that takes this one's place.
+    pub fn client_counts(&self) -> ClientCounts {
+        ClientCounts(self.clients.clone())
+    }
+
+    /// Leaves the counts of clients to the engine that has taken this one's place: if they are the same table, what
+    /// happened to it is no longer part of this engine's [snapshot](Engine::snapshot).
+    pub fn leave_counts_to(&mut self, next: &Engine) {
+        let same = |one: &Clients, other: &Clients| match (one.table(), other.table()) {
+            (Some(one), Some(other)) => std::sync::Arc::ptr_eq(one, other),
+            _ => false,
+        };
+        if same(&self.clients, &next.clients) {
+            self.clients = Clients::default();
+        }
+    }
+
+    fn listener_with_header(&self, address: SocketAddr) -> Option<u32> {
+        let mut listeners = self.addresses.iter().zip(&self.proxied);
+        listeners.position(|(bound, proxied)| *bound == address && *proxied).map(|index| index as u32)
+    }
+}
+
+fn departing(one: Pending, listener: u32) -> Departing<OwnedFd> {
+    let Pending { socket, peer, accepted_at, deadline, bytes, .. } = one;
+    Departing { socket, listener, peer, accepted_at, deadline, bytes }
+}
