@@ -4,10 +4,15 @@
 //! connections. Under systemd the date gives way to the journal's priority prefix (sd-daemon(3)).
 
 use std::fmt;
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
@@ -15,19 +20,134 @@ use tracing_subscriber::registry::LookupSpan;
 
 /// Lines that may wait to be written; more are lost and counted.
 const LINES_MAX: usize = 8192;
+/// How long the end of the process waits for what is still to be written.
+const FLUSH_MAX: Duration = Duration::from_secs(2);
 
-/// Starts the log; it is flushed when the guard is dropped.
-pub fn start() -> WorkerGuard {
-    let (writer, guard) =
-        NonBlockingBuilder::default().buffered_lines_limit(LINES_MAX).lossy(true).finish(std::io::stderr());
+/// The running log, and standard output, which may block just as well. Dropped, both are flushed as far as they take it.
+pub struct Log {
+    guards: Vec<WorkerGuard>,
+    output: NonBlocking,
+    lost: Lost,
+}
+
+/// Starts the log. Panics are lines in it too: the default message goes to standard error at once, which may block.
+pub fn start() -> Log {
+    let lost = Lost::default();
     let journal = std::env::var_os("JOURNAL_STREAM").is_some();
-    tracing_subscriber::fmt().with_max_level(Level::INFO).with_writer(writer).event_format(Dovecot { journal }).init();
-    guard
+    let form = Dovecot { journal };
+    let (errors, errors_guard) = writer(Target { inner: io::stderr(), form, lost: lost.clone(), told: 0 });
+    let (output, output_guard) = writer(io::stdout());
+    lost.dropped.get_or_init(|| errors.error_counter());
+    tracing_subscriber::fmt().with_max_level(Level::INFO).with_writer(errors).event_format(form).init();
+    std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+    Log { guards: vec![output_guard, errors_guard], output, lost }
+}
+
+impl Log {
+    /// Writes a line to standard output; nobody may be listening.
+    pub fn say(&self, line: fmt::Arguments<'_>) {
+        // One piece: each is queued by itself.
+        let _ = self.output.clone().write_all(format!("{line}\n").as_bytes());
+    }
+
+    /// Lines that the log's target has not taken so far.
+    pub fn lost(&self) -> u64 {
+        self.lost.count()
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        let guards = std::mem::take(&mut self.guards);
+        // Dropping a guard waits for its writer, and complains on standard output if that takes long: neither may keep the
+        // process from ending.
+        let Ok(flushing) = thread::Builder::new().name("flush".into()).spawn(move || drop(guards)) else { return };
+        let end = Instant::now() + FLUSH_MAX;
+        while !flushing.is_finished() && Instant::now() < end {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+fn writer(target: impl Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
+    NonBlockingBuilder::default().buffered_lines_limit(LINES_MAX).lossy(true).finish(target)
+}
+
+/// Lines that nobody will read.
+#[derive(Clone, Default)]
+struct Lost {
+    /// Those that found the queue full.
+    dropped: Arc<OnceLock<ErrorCounter>>,
+    /// Those that the target refused.
+    refused: Arc<AtomicU64>,
+}
+
+impl Lost {
+    fn count(&self) -> u64 {
+        let dropped = self.dropped.get().map_or(0, ErrorCounter::dropped_lines);
+        dropped as u64 + self.refused.load(Ordering::Relaxed)
+    }
+}
+
+/// Where lines go. When it takes one after others were lost, it says how many.
+struct Target<W> {
+    inner: W,
+    form: Dovecot,
+    lost: Lost,
+    told: u64,
+}
+
+impl<W: Write> Target<W> {
+    fn tell_losses(&mut self) -> io::Result<()> {
+        let lost = self.lost.count();
+        if lost == self.told {
+            return Ok(());
+        }
+        let mut line = String::new();
+        let text = format!("{} log lines were lost: standard error was blocked or full", lost - self.told);
+        // A String takes everything.
+        let _ = self.form.write(&mut Writer::new(&mut line), Level::WARN, "vestibule", &text);
+        self.inner.write_all(line.as_bytes())?;
+        self.told = lost;
+        Ok(())
+    }
+}
+
+impl<W: Write> Write for Target<W> {
+    /// A whole line. Takes it in any case: there is nobody who could do something about an error.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.inner.write_all(line).and_then(|()| self.tell_losses()).is_err() {
+            self.lost.refused.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
 }
 
 /// The form of a line.
+#[derive(Clone, Copy)]
 struct Dovecot {
     journal: bool,
+}
+
+impl Dovecot {
+    fn write(self, writer: &mut Writer<'_>, level: Level, service: &str, text: &str) -> fmt::Result {
+        let (priority, level) = match level {
+            Level::ERROR => (3, "Error: "),
+            Level::WARN => (4, "Warning: "),
+            _ => (6, "Info: "),
+        };
+        if self.journal {
+            write!(writer, "<{priority}>")?;
+        } else {
+            SystemTime.format_time(writer)?;
+            writer.write_char(' ')?;
+        }
+        writeln!(writer, "{service}: {level}{text}")
+    }
 }
 
 impl<S, N> FormatEvent<S, N> for Dovecot
@@ -38,19 +158,9 @@ where
     fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let mut parts = Parts::default();
         event.record(&mut parts);
-        let (priority, level) = match *event.metadata().level() {
-            Level::ERROR => (3, "Error: "),
-            Level::WARN => (4, "Warning: "),
-            _ => (6, "Info: "),
-        };
-        if self.journal {
-            write!(writer, "<{priority}>")?;
-        } else {
-            SystemTime.format_time(&mut writer)?;
-            writer.write_char(' ')?;
-        }
         let service = parts.service.as_deref().unwrap_or("vestibule");
-        writeln!(writer, "{service}: {level}{}{}", parts.message, parts.rest)
+        let text = format!("{}{}", parts.message, parts.rest);
+        self.write(&mut writer, *event.metadata().level(), service, &text)
     }
 }
 
@@ -77,5 +187,46 @@ impl Visit for Parts {
             "service" => self.service = Some(value.to_owned()),
             _ => self.record_debug(field, &value),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes lines only while it has room for them.
+    #[derive(Default)]
+    struct Disk {
+        room: usize,
+        lines: Vec<String>,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            if self.lines.len() == self.room {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.lines.push(String::from_utf8_lossy(line).into_owned());
+            Ok(line.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_a_full_disk_refuses_are_counted_and_told_when_it_has_room() {
+        let mut target =
+            Target { inner: Disk::default(), form: Dovecot { journal: true }, lost: Lost::default(), told: 0 };
+        for _ in 0..3 {
+            target.write_all(b"one\n").expect("it takes everything");
+        }
+        assert_eq!(target.lost.count(), 3);
+        target.inner.room = 3;
+        target.write_all(b"two\n").expect("it takes everything");
+        target.write_all(b"three\n").expect("it takes everything");
+        let told = "<4>vestibule: Warning: 3 log lines were lost: standard error was blocked or full\n";
+        assert_eq!(target.inner.lines, ["two\n", told, "three\n"]);
     }
 }

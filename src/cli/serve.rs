@@ -1,6 +1,5 @@
 //! `vestibule serve`: the daemon.
 
-use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -20,8 +19,9 @@ use vestibule::worker::tls::{Identity, Tls, alpn_of_service};
 use vestibule::worker::{Discard, Handler, Whoami};
 
 use super::configuration::{self, Ready};
+use super::log::{self, Log};
 use super::systemd::{Inherited, Watchdog};
-use super::{Error, log, privileges, systemd};
+use super::{Error, privileges, systemd};
 
 /// Accept, verify and dispatch connections until told to stop (this is what `vestibule` alone does).
 #[derive(clap::Args, Default)]
@@ -52,7 +52,7 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
         Err(problems) => return Ok(configuration::refuse(&problems)),
     };
     privileges::forbid_new();
-    let _log = log::start();
+    let log = log::start();
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
@@ -70,7 +70,7 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
         privileges::drop_to(target)?;
     }
     let engine = bound.start()?;
-    say_ready(&loaded.settings, engine.addresses());
+    say_ready(&log, &loaded.settings, engine.addresses());
     systemd::ready(engine.addresses().len());
     let mut tier = Tier {
         watchdog: Watchdog::start(engine.pulse()),
@@ -93,7 +93,10 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
     }
     systemd::stopping(tier.drain_timeout);
     let in_time = tier.drain();
-    say(format_args!("{}", tier.end()));
+    log.say(format_args!("{}", tier.end()));
+    if log.lost() > 0 {
+        log.say(format_args!("{} log lines were lost: standard error was blocked or full", log.lost()));
+    }
     Ok(if in_time { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -258,20 +261,20 @@ fn engine_listener(service: &Service, listener: &InetListener, address: SocketAd
 }
 
 /// One line a listener, then what to try.
-fn say_ready(settings: &Settings, addresses: &[SocketAddr]) {
+fn say_ready(log: &Log, settings: &Settings, addresses: &[SocketAddr]) {
     let mut bound = addresses.iter();
     let mut example = None;
     for service in &settings.services {
         for listener in &service.listeners {
             for address in bound.by_ref().take(listener.addresses.len()) {
-                say(format_args!("listening on {address} ({})", describe(service, listener)));
+                log.say(format_args!("listening on {address} ({})", describe(service, listener)));
                 example = example.or_else(|| what_to_try(listener, *address));
             }
         }
     }
-    say(format_args!("vestibule {} is ready", env!("CARGO_PKG_VERSION")));
+    log.say(format_args!("vestibule {} is ready", env!("CARGO_PKG_VERSION")));
     if let Some(command) = example {
-        say(format_args!("try: {command}"));
+        log.say(format_args!("try: {command}"));
     }
 }
 
@@ -307,9 +310,4 @@ fn describe(service: &Service, listener: &InetListener) -> String {
         WorkerKind::Discard => "worker discard".to_owned(),
     });
     words.join(", ")
-}
-
-/// Writes a line to standard output; nobody may be listening.
-fn say(line: std::fmt::Arguments<'_>) {
-    let _ = writeln!(std::io::stdout(), "{line}");
 }
