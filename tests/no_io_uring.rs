@@ -13,6 +13,7 @@ use crate::support::{free_port, temp_dir};
 const IO_URING_CALLS: std::ops::RangeInclusive<i64> = 425..=427;
 
 const EPERM: u32 = 1;
+const EINVAL: u32 = 22;
 const ENOSYS: u32 = 38;
 
 #[test]
@@ -22,7 +23,9 @@ fn serve_says_what_refuses_io_uring_and_what_to_do() {
     let text = crate::support::daemon::haproxy_configuration(free_port(), "", "");
     std::fs::write(&file, text).expect("it can be written");
     let name = file.to_str().expect("a plain path");
-    for (errno, cause) in [(EPERM, "Seccomp in /proc/self/status"), (ENOSYS, "CONFIG_IO_URING")] {
+    for (errno, cause) in
+        [(EPERM, "Seccomp in /proc/self/status"), (ENOSYS, "CONFIG_IO_URING"), (EINVAL, "run Linux 6.1 or later")]
+    {
         let finished = without_io_uring(errno, &["serve", "-c", name]);
         assert_eq!(finished.code, Some(1), "{finished:?}");
         let message: Vec<&str> = finished.stderr.lines().filter(|line| line.contains("io_uring")).collect();

@@ -183,6 +183,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         if self.is_finished() {
             return Ok(true);
         }
+        debug_assert!(self.lobby.is_empty() || self.slab.is_full(), "who waits in the lobby waits for a slot");
         self.driver.wait(self.patience())?;
         self.now = self.driver.now();
         for _ in 0..BATCH_MAX {
@@ -190,8 +191,9 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             self.handle(completion);
         }
         self.expire();
-        self.empty_lobby();
+        // In this order: lines that move on leave slots for the lobby, and nothing else may happen for a long time.
         self.serve_lines();
+        self.empty_lobby();
         Ok(false)
     }
 
@@ -214,6 +216,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             }
             Completion::Read { slot, generation, result } => self.handle_read(Key { slot, generation }, result),
             Completion::Woken => self.look_at_lines = true,
+            Completion::Overflowed => self.tally.count(Count::CqOverflow),
         }
     }
 

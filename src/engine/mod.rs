@@ -13,6 +13,8 @@
 mod acceptor;
 mod door;
 mod fault;
+#[cfg(test)]
+mod kernel;
 mod listener;
 mod pools;
 mod report;

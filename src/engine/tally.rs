@@ -38,10 +38,12 @@ pub enum Count {
     HandedOver,
     /// Got from another process while their header was awaited.
     TakenOver,
+    /// Turns that found the kernel's completion queue full.
+    CqOverflow,
 }
 
 impl Count {
-    const ALL: [(Count, &str); 14] = [
+    const ALL: [(Count, &str); 15] = [
         (Count::Accepted, "accepted"),
         (Count::Proxied, "proxied"),
         (Count::Local, "local"),
@@ -56,6 +58,7 @@ impl Count {
         (Count::Paused, "paused"),
         (Count::HandedOver, "handed-over"),
         (Count::TakenOver, "taken-over"),
+        (Count::CqOverflow, "cq-overflow"),
     ];
 }
 

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode, squeue};
 
-use super::setup::{self, SetupError};
+use super::setup::{self, Abilities, SetupError};
 
 /// First size of a slot's receive buffer in bytes. It doubles when it is full.
 pub const RECV_BYTES_START: usize = 512;
@@ -147,7 +147,7 @@ impl ClientRing {
     /// may take a turn.
     pub fn new(slots: usize) -> Result<ClientRing, SetupError> {
         let slots = Slots::new(slots.clamp(1, SLOTS_MAX));
-        let (ring, _) = setup::ring(CQ_ENTRIES)?;
+        let (ring, _) = setup::ring(CQ_ENTRIES, Abilities::ALL)?;
         Ok(ClientRing { ring, slots, targets: Vec::new(), queued: VecDeque::new() })
     }
 

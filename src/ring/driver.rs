@@ -73,6 +73,9 @@ pub enum Completion<S> {
     },
     /// Another thread has asked for attention.
     Woken,
+    /// The completion queue was full: completions, this turn's or later ones, had to wait in the kernel. None is lost, but
+    /// some kernels have faults there.
+    Overflowed,
 }
 
 /// A ring: operations go in, completions come out, and it owns the slots' buffers.

@@ -19,7 +19,7 @@ mod waker;
 pub use buffers::{LONG_MAX, SLOT_BYTES};
 pub use driver::{Completion, Driver, Errno, ReadMode};
 pub use listener::{BACKLOG, DEFER_ACCEPT_SECONDS, Options, adopt_group, bind_group};
-pub use setup::{CQ_ENTRIES_MAX, Rung, SQ_ENTRIES, SetupError, disabled_by_sysctl};
+pub use setup::{Abilities, CQ_ENTRIES_MAX, Rung, SQ_ENTRIES, SetupError, disabled_by_sysctl};
 pub use sys::{Resource, allowed_cpus, limit, pin_to, raise_open_files};
 pub use token::next_generation;
 pub use waker::Waker;
@@ -30,7 +30,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
-use io_uring::types::{Fd, SubmitArgs, Timespec};
+use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use buffers::Buffers;
@@ -69,6 +69,8 @@ pub struct Ring {
     rung: Rung,
     /// Why READ_FIXED is not used, if it is not.
     unregistered: Option<io::Error>,
+    /// The completion queue was full, which nobody has been told yet.
+    overflowed: bool,
 }
 
 impl Ring {
@@ -79,7 +81,17 @@ impl Ring {
     /// # Errors
     /// [`SetupError`] names cause and remedy.
     pub fn new(sizes: Sizes, listeners: Vec<TcpListener>, waker: Waker) -> Result<Ring, SetupError> {
-        let (io, rung) = setup::ring(sizes.completions)?;
+        Ring::with(Abilities::ALL, sizes, listeners, waker)
+    }
+
+    /// [`Ring::new`] with no more than `abilities`.
+    pub(crate) fn with(
+        abilities: Abilities,
+        sizes: Sizes,
+        listeners: Vec<TcpListener>,
+        waker: Waker,
+    ) -> Result<Ring, SetupError> {
+        let (io, rung) = setup::ring(sizes.completions, abilities)?;
         let buffers = Buffers::new(sizes.slots, sizes.longest);
         let completions = io.params().cq_entries() as usize;
         let (base, len) = buffers.region();
@@ -96,6 +108,7 @@ impl Ring {
             woken: Box::new(0),
             rung,
             unregistered: registered.err(),
+            overflowed: false,
         };
         ring.arm_waker();
         Ok(ring)
@@ -260,6 +273,7 @@ impl Driver for Ring {
                 self.io.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&limit))
             }
         };
+        self.overflowed |= self.io.submission().cq_overflow();
         self.reap();
         match waited.map_err(|error| (error.raw_os_error(), error)) {
             Ok(_) => Ok(()),
@@ -270,6 +284,9 @@ impl Driver for Ring {
     }
 
     fn next(&mut self) -> Option<Completion<OwnedFd>> {
+        if std::mem::take(&mut self.overflowed) {
+            return Some(Completion::Overflowed);
+        }
         while let Some(entry) = self.reaped.pop_front() {
             if let Some(completion) = self.understand(&entry) {
                 return Some(completion);
@@ -280,24 +297,31 @@ impl Driver for Ring {
 }
 
 impl Drop for Ring {
-    /// Ends every read before the memory goes. Closing the ring would cancel them too, but not at once.
     fn drop(&mut self) {
+        if !self.end_reads() {
+            tracing::error!("reads still in flight: their memory is left to the kernel");
+        }
+    }
+}
+
+impl Ring {
+    /// Ends every read before the memory goes; closing the ring would cancel them too, but not at once. `false` if the
+    /// kernel does not give them all back.
+    fn end_reads(&mut self) -> bool {
         const ATTEMPTS: u32 = 50;
         for _ in 0..ATTEMPTS {
             if self.buffers.busy_count() == 0 {
                 break;
             }
-            let everything = io_uring::types::CancelBuilder::any();
-            let _ = self.io.submitter().register_sync_cancel(Some(Timespec::new().nsec(10_000_000)), everything);
+            let everything = opcode::AsyncCancel2::new(CancelBuilder::any()).build();
+            self.push(everything.user_data(Token::Cancel.pack()));
             if self.wait(Some(Duration::from_millis(10))).is_err() {
                 break;
             }
             // Connections that come out now have nobody left to serve them: dropping closes them.
             while self.next().is_some() {}
         }
-        if self.buffers.busy_count() > 0 {
-            tracing::error!("reads still in flight: their memory is left to the kernel");
-        }
+        self.buffers.busy_count() == 0
     }
 }
 

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use io_uring::IoUring;
+use io_uring::register::Restriction;
 
 use super::sys::{self, Resource};
 
@@ -34,16 +35,40 @@ pub const LADDER: [Rung; 3] = [
     Rung { no_sqarray: false, defer_taskrun: false },
 ];
 
+/// What a ring may use of its kernel. Tests take away what others lack, and so go the ways around it on a real kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct Abilities {
+    /// The rung to begin with: what stands above it is not tried.
+    pub rung: usize,
+    /// Only these operations, and nothing registered (IORING_REGISTER_RESTRICTIONS).
+    pub only: Option<&'static [u8]>,
+}
+
+impl Abilities {
+    /// Whatever the kernel has.
+    pub const ALL: Abilities = Abilities { rung: 0, only: None };
+
+    /// Every way to have less: each lower rung, and each rung with nothing but the operations that cannot be done without.
+    #[cfg(test)]
+    pub fn fewer() -> impl Iterator<Item = Abilities> {
+        use io_uring::opcode::{AcceptMulti, AsyncCancel, Read, Recv};
+        const NEEDED: &[u8] = &[AcceptMulti::CODE, AsyncCancel::CODE, Read::CODE, Recv::CODE];
+        let rungs = 0..LADDER.len();
+        let lower = rungs.clone().skip(1).map(|rung| Abilities { rung, only: None });
+        lower.chain(rungs.map(|rung| Abilities { rung, only: Some(NEEDED) }))
+    }
+}
+
 /// A ring with room for `completions` completions; must be called on the thread that will use it.
 ///
 /// # Errors
 /// [`SetupError`] names cause and remedy.
-pub fn ring(completions: u32) -> Result<(IoUring, Rung), SetupError> {
+pub fn ring(completions: u32, abilities: Abilities) -> Result<(IoUring, Rung), SetupError> {
     let mut entries = completions.min(CQ_ENTRIES_MAX).next_power_of_two();
-    let mut rung = 0;
+    let mut rung = abilities.rung;
     let mut attempts = 0;
     loop {
-        match build(LADDER[rung], entries) {
+        match build(LADDER[rung], entries, abilities.only) {
             Ok(ring) => return Ok((ring, LADDER[rung])),
             Err(error) => match error.raw_os_error() {
                 Some(libc::EINVAL) if rung + 1 < LADDER.len() => rung += 1,
@@ -60,7 +85,7 @@ pub fn ring(completions: u32) -> Result<(IoUring, Rung), SetupError> {
     }
 }
 
-fn build(rung: Rung, completions: u32) -> io::Result<IoUring> {
+fn build(rung: Rung, completions: u32, only: Option<&[u8]>) -> io::Result<IoUring> {
     let mut builder = IoUring::builder();
     builder
         // Room for every connection of a full backlog and every read in flight: a full completion queue loses accepts on
@@ -79,8 +104,18 @@ fn build(rung: Rung, completions: u32) -> io::Result<IoUring> {
     if rung.no_sqarray {
         builder.setup_no_sqarray();
     }
+    if only.is_some() {
+        builder.setup_r_disabled();
+    }
     // The kernel wants at least as many completion entries as submission entries.
-    builder.build(SQ_ENTRIES.min(completions))
+    let ring = builder.build(SQ_ENTRIES.min(completions))?;
+    if let Some(operations) = only {
+        let mut allowed: Vec<Restriction> =
+            operations.iter().map(|&operation| Restriction::sqe_op(operation)).collect();
+        ring.submitter().register_restrictions(&mut allowed)?;
+        ring.submitter().register_enable_rings()?;
+    }
+    Ok(ring)
 }
 
 /// Why there is no ring, with the remedy.
@@ -105,6 +140,8 @@ enum Cause {
     Memory {
         limit_kib: u64,
     },
+    /// EINVAL even for the lowest rung.
+    Old,
     Other,
 }
 
@@ -119,6 +156,7 @@ impl SetupError {
             Some(libc::ENOMEM) => {
                 Cause::Memory { limit_kib: sys::limit(Resource::LockedMemory).map_or(0, |(soft, _)| soft / 1024) }
             }
+            Some(libc::EINVAL) => Cause::Old,
             _ => Cause::Other,
         };
         SetupError { cause, error }
@@ -151,6 +189,10 @@ impl fmt::Display for SetupError {
                 "locked memory is limited to {limit_kib} KiB (RLIMIT_MEMLOCK); raise it (`LimitMEMLOCK=infinity` in the \
                  unit, `ulimit -l unlimited` in a shell), or use fewer rings"
             ),
+            Cause::Old => f.write_str(
+                "the kernel knows no set-up that Vestibule can use, as those before Linux 5.19, which have no multishot \
+                 accept; run Linux 6.1 or later",
+            ),
             Cause::Other => f.write_str("run `vestibule doctor` for the kernel's limits"),
         }
     }
@@ -181,7 +223,8 @@ mod tests {
             (libc::ENOSYS, "Linux 6.1 or later"),
             (libc::ENOMEM, "RLIMIT_MEMLOCK"),
             (libc::EPERM, "io_uring"),
-            (libc::EINVAL, "vestibule doctor"),
+            (libc::EINVAL, "before Linux 5.19"),
+            (libc::EFAULT, "vestibule doctor"),
         ] {
             let text = SetupError::new(io::Error::from_raw_os_error(errno)).to_string();
             assert!(text.contains(words), "{text}");
@@ -191,11 +234,11 @@ mod tests {
     #[test]
     fn the_lowest_rung_works_too() {
         for rung in LADDER {
-            match build(rung, 512) {
+            match build(rung, 512, None) {
                 Ok(_) => {}
                 Err(error) => assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{rung:?}: {error}"),
             }
         }
-        build(LADDER[2], 512).expect("every kernel since 5.19 knows these flags");
+        build(LADDER[2], 512, None).expect("every kernel since 5.19 knows these flags");
     }
 }

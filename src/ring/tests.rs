@@ -13,13 +13,17 @@ struct Fixture {
 }
 
 fn fixture(completions: u32) -> Fixture {
+    fixture_with(Abilities::ALL, completions)
+}
+
+fn fixture_with(abilities: Abilities, completions: u32) -> Fixture {
     let options = Options { defer_accept: false, share_port: false };
     let listeners =
         bind_group("127.0.0.1:0".parse().expect("an address"), 1, options).expect("loopback has free ports");
     let address = listeners[0].local_addr().expect("bound");
     let sizes = Sizes { slots: 8, longest: 4096, completions };
     let waker = Waker::new().expect("descriptors are free");
-    Fixture { ring: Ring::new(sizes, listeners, waker).expect("this kernel has io_uring"), address }
+    Fixture { ring: Ring::with(abilities, sizes, listeners, waker).expect("this kernel has io_uring"), address }
 }
 
 impl Fixture {
@@ -62,8 +66,23 @@ impl Fixture {
 
 #[test]
 fn accepts_and_reads_by_every_mode() {
-    let mut f = fixture(64);
+    let f = fixture(64);
     assert!(f.ring.unregistered().is_none(), "buffers are registered: {:?}", f.ring.unregistered());
+    assert_reads_by_every_mode(f);
+}
+
+#[test]
+fn accepts_and_reads_by_every_mode_with_less_than_this_kernel_has() {
+    for abilities in Abilities::fewer() {
+        let f = fixture_with(abilities, 64);
+        assert_eq!(f.ring.unregistered().is_some(), abilities.only.is_some(), "{abilities:?}: nothing registered");
+        let deferred = setup::LADDER[abilities.rung].defer_taskrun;
+        assert!(deferred || !f.ring.rung().defer_taskrun, "{abilities:?}: no rung above");
+        assert_reads_by_every_mode(f);
+    }
+}
+
+fn assert_reads_by_every_mode(mut f: Fixture) {
     let (mut client, socket) = f.connection();
     client.write_all(b"PROXY UNK").expect("connected");
     assert_eq!(f.read(&socket, 0, ReadMode::Peek), Ok(9));
@@ -113,6 +132,7 @@ fn nothing_is_lost_when_the_completion_queue_is_too_small() {
     let clients: Vec<_> = (0..50).map(|_| TcpStream::connect(f.address).expect("the backlog takes it")).collect();
     f.ring.accept(0);
     let mut sockets = Vec::new();
+    let mut overflows = 0;
     for _ in 0..1000 {
         f.ring.wait(Some(SECOND / 10)).expect("the ring works");
         while let Some(completion) = f.ring.next() {
@@ -122,6 +142,10 @@ fn nothing_is_lost_when_the_completion_queue_is_too_small() {
                     armed
                 }
                 Completion::AcceptFailed { armed, .. } => armed,
+                Completion::Overflowed => {
+                    overflows += 1;
+                    continue;
+                }
                 other => panic!("{other:?}"),
             };
             if !armed {
@@ -129,6 +153,7 @@ fn nothing_is_lost_when_the_completion_queue_is_too_small() {
             }
         }
         if sockets.len() == clients.len() {
+            assert!(overflows > 0, "the engine is told that the queue was too small");
             return;
         }
     }
@@ -147,12 +172,15 @@ fn another_thread_wakes_it() {
 
 #[test]
 fn dropping_it_with_a_read_in_flight_is_safe() {
-    let mut f = fixture(64);
-    let (mut client, socket) = f.connection();
-    f.ring.read(0, 1, &socket, 0, ReadMode::Take);
-    f.ring.wait(Some(Duration::ZERO)).expect("the ring works");
-    drop(f);
-    drop(socket);
-    let mut rest = Vec::new();
-    client.read_to_end(&mut rest).expect("closed in order");
+    for abilities in [Abilities::ALL].into_iter().chain(Abilities::fewer()) {
+        let mut f = fixture_with(abilities, 64);
+        let (mut client, socket) = f.connection();
+        f.ring.read(0, 1, &socket, 0, ReadMode::Take);
+        f.ring.wait(Some(Duration::ZERO)).expect("the ring works");
+        assert!(f.ring.end_reads(), "{abilities:?}: the kernel gives the buffer back");
+        drop(f);
+        drop(socket);
+        let mut rest = Vec::new();
+        client.read_to_end(&mut rest).expect("closed in order");
+    }
 }

@@ -1,0 +1,227 @@
+//! The acceptor on rings of the real kernel that have less than they could: the set-up of older kernels, no operations but
+//! the oldest, a completion queue that overflows.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+
+use super::Command;
+use super::acceptor::{Acceptor, Parts};
+use super::listener::Listener;
+use super::pools::Pools;
+use super::report::Report;
+use super::tally::Tally;
+use crate::conn::{ClientLimits, Clients, PendingPeers, Queues};
+use crate::dispatch::{Accepted, Intake, Overload, Queue, queue};
+use crate::ring::{self, Abilities, BACKLOG, Ring, Sizes, Waker};
+
+/// Fewer than clients, so that some wait in the lobby.
+const SLOTS: u32 = 64;
+const CLIENTS: usize = 300;
+/// Long enough for all scenarios at the same time on a slow machine.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// Generous; it only matters when something is broken.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Enough for all: what the engine asks for.
+const ROOMY: u32 = SLOTS + BACKLOG;
+
+#[test]
+fn everybody_is_served_on_every_rung_and_by_the_oldest_operations() {
+    side_by_side(Abilities::fewer(), |abilities| {
+        for exact in [false, true] {
+            let overflows = serve_everybody(abilities, ROOMY, exact);
+            assert_eq!(overflows, 0, "{abilities:?}: a queue of {ROOMY} entries is enough for {CLIENTS} clients");
+        }
+    });
+}
+
+#[test]
+fn nobody_is_lost_when_the_completion_queue_overflows_and_it_is_counted() {
+    side_by_side([Abilities::ALL].into_iter().chain(Abilities::fewer()), |abilities| {
+        for completions in [2, 8] {
+            let overflows = serve_everybody(abilities, completions, false);
+            assert!(overflows > 0, "{abilities:?}: {CLIENTS} connections at once do not fit in {completions} entries");
+        }
+    });
+}
+
+/// All at the same time: they spend it waiting for deadlines.
+fn side_by_side(all: impl Iterator<Item = Abilities>, body: impl Fn(Abilities) + Sync) {
+    let body = &body;
+    thread::scope(|scope| {
+        for abilities in all {
+            scope.spawn(move || body(abilities));
+        }
+    });
+}
+
+/// [`CLIENTS`] clients that all wait in the backlog when the ring begins; gives the count of overflows.
+fn serve_everybody(abilities: Abilities, completions: u32, exact: bool) -> u64 {
+    let what = format!("{abilities:?}, {completions} completions, exact: {exact}");
+    let listener = Listener::proxy(SocketAddr::from(([127, 0, 0, 1], 0)))
+        .trust(["127.0.0.0/8".parse().expect("a network")])
+        .timeout(TIMEOUT)
+        .defer_accept(false);
+    let sockets = ring::bind_group(listener.address, 1, listener.options()).expect("loopback has free ports");
+    let address = sockets[0].local_addr().expect("bound");
+    let visitors: Vec<Visitor> = (0..CLIENTS).map(|number| Visitor::connect(number, address)).collect();
+    let tier = Tier::start(abilities, completions, exact, listener, sockets);
+    visitors.iter().for_each(Visitor::send_rest);
+    for (number, visitor) in visitors.into_iter().enumerate() {
+        let expected = visitor.answer.clone();
+        let said = visitor.read_to_end().unwrap_or_else(|error| panic!("client {number}: {error}: {what}"));
+        assert_eq!(String::from_utf8_lossy(&said), expected, "client {number}: {what}");
+    }
+    let counted = tier.end();
+    let fifth = CLIENTS as u64 / 5;
+    let expected =
+        [("accepted", 5 * fifth), ("proxied", 3 * fifth), ("absent", fifth), ("silent", fifth), ("stale", 0)];
+    for (name, count) in expected {
+        assert_eq!(counted(name), count, "{name}: {what}");
+    }
+    counted("cq-overflow")
+}
+
+/// A client with what it sends in two pieces and what it must get.
+struct Visitor {
+    stream: TcpStream,
+    rest: Vec<u8>,
+    answer: String,
+}
+
+impl Visitor {
+    fn connect(number: usize, to: SocketAddr) -> Visitor {
+        let stream = TcpStream::connect(to).expect("the backlog has room");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout above zero");
+        let source = format!("198.18.{}.{}", number / 250, number % 250);
+        let line = format!("PROXY TCP4 {source} 192.0.2.1 5000 143\r\n").into_bytes();
+        let (bytes, first, answer) = match number % 5 {
+            0 => ([&line[..], b"a NOOP\r\n"].concat(), usize::MAX, format!("{source}:5000 a NOOP\r\n")),
+            1 => ([&line[..], b"b"].concat(), 10, format!("{source}:5000 b")),
+            2 => (long_header(number), 20, format!("203.0.113.9:{number} ")),
+            3 => (b"EHLO mail.example\r\n".to_vec(), usize::MAX, String::new()),
+            _ => (Vec::new(), 0, String::new()),
+        };
+        let (now, rest) = bytes.split_at(first.min(bytes.len()));
+        (&stream).write_all(now).expect("a fresh connection takes it");
+        Visitor { stream, rest: rest.to_vec(), answer }
+    }
+
+    /// An answered client is done then; a refused one finds out by itself.
+    fn send_rest(&self) {
+        (&self.stream).write_all(&self.rest).expect("it is still awaited");
+        if !self.answer.is_empty() {
+            self.stream.shutdown(std::net::Shutdown::Write).expect("still connected");
+        }
+    }
+
+    /// What it was told. A refused one may be told by a reset.
+    fn read_to_end(mut self) -> std::io::Result<Vec<u8>> {
+        let mut said = Vec::new();
+        match self.stream.read_to_end(&mut said) {
+            Err(error) if error.kind() == ErrorKind::ConnectionReset && self.answer.is_empty() => {}
+            ended => drop(ended?),
+        }
+        Ok(said)
+    }
+}
+
+/// One that does not fit in a slot's own buffer.
+fn long_header(port: usize) -> Vec<u8> {
+    let noop = [&[4, 0x07, 0xd0][..], &[0; 2000]].concat();
+    let port = (port as u16).to_be_bytes();
+    let addresses = [203, 0, 113, 9, 192, 0, 2, 1, port[0], port[1], 0, 143];
+    let rest = [&addresses[..], &noop].concat();
+    [crate::proxy::V2_SIGNATURE, &[0x21, 0x11][..], &(rest.len() as u16).to_be_bytes(), &rest].concat()
+}
+
+/// A ring's thread and one worker.
+struct Tier {
+    ring: JoinHandle<()>,
+    worker: JoinHandle<()>,
+    commands: Sender<Command>,
+    waker: Waker,
+    tally: Arc<Tally>,
+}
+
+impl Tier {
+    fn start(
+        abilities: Abilities,
+        completions: u32,
+        exact: bool,
+        listener: Listener,
+        sockets: Vec<TcpListener>,
+    ) -> Tier {
+        let (queue, intake) = queue("pool", 16, Overload::Pause);
+        let (commands, inbox) = crossbeam_channel::bounded(1);
+        let (waker, tally) = (Waker::new().expect("descriptors are free"), Tally::new());
+        let (its_waker, its_tally) = (waker.clone(), tally.clone());
+        let ring = thread::spawn(move || {
+            let parts = parts(abilities, completions, exact, &listener, sockets, queue, its_waker, its_tally.clone());
+            super::run(Acceptor::new(parts), &inbox, &its_tally);
+        });
+        Tier { ring, worker: thread::spawn(move || work(&intake)), commands, waker, tally }
+    }
+
+    /// Drains; gives the counters by name.
+    fn end(self) -> impl Fn(&str) -> u64 {
+        self.commands.send(Command::Drain { grace: TIMEOUT }).expect("the ring turns");
+        self.waker.wake();
+        self.ring.join().expect("the ring's thread does not panic");
+        self.worker.join().expect("the worker does not panic");
+        let names = Tally::names();
+        let mut totals = vec![0; names.len()];
+        self.tally.add_counts_to(&mut totals);
+        move |name| totals[names.iter().position(|known| *known == name).expect("a counter")]
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "all of it differs from test to test")]
+fn parts(
+    abilities: Abilities,
+    completions: u32,
+    exact: bool,
+    listener: &Listener,
+    sockets: Vec<TcpListener>,
+    queue: Queue,
+    waker: Waker,
+    tally: Arc<Tally>,
+) -> Parts<Ring, Pools> {
+    let sizes = Sizes { slots: SLOTS, longest: 8192, completions };
+    let address = sockets[0].local_addr().expect("bound");
+    let mut queues = Queues::new(SLOTS, Instant::now());
+    Parts {
+        driver: Ring::with(abilities, sizes, sockets, waker.clone()).expect("this kernel has io_uring"),
+        sink: Pools::new(vec![queue], waker),
+        doors: vec![listener.door(address, 0, exact, &mut queues)],
+        queues,
+        pools: 1,
+        slots: SLOTS,
+        pending_limit: CLIENTS,
+        peers: PendingPeers::default(),
+        clients: Clients::new(ClientLimits::default(), Instant::now()),
+        tally,
+        report: Arc::new(Report::default()),
+    }
+}
+
+/// Tells every client its address and what it said.
+fn work(intake: &Intake) {
+    while let Some(connection) = intake.recv() {
+        answer(connection).expect("the client waits");
+    }
+}
+
+fn answer(connection: Accepted) -> std::io::Result<()> {
+    let client = connection.client();
+    let mut stream = connection.into_stream();
+    let mut said = Vec::new();
+    stream.read_to_end(&mut said)?;
+    write!(stream, "{client} ")?;
+    stream.write_all(&said)
+}
