@@ -1,10 +1,12 @@
 //! From the engine to the workers: [`Accepted`], and the bounded queue of each pool.
 //!
 //! A queue is a crossbeam channel with a gate. When it is full the engine decides by the pool's [`Overload`]: it pauses
-//! accepting and asks the gate to wake it when the queue has drained to half, or it aborts the newest connection.
+//! accepting and asks the gate to wake it when the queue has drained to half, or it aborts the newest connection. Workers
+//! that have nothing to do sleep by a bell, which the engine rings once for all that it has queued in a turn.
 #![forbid(unsafe_code)]
 
 mod accepted;
+mod bell;
 mod bytes;
 mod losses;
 mod permit;
@@ -21,6 +23,7 @@ pub use queue::{Intake, Overload, PoolRecord, Queue, Rejected, Wake, queue};
 pub use stream::{FINISH_BYTES_MAX, Stream};
 
 use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// What runs a pool's connections: threads, a tokio runtime, ...
@@ -89,4 +92,9 @@ impl std::fmt::Debug for Pool {
             .field("overload", &self.overload)
             .finish_non_exhaustive()
     }
+}
+
+/// A lock over state that no panic can leave half changed.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

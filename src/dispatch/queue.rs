@@ -1,12 +1,13 @@
 //! The bounded queue between the rings and one pool's workers.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError};
 
-use super::{Accepted, Losses};
+use super::bell::Bell;
+use super::{Accepted, Losses, lock};
 use crate::stats::Latency;
 
 /// What happens to connections while a pool's queue is full.
@@ -36,16 +37,19 @@ pub enum Rejected {
 /// A queue of at most `capacity` connections for the pool called `name`.
 pub fn queue(name: &str, capacity: usize, overload: Overload) -> (Queue, Intake) {
     let (sender, receiver) = crossbeam_channel::bounded(capacity);
-    let gate = Arc::new(Gate::new(capacity / 2));
+    let (gate, bell) = (Arc::new(Gate::new(capacity / 2)), Arc::new(Bell::default()));
     let record = Arc::new(PoolRecord::new(name));
-    let queue = Queue { sender, overload, gate: gate.clone(), record: record.clone() };
-    (queue, Intake::new(receiver, Post::new(gate), record))
+    let closing = Closing(bell.clone());
+    let queue = Queue { sender, closing, overload, gate: gate.clone(), record: record.clone() };
+    (queue, Intake::new(receiver, bell, Post::new(gate), record))
 }
 
 /// The engine's end.
 #[derive(Clone)]
 pub struct Queue {
+    // Fields are dropped in this order: whoever is woken by the last end of the queue finds it closed.
     sender: Sender<Accepted>,
+    closing: Closing,
     overload: Overload,
     gate: Arc<Gate>,
     record: Arc<PoolRecord>,
@@ -62,7 +66,7 @@ impl Queue {
         self.overload
     }
 
-    /// Hands a connection over, or gives it back. Never blocks.
+    /// Hands a connection over, or gives it back. Never blocks, and wakes nobody: [`Queue::ring`] does, once for many.
     pub fn offer(&self, connection: Accepted) -> Result<(), Box<Rejected>> {
         self.sender.try_send(connection).map_err(|error| {
             Box::new(match error {
@@ -70,6 +74,12 @@ impl Queue {
                 TrySendError::Disconnected(connection) => Rejected::Closed(connection),
             })
         })
+    }
+
+    /// Wakes sleeping workers, as many as there are connections waiting. To be called after [`Queue::offer`], before
+    /// anything that may block: until then connections may wait while all workers sleep.
+    pub fn ring(&self) {
+        self.closing.0.ring(self.sender.len());
     }
 
     /// Asks for one wake-up when the queue has drained to half. Returns `false` if it already has, or if the workers
@@ -110,15 +120,17 @@ pub struct Intake {
     // Fields are dropped in this order: a worker leaves the queue before it leaves its post.
     receiver: Receiver<Accepted>,
     post: Post,
+    bell: Arc<Bell>,
+    called: Arc<AtomicBool>,
     record: Arc<PoolRecord>,
     wait: Arc<Latency>,
 }
 
 impl Intake {
-    fn new(receiver: Receiver<Accepted>, post: Post, record: Arc<PoolRecord>) -> Intake {
+    fn new(receiver: Receiver<Accepted>, bell: Arc<Bell>, post: Post, record: Arc<PoolRecord>) -> Intake {
         let wait = Arc::new(Latency::default());
         lock(&record.waits).push(wait.clone());
-        Intake { receiver, post, record, wait }
+        Intake { receiver, post, bell, called: Arc::default(), record, wait }
     }
 
     /// The pool's name.
@@ -128,10 +140,24 @@ impl Intake {
 
     /// Waits for the next connection; `None` once the engine has closed the queue and it is empty.
     pub fn recv(&self) -> Option<Accepted> {
-        let connection = self.receiver.recv().ok()?;
+        let connection = self.next()?;
         self.post.gate.taken(self.receiver.len());
         self.wait.record(Instant::now().saturating_duration_since(connection.accepted_at()));
         Some(connection)
+    }
+
+    fn next(&self) -> Option<Accepted> {
+        loop {
+            let found = self.look().or_else(|| self.bell.sleep(&self.called, || self.look()));
+            if let Some(found) = found {
+                return found.ok();
+            }
+        }
+    }
+
+    /// A connection, or the error that there will be no more; `None`: not yet.
+    fn look(&self) -> Option<Result<Accepted, TryRecvError>> {
+        Some(self.receiver.try_recv()).filter(|found| !matches!(found, Err(TryRecvError::Empty)))
     }
 
     /// Where the workers contain the panics of their handlers, and where lost connections are counted.
@@ -142,7 +168,18 @@ impl Intake {
 
 impl Clone for Intake {
     fn clone(&self) -> Self {
-        Intake::new(self.receiver.clone(), Post::new(self.post.gate.clone()), self.record.clone())
+        let post = Post::new(self.post.gate.clone());
+        Intake::new(self.receiver.clone(), self.bell.clone(), post, self.record.clone())
+    }
+}
+
+/// Wakes everybody when an end of the queue goes, since it may be the last.
+#[derive(Clone)]
+struct Closing(Arc<Bell>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.ring(usize::MAX);
     }
 }
 
@@ -222,10 +259,6 @@ impl Gate {
             sleeper.wake();
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -355,19 +388,41 @@ mod tests {
         assert!(waits.len() <= 2 * EACH as u64 && waits.len() >= 2 * EACH as u64 - 7, "{} waits", waits.len());
     }
 
+    /// Rings for three connections at a time, and before it sleeps.
     fn offer_all(queue: &Queue, count: usize) {
         let (sleeper, rings) = sleeper();
-        for _ in 0..count {
+        for number in 0..count {
             let mut connection = mute();
             loop {
                 let Err(rejected) = queue.offer(connection) else { break };
                 let Rejected::Full(back) = *rejected else { panic!("the workers have gone") };
                 connection = back;
+                queue.ring();
                 if queue.wake_when_low(&sleeper) {
                     rings.recv_timeout(SOON).expect("a wake-up");
                 }
             }
+            if number % 3 == 0 {
+                queue.ring();
+            }
         }
+        queue.ring();
+    }
+
+    /// Nobody rings for the last connection but the end of the queue itself.
+    #[test]
+    fn the_end_of_the_queue_wakes_everybody() {
+        let (queue, intake) = queue("imap", 4, Overload::Pause);
+        let workers: Vec<_> = std::iter::repeat_n(intake, 3)
+            .map(|intake| thread::spawn(move || std::iter::from_fn(|| intake.recv()).count()))
+            .collect();
+        thread::sleep(Duration::from_millis(5));
+        let other = queue.clone();
+        drop(queue);
+        other.offer(mute()).expect("there is room");
+        drop(other);
+        let taken: usize = workers.into_iter().map(|worker| worker.join().expect("no panic")).sum();
+        assert_eq!(taken, 1);
     }
 
     #[test]

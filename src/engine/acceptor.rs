@@ -38,8 +38,11 @@ const PROMPT: Duration = Duration::from_millis(100);
 
 /// Where validated connections go.
 pub trait Sink<S> {
-    /// Offers a connection to a pool. It comes back (boxed, as that is rare) if there is no room.
+    /// Offers a connection to a pool, whose workers may sleep on until [`ring`](Sink::ring). It comes back (boxed, as that is rare) if there is no room.
     fn offer(&mut self, pool: usize, handoff: Handoff<S>, bytes: &[u8]) -> Result<(), Box<Declined<S>>>;
+
+    /// Makes sure that workers know of what was offered. Called before anything that may wait.
+    fn ring(&mut self);
 
     /// What to do when the pool's queue is full.
     fn overload(&self, pool: usize) -> Overload;
@@ -180,6 +183,9 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     pub fn turn(&mut self) -> io::Result<bool> {
         self.tend_doors();
         self.advance_leaving();
+        if !fault::present(Fault::SilentBell) {
+            self.sink.ring();
+        }
         if self.is_finished() {
             return Ok(true);
         }

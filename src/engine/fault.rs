@@ -14,6 +14,8 @@ pub enum Fault {
     LeakOnDecline,
     /// What a read brings that was cancelled too late is not handed over with its connection.
     BytesLeftBehind,
+    /// Workers are not told of connections.
+    SilentBell,
     /// A socket is closed twice.
     #[cfg(test)]
     DoubleClose,

@@ -7,6 +7,7 @@
 //! - nobody outlives a deadline, and nobody is timed out before it;
 //! - a pool gets the client's own bytes, with a header that is complete;
 //! - every accepted connection is counted exactly once;
+//! - nobody waits in a pool's queue while the ring waits and the workers do not know;
 //! - the same seed gives the same run.
 //!
 //! A long run: `VESTIBULE_SCHEDULES=1000000 cargo test --release --lib simulation`.
@@ -102,8 +103,13 @@ impl Sink<Socket> for Shared {
             return Err(Box::new(Declined::Full(handoff)));
         }
         model.check(&handoff, bytes);
+        model.world.borrow_mut().silent += 1;
         model.pools[pool].queue.push_back(handoff.socket);
         Ok(())
+    }
+
+    fn ring(&mut self) {
+        self.0.borrow().world.borrow_mut().silent = 0;
     }
 
     fn overload(&self, pool: usize) -> Overload {
@@ -363,7 +369,7 @@ fn the_same_seed_gives_the_same_run() {
 #[test]
 fn every_deliberate_bug_is_caught() {
     use Fault::*;
-    for bug in [IgnoredEnd, DoubleClose, LostSlot, RearmedDeadline, LeakOnDecline, BytesLeftBehind] {
+    for bug in [IgnoredEnd, DoubleClose, LostSlot, RearmedDeadline, LeakOnDecline, BytesLeftBehind, SilentBell] {
         fault::set(Some(bug));
         let caught = (0..CAUGHT_WITHIN).find(|&seed| !run(seed).violations.is_empty());
         fault::set(None);

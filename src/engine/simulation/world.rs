@@ -125,6 +125,8 @@ pub struct World {
     pub violations: Vec<String>,
     /// Only deadlines end connections: nothing is shed, and no drain has begun.
     pub only_deadlines: bool,
+    /// Connections in the pools' queues that no worker was told of.
+    pub silent: usize,
     /// A hash of everything that was told and asked, to compare two runs of one seed.
     pub trace: u64,
     longs: usize,
@@ -171,6 +173,7 @@ impl World {
             ready: VecDeque::new(),
             violations: Vec::new(),
             only_deadlines: false,
+            silent: 0,
             trace: 0,
             longs: 0,
         }
@@ -414,6 +417,9 @@ impl World {
     fn wait(&mut self, limit: Option<Duration>) {
         // Whatever is left after the last wait must have been cancelled by then if its time was up.
         self.check_deadlines();
+        if self.silent > 0 {
+            self.violations.push(format!("the ring waits and {} connections with it: no worker knows", self.silent));
+        }
         let until = self.now + limit.unwrap_or(Duration::from_secs(5));
         loop {
             self.run();

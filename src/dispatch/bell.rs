@@ -1,0 +1,127 @@
+//! Wakes workers that sleep for want of connections: once for what a ring has queued in a turn, not once a connection.
+//!
+//! The channel's own blocking receive spins and yields before it sleeps, which on a core shared with the ring costs more
+//! than the connection itself; and it wakes its receiver with the first connection of a batch, which then runs in the
+//! ring's place.
+//!
+//! No call is lost: a worker makes itself known, then looks at the queue once more, then sleeps; a ring queues, then looks
+//! whether anybody sleeps. Whichever comes second sees the other.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, Thread};
+
+use super::lock;
+
+/// The bell of one pool.
+#[derive(Default)]
+pub(super) struct Bell {
+    sleepers: Mutex<Vec<Sleeper>>,
+    /// How many there are; a ring that finds none takes no lock.
+    asleep: AtomicUsize,
+}
+
+struct Sleeper {
+    thread: Thread,
+    called: Arc<AtomicBool>,
+}
+
+impl Bell {
+    /// Looks once more, and sleeps until called if there is nothing. `called` is the worker's own.
+    pub fn sleep<T>(&self, called: &Arc<AtomicBool>, look: impl FnOnce() -> Option<T>) -> Option<T> {
+        called.store(false, Ordering::Relaxed);
+        self.change(|sleepers| sleepers.push(Sleeper { thread: thread::current(), called: called.clone() }));
+        fence(Ordering::SeqCst);
+        let found = look();
+        if found.is_some() {
+            // Maybe it was called meanwhile, for what it has found by itself.
+            self.change(|sleepers| sleepers.retain(|sleeper| !Arc::ptr_eq(&sleeper.called, called)));
+            return found;
+        }
+        while !called.load(Ordering::Acquire) {
+            thread::park();
+        }
+        None
+    }
+
+    /// Calls at most `count` of those that sleep, the last to fall asleep first: its caches are the warmest.
+    pub fn ring(&self, count: usize) {
+        fence(Ordering::SeqCst);
+        for _ in 0..count {
+            if self.asleep.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            let Some(Sleeper { thread, called }) = self.change(Vec::pop) else { return };
+            called.store(true, Ordering::Release);
+            thread.unpark();
+        }
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Vec<Sleeper>) -> T) -> T {
+        let mut sleepers = lock(&self.sleepers);
+        let result = change(&mut sleepers);
+        self.asleep.store(sleepers.len(), Ordering::SeqCst);
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::dispatch::testing::SOON;
+
+    fn until(what: &str, holds: impl Fn() -> bool) {
+        let end = Instant::now() + SOON;
+        while !holds() {
+            assert!(Instant::now() < end, "{what}");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn calls_as_many_as_asked_for() {
+        let bell = Bell::default();
+        let woken = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    bell.sleep(&Arc::default(), || None::<()>);
+                    woken.fetch_add(1, Ordering::SeqCst);
+                });
+            }
+            until("all sleep", || bell.asleep.load(Ordering::SeqCst) == 3);
+            bell.ring(0);
+            bell.ring(2);
+            until("two are called", || woken.load(Ordering::SeqCst) == 2);
+            assert_eq!(bell.asleep.load(Ordering::SeqCst), 1);
+            bell.ring(usize::MAX);
+        });
+        assert_eq!(woken.load(Ordering::SeqCst), 3);
+    }
+
+    #[test]
+    fn who_finds_work_does_not_sleep() {
+        let bell = Bell::default();
+        assert_eq!(bell.sleep(&Arc::default(), || Some(7)), Some(7));
+        assert_eq!(bell.asleep.load(Ordering::SeqCst), 0);
+        bell.ring(1);
+    }
+
+    /// A token of park(3) left over from another use of the thread is no call.
+    #[test]
+    fn an_early_end_of_the_pause_is_no_call() {
+        let bell = Bell::default();
+        thread::scope(|scope| {
+            let sleeper = scope.spawn(|| {
+                thread::current().unpark();
+                bell.sleep(&Arc::default(), || None::<()>);
+            });
+            until("it sleeps", || bell.asleep.load(Ordering::SeqCst) == 1);
+            thread::sleep(Duration::from_millis(5));
+            assert!(!sleeper.is_finished());
+            bell.ring(1);
+        });
+    }
+}
