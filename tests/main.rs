@@ -4,6 +4,7 @@ mod codec_cli;
 mod config;
 mod doctor;
 mod faults;
+mod handover;
 mod header;
 mod interop;
 mod layers;

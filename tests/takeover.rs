@@ -1,96 +1,392 @@
-//! One engine takes the place of another: the listening sockets and the connections whose header is half read.
+//! `vestibule serve --takeover`: one daemon takes the place of another, and nobody who is connected notices.
+//!
+//! The long form, 100 reloads and 20 takeovers:
+//! `VESTIBULE_RELOADS=100 VESTIBULE_TAKEOVERS=20 cargo test --test integration takeover::nobody -- --nocapture`
 
-use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::io::Read;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
-use vestibule::worker::Whoami;
-use vestibule::{Engine, Listener, Pool};
+use rustix::process::Signal;
+use socket2::{Domain, SockAddr, Socket, Type};
+use tempfile::TempDir;
 
-use crate::support::client::{Client, address};
-use crate::support::{PATIENCE, header, wait_until};
+use crate::support::client::{Client, TRUSTED, address, loopback};
+use crate::support::daemon::{Daemon, counted, haproxy_configuration};
+use crate::support::process::run;
+use crate::support::steady::{Outcome, steady};
+use crate::support::{PATIENCE, free_port, header, is_listening, temp_dir, wait_until};
+use crate::tls::join;
+use crate::{needs, needs_root};
 
-/// Far below and far above what a test takes.
-const LONG: Duration = Duration::from_secs(60);
+/// Connections a second of the steady load.
+const RATE: u32 = 2000;
+/// Half-read headers that wait during every takeover of the long run.
+const WAITING: usize = 20;
+/// The first message of a process that wants to take over: its kind, a magic word, version 1.
+const HELLO: &[u8] = b"\x01VESTIBUL\x00\x01";
 
-/// An engine of two rings on one listener: on the sockets of another one, or on a free port.
-fn engine(before: Option<&Engine>, exact: bool) -> Engine {
-    let at = before.map_or(address("127.0.0.1:0"), |before| before.addresses()[0]);
-    let listener = Listener::proxy(at).trust(["127.0.0.0/8".parse().expect("a network")]).timeout(LONG).pool("pool");
-    let sockets = before.map(|before| before.sockets().expect("descriptors are left")).unwrap_or_default();
-    let listener = sockets.into_iter().fold(listener.defer_accept(false), |all, (_, socket)| all.socket(socket));
-    let pool = Pool::threads("pool", 2, Whoami);
-    let pool = if exact { pool.exact_residual() } else { pool };
-    let builder = Engine::builder().rings(NonZeroUsize::new(2).expect("not 0")).pin(false);
-    builder.pool(pool).listen(listener).start().expect("loopback has free ports")
+/// An address, a configuration that listens there, and the path at which daemons take over.
+struct Scene {
+    directory: TempDir,
+    port: u16,
+    globals: String,
+    settings: &'static str,
+}
+
+impl Scene {
+    fn new(globals: &str) -> Scene {
+        Scene { directory: temp_dir(), port: free_port(), globals: globals.to_owned(), settings: "" }
+    }
+
+    /// With a listener whose workers can be held up, and its port.
+    fn with_tls() -> (Scene, u16) {
+        let port = free_port();
+        let listener = format!("inet_listener imaps {{\n address = 127.0.0.1\n port = {port}\n ssl = yes\n }}");
+        (Scene::new(&format!("haproxy_timeout = 60 secs\nservice imaps {{\n {listener}\n}}")), port)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("takeover.sock")
+    }
+
+    fn listener(&self) -> SocketAddr {
+        loopback(self.port)
+    }
+
+    fn configuration(&self) -> String {
+        let globals = format!("takeover_socket = {}\n{}", self.path().display(), self.globals);
+        haproxy_configuration(self.port, &globals, self.settings)
+    }
+
+    fn first(&self) -> Daemon {
+        let daemon = Daemon::start(&self.configuration(), &[self.port]);
+        daemon.wait_for_output("is ready");
+        daemon
+    }
+
+    fn next(&self) -> Daemon {
+        Daemon::taking_over(&self.path(), &self.configuration())
+    }
+
+    /// The next daemon, when it has taken over.
+    fn successor(&self) -> Daemon {
+        let next = self.next();
+        next.wait_for_output("is ready");
+        next
+    }
+
+    fn assert_served(&self) {
+        assert_eq!(Client::send_to(self.listener(), &header::local()).whoami()["command"], "LOCAL");
+    }
 }
 
 /// A header that names a client of its own, and that client.
-fn with_client(number: usize) -> (Vec<u8>, SocketAddr) {
+fn with_client(number: usize) -> (Vec<u8>, String) {
     let client = SocketAddr::from(([198, 51, 100, number as u8], 5000 + number as u16));
-    (header::v2(client, address("192.0.2.1:143"), &[(0x04, &[0; 300])]), client)
+    (header::v2(client, address("192.0.2.1:143"), &[(0x04, b"padding")]), client.to_string())
+}
+
+/// Clients that have sent the first bytes of their header: client n the first n.
+fn half_headers(to: SocketAddr, count: usize) -> Vec<Client> {
+    (0..count).map(|number| Client::send_to(to, &with_client(number).0[..number])).collect()
+}
+
+/// They send the rest, byte by byte, and are told who they are.
+fn complete(clients: &[Client]) {
+    for (number, client) in clients.iter().enumerate() {
+        for byte in &with_client(number).0[number..] {
+            client.send(&[*byte]).expect("the connection is open");
+        }
+    }
+    for (number, client) in clients.iter().enumerate() {
+        let answer = client.whoami();
+        assert_eq!(answer["client"], with_client(number).1, "{answer}");
+        assert_eq!(answer["peer"], client.local().to_string(), "{answer}");
+    }
+}
+
+/// A connection that occupies a worker for a while: its handshake does not come.
+fn hold_a_worker(port: u16) -> Client {
+    let held = Client::connect(TRUSTED, loopback(port));
+    thread::sleep(Duration::from_millis(200));
+    held
+}
+
+/// It has left by itself; gives what it wrote.
+fn assert_left(mut daemon: Daemon) -> String {
+    let status = daemon.wait(PATIENCE);
+    assert_eq!(status.code(), Some(0), "it said:\n{}", daemon.output());
+    daemon.output()
+}
+
+fn number_from(variable: &str, otherwise: usize) -> usize {
+    std::env::var(variable).map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{variable} is a number")))
 }
 
 #[test]
-fn half_read_headers_of_every_length_are_read_on_by_one_engine_after_the_other() {
-    for exact in [false, true] {
-        let mut engines = vec![engine(None, exact)];
-        let listener = engines[0].addresses()[0];
-        let length = with_client(0).0.len();
-        let halves: Vec<(Client, usize)> =
-            (0..32).map(|number| (Client::send_to(listener, &with_client(number).0[..number]), number)).collect();
-        let at_a_third = |part: usize, rest: usize| part + (length - part) * rest / 3;
-        for step in 0..3 {
-            let accepted = |engine: &Engine| engine.snapshot().count("accepted") == 32;
-            assert!(step > 0 || wait_until(PATIENCE, || accepted(&engines[0])), "all are pending");
-            let next = engine(engines.last(), exact);
-            let before = engines.last_mut().expect("there is one");
-            let pending = before.hand_over(&[listener], LONG);
-            assert_eq!((pending.len(), before.snapshot().count("handed-over")), (32, 32), "exact {exact} step {step}");
-            assert!(before.retire(PATIENCE), "nothing is left behind");
-            assert!(next.take_in(pending).is_empty(), "all belong to the listener");
-            engines.push(next);
-            for (client, part) in &halves {
-                let piece = at_a_third(*part, step)..at_a_third(*part, step + 1);
-                client.send(&with_client(*part).0[piece]).expect("the kernel takes it");
+fn nobody_is_lost_over_reloads_and_takeovers_at_a_steady_rate() {
+    let (reloads, takeovers) = (number_from("VESTIBULE_RELOADS", 5), number_from("VESTIBULE_TAKEOVERS", 3));
+    let scene = Scene::new("haproxy_timeout = 60 secs\npending_limit = 1024");
+    let mut daemon = scene.first();
+    let (stop, mut logs) = (AtomicBool::new(false), Vec::new());
+    let (outcome, last) = thread::scope(|scope| {
+        let load = scope.spawn(|| steady(scene.listener(), RATE, &stop));
+        // Also when an assertion below fails: the load must end.
+        let _stop = StopOnDrop(&stop);
+        for round in 0..takeovers.max(1) {
+            for _ in 0..reloads * (round + 1) / takeovers.max(1) - reloads * round / takeovers.max(1) {
+                let before = daemon.output().matches("reloaded: ").count();
+                daemon.signal(Signal::HUP);
+                assert!(wait_until(PATIENCE, || daemon.output().matches("reloaded: ").count() > before), "it reloads");
+                thread::sleep(Duration::from_millis(50));
+            }
+            if round < takeovers {
+                let waiting = half_headers(scene.listener(), WAITING);
+                thread::sleep(Duration::from_millis(100)); // most are accepted by then
+                let next = scene.successor();
+                logs.push(assert_left(std::mem::replace(&mut daemon, next)));
+                complete(&waiting);
             }
         }
-        for (client, number) in &halves {
-            let answer = client.whoami();
-            assert_eq!(answer["client"], with_client(*number).1.to_string(), "{answer}");
-            assert_eq!(answer["peer"], client.local().to_string(), "{answer}");
+        thread::sleep(Duration::from_millis(300));
+        stop.store(true, Ordering::Relaxed);
+        (load.join().expect("the load does not panic"), daemon)
+    });
+    logs.push(last.stop());
+    let Outcome { made, right, .. } = outcome;
+    let rate = outcome.rate();
+    println!("{reloads} reloads, {takeovers} takeovers: {made} connections at {rate:.0}/s, {right} right");
+    outcome.assert_perfect();
+    let total = |name: &str| logs.iter().filter_map(|log| counted(log, name)).sum::<u64>();
+    println!("{} connections were handed over with half a header", total("handed-over"));
+    assert_eq!(total("handed-over"), total("taken-over"), "whatever one gives the next one gets");
+    assert_eq!(total("proxied"), made + (takeovers * WAITING) as u64, "everybody was served by one of them");
+    assert_eq!(logs.iter().map(|log| log.matches("reloaded: ").count()).sum::<usize>(), reloads);
+}
+
+/// Stops the load also when the test fails.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn half_read_headers_go_from_one_daemon_to_the_next() {
+    const CLIENTS: usize = 30;
+    let scene = Scene::new("haproxy_timeout = 60 secs\nrings = 1");
+    let first = scene.first();
+    let clients = half_headers(scene.listener(), CLIENTS);
+    scene.assert_served(); // with one ring, the others were accepted before
+    let second = scene.successor();
+    let log = assert_left(first);
+    // Silent ones may be in the kernel's hands still (TCP_DEFER_ACCEPT): there is one.
+    assert!(counted(&log, "handed-over") >= Some(CLIENTS as u64 - 1), "{log}");
+    let third = scene.successor();
+    assert_left(second);
+    complete(&clients);
+    let log = third.stop();
+    assert_eq!(counted(&log, "proxied"), Some(CLIENTS as u64), "the third has served all:\n{log}");
+    assert!(!scene.path().exists(), "the last one has taken its socket away");
+}
+
+#[test]
+fn what_the_old_daemon_s_workers_hold_is_finished_there() {
+    needs!("openssl");
+    let (scene, tls) = Scene::with_tls();
+    let mut first = scene.first();
+    let held = hold_a_worker(tls);
+    let second = scene.successor();
+    scene.assert_served();
+    assert!(first.exited().is_none(), "it waits for the worker:\n{}", first.output());
+    let front = TcpListener::bind(loopback(0)).expect("a free port");
+    let mut openssl = std::process::Command::new("openssl");
+    openssl.args(["s_client", "-quiet", "-connect"]).arg(front.local_addr().expect("it is bound").to_string());
+    let bridge = thread::spawn(move || join(front.accept().expect("openssl connects").0, held.stream));
+    let said = run(openssl, b"").stdout;
+    assert!(said.contains("\"tls\":true"), "the handshake and the answer come from the old one's worker: {said}");
+    bridge.join().expect("it does not panic");
+    assert_left(first);
+    second.stop();
+}
+
+#[test]
+fn whoever_kills_the_new_daemon_at_any_time_finds_the_address_served() {
+    let (scene, tls) = Scene::with_tls();
+    let mut first = scene.first();
+    for millis in [0, 2, 5, 10, 15, 20, 30, 50, 80, 200] {
+        let waiting = half_headers(scene.listener(), 3);
+        // Keeps the old one from leaving.
+        let _held = hold_a_worker(tls);
+        let mut next = scene.next();
+        thread::sleep(Duration::from_millis(millis));
+        let had_all = next.output().contains("has taken over from");
+        next.signal(Signal::KILL);
+        next.wait(PATIENCE);
+        scene.assert_served();
+        if !had_all && !next.output().contains("has taken over from") {
+            complete(&waiting);
         }
-        let last = engines.last().expect("there is one").snapshot();
-        assert_eq!((last.count("accepted"), last.count("taken-over"), last.count("proxied")), (0, 32, 32));
     }
+    assert!(first.exited().is_none() && first.output().contains("accepting again on"), "{}", first.output());
+    let second = scene.successor();
+    scene.assert_served();
+    drop((first, second));
 }
 
 #[test]
-fn what_is_taken_over_keeps_its_deadline_and_the_terms_of_the_new_engine_count() {
-    let mut first = engine(None, false);
-    let listener = first.addresses()[0];
-    let [silent, half] = [0, 20].map(|length| Client::send_to(listener, &with_client(1).0[..length]));
-    assert!(wait_until(PATIENCE, || first.snapshot().count("accepted") == 2));
-    let second = engine(Some(&first), false);
-    let mut pending = first.hand_over(&[listener], LONG);
-    for one in &mut pending {
-        assert!(one.deadline > one.accepted_at + LONG / 2, "most of its time is left");
-        one.deadline = std::time::Instant::now() + Duration::from_millis(300);
-    }
-    second.take_in(pending);
-    assert_eq!((silent.read_to_end().0, half.read_to_end().0), (vec![], vec![]), "given up at their own deadline");
-    assert_eq!((second.snapshot().count("silent"), second.snapshot().count("timeout")), (1, 1));
+fn whoever_kills_the_old_daemon_after_the_takeover_finds_the_address_served() {
+    let scene = Scene::new("haproxy_timeout = 60 secs\nrings = 1");
+    let mut first = scene.first();
+    let clients = half_headers(scene.listener(), 5);
+    scene.assert_served();
+    let second = scene.next();
+    second.wait_for_output("has taken over from");
+    first.signal(Signal::KILL);
+    first.wait(PATIENCE);
+    scene.assert_served();
+    complete(&clients);
+    scene.assert_served();
+    second.stop();
 }
 
 #[test]
-fn what_is_on_no_listener_of_the_new_engine_stays_with_the_old_one() {
-    let mut first = engine(None, false);
-    let listener = first.addresses()[0];
-    let (bytes, client) = with_client(7);
-    let half = Client::send_to(listener, &bytes[..10]);
-    assert!(wait_until(PATIENCE, || first.snapshot().count("accepted") == 1));
-    assert!(first.hand_over(&[address("127.0.0.9:1")], LONG).is_empty());
-    half.send(&bytes[10..]).expect("the kernel takes it");
-    assert_eq!(half.whoami()["client"], client.to_string());
-    assert!(first.retire(PATIENCE));
+fn a_daemon_that_cannot_start_takes_nothing_over() {
+    let scene = Scene::new("haproxy_timeout = 60 secs");
+    let first = scene.first();
+    let waiting = half_headers(scene.listener(), 5);
+    let taken = TcpListener::bind(loopback(0)).expect("a free port");
+    let taken_port = taken.local_addr().expect("it is bound").port();
+    let wrong_port = haproxy_configuration(taken_port, "", "");
+    for (configuration, code, words) in [
+        ("haproxi {\n", 78, "line 1"),
+        (&*format!("{}{wrong_port}", scene.configuration()), 1, "another program listens there"),
+    ] {
+        let mut next = Daemon::taking_over(&scene.path(), configuration);
+        let status = next.wait(PATIENCE);
+        assert_eq!(status.code(), Some(code), "{}", next.output());
+        assert!(next.output().contains(words), "{}", next.output());
+        scene.assert_served();
+    }
+    assert!(wait_until(PATIENCE, || first.output().contains("does not take over, everything stays")));
+    complete(&waiting);
+    let log = first.stop();
+    assert_eq!(log.matches("does not take over").count(), 1, "{log}");
+}
+
+#[test]
+fn garbage_on_the_takeover_socket_costs_a_line() {
+    let scene = Scene::new("");
+    let first = scene.first();
+    let noise: Vec<u8> = (0..60_000).map(|n| (n * 31 % 251) as u8).collect();
+    let garbage: [&[u8]; 5] = [b"x", b"GET / HTTP/1.1\r\n\r\n", &noise, &[0; 4096], &HELLO[..7]];
+    for packet in garbage {
+        let socket = connect_to(&scene.path());
+        socket.send(packet).expect("it fits");
+        let mut answer = [0; 600];
+        let length = (&socket).read(&mut answer).expect("it is answered");
+        assert_eq!(answer[0], 255, "refused: {:?}", String::from_utf8_lossy(&answer[..length]));
+    }
+    drop(connect_to(&scene.path())); // only looks whether somebody is there
+    let half_way = connect_to(&scene.path());
+    half_way.send(HELLO).expect("it fits");
+    half_way.send(b"\x04\xff\xff").expect("it fits");
+    assert!(wait_until(PATIENCE, || first.output().contains("everything stays")));
+    scene.assert_served();
+    let log = first.stop();
+    assert_eq!(log.matches("is turned away").count(), garbage.len(), "{log}");
+}
+
+#[test]
+fn only_root_and_the_same_user_may_take_over() {
+    needs_root!();
+    needs!("setpriv");
+    let scene = Scene::new("");
+    std::fs::set_permissions(scene.directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .expect("the directory is ours");
+    let first = scene.first();
+    let mut other = std::process::Command::new("setpriv");
+    other.args(["--reuid", "65534", "--clear-groups", env!("CARGO_BIN_EXE_vestibule"), "serve", "--takeover"]);
+    other.arg(scene.path());
+    let ended = run(other, b"");
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("only root and the user of the running daemon"), "{ended:?}");
+    // Whoever gets at the file all the same is asked who he is.
+    std::fs::set_permissions(scene.path(), std::os::unix::fs::PermissionsExt::from_mode(0o666)).expect("it is ours");
+    let mut other = std::process::Command::new("setpriv");
+    other.args(["--reuid", "65534", "--clear-groups", env!("CARGO_BIN_EXE_vestibule"), "serve", "--takeover"]);
+    other.arg(scene.path());
+    let ended = run(other, b"");
+    assert!(ended.stderr.contains("user id 0 listens there") || ended.stderr.contains("runs as user id"), "{ended:?}");
+    scene.assert_served();
+    first.stop();
+}
+
+#[test]
+fn the_new_configuration_decides_which_listeners_there_are() {
+    let mut old = Scene::new("haproxy_timeout = 60 secs\nrings = 1");
+    // What the kernel has not delivered yet when nobody listens any more is lost.
+    old.settings = "defer_accept = no";
+    let first = old.first();
+    let waiting = half_headers(old.listener(), 5);
+    old.assert_served();
+    let moved = Scene::new("rings = 2");
+    let second = Daemon::taking_over(&old.path(), &moved.configuration());
+    second.wait_for_output("is ready");
+    assert!(second.output().contains("listener imap_haproxy on 127.0.0.1:"), "{}", second.output());
+    moved.assert_served();
+    // The old one finishes those that the new one has no listener for.
+    complete(&waiting);
+    let log = assert_left(first);
+    assert_eq!(counted(&log, "handed-over"), None, "{log}");
+    assert!(!is_listening(old.listener()), "the address is left");
+    second.stop();
+}
+
+#[test]
+fn without_a_running_daemon_there_is_nothing_to_take_over_and_beside_one_nothing_to_start() {
+    let scene = Scene::new("");
+    let mut alone = scene.next();
+    assert_eq!(alone.wait(PATIENCE).code(), Some(1));
+    assert!(alone.output().contains("start without --takeover"), "{}", alone.output());
+    let first = scene.first();
+    let second = Scene::new("");
+    let configuration =
+        second.configuration().replace(&second.path().display().to_string(), &scene.path().display().to_string());
+    let file = second.directory.path().join("vestibule.conf");
+    std::fs::write(&file, configuration).expect("a temporary file");
+    let beside = crate::support::daemon::vestibule_run(&["serve", "-c", &file.to_string_lossy()], b"");
+    assert_eq!(beside.code, Some(1));
+    assert!(beside.stderr.contains("another process listens there"), "{beside:?}");
+    first.stop();
+}
+
+#[test]
+fn after_a_takeover_the_old_daemon_leaves_reloads_to_the_new_one() {
+    let (scene, tls) = Scene::with_tls();
+    let first = scene.first();
+    let held = hold_a_worker(tls);
+    let second = scene.successor();
+    first.signal(Signal::HUP);
+    first.wait_for_output("another process has taken over: tell that one to reload");
+    second.signal(Signal::HUP);
+    second.wait_for_output("reloaded: ");
+    drop(held);
+    assert_left(first);
+    scene.assert_served();
+    second.stop();
+}
+
+/// A connection to a takeover socket, as another program would make it.
+fn connect_to(path: &Path) -> Socket {
+    let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None).expect("a socket");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    socket.connect(&SockAddr::unix(path).expect("a short path")).expect("somebody listens there");
+    socket
 }

@@ -94,12 +94,17 @@ fn header_adder(server: SocketAddr, header: Vec<u8>) -> SocketAddr {
         let (client, _) = listener.accept().expect("openssl connects");
         let upstream = Client::connect(TRUSTED, server).stream;
         (&upstream).write_all(&header).expect("the daemon listens");
-        let back = (upstream.try_clone().expect("a copy"), client.try_clone().expect("a copy"));
-        let backward = thread::spawn(move || copy(back.0, back.1));
-        copy(client, upstream);
-        backward.join().expect("it does not panic");
+        join(client, upstream);
     });
     address
+}
+
+/// Carries bytes between two connections until both have ended.
+pub fn join(client: TcpStream, upstream: TcpStream) {
+    let back = (upstream.try_clone().expect("a copy"), client.try_clone().expect("a copy"));
+    let backward = thread::spawn(move || copy(back.0, back.1));
+    copy(client, upstream);
+    backward.join().expect("it does not panic");
 }
 
 fn copy(mut from: TcpStream, mut to: TcpStream) {

@@ -13,9 +13,12 @@ mod encode;
 mod explain;
 mod hex;
 mod log;
+mod plan;
 mod privileges;
 mod serve;
 mod systemd;
+mod takeover;
+mod tier;
 
 /// Anything that ends a subcommand with exit code 1 and one line that names cause and remedy.
 pub type Error = Box<dyn std::error::Error>;

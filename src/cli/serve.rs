@@ -1,27 +1,25 @@
 //! `vestibule serve`: the daemon.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
-use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 
+use crossbeam_channel::{Receiver, Sender};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use vestibule::config::{InetListener, Service, Settings, WorkerKind};
-use vestibule::dispatch::Pool;
-use vestibule::engine::{Engine, EngineBuilder, Listener, Snapshot};
+use vestibule::engine::Engine;
 use vestibule::ring;
-use vestibule::worker::tls::{Identity, Tls, alpn_of_service};
-use vestibule::worker::{Discard, Handler, Whoami};
 
 use super::configuration::{self, Ready};
 use super::log::{self, Log};
-use super::systemd::{Inherited, Watchdog};
-use super::{Error, privileges, systemd};
+use super::systemd::Inherited;
+use super::takeover::{self, Claim, Place};
+use super::tier::{Event, Tier};
+use super::{Error, plan, privileges, systemd};
 
 /// Accept, verify and dispatch connections until told to stop (this is what `vestibule` alone does).
 #[derive(clap::Args, Default)]
@@ -31,6 +29,11 @@ Examples:
   vestibule serve -c /etc/vestibule.conf the listeners of a file in Dovecot's syntax
   curl -s --haproxy-protocol telnet://127.0.0.1:10143 </dev/null
                                          ask the built-in one who you are
+  vestibule serve -c /etc/vestibule.conf --takeover /run/vestibule/takeover.sock
+                                         upgrade: this process takes the place of the running one, which has
+                                         `takeover_socket = /run/vestibule/takeover.sock`, finishes what its workers
+                                         hold and leaves; no connection is refused or lost. If this one cannot start,
+                                         the running one goes on as if nothing had happened
 
 Signals:
   TERM, INT   stop accepting, let connections reach their workers, end with a table of what happened; again: at once
@@ -43,150 +46,152 @@ pub struct Args {
     /// Configuration in Dovecot's syntax; the built-in one if not given
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
+
+    /// Take over from the running daemon whose takeover_socket is PATH: its listening sockets, and the connections whose
+    /// header is half read
+    #[arg(long, value_name = "PATH")]
+    takeover: Option<PathBuf>,
 }
 
 /// Runs the daemon.
 pub fn run(args: Args) -> Result<ExitCode, Error> {
-    let Ready { loaded, identity } = match configuration::load(args.config.as_deref()) {
+    let ready = match configuration::load(args.config.as_deref()) {
         Ok(ready) => ready,
         Err(problems) => return Ok(configuration::refuse(&problems)),
     };
     privileges::forbid_new();
     let log = log::start();
-    for warning in &loaded.warnings {
+    for warning in &ready.loaded.warnings {
         tracing::warn!("{warning}");
     }
     if let Err(error) = ring::raise_open_files() {
         tracing::warn!("the limit of open files stays as it is: {error}");
     }
     // Before the engine's threads, so that none of them gets a signal meant for the daemon.
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
+    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
     let ending = second_signal_ends()?;
-    let target = privileges::look_up(&loaded.settings.privileges)?;
-    let mut inherited = Inherited::take()?;
-    let bound = builder(&loaded.settings, identity.as_ref(), |address| Ok(inherited.bound_to(address)))?.bind()?;
-    inherited.all_taken()?;
-    if let Some(target) = &target {
-        privileges::drop_to(target)?;
+    let (tell, events) = crossbeam_channel::unbounded(); // signals, and two events more at most
+    let settings = &ready.loaded.settings;
+    let Started { engine, place } = start(&ready, args.takeover, &tell)?;
+    say_ready(&log, settings, engine.addresses());
+    let tier = Arc::new(Mutex::new(Tier::new(args.config, ready, engine, tell.clone())));
+    let place = Arc::new(place);
+    if place.is_some() {
+        let (place, tier) = (place.clone(), tier.clone());
+        let body = move || place.iter().for_each(|place| takeover::answer(place, &tier));
+        thread::Builder::new().name("takeover".into()).spawn(body)?;
     }
-    let engine = bound.start()?;
-    say_ready(&log, &loaded.settings, engine.addresses());
-    systemd::ready(engine.addresses().len());
-    let mut tier = Tier {
-        watchdog: Watchdog::start(engine.pulse()),
-        engine,
-        drain_timeout: loaded.settings.drain_timeout,
-        retired: Vec::new(),
-        past: None,
-    };
-    for signal in signals.forever() {
-        match signal {
-            SIGHUP => tier.reload(args.config.as_deref()),
-            SIGUSR1 => {
-                tier.drain();
-            }
-            _ => {
-                ending.store(true, Ordering::SeqCst);
-                break;
-            }
-        }
-    }
-    systemd::stopping(tier.drain_timeout);
-    let in_time = tier.drain();
-    log.say(format_args!("{}", tier.end()));
+    thread::Builder::new().name("signals".into()).spawn(move || forward(signals, &tell))?;
+    let clean = watch(&tier, &events, &ending);
+    place.iter().for_each(Place::leave);
+    log.say(format_args!("{}", lock(&tier).end()));
     if log.lost() > 0 {
         log.say(format_args!("{} log lines were lost: standard error was blocked or full", log.lost()));
     }
-    Ok(if in_time { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Engines that were reloaded away and have not ended yet; with so many of them a reload is refused.
-const RETIRED_MAX: usize = 8;
-
-/// The engine that accepts, and those before it that still finish what they have.
-struct Tier {
+/// An engine that accepts, and the place where another process can take over.
+struct Started {
     engine: Engine,
-    drain_timeout: Duration,
-    retired: Vec<JoinHandle<Snapshot>>,
-    /// What those have counted that have ended.
-    past: Option<Snapshot>,
-    watchdog: Watchdog,
+    place: Option<Place>,
 }
 
-impl Tier {
-    /// Puts an engine of the new configuration in the place of the present one, or leaves everything as it is.
-    fn reload(&mut self, file: Option<&Path>) {
-        systemd::reloading();
-        if let Err(problems) = self.try_reload(file) {
-            problems.iter().for_each(|problem| tracing::error!("{problem}"));
-            tracing::error!("not reloaded: the configuration before stays in force");
-        }
-        systemd::ready(self.engine.addresses().len());
+/// Binds, gives up privileges, starts, and takes over from a running process if there is one.
+fn start(ready: &Ready, from: Option<PathBuf>, events: &Sender<Event>) -> Result<Started, Error> {
+    let Ready { loaded, identity } = ready;
+    let settings = &loaded.settings;
+    let target = privileges::look_up(&settings.privileges)?;
+    let mut claim = from.as_deref().map(Claim::open).transpose()?;
+    if let (None, Some(path)) = (&claim, &settings.takeover_socket)
+        && Place::is_served(path)
+    {
+        let words = "another process listens there; take over from it (--takeover), stop it, or name another path";
+        return Err(format!("takeover_socket = {}: {words}", path.display()).into());
     }
+    let mut inherited = Inherited::take()?;
+    let open = |address| match claim.as_mut().map(|claim| claim.sockets_at(address)) {
+        Some(sockets) if !sockets.is_empty() => Ok(sockets),
+        _ => Ok(inherited.bound_to(address)),
+    };
+    let bound = plan::builder(settings, identity.as_ref(), open)?.bind()?;
+    inherited.all_taken()?;
+    claim.iter_mut().for_each(Claim::let_go_of_the_rest);
+    if let Some(target) = &target {
+        privileges::drop_to(target)?;
+    }
+    let place = settings.takeover_socket.as_deref().map(Place::prepare).transpose()?;
+    let mut started = Started { engine: bound.start()?, place };
+    let takes_over = claim.is_some();
+    let publish = || started.place.as_ref().map_or(Ok(()), Place::publish);
+    let done = match claim {
+        Some(claim) => take_over(claim, &started.engine, publish, events),
+        None => publish(),
+    };
+    if let Err(error) = done {
+        // Whom it has accepted meanwhile is served to the end.
+        started.engine.drain(settings.drain_timeout);
+        started.place.iter().for_each(Place::leave);
+        return Err(error.into());
+    }
+    let tell = if takes_over { systemd::ready_instead } else { systemd::ready };
+    tell(started.engine.addresses().len());
+    Ok(started)
+}
 
-    fn try_reload(&mut self, file: Option<&Path>) -> Result<(), Vec<String>> {
-        let (ended, busy) = std::mem::take(&mut self.retired).into_iter().partition(JoinHandle::is_finished);
-        self.retired = busy;
-        self.remember(ended);
-        if self.retired.len() >= RETIRED_MAX {
-            return Err(vec![format!(
-                "{RETIRED_MAX} earlier configurations still finish their connections: try later"
-            )]);
+/// Goes on where the process before stops.
+fn take_over(
+    mut claim: Claim,
+    engine: &Engine,
+    publish: impl FnOnce() -> Result<(), String>,
+    events: &Sender<Event>,
+) -> Result<(), String> {
+    let wanted: Vec<SocketAddr> =
+        engine.addresses().iter().copied().filter(|&address| engine.expects_header_at(address)).collect();
+    let pending = claim.serve(&wanted, publish)?;
+    tracing::info!("has taken over from process {}, with {} pending connections", claim.pid, pending.len());
+    engine.take_in(pending);
+    let events = events.clone();
+    let body = move || match claim.await_its_end() {
+        Ok(()) => tracing::info!("process {} has left", claim.pid),
+        Err(error) => {
+            tracing::error!("{error}; this one ends");
+            let _ = events.send(Event::Failed); // it ends already
         }
-        let Ready { loaded, identity } = configuration::load(file)
-            .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())?;
-        for warning in &loaded.warnings {
-            tracing::warn!("{warning}");
-        }
-        let engine = self.next(&loaded.settings, identity.as_ref()).map_err(|error| vec![error.to_string()])?;
-        self.watchdog.follow(engine.pulse());
-        let mut old = std::mem::replace(&mut self.engine, engine);
-        let limit = std::mem::replace(&mut self.drain_timeout, loaded.settings.drain_timeout);
-        self.retired.push(std::thread::spawn(move || {
-            if !old.retire(limit) {
-                tracing::warn!("not everything of the configuration before ended within drain_timeout");
+    };
+    thread::Builder::new().name("predecessor".into()).spawn(body).map_err(|error| error.to_string())?;
+    Ok(())
+}
+
+fn forward(mut signals: Signals, events: &Sender<Event>) {
+    signals.forever().map(Event::Signal).try_for_each(|event| events.send(event)).unwrap_or_default();
+}
+
+/// Does what signals and takeovers demand until the daemon is to end, and drains it. Tells whether all ended well.
+fn watch(tier: &Mutex<Tier>, events: &Receiver<Event>, ending: &AtomicBool) -> bool {
+    for event in events {
+        let mut tier = lock(tier);
+        match event {
+            Event::Signal(SIGHUP) => tier.reload(),
+            Event::Signal(SIGUSR1) => {
+                tier.drain();
             }
-            old.snapshot()
-        }));
-        tracing::info!("reloaded: accepting on {} addresses", self.engine.addresses().len());
-        Ok(())
-    }
-
-    /// An engine that accepts on the sockets of the present one.
-    fn next(&self, settings: &Settings, identity: Option<&Identity>) -> Result<Engine, Error> {
-        Ok(builder(settings, identity, |address| self.engine.sockets_at(address))?.start()?)
-    }
-
-    fn drain(&mut self) -> bool {
-        self.watchdog.let_go();
-        tracing::info!("draining for at most {} s", self.drain_timeout.as_secs());
-        let begun = Instant::now();
-        let in_time = self.engine.drain(self.drain_timeout);
-        match in_time {
-            true => tracing::info!("drained in {} ms", begun.elapsed().as_millis()),
-            false => tracing::warn!("not everything ended within drain_timeout"),
-        }
-        in_time
-    }
-
-    /// Waits for engines that were reloaded away, within limits that began when they were, and keeps what they counted.
-    fn remember(&mut self, ended: Vec<JoinHandle<Snapshot>>) {
-        for snapshot in ended.into_iter().flat_map(JoinHandle::join) {
-            match &mut self.past {
-                Some(past) => *past += &snapshot,
-                None => self.past = Some(snapshot),
+            Event::Signal(_) | Event::Failed => {
+                ending.store(true, Ordering::SeqCst);
+                if tier.is_in_charge() {
+                    systemd::stopping(tier.drain_timeout());
+                }
+                return tier.drain() && event != Event::Failed;
             }
+            Event::Finished if tier.is_in_charge() => {}
+            Event::Finished => return true,
         }
     }
+    unreachable!("the daemon itself can send events")
+}
 
-    /// What all engines have counted.
-    fn end(mut self) -> Snapshot {
-        let retired = std::mem::take(&mut self.retired);
-        self.remember(retired);
-        let mut total = self.engine.snapshot();
-        self.past.iter().for_each(|past| total += past);
-        total
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Once the flag is set, TERM or INT end the process at once.
@@ -196,68 +201,6 @@ fn second_signal_ends() -> std::io::Result<Arc<AtomicBool>> {
         signal_hook::flag::register_conditional_shutdown(signal, 1, ending.clone())?;
     }
     Ok(ending)
-}
-
-/// The engine that the settings describe; `open` gives the sockets that listen on an address already.
-fn builder(
-    settings: &Settings,
-    identity: Option<&Identity>,
-    mut open: impl FnMut(SocketAddr) -> std::io::Result<Vec<TcpListener>>,
-) -> Result<EngineBuilder, Error> {
-    let mut builder = Engine::builder()
-        .pending_limit(settings.pending_limit)
-        .pending_peer_limit(settings.pending_peer_limit)
-        .client_limits(settings.clients.limits.clone());
-    if let Some(rings) = settings.rings {
-        builder = builder.rings(rings);
-    }
-    for service in &settings.services {
-        builder = builder.pool(match service.worker {
-            WorkerKind::Whoami => pool(service, identity, Whoami),
-            WorkerKind::Discard => pool(service, identity, Discard),
-        });
-        for listener in &service.listeners {
-            for &address in &listener.addresses {
-                let address = SocketAddr::new(address, listener.port);
-                let sockets = open(address)?;
-                let described = engine_listener(service, listener, address);
-                builder = builder.listen(sockets.into_iter().fold(described, |all, socket| all.socket(socket)));
-            }
-        }
-    }
-    Ok(builder)
-}
-
-fn pool(service: &Service, identity: Option<&Identity>, handler: impl Handler) -> Pool {
-    let threads = workers(service);
-    let pool = match identity {
-        Some(identity) => {
-            let handler = Tls::new(identity, alpn_of_service(&service.name), handler);
-            Pool::threads(&service.name, threads, handler)
-        }
-        None => Pool::threads(&service.name, threads, handler),
-    };
-    let pool = pool.queue(service.queue).overload(service.overload);
-    if service.exact_residual { pool.exact_residual() } else { pool }
-}
-
-fn workers(service: &Service) -> usize {
-    let cpus = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    service.workers.map_or_else(cpus, NonZeroUsize::get)
-}
-
-fn engine_listener(service: &Service, listener: &InetListener, address: SocketAddr) -> Listener {
-    let described = match listener.haproxy {
-        true => Listener::proxy(address).timeout(listener.timeout).defer_accept(listener.defer_accept).terms(|terms| {
-            terms.trusted = listener.trusted.clone();
-            terms.rules = listener.rules;
-            terms.policy = listener.policy.clone();
-            terms.pending_limit = listener.pending_limit;
-        }),
-        false => Listener::plain(address).trust(listener.networks.iter().copied()),
-    };
-    let described = described.ssl(listener.ssl).reuse_port(listener.reuse_port);
-    described.pool(&service.name).service(&service.name).name(&listener.name)
 }
 
 /// One line a listener, then what to try.

@@ -65,6 +65,13 @@ pub fn ready(listeners: usize) {
     tell(&[NotifyState::Ready, NotifyState::Status(&format!("accepting on {listeners} addresses"))]);
 }
 
+/// The same, from a process that may have taken the place of another one: it is the main one of the service from now on.
+/// The unit needs `NotifyAccess=all` for that.
+pub fn ready_instead(listeners: usize) {
+    let status = format!("accepting on {listeners} addresses");
+    tell(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready, NotifyState::Status(&status)]);
+}
+
 /// The daemon drains.
 pub fn stopping(limit: Duration) {
     tell(&[NotifyState::Stopping, NotifyState::Status(&format!("draining for at most {} s", limit.as_secs()))]);
@@ -77,12 +84,22 @@ pub fn reloading() {
 }
 
 /// Feeds the watchdog (`WatchdogSec=`), if there is one, as long as every ring turns.
-pub struct Watchdog(Arc<Mutex<Option<Pulse>>>);
+pub struct Watchdog(Arc<Mutex<Fed>>);
+
+#[derive(Clone)]
+enum Fed {
+    /// As long as the rings turn.
+    By(Pulse),
+    /// In any case: the rings are ending.
+    Always,
+    /// No longer: another process does.
+    Never,
+}
 
 impl Watchdog {
     /// Starts to feed it by the rings' pulse.
     pub fn start(pulse: Pulse) -> Watchdog {
-        let pulse = Arc::new(Mutex::new(Some(pulse)));
+        let pulse = Arc::new(Mutex::new(Fed::By(pulse)));
         if let Some(interval) = sd_notify::watchdog_enabled() {
             let pulse = pulse.clone();
             let feed = move || feed(&pulse, interval / 4);
@@ -95,22 +112,30 @@ impl Watchdog {
 
     /// Other rings turn from now on.
     pub fn follow(&self, pulse: Pulse) {
-        *lock(&self.0) = Some(pulse);
+        *lock(&self.0) = Fed::By(pulse);
     }
 
     /// The rings may end from now on: it is fed in any case.
     pub fn let_go(&self) {
-        *lock(&self.0) = None;
+        *lock(&self.0) = Fed::Always;
+    }
+
+    /// Another process feeds it from now on.
+    pub fn stop(&self) {
+        *lock(&self.0) = Fed::Never;
     }
 }
 
-fn feed(pulse: &Mutex<Option<Pulse>>, step: Duration) {
+fn feed(fed: &Mutex<Fed>, step: Duration) {
     loop {
         thread::sleep(step);
-        if lock(pulse).as_ref().is_none_or(|pulse| pulse.beats(step)) {
-            tell(&[NotifyState::Watchdog]);
-        } else {
-            tracing::error!("a ring has not turned for {} ms", step.as_millis());
+        let fed = lock(fed).clone();
+        match fed {
+            Fed::By(pulse) if !pulse.beats(step) => {
+                tracing::error!("a ring has not turned for {} ms", step.as_millis());
+            }
+            Fed::By(_) | Fed::Always => tell(&[NotifyState::Watchdog]),
+            Fed::Never => {}
         }
     }
 }

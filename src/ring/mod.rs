@@ -20,7 +20,7 @@ pub use buffers::{LONG_MAX, SLOT_BYTES};
 pub use driver::{Completion, Driver, Errno, ReadMode};
 pub use listener::{BACKLOG, DEFER_ACCEPT_SECONDS, Options, adopt_group, bind_group};
 pub use setup::{Abilities, CQ_ENTRIES_MAX, Rung, SQ_ENTRIES, SetupError, disabled_by_sysctl};
-pub use sys::{Resource, allowed_cpus, limit, pin_to, raise_open_files};
+pub use sys::{Credentials, Resource, allowed_cpus, limit, peer_credentials, pin_to, raise_open_files};
 pub use token::next_generation;
 pub use waker::Waker;
 

@@ -34,6 +34,27 @@ pub fn set_defer_accept(fd: BorrowedFd<'_>, seconds: libc::c_int) -> io::Result<
     check(result).map(drop)
 }
 
+/// Who is at the other end of a Unix socket, as it was when the connection was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// The process; 0 if it is in a PID namespace that cannot be seen from here.
+    pub pid: u32,
+    /// Its effective user.
+    pub uid: u32,
+}
+
+/// Who is at the other end of a Unix socket (SO_PEERCRED, unix(7)).
+pub fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<Credentials> {
+    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut len = size_of::<libc::ucred>() as libc::socklen_t;
+    let value: *mut libc::ucred = &mut peer;
+    // SAFETY: `value` points to a ucred and `len` is its size; both live through the call.
+    check(unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, value.cast(), &mut len)
+    })?;
+    Ok(Credentials { pid: peer.pid.unsigned_abs(), uid: peer.uid })
+}
+
 /// A counter that wakes its reader (eventfd(2)).
 pub fn eventfd() -> io::Result<OwnedFd> {
     // SAFETY: no pointers.
@@ -113,6 +134,8 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
 
     #[test]
@@ -128,6 +151,12 @@ mod tests {
             let (soft, hard) = limit(resource).expect("every process has limits");
             assert!(soft <= hard);
         }
+    }
+
+    #[test]
+    fn the_peer_of_a_pair_is_this_process() {
+        let (one, _other) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        assert_eq!(peer_credentials(one.as_fd()).expect("it has a peer").pid, std::process::id());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::process::Signal;
@@ -39,6 +39,24 @@ impl Daemon {
 
     /// The same under a program that changes its limits or rights and then becomes it, such as prlimit(1).
     pub fn start_under(wrapper: &[&str], configuration: &str, ports: &[u16]) -> Daemon {
+        let (command, directory) = Daemon::command(wrapper, configuration);
+        let addresses: Vec<SocketAddr> = ports.iter().map(|&port| loopback(port)).collect();
+        let process = Process::start_listening(command, &addresses);
+        let daemon = Daemon { process, directory };
+        for port in ports {
+            daemon.wait_for_output(&format!(":{port}"));
+        }
+        daemon
+    }
+
+    /// Starts it to take over from the daemon whose `takeover_socket` is `path`; it may fail.
+    pub fn taking_over(path: &Path, configuration: &str) -> Daemon {
+        let (mut command, directory) = Daemon::command(&[], configuration);
+        command.arg("--takeover").arg(path);
+        Daemon { process: Process::start(command), directory }
+    }
+
+    fn command(wrapper: &[&str], configuration: &str) -> (Command, TempDir) {
         let directory = super::temp_dir();
         let file = directory.path().join("vestibule.conf");
         std::fs::write(&file, configuration).expect("the configuration can be written");
@@ -51,13 +69,7 @@ impl Daemon {
             }
         };
         command.arg("serve").arg("-c").arg(&file);
-        let addresses: Vec<SocketAddr> = ports.iter().map(|&port| loopback(port)).collect();
-        let process = Process::start_listening(command, &addresses);
-        let daemon = Daemon { process, directory };
-        for port in ports {
-            daemon.wait_for_output(&format!(":{port}"));
-        }
-        daemon
+        (command, directory)
     }
 
     /// One haproxy listener on a free port, `settings` inside it, `globals` above it: what most tests need.

@@ -9,6 +9,7 @@ pub mod observe;
 pub mod oracle;
 pub mod peers;
 pub mod process;
+pub mod steady;
 pub mod swarm;
 
 use std::io::Write;

@@ -1,0 +1,74 @@
+//! From settings to an engine: which pools, which listeners, on which sockets.
+
+use std::net::{SocketAddr, TcpListener};
+use std::num::NonZeroUsize;
+
+use vestibule::config::{InetListener, Service, Settings, WorkerKind};
+use vestibule::dispatch::Pool;
+use vestibule::engine::{Engine, EngineBuilder, Listener};
+use vestibule::worker::tls::{Identity, Tls, alpn_of_service};
+use vestibule::worker::{Discard, Handler, Whoami};
+
+use super::Error;
+
+/// The engine that the settings describe; `open` gives the sockets that listen on an address already.
+pub fn builder(
+    settings: &Settings,
+    identity: Option<&Identity>,
+    mut open: impl FnMut(SocketAddr) -> std::io::Result<Vec<TcpListener>>,
+) -> Result<EngineBuilder, Error> {
+    let mut builder = Engine::builder()
+        .pending_limit(settings.pending_limit)
+        .pending_peer_limit(settings.pending_peer_limit)
+        .client_limits(settings.clients.limits.clone());
+    if let Some(rings) = settings.rings {
+        builder = builder.rings(rings);
+    }
+    for service in &settings.services {
+        builder = builder.pool(match service.worker {
+            WorkerKind::Whoami => pool(service, identity, Whoami),
+            WorkerKind::Discard => pool(service, identity, Discard),
+        });
+        for listener in &service.listeners {
+            for &address in &listener.addresses {
+                let address = SocketAddr::new(address, listener.port);
+                let sockets = open(address)?;
+                let described = engine_listener(service, listener, address);
+                builder = builder.listen(sockets.into_iter().fold(described, |all, socket| all.socket(socket)));
+            }
+        }
+    }
+    Ok(builder)
+}
+
+fn pool(service: &Service, identity: Option<&Identity>, handler: impl Handler) -> Pool {
+    let threads = workers(service);
+    let pool = match identity {
+        Some(identity) => {
+            let handler = Tls::new(identity, alpn_of_service(&service.name), handler);
+            Pool::threads(&service.name, threads, handler)
+        }
+        None => Pool::threads(&service.name, threads, handler),
+    };
+    let pool = pool.queue(service.queue).overload(service.overload);
+    if service.exact_residual { pool.exact_residual() } else { pool }
+}
+
+fn workers(service: &Service) -> usize {
+    let cpus = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    service.workers.map_or_else(cpus, NonZeroUsize::get)
+}
+
+fn engine_listener(service: &Service, listener: &InetListener, address: SocketAddr) -> Listener {
+    let described = match listener.haproxy {
+        true => Listener::proxy(address).timeout(listener.timeout).defer_accept(listener.defer_accept).terms(|terms| {
+            terms.trusted = listener.trusted.clone();
+            terms.rules = listener.rules;
+            terms.policy = listener.policy.clone();
+            terms.pending_limit = listener.pending_limit;
+        }),
+        false => Listener::plain(address).trust(listener.networks.iter().copied()),
+    };
+    let described = described.ssl(listener.ssl).reuse_port(listener.reuse_port);
+    described.pool(&service.name).service(&service.name).name(&listener.name)
+}

@@ -1,0 +1,180 @@
+//! The connection between two processes: messages and descriptors (unix(7), SOCK_SEQPACKET), each step in bounded time.
+
+use std::fmt;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt,
+};
+use vestibule::ring::{self, Credentials};
+
+use super::wire::{self, ENTRIES_MAX, MESSAGE_MAX, Malformed, Message};
+
+/// Room for the descriptors of one message.
+const CONTROL_BYTES: usize = rustix::cmsg_space!(ScmRights(ENTRIES_MAX));
+
+/// One end of the connection.
+pub struct Channel {
+    socket: OwnedFd,
+    /// When patience with the other side ends.
+    deadline: Instant,
+}
+
+/// Why a conversation ended.
+#[derive(Debug)]
+pub enum Broken {
+    /// The other side is gone.
+    Closed,
+    /// The other side says so.
+    Refused(String),
+    /// The other side does not answer.
+    Late,
+    /// What came is no message, or not the one that it is time for.
+    Malformed(Malformed),
+    /// It is not time for this message, or what it says is wrong.
+    Unexpected(String),
+    /// The system refused.
+    System(io::Error),
+}
+
+impl Broken {
+    /// The other side does not keep to the protocol.
+    pub fn unexpected(what: impl Into<String>) -> Broken {
+        Broken::Unexpected(what.into())
+    }
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Broken::Closed => f.write_str("the other process has closed the connection"),
+            Broken::Refused(reason) => write!(f, "the other process refuses: {reason}"),
+            Broken::Late => f.write_str("the other process does not answer in time"),
+            Broken::Malformed(malformed) => malformed.fmt(f),
+            Broken::Unexpected(what) => f.write_str(what),
+            Broken::System(error) => error.fmt(f),
+        }
+    }
+}
+
+impl From<Malformed> for Broken {
+    fn from(malformed: Malformed) -> Broken {
+        Broken::Malformed(malformed)
+    }
+}
+
+impl From<Errno> for Broken {
+    fn from(errno: Errno) -> Broken {
+        match errno {
+            Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN => Broken::Closed,
+            Errno::AGAIN => Broken::Late,
+            errno => Broken::System(errno.into()),
+        }
+    }
+}
+
+/// A socket that can carry a channel.
+pub fn socket() -> io::Result<OwnedFd> {
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    sockopt::set_socket_send_buffer_size(&socket, 2 * MESSAGE_MAX)?;
+    Ok(socket)
+}
+
+impl Channel {
+    /// Connects to the process that listens at `path`.
+    pub fn connect(path: &Path, patience: Duration) -> io::Result<Channel> {
+        let channel = Channel::new(socket()?, patience);
+        sockopt::set_socket_timeout(&channel.socket, sockopt::Timeout::Send, Some(patience))?;
+        rustix::net::connect(&channel.socket, &SocketAddrUnix::new(path)?)?;
+        Ok(channel)
+    }
+
+    /// A connection that was accepted.
+    pub fn new(socket: OwnedFd, patience: Duration) -> Channel {
+        Channel { socket, deadline: Instant::now() + patience }
+    }
+
+    /// All that follows may take so long.
+    pub fn allow(&mut self, patience: Duration) {
+        self.deadline = Instant::now() + patience;
+    }
+
+    /// Who is at the other end.
+    pub fn peer(&self) -> io::Result<Credentials> {
+        ring::peer_credentials(self.socket.as_fd())
+    }
+
+    /// Sends a message with the descriptors of its entries.
+    pub fn send(&self, message: &Message, descriptors: &[BorrowedFd<'_>]) -> Result<(), Broken> {
+        sockopt::set_socket_timeout(&self.socket, sockopt::Timeout::Send, Some(self.left()?))?;
+        let packet = wire::encode(message);
+        let mut space = [MaybeUninit::uninit(); CONTROL_BYTES];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+            return Err(Broken::unexpected("more descriptors than a message may have"));
+        }
+        rustix::net::sendmsg(&self.socket, &[IoSlice::new(&packet)], &mut control, SendFlags::NOSIGNAL)?;
+        Ok(())
+    }
+
+    /// The next message and its descriptors.
+    pub fn receive(&self) -> Result<(Message, Vec<OwnedFd>), Broken> {
+        sockopt::set_socket_timeout(&self.socket, sockopt::Timeout::Recv, Some(self.left()?))?;
+        self.receive_now()
+    }
+
+    /// The next message, whenever it comes.
+    pub fn receive_at_any_time(&self) -> Result<(Message, Vec<OwnedFd>), Broken> {
+        sockopt::set_socket_timeout(&self.socket, sockopt::Timeout::Recv, None)?;
+        self.receive_now()
+    }
+
+    /// Tells the other side to go no further.
+    pub fn refuse(&self, reason: &str) {
+        // It may be gone.
+        let _ = self.send(&Message::Refused(reason.to_owned()), &[]);
+    }
+
+    fn receive_now(&self) -> Result<(Message, Vec<OwnedFd>), Broken> {
+        let mut packet = vec![0; MESSAGE_MAX];
+        let mut space = [MaybeUninit::uninit(); CONTROL_BYTES];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        let mut parts = [IoSliceMut::new(&mut packet)];
+        let mut receive = || retry_on_intr(|| rustix::net::recvmsg(&self.socket, &mut parts, &mut control, flags));
+        // A reset only says that the other side has not read everything; what it has said before comes behind it.
+        let received = match receive() {
+            Err(Errno::CONNRESET) => receive(),
+            received => received,
+        }?;
+        // Whatever came is owned from here on, and closed if it is of no use.
+        let descriptors = control.drain().filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
+            _ => None,
+        });
+        let descriptors = descriptors.flatten().collect();
+        if received.flags.contains(ReturnFlags::CTRUNC) {
+            return Err(Broken::unexpected("descriptors were lost on the way: raise the limit of open files"));
+        }
+        match received.bytes {
+            _ if received.flags.contains(ReturnFlags::TRUNC) => Err(Broken::unexpected("a message that is too long")),
+            0 => Err(Broken::Closed),
+            len => match wire::decode(&packet[..len])? {
+                Message::Refused(reason) => Err(Broken::Refused(reason)),
+                message => Ok((message, descriptors)),
+            },
+        }
+    }
+
+    fn left(&self) -> Result<Duration, Broken> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        // The kernel takes no time at all for no limit at all.
+        if left < Duration::from_millis(1) { Err(Broken::Late) } else { Ok(left) }
+    }
+}

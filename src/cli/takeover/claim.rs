@@ -1,0 +1,172 @@
+//! The new process's side.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Instant;
+
+use vestibule::engine::Pending;
+
+use super::channel::{Broken, Channel};
+use super::offer::{Offered, other_version};
+use super::wire::{ADDRESSES_MAX, Connection, ENTRIES_MAX, Message, SOCKETS_MAX, Socket, VERSION};
+use super::{PENDING_LIMIT, START_LIMIT};
+
+/// The running process, which this one is about to take the place of. Dropped before [`serve`](Claim::serve), it leaves
+/// everything as it is.
+pub struct Claim {
+    channel: Channel,
+    /// The process's number, for the log.
+    pub pid: u32,
+    sockets: Vec<Offered>,
+}
+
+impl Claim {
+    /// Asks the process that listens at `path` for its listening sockets.
+    ///
+    /// # Errors
+    /// Say what to do. Nothing has changed then.
+    pub fn open(path: &Path) -> Result<Claim, String> {
+        let channel = Channel::connect(path, START_LIMIT).map_err(|error| unreachable(path, &error))?;
+        let peer = channel.peer().map_err(|error| unreachable(path, &error))?;
+        let own = nix::unistd::geteuid().as_raw();
+        if ![own, 0].contains(&peer.uid) && own != 0 {
+            return Err(format!("--takeover {}: user id {} listens there, this is {own}", path.display(), peer.uid));
+        }
+        let sockets = ask(&channel).map_err(|broken| format!("--takeover {}: {broken}", path.display()))?;
+        tracing::info!("takes over from process {}: {} listening sockets", peer.pid, sockets.len());
+        Ok(Claim { channel, pid: peer.pid, sockets })
+    }
+
+    /// Takes the sockets that are bound to this address.
+    pub fn sockets_at(&mut self, address: SocketAddr) -> Vec<TcpListener> {
+        self.sockets.extract_if(.., |offered| offered.address == address).map(|offered| offered.socket).collect()
+    }
+
+    /// Lets go of the sockets that no listener has taken.
+    pub fn let_go_of_the_rest(&mut self) {
+        let mut before = None;
+        for Offered { address, name, .. } in self.sockets.drain(..) {
+            if before.replace(address) != Some(address) {
+                tracing::warn!("listener {name} on {address} is not in this configuration: it is let go");
+            }
+        }
+    }
+
+    /// Says that this process accepts, and gets the connections that await their header on one of `listeners`. When it has
+    /// all, `complete` puts this process in its place for everybody to see, and the process before finishes and leaves.
+    ///
+    /// # Errors
+    /// The process before goes on: this one must end.
+    pub fn serve(
+        &mut self,
+        listeners: &[SocketAddr],
+        complete: impl FnOnce() -> Result<(), String>,
+    ) -> Result<Vec<Pending>, String> {
+        let taken = self.take(listeners).and_then(|taken| {
+            complete().map_err(Broken::Unexpected)?;
+            self.confirm(taken)
+        });
+        taken.map_err(|broken| {
+            self.channel.refuse(&broken.to_string());
+            format!("process {} goes on, this one ends: {broken}", self.pid)
+        })
+    }
+
+    /// Waits for the end of the process before. An error if it takes everything back and goes on.
+    pub fn await_its_end(&self) -> Result<(), String> {
+        match self.channel.receive_at_any_time() {
+            Err(Broken::Refused(reason)) => Err(format!("process {} goes on: {reason}", self.pid)),
+            _ => Ok(()),
+        }
+    }
+
+    fn take(&mut self, listeners: &[SocketAddr]) -> Result<Vec<Pending>, Broken> {
+        self.channel.allow(2 * PENDING_LIMIT);
+        let wanted = listeners.iter().copied().take(ADDRESSES_MAX).collect();
+        match self.channel.send(&Message::Serving(wanted), &[]) {
+            Ok(()) | Err(Broken::Closed) => {} // then why is to be read
+            Err(broken) => return Err(broken),
+        }
+        let mut all = Vec::new();
+        // Until the end, be it that of the other process.
+        loop {
+            match self.channel.receive() {
+                Ok((Message::Pending(entries), descriptors)) if entries.len() == descriptors.len() => {
+                    let now = Instant::now();
+                    all.extend(entries.into_iter().zip(descriptors).map(|(entry, socket)| pending(entry, socket, now)));
+                }
+                Ok((Message::End { pending }, _)) if pending as usize == all.len() => return Ok(all),
+                Ok(_) => return Err(Broken::unexpected("its pending connections are not complete")),
+                Err(Broken::Closed) => {
+                    tracing::warn!("process {} has ended before it had handed everything over", self.pid);
+                    return Ok(all);
+                }
+                Err(broken) => return Err(broken),
+            }
+        }
+    }
+
+    fn confirm(&self, taken: Vec<Pending>) -> Result<Vec<Pending>, Broken> {
+        match self.channel.send(&Message::Taken { pending: taken.len() as u32 }, &[]) {
+            Ok(()) | Err(Broken::Closed) => Ok(taken),
+            Err(broken) => Err(broken),
+        }
+    }
+}
+
+fn ask(channel: &Channel) -> Result<Vec<Offered>, Broken> {
+    channel.send(&Message::Hello { version: VERSION }, &[])?;
+    let sockets = match channel.receive()?.0 {
+        Message::Welcome { version: VERSION, sockets } if sockets as usize <= SOCKETS_MAX => sockets as usize,
+        Message::Welcome { version, .. } if version != VERSION => {
+            return Err(Broken::Unexpected(other_version(version)));
+        }
+        _ => return Err(Broken::unexpected("it does not answer with Welcome")),
+    };
+    let mut all = Vec::new();
+    while all.len() < sockets {
+        let (message, descriptors) = channel.receive()?;
+        match message {
+            Message::Sockets(entries) if !entries.is_empty() && entries.len() == descriptors.len() => {
+                for (entry, descriptor) in entries.into_iter().zip(descriptors) {
+                    all.push(offered(entry, descriptor)?);
+                }
+            }
+            _ => return Err(Broken::unexpected("its listening sockets are not complete")),
+        }
+    }
+    Ok(all)
+}
+
+/// A socket that is what it is said to be.
+fn offered(entry: Socket, descriptor: OwnedFd) -> Result<Offered, Broken> {
+    let Socket { address, name } = entry;
+    let listens = rustix::net::sockopt::socket_acceptconn(&descriptor).unwrap_or(false);
+    let socket = TcpListener::from(descriptor);
+    match socket.local_addr() {
+        Ok(bound) if bound == address && listens => Ok(Offered { address, name, socket }),
+        _ => Err(Broken::Unexpected(format!("what it passes as {address} is no listening socket of that address"))),
+    }
+}
+
+fn pending(entry: Connection, socket: OwnedFd, now: Instant) -> Pending {
+    let Connection { listener, peer, age, left, bytes } = entry;
+    // Times that no clock can show end now.
+    let (accepted_at, deadline) = (now.checked_sub(age).unwrap_or(now), now.checked_add(left).unwrap_or(now));
+    Pending { socket, listener, peer, accepted_at, deadline, bytes }
+}
+
+fn unreachable(path: &Path, error: &io::Error) -> String {
+    let remedy = match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            "; nobody listens there: name the takeover_socket of the running daemon, or start without --takeover"
+        }
+        io::ErrorKind::PermissionDenied => "; only root and the user of the running daemon may take over",
+        _ => "",
+    };
+    format!("--takeover {}: {error}{remedy}", path.display())
+}
+
+const _: () = assert!(ENTRIES_MAX <= 253, "SCM_MAX_FD");

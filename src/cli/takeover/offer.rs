@@ -1,0 +1,305 @@
+//! The old process's side: the socket that it listens on, and how it lets another process take over.
+
+use std::fs;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::net::{SocketAddrUnix, SocketFlags};
+use vestibule::engine::Pending;
+use vestibule::ring::Credentials;
+
+use super::channel::{self, Broken, Channel};
+use super::wire::{ADDRESSES_MAX, Connection, ENTRIES_MAX, MESSAGE_MAX, Message, SOCKETS_MAX, Socket, VERSION};
+use super::{HELLO_LIMIT, PENDING_LIMIT, START_LIMIT};
+
+/// Those who may wait to be heard.
+const WAITING_MAX: i32 = 8;
+/// Rest after a failed accept.
+const REST: Duration = Duration::from_millis(500);
+
+/// A listening socket that is offered.
+pub struct Offered {
+    pub address: SocketAddr,
+    /// The `inet_listener`'s name.
+    pub name: String,
+    pub socket: TcpListener,
+}
+
+/// What a process does that another one takes the place of. Called in this order, `stay` whenever the other one fails.
+pub trait Predecessor: Send {
+    /// All listening sockets. Nothing changes.
+    fn offer(&mut self) -> Result<Vec<Offered>, String>;
+
+    /// The other process accepts: stops accepting, and gives what awaits its header on one of `listeners`.
+    fn hand_over(&mut self, listeners: &[SocketAddr]) -> Result<Vec<Pending>, String>;
+
+    /// The other process has everything: finishes what there is and leaves.
+    fn let_go(&mut self);
+
+    /// The other process is gone: accepts again, and goes on with what it did not take.
+    fn stay(&mut self, pending: Vec<Pending>);
+}
+
+/// The Unix socket on which other processes ask to take over.
+pub struct Place {
+    path: PathBuf,
+    listening: Mutex<Option<Listening>>,
+}
+
+#[derive(Clone)]
+struct Listening {
+    socket: Arc<OwnedFd>,
+    /// Device and inode of its file: another process may have put its own there.
+    file: (u64, u64),
+}
+
+impl Listening {
+    fn is_at(&self, path: &Path) -> bool {
+        fs::symlink_metadata(path).is_ok_and(|there| (there.dev(), there.ino()) == self.file)
+    }
+}
+
+impl Place {
+    /// Binds the socket beside `path`, for this user only; [`publish`](Place::publish) puts it there.
+    ///
+    /// # Errors
+    /// Say what to do.
+    pub fn prepare(path: &Path) -> Result<Place, String> {
+        let place = Place { path: path.to_owned(), listening: Mutex::new(None) };
+        place.bind().map_err(|error| place.failed(&error))?;
+        Ok(place)
+    }
+
+    /// Whether somebody listens there.
+    pub fn is_served(path: &Path) -> bool {
+        Channel::connect(path, HELLO_LIMIT).is_ok()
+    }
+
+    /// Puts the socket in its place, instead of that of a process before, in one step.
+    pub fn publish(&self) -> Result<(), String> {
+        fs::rename(self.temporary(), &self.path).map_err(|error| self.failed(&error))
+    }
+
+    /// Listens no longer; removes the file unless it is another process's.
+    pub fn leave(&self) {
+        let Some(listening) = lock(&self.listening).take() else { return };
+        for path in [&self.path, &self.temporary()] {
+            if listening.is_at(path) {
+                let _ = fs::remove_file(path); // nothing depends on it
+            }
+        }
+    }
+
+    /// Hears nobody any more. The file stays: it is another process's by now.
+    fn close(&self) {
+        *lock(&self.listening) = None;
+    }
+
+    /// Listens again, wherever another process has got to with its own socket.
+    fn take_back(&self) {
+        if lock(&self.listening).as_ref().is_some_and(|listening| listening.is_at(&self.path)) {
+            return;
+        }
+        if let Err(error) = self.bind().map_err(|error| self.failed(&error)).and_then(|()| self.publish()) {
+            tracing::error!("{error}");
+        }
+    }
+
+    fn bind(&self) -> io::Result<()> {
+        let path = self.temporary();
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {} // what a process of the same number has left there
+        }
+        let socket = channel::socket()?;
+        rustix::net::bind(&socket, &SocketAddrUnix::new(&path)?)?;
+        // Nobody can connect before it listens, so nobody has come through before the file is closed to others.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        rustix::net::listen(&socket, WAITING_MAX)?;
+        let there = fs::symlink_metadata(&path)?;
+        *lock(&self.listening) = Some(Listening { socket: Arc::new(socket), file: (there.dev(), there.ino()) });
+        Ok(())
+    }
+
+    fn listener(&self) -> Option<Arc<OwnedFd>> {
+        lock(&self.listening).as_ref().map(|listening| listening.socket.clone())
+    }
+
+    fn temporary(&self) -> PathBuf {
+        let mut path = self.path.clone().into_os_string();
+        path.push(format!(".{}", std::process::id()));
+        path.into()
+    }
+
+    fn failed(&self, error: &io::Error) -> String {
+        let remedy = match error.kind() {
+            io::ErrorKind::NotFound => "; its directory must exist (RuntimeDirectory= in the unit makes one)",
+            io::ErrorKind::PermissionDenied => "; its directory must be writable for the user that the daemon runs as",
+            _ if error.raw_os_error() == Some(Errno::NAMETOOLONG.raw_os_error()) => {
+                "; a Unix socket's path has at most 107 bytes, and a dot and the process id are added for a moment"
+            }
+            _ => "",
+        };
+        format!("takeover_socket = {}: {error}{remedy}", self.path.display())
+    }
+}
+
+/// Answers those who ask to take over, one after the other, as long as the place is held.
+pub fn answer(place: &Place, host: &Mutex<impl Predecessor>) {
+    while let Some(listener) = place.listener() {
+        match rustix::net::accept_with(&listener, SocketFlags::CLOEXEC) {
+            Ok(socket) => {
+                drop(listener);
+                converse(Channel::new(socket, HELLO_LIMIT), place, host);
+            }
+            Err(Errno::INTR | Errno::CONNABORTED) => {}
+            Err(error) => {
+                tracing::warn!("takeover_socket: {}", io::Error::from(error));
+                thread::sleep(REST);
+            }
+        }
+    }
+}
+
+/// One who asks to take over, from his first word to the end of this process or of his own.
+fn converse(mut channel: Channel, place: &Place, host: &Mutex<impl Predecessor>) {
+    let peer = match admit(&channel) {
+        Ok(Some(peer)) => peer,
+        Ok(None) => return, // only looked whether somebody is there
+        Err(broken) => {
+            channel.refuse(&broken.to_string());
+            return tracing::warn!("takeover_socket: somebody is turned away: {broken}");
+        }
+    };
+    tracing::info!("process {} asks to take over", peer.pid);
+    let wanted = match introduce(&mut channel, host) {
+        Ok(wanted) => wanted,
+        Err(broken) => {
+            channel.refuse(&broken.to_string());
+            return tracing::warn!("process {} does not take over, everything stays: {broken}", peer.pid);
+        }
+    };
+    if let Err(broken) = hand_over(&mut channel, &wanted, host) {
+        channel.refuse(&broken.to_string());
+        place.take_back();
+        return tracing::error!("process {} has not taken over, this one goes on: {broken}", peer.pid);
+    }
+    tracing::info!("process {} has taken over; this one finishes what its workers hold and leaves", peer.pid);
+    place.close();
+    // Nothing more is to come but its end, should that be earlier than ours.
+    let broken = channel.receive_at_any_time().err().unwrap_or_else(|| Broken::unexpected("it says something"));
+    channel.refuse("it had not left yet and goes on");
+    tracing::error!("process {} is gone, this one goes on: {broken}", peer.pid);
+    lock(host).stay(Vec::new());
+    place.take_back();
+}
+
+/// Who may take over: root, or who could as well have stopped this process. `None` for one who says nothing.
+fn admit(channel: &Channel) -> Result<Option<Credentials>, Broken> {
+    let peer = channel.peer().map_err(Broken::System)?;
+    let own = nix::unistd::geteuid().as_raw();
+    if peer.uid != own && peer.uid != 0 {
+        let words = format!("process {} runs as user id {}, this one as {own}", peer.pid, peer.uid);
+        return Err(Broken::Unexpected(words));
+    }
+    match channel.receive() {
+        Ok((Message::Hello { version: VERSION }, _)) => Ok(Some(peer)),
+        Ok((Message::Hello { version }, _)) => Err(Broken::Unexpected(other_version(version))),
+        Ok(_) => Err(Broken::unexpected("it does not begin with Hello")),
+        Err(Broken::Closed) => Ok(None),
+        Err(broken) => Err(broken),
+    }
+}
+
+/// What to say to another version of the protocol.
+pub fn other_version(theirs: u16) -> String {
+    format!(
+        "version {theirs} of the takeover protocol is spoken there, version {VERSION} here: restart instead of taking over"
+    )
+}
+
+/// Offers the listening sockets and waits until the new process serves; tells whose pending connections it wants.
+fn introduce(channel: &mut Channel, host: &Mutex<impl Predecessor>) -> Result<Vec<SocketAddr>, Broken> {
+    let offered = lock(host).offer().map_err(Broken::Unexpected)?;
+    if offered.len() > SOCKETS_MAX {
+        return Err(Broken::Unexpected(format!(
+            "{} listening sockets, and {SOCKETS_MAX} can be passed",
+            offered.len()
+        )));
+    }
+    channel.allow(START_LIMIT);
+    channel.send(&Message::Welcome { version: VERSION, sockets: offered.len() as u32 }, &[])?;
+    for some in offered.chunks(ENTRIES_MAX) {
+        let entries = some.iter().map(|one| Socket { address: one.address, name: one.name.clone() }).collect();
+        let descriptors: Vec<BorrowedFd<'_>> = some.iter().map(|one| one.socket.as_fd()).collect();
+        channel.send(&Message::Sockets(entries), &descriptors)?;
+    }
+    match channel.receive()?.0 {
+        Message::Serving(wanted) => Ok(wanted),
+        _ => Err(Broken::unexpected("it does not say that it serves")),
+    }
+}
+
+/// The step that counts. The host is held all the time: no reload or drain comes between.
+fn hand_over(channel: &mut Channel, wanted: &[SocketAddr], host: &Mutex<impl Predecessor>) -> Result<(), Broken> {
+    let mut host = lock(host);
+    let pending = host.hand_over(wanted).map_err(Broken::Unexpected)?;
+    channel.allow(PENDING_LIMIT);
+    match give(channel, &pending) {
+        Ok(()) => host.let_go(),
+        Err(broken) => {
+            host.stay(pending);
+            return Err(broken);
+        }
+    }
+    Ok(())
+}
+
+/// Sends the pending connections and waits until the new process has them. All stay open here.
+fn give(channel: &Channel, pending: &[Pending]) -> Result<(), Broken> {
+    let now = Instant::now();
+    let mut entries = Vec::new();
+    let mut descriptors = Vec::new();
+    let mut size = 0;
+    for one in pending {
+        let entry = entry(one, now);
+        if entries.len() == ENTRIES_MAX || size + entry.size_bound() > MESSAGE_MAX / 2 {
+            channel.send(&Message::Pending(std::mem::take(&mut entries)), &std::mem::take(&mut descriptors))?;
+            size = 0;
+        }
+        size += entry.size_bound();
+        entries.push(entry);
+        descriptors.push(one.socket.as_fd());
+    }
+    if !entries.is_empty() {
+        channel.send(&Message::Pending(entries), &descriptors)?;
+    }
+    channel.send(&Message::End { pending: pending.len() as u32 }, &[])?;
+    match channel.receive()?.0 {
+        Message::Taken { pending: taken } if taken as usize == pending.len() => Ok(()),
+        _ => Err(Broken::unexpected("it does not say that it has taken everything")),
+    }
+}
+
+fn entry(one: &Pending, now: Instant) -> Connection {
+    Connection {
+        listener: one.listener,
+        peer: one.peer,
+        age: now.saturating_duration_since(one.accepted_at),
+        left: one.deadline.saturating_duration_since(now),
+        bytes: one.bytes.clone(),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+const _: () = assert!(ADDRESSES_MAX * 27 + 3 <= MESSAGE_MAX, "the wanted addresses fit in a message");

@@ -1,0 +1,239 @@
+//! Both sides over a real socket, in one process: what the old one does for whatever the new one does, and the other way
+//! round.
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use vestibule::engine::Pending;
+
+use super::channel::{Broken, Channel};
+use super::wire::{Message, VERSION};
+use super::*;
+
+const BYTES: &[u8] = b"PROXY TCP4 198.51.";
+
+/// An old process that notes what is asked of it.
+struct Old {
+    listener: TcpListener,
+    pending: Vec<Pending>,
+    calls: Vec<String>,
+    dies: bool,
+}
+
+impl Predecessor for Old {
+    fn offer(&mut self) -> Result<Vec<Offered>, String> {
+        self.calls.push("offer".into());
+        let address = self.listener.local_addr().expect("it is bound");
+        let socket = self.listener.try_clone().expect("descriptors are left");
+        Ok(vec![Offered { address, name: "imap".into(), socket }])
+    }
+
+    fn hand_over(&mut self, listeners: &[SocketAddr]) -> Result<Vec<Pending>, String> {
+        self.calls.push(format!("hand over of {}", listeners.len()));
+        assert!(!self.dies, "this process dies");
+        Ok(std::mem::take(&mut self.pending))
+    }
+
+    fn let_go(&mut self) {
+        self.calls.push("let go".into());
+    }
+
+    fn stay(&mut self, pending: Vec<Pending>) {
+        self.calls.push(format!("stay with {}", pending.len()));
+        self.pending = pending;
+    }
+}
+
+/// An old process with pending connections, and the other ends of those.
+struct Stage {
+    directory: TempDir,
+    place: Arc<Place>,
+    old: Arc<Mutex<Old>>,
+    address: SocketAddr,
+    clients: Vec<TcpStream>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Stage {
+    fn new(pending: usize) -> Stage {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let place = Arc::new(Place::prepare(&directory.path().join("socket")).expect("the directory is ours"));
+        place.publish().expect("the directory is ours");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let (clients, pending) = (0..pending).map(|number| connection(&listener, number)).unzip();
+        let old = Arc::new(Mutex::new(Old { listener, pending, calls: Vec::new(), dies: false }));
+        let (its_place, its_old) = (place.clone(), old.clone());
+        let thread = std::thread::spawn(move || answer(&its_place, &its_old));
+        Stage { directory, place, old, address, clients, thread: Some(thread) }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("socket")
+    }
+
+    fn channel(&self) -> Channel {
+        Channel::connect(&self.path(), Duration::from_secs(5)).expect("somebody listens there")
+    }
+
+    /// Waits until the old process has done exactly this.
+    fn expect(&self, calls: &[&str]) {
+        let end = Instant::now() + Duration::from_secs(5);
+        loop {
+            let done = self.old.lock().unwrap_or_else(std::sync::PoisonError::into_inner).calls.clone();
+            if done == calls {
+                return;
+            }
+            assert!(Instant::now() < end, "{done:?} and not {calls:?}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+fn connection(listener: &TcpListener, number: usize) -> (TcpStream, Pending) {
+    let client = TcpStream::connect(listener.local_addr().expect("it is bound")).expect("it listens");
+    let (socket, peer) = listener.accept().expect("one has come");
+    let now = Instant::now();
+    let pending = Pending {
+        socket: socket.into(),
+        listener: listener.local_addr().expect("it is bound"),
+        peer,
+        accepted_at: now.checked_sub(Duration::from_secs(1)).unwrap_or(now),
+        deadline: now + Duration::from_secs(100 + number as u64),
+        bytes: BYTES[..number % BYTES.len()].to_vec(),
+    };
+    (client, pending)
+}
+
+#[test]
+fn everything_arrives_and_the_old_process_lets_go() {
+    const MANY: usize = 200;
+    let stage = Stage::new(MANY);
+    let mut claim = Claim::open(&stage.path()).expect("nothing is in the way");
+    let sockets = claim.sockets_at(stage.address);
+    assert_eq!((sockets.len(), claim.sockets_at(stage.address).len()), (1, 0));
+    stage.expect(&["offer"]);
+    let taken = claim.serve(&[stage.address], || Ok(())).expect("nothing is in the way");
+    stage.expect(&["offer", "hand over of 1", "let go"]);
+    assert_eq!(taken.len(), MANY);
+    let now = Instant::now();
+    for (number, (one, mut client)) in taken.into_iter().zip(&stage.clients).enumerate() {
+        assert_eq!(one.bytes, BYTES[..number % BYTES.len()]);
+        assert_eq!((one.listener, one.peer), (stage.address, client.local_addr().expect("connected")));
+        let left = (one.deadline - now).as_secs_f64();
+        assert!((left - 100.0 - number as f64).abs() < 10.0, "{left} s left for {number}");
+        client.write_all(b"x").expect("the other end is open");
+        let mut first = [0];
+        std::io::Read::read_exact(&mut TcpStream::from(one.socket), &mut first).expect("it is the same connection");
+    }
+    drop(claim);
+    stage.expect(&["offer", "hand over of 1", "let go", "stay with 0"]);
+}
+
+#[test]
+fn a_new_process_that_is_gone_before_it_serves_changes_nothing() {
+    let stage = Stage::new(1);
+    for _ in 0..3 {
+        drop(Claim::open(&stage.path()).expect("nothing is in the way"));
+    }
+    stage.expect(&["offer"; 3]);
+}
+
+#[test]
+fn a_new_process_that_is_gone_before_it_has_everything_leaves_it_to_the_old_one() {
+    let stage = Stage::new(3);
+    let channel = stage.channel();
+    for message in [Message::Hello { version: VERSION }, Message::Serving(vec![stage.address])] {
+        channel.send(&message, &[]).expect("it listens");
+    }
+    while !matches!(channel.receive().expect("it answers").0, Message::End { .. }) {}
+    drop(channel);
+    stage.expect(&["offer", "hand over of 1", "stay with 3"]);
+    let mut claim = Claim::open(&stage.path()).expect("the place is still there");
+    assert_eq!(claim.serve(&[stage.address], || Ok(())).expect("nothing is in the way").len(), 3);
+}
+
+#[test]
+fn a_new_process_that_cannot_take_the_place_leaves_everything_to_the_old_one() {
+    let stage = Stage::new(2);
+    let mut claim = Claim::open(&stage.path()).expect("nothing is in the way");
+    let failed = claim.serve(&[stage.address], || Err("no room".into())).expect_err("it cannot complete");
+    assert!(failed.contains("this one ends: no room"), "{failed}");
+    stage.expect(&["offer", "hand over of 1", "stay with 2"]);
+}
+
+#[test]
+fn a_new_process_that_is_gone_later_gives_place_to_the_old_one_again() {
+    let stage = Stage::new(0);
+    let mut claim = Claim::open(&stage.path()).expect("nothing is in the way");
+    claim.serve(&[stage.address], || Ok(())).expect("nothing is in the way");
+    drop(claim);
+    stage.expect(&["offer", "hand over of 1", "let go", "stay with 0"]);
+    let end = Instant::now() + Duration::from_secs(5);
+    while !Place::is_served(&stage.path()) {
+        assert!(Instant::now() < end, "it listens again");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn an_old_process_that_dies_in_the_middle_does_not_keep_the_new_one_from_serving() {
+    let mut stage = Stage::new(3);
+    stage.old.lock().expect("nobody has panicked").dies = true;
+    let mut claim = Claim::open(&stage.path()).expect("nothing is in the way");
+    assert_eq!(claim.sockets_at(stage.address).len(), 1);
+    assert_eq!(claim.serve(&[stage.address], || Ok(())).expect("it can serve").len(), 0);
+    assert!(stage.thread.take().expect("there is one").join().is_err(), "it has died");
+}
+
+#[test]
+fn whoever_says_something_else_is_told_why_he_is_turned_away() {
+    let stage = Stage::new(0);
+    for (first, words) in [
+        (Message::Hello { version: VERSION + 1 }, "version 2 of the takeover protocol is spoken there, version 1 here"),
+        (Message::End { pending: 0 }, "does not begin with Hello"),
+    ] {
+        let channel = stage.channel();
+        channel.send(&first, &[]).expect("it listens");
+        let Err(Broken::Refused(reason)) = channel.receive() else { panic!("{first:?} is not refused") };
+        assert!(reason.contains(words), "{reason}");
+    }
+    let channel = stage.channel();
+    for message in [Message::Hello { version: VERSION }, Message::Taken { pending: 0 }] {
+        channel.send(&message, &[]).expect("it listens");
+    }
+    let refused = std::iter::repeat_with(|| channel.receive()).find_map(Result::err);
+    assert!(refused.is_some_and(|broken| broken.to_string().contains("does not say that it serves")));
+    stage.expect(&["offer"]);
+}
+
+#[test]
+fn the_file_is_for_its_owner_and_another_process_s_stays() {
+    use std::os::unix::fs::PermissionsExt;
+    let stage = Stage::new(0);
+    let mode = std::fs::metadata(stage.path()).expect("it is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let next = Place::prepare(&stage.path()).expect("the directory is ours");
+    next.publish().expect("the directory is ours");
+    stage.place.leave();
+    assert!(Place::is_served(&stage.path()), "the next one's file");
+    next.leave();
+    assert!(!stage.path().exists());
+    assert_eq!(std::fs::read_dir(stage.directory.path()).expect("it is there").count(), 0, "nothing is left");
+}
+
+#[test]
+fn an_unreachable_place_is_named_with_a_remedy() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let nobody = Claim::open(&directory.path().join("nobody")).err().expect("nobody listens");
+    assert!(nobody.contains("start without --takeover"), "{nobody}");
+    let missing = Place::prepare(&directory.path().join("missing/socket")).err().expect("no directory");
+    assert!(missing.contains("its directory must exist"), "{missing}");
+    let long = Place::prepare(&directory.path().join("x".repeat(100))).err().expect("too long");
+    assert!(long.contains("at most 107 bytes"), "{long}");
+}

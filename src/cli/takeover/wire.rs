@@ -1,0 +1,377 @@
+//! What two processes say to each other, as bytes: no sockets, no clock. One message a packet; numbers are big endian.
+//!
+//! The first byte names the kind. `Hello`, `Welcome` and `Refused` look the same in every version, so that two versions
+//! that do not understand each other can say so. Descriptors travel beside the bytes, one an entry, in order.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::time::Duration;
+
+/// Version of the protocol that this program speaks.
+pub const VERSION: u16 = 1;
+/// Most bytes of a message: one connection with the longest header that a configuration can allow fits.
+pub const MESSAGE_MAX: usize = 96 << 10;
+/// Most entries with a descriptor in one message; the kernel takes 253 (SCM_MAX_FD, unix(7)).
+pub const ENTRIES_MAX: usize = 64;
+/// Most listening sockets that are offered.
+pub const SOCKETS_MAX: usize = 1 << 16;
+/// Most addresses whose pending connections are wanted.
+pub const ADDRESSES_MAX: usize = 2048;
+/// Most bytes of a text: a listener's name, a reason.
+pub const TEXT_MAX: usize = 512;
+
+const MAGIC: [u8; 8] = *b"VESTIBUL";
+
+/// One message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// The new process: I want to take over.
+    Hello { version: u16 },
+    /// The old one: so many listening sockets follow.
+    Welcome { version: u16, sockets: u32 },
+    /// Listening sockets, each with its descriptor.
+    Sockets(Vec<Socket>),
+    /// The new process accepts. It wants the pending connections of these addresses.
+    Serving(Vec<SocketAddr>),
+    /// Pending connections, each with its descriptor.
+    Pending(Vec<Connection>),
+    /// So many pending connections were sent.
+    End { pending: u32 },
+    /// The new process has so many and reads on.
+    Taken { pending: u32 },
+    /// The other side shall go no further, for this reason.
+    Refused(String),
+}
+
+/// A listening socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Socket {
+    pub address: SocketAddr,
+    /// The `inet_listener`'s name, for the log.
+    pub name: String,
+}
+
+/// A connection whose header is awaited.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connection {
+    pub listener: SocketAddr,
+    pub peer: SocketAddr,
+    /// Since it was accepted; microseconds on the wire.
+    pub age: Duration,
+    /// Until its header must be complete; microseconds on the wire.
+    pub left: Duration,
+    /// What was taken out of the socket.
+    pub bytes: Vec<u8>,
+}
+
+impl Connection {
+    /// No less than the bytes that an entry takes.
+    pub fn size_bound(&self) -> usize {
+        ENTRY_OVERHEAD + self.bytes.len()
+    }
+}
+
+/// Two addresses, two times and a length.
+const ENTRY_OVERHEAD: usize = 2 * 27 + 2 * 8 + 4;
+
+/// A packet that is no message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Malformed(&'static str);
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "not a message of the takeover protocol: {}", self.0)
+    }
+}
+
+const HELLO: u8 = 1;
+const WELCOME: u8 = 2;
+const SOCKETS: u8 = 3;
+const SERVING: u8 = 4;
+const PENDING: u8 = 5;
+const END: u8 = 6;
+const TAKEN: u8 = 7;
+const REFUSED: u8 = 255;
+
+/// The bytes of a message. Texts are cut to [`TEXT_MAX`]; lists must keep their limits.
+pub fn encode(message: &Message) -> Vec<u8> {
+    let mut out = Writer(Vec::new());
+    match message {
+        Message::Hello { version } => out.kind(HELLO).bytes(&MAGIC).number(version.to_be_bytes()),
+        Message::Welcome { version, sockets } => {
+            out.kind(WELCOME).bytes(&MAGIC).number(version.to_be_bytes()).number(sockets.to_be_bytes())
+        }
+        Message::Sockets(sockets) => {
+            let out = out.kind(SOCKETS).count(sockets.len());
+            sockets.iter().fold(out, |out, socket| out.address(socket.address).text(&socket.name))
+        }
+        Message::Serving(addresses) => {
+            let out = out.kind(SERVING).count(addresses.len());
+            addresses.iter().fold(out, |out, address| out.address(*address))
+        }
+        Message::Pending(connections) => {
+            let out = out.kind(PENDING).count(connections.len());
+            connections.iter().fold(out, |out, one| {
+                let out = out.address(one.listener).address(one.peer).time(one.age).time(one.left);
+                out.number((one.bytes.len() as u32).to_be_bytes()).bytes(&one.bytes)
+            })
+        }
+        Message::End { pending } => out.kind(END).number(pending.to_be_bytes()),
+        Message::Taken { pending } => out.kind(TAKEN).number(pending.to_be_bytes()),
+        Message::Refused(reason) => out.kind(REFUSED).text(reason),
+    };
+    out.0
+}
+
+/// Reads one packet.
+pub fn decode(packet: &[u8]) -> Result<Message, Malformed> {
+    let mut rest = Reader(packet);
+    let message = match rest.number()? {
+        [HELLO] => return rest.magic().and_then(|rest| Ok(Message::Hello { version: rest.short()? })),
+        [WELCOME] => {
+            let version = rest.magic()?.short()?;
+            // Another version may say something else here.
+            let sockets =
+                if version == VERSION { rest.long()? } else { return Ok(Message::Welcome { version, sockets: 0 }) };
+            Message::Welcome { version, sockets }
+        }
+        [SOCKETS] => Message::Sockets(rest.list(ENTRIES_MAX, Reader::socket)?),
+        [SERVING] => Message::Serving(rest.list(ADDRESSES_MAX, Reader::address)?),
+        [PENDING] => Message::Pending(rest.list(ENTRIES_MAX, Reader::connection)?),
+        [END] => Message::End { pending: rest.long()? },
+        [TAKEN] => Message::Taken { pending: rest.long()? },
+        [REFUSED] => Message::Refused(rest.text()?),
+        _ => return Err(Malformed("an unknown kind")),
+    };
+    if rest.0.is_empty() { Ok(message) } else { Err(Malformed("bytes behind its end")) }
+}
+
+struct Writer(Vec<u8>);
+
+impl Writer {
+    fn bytes(&mut self, bytes: &[u8]) -> &mut Writer {
+        self.0.extend_from_slice(bytes);
+        self
+    }
+
+    fn number<const N: usize>(&mut self, bytes: [u8; N]) -> &mut Writer {
+        self.bytes(&bytes)
+    }
+
+    fn kind(&mut self, kind: u8) -> &mut Writer {
+        self.number([kind])
+    }
+
+    fn count(&mut self, count: usize) -> &mut Writer {
+        self.number((count as u16).to_be_bytes())
+    }
+
+    fn time(&mut self, time: Duration) -> &mut Writer {
+        self.number((time.as_micros() as u64).to_be_bytes())
+    }
+
+    fn text(&mut self, text: &str) -> &mut Writer {
+        let text = &text[..text.floor_char_boundary(TEXT_MAX)];
+        self.count(text.len()).bytes(text.as_bytes())
+    }
+
+    fn address(&mut self, address: SocketAddr) -> &mut Writer {
+        match address {
+            SocketAddr::V4(v4) => self.kind(4).bytes(&v4.ip().octets()),
+            SocketAddr::V6(v6) => self
+                .kind(6)
+                .bytes(&v6.ip().octets())
+                .number(v6.flowinfo().to_be_bytes())
+                .number(v6.scope_id().to_be_bytes()),
+        };
+        self.number(address.port().to_be_bytes())
+    }
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn bytes(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
+        let (these, rest) = self.0.split_at_checked(count).ok_or(Malformed("it ends too early"))?;
+        self.0 = rest;
+        Ok(these)
+    }
+
+    fn number<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+        Ok(self.bytes(N)?.try_into().expect("so many were taken"))
+    }
+
+    fn short(&mut self) -> Result<u16, Malformed> {
+        self.number().map(u16::from_be_bytes)
+    }
+
+    fn long(&mut self) -> Result<u32, Malformed> {
+        self.number().map(u32::from_be_bytes)
+    }
+
+    fn time(&mut self) -> Result<Duration, Malformed> {
+        self.number().map(u64::from_be_bytes).map(Duration::from_micros)
+    }
+
+    fn magic(&mut self) -> Result<&mut Reader<'a>, Malformed> {
+        if self.number()? == MAGIC { Ok(self) } else { Err(Malformed("it does not begin as one")) }
+    }
+
+    fn text(&mut self) -> Result<String, Malformed> {
+        let len = usize::from(self.short()?);
+        if len > TEXT_MAX {
+            return Err(Malformed("a text that is too long"));
+        }
+        let text = std::str::from_utf8(self.bytes(len)?).map_err(|_| Malformed("a text that is not UTF-8"))?;
+        Ok(text.to_owned())
+    }
+
+    fn address(&mut self) -> Result<SocketAddr, Malformed> {
+        match self.number()? {
+            [4] => {
+                let ip = Ipv4Addr::from(self.number::<4>()?);
+                Ok((IpAddr::V4(ip), self.short()?).into())
+            }
+            [6] => {
+                let (ip, flow, scope) = (Ipv6Addr::from(self.number::<16>()?), self.long()?, self.long()?);
+                Ok(SocketAddrV6::new(ip, self.short()?, flow, scope).into())
+            }
+            _ => Err(Malformed("an address of no known family")),
+        }
+    }
+
+    fn list<T>(
+        &mut self,
+        most: usize,
+        entry: impl Fn(&mut Reader<'a>) -> Result<T, Malformed>,
+    ) -> Result<Vec<T>, Malformed> {
+        let count = usize::from(self.short()?);
+        if count > most {
+            return Err(Malformed("more entries than a message may have"));
+        }
+        (0..count).map(|_| entry(self)).collect()
+    }
+
+    fn socket(&mut self) -> Result<Socket, Malformed> {
+        Ok(Socket { address: self.address()?, name: self.text()? })
+    }
+
+    fn connection(&mut self) -> Result<Connection, Malformed> {
+        let (listener, peer, age, left) = (self.address()?, self.address()?, self.time()?, self.time()?);
+        let len = self.long()? as usize;
+        Ok(Connection { listener, peer, age, left, bytes: self.bytes(len)?.to_vec() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().expect("an address")
+    }
+
+    fn all() -> Vec<Message> {
+        let connection = |bytes: &[u8]| Connection {
+            listener: address("192.0.2.1:143"),
+            peer: SocketAddrV6::new("fe80::7".parse().expect("an address"), 5000, 3, 2).into(),
+            age: Duration::from_micros(1_500_000),
+            left: Duration::from_micros(7),
+            bytes: bytes.to_vec(),
+        };
+        vec![
+            Message::Hello { version: VERSION },
+            Message::Welcome { version: VERSION, sockets: 2 },
+            Message::Sockets(vec![
+                Socket { address: address("0.0.0.0:143"), name: "imap".into() },
+                Socket { address: address("[2001:db8::1]:993"), name: String::new() },
+            ]),
+            Message::Serving(vec![address("192.0.2.1:143"), address("[::]:143")]),
+            Message::Pending(vec![connection(b""), connection(b"PROXY TCP4 ")]),
+            Message::End { pending: 2 },
+            Message::Taken { pending: 2 },
+            Message::Refused("the reason".into()),
+        ]
+    }
+
+    #[test]
+    fn every_message_comes_back_as_it_was() {
+        for message in all() {
+            assert_eq!(decode(&encode(&message)), Ok(message));
+        }
+    }
+
+    #[test]
+    fn every_part_of_a_message_is_refused() {
+        for message in all() {
+            let whole = encode(&message);
+            for len in 0..whole.len() {
+                assert!(decode(&whole[..len]).is_err(), "{message:?} cut to {len}");
+            }
+            let longer = [&whole[..], b"x"].concat();
+            assert!(decode(&longer).is_err() || matches!(message, Message::Hello { .. }), "{message:?} and more");
+        }
+    }
+
+    #[test]
+    fn garbage_is_refused_or_is_a_message_within_its_limits() {
+        let mut random = fastrand::Rng::with_seed(7);
+        let seeds: Vec<Vec<u8>> = all().iter().map(encode).collect();
+        for _ in 0..200_000 {
+            let mut packet = random.choice(&seeds).expect("not empty").clone();
+            for _ in 0..random.usize(1..6) {
+                let at = random.usize(..packet.len());
+                packet[at] = random.u8(..);
+            }
+            if let Ok(message) = decode(&packet).map(without_other_versions) {
+                assert!(encode(&message).len() <= packet.len(), "{message:?}");
+            }
+        }
+        for len in 0..512 {
+            let noise: Vec<u8> = (0..len).map(|_| random.u8(8..255)).collect();
+            assert!(decode(&noise).is_err());
+        }
+    }
+
+    /// Another version's answer is cut to what all versions have.
+    fn without_other_versions(message: Message) -> Message {
+        match message {
+            Message::Welcome { version, .. } if version != VERSION => Message::Hello { version },
+            message => message,
+        }
+    }
+
+    #[test]
+    fn lists_and_texts_are_bounded() {
+        let socket = Socket { address: address("192.0.2.1:1"), name: "é".repeat(TEXT_MAX) };
+        let Ok(Message::Sockets(cut)) = decode(&encode(&Message::Sockets(vec![socket.clone()]))) else {
+            panic!("it fits")
+        };
+        assert_eq!(cut[0].name.len(), TEXT_MAX);
+        assert!(decode(&encode(&Message::Sockets(vec![socket; ENTRIES_MAX + 1]))).is_err());
+        assert!(decode(&encode(&Message::Serving(vec![address("192.0.2.1:1"); ADDRESSES_MAX + 1]))).is_err());
+    }
+
+    #[test]
+    fn other_versions_are_understood_as_far_as_to_say_so() {
+        let next = VERSION + 1;
+        let hello = [&encode(&Message::Hello { version: next })[..], b"what comes then"].concat();
+        assert_eq!(decode(&hello), Ok(Message::Hello { version: next }));
+        let welcome = [&encode(&Message::Welcome { version: next, sockets: 9 })[..], b"what comes then"].concat();
+        assert_eq!(decode(&welcome), Ok(Message::Welcome { version: next, sockets: 0 }));
+    }
+
+    #[test]
+    fn the_longest_connection_fits_in_a_message() {
+        let address = SocketAddrV6::new(Ipv6Addr::LOCALHOST, 1, 1, 1).into();
+        let (age, left) = (Duration::from_secs(1), Duration::from_secs(1));
+        let bytes = vec![0; 65_551];
+        let longest = Connection { listener: address, peer: address, age, left, bytes };
+        let bound = longest.size_bound();
+        let len = encode(&Message::Pending(vec![longest])).len();
+        assert!(len <= 3 + bound && len <= MESSAGE_MAX);
+        let sockets = vec![Socket { address, name: "n".repeat(TEXT_MAX) }; ENTRIES_MAX];
+        assert!(encode(&Message::Sockets(sockets)).len() <= MESSAGE_MAX);
+        assert!(encode(&Message::Serving(vec![address; ADDRESSES_MAX])).len() <= MESSAGE_MAX);
+    }
+}
