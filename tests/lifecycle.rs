@@ -60,6 +60,24 @@ fn a_second_signal_ends_it_at_once() {
 }
 
 #[test]
+fn workers_that_never_end_do_not_keep_the_daemon_beyond_drain_timeout() {
+    let port = free_port();
+    let configuration = format!(
+        "drain_timeout = 1 secs\nservice imap-login {{\n workers = 2\n queue = 2\n inet_listener imaps {{\n \
+         address = 127.0.0.1\n port = {port}\n ssl = yes\n }}\n}}\n"
+    );
+    let mut daemon = Daemon::start(&configuration, &[port]);
+    // Handshakes that never come: in the workers' hands, in the queue, in line, in the backlog.
+    let silent: Vec<Client> = (0..20).map(|_| Client::connect(TRUSTED, loopback(port))).collect();
+    std::thread::sleep(Duration::from_millis(300));
+    daemon.signal(Signal::TERM);
+    let status = daemon.wait(PATIENCE);
+    assert_eq!(status.code(), Some(1), "an incomplete drain is said by the exit code:\n{}", daemon.output());
+    assert!(daemon.output().contains("not everything ended within drain_timeout"), "{}", daemon.output());
+    silent.iter().for_each(|client| assert_eq!(client.read_to_end().0, b""));
+}
+
+#[test]
 fn a_port_in_use_is_named_and_nothing_else_is_bound() {
     let (taken, free) = (free_port(), free_port());
     let holder = std::net::TcpListener::bind(loopback(taken)).expect("it was free");

@@ -166,13 +166,6 @@ fn pending_headers_are_bounded_by_peer_and_by_listener() {
     assert!(wait_until(PATIENCE, || held(address, &header("198.51.100.7")).is_some()), "a closed one neither");
 }
 
-/// Resident memory of the process in KiB.
-fn resident(id: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("the process runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("every process has one");
-    line.trim_end_matches("kB").trim().parse().expect("a number")
-}
-
 #[test]
 fn a_hundred_thousand_sources_stay_within_the_memory_bound() {
     const SOURCES: u32 = 100_000;
@@ -187,9 +180,9 @@ fn a_hundred_thousand_sources_stay_within_the_memory_bound() {
     let daemon = Daemon::start(&configuration, &[port]);
     let to = crate::support::client::loopback(port);
     connect_as(0..WARM, to);
-    let warm = resident(daemon.id());
+    let warm = daemon.resident();
     connect_as(WARM..SOURCES, to);
-    let grown = resident(daemon.id()).saturating_sub(warm);
+    let grown = daemon.resident().saturating_sub(warm);
     let said = daemon.stop();
     let counter = |name: &str| -> u64 {
         let line = said.lines().find(|line| line.split_whitespace().next() == Some(name));

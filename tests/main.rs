@@ -1,9 +1,11 @@
 //! The integration tests: one binary, one module a subject. `./tests/run` installs what they need and runs them.
 
+mod clock;
 mod codec_cli;
 mod config;
 mod doctor;
 mod faults;
+mod floods;
 mod handover;
 mod header;
 mod interop;
@@ -18,6 +20,7 @@ mod peers;
 mod pools;
 mod receivers;
 mod refusals;
+mod resets;
 mod security;
 mod serving;
 mod splits;

@@ -129,6 +129,48 @@ fn a_workers_panic_costs_one_connection() {
 }
 
 #[test]
+fn a_worker_that_blocks_for_ever_hurts_neither_another_pool_nor_the_end() {
+    let (release, wait) = channel::<()>();
+    let wait = Mutex::new(wait);
+    let stuck = move |connection: Accepted| {
+        let _ = (wait.lock().expect("no panic").recv(), connection);
+    };
+    let listener =
+        |pool: &str| Listener::proxy(loopback(0)).trust(["127.0.0.1".parse().expect("a network")]).pool(pool);
+    let builder = Engine::builder().rings(NonZeroUsize::MIN).pool(Pool::threads("stuck", 1, stuck).queue(1));
+    let builder = builder.pool(Pool::threads(POOL, 1, answer)).listen(listener("stuck")).listen(listener(POOL));
+    let mut engine = builder.start().expect("the engine starts");
+    let (blocked, open) = (engine.addresses()[0], engine.addresses()[1]);
+    let waiting: Vec<Client> = (0..50).map(|_| Client::send_to(blocked, &header::local())).collect();
+    thread::sleep(SETTLED);
+    assert!(engine.snapshot().count("paused") > 0, "{}", engine.snapshot());
+    for _ in 0..100 {
+        let client = Client::send_to(open, &header::local());
+        assert_eq!(client.read_to_end().0, client.local().to_string().as_bytes());
+    }
+    assert!(!engine.drain(SETTLED), "one pool cannot end");
+    drop(engine);
+    assert_eq!(open_connections(open.port()), 0);
+    // Nobody else is kept waiting: only whom the worker holds, and who is next in its queue.
+    assert!(wait_until(PATIENCE, || open_connections(blocked.port()) <= 2));
+    drop(release);
+    waiting.iter().for_each(|client| assert_eq!(client.read_to_end().0, b""));
+}
+
+#[test]
+fn a_worker_slower_than_the_arrival_serves_everybody_in_the_end() {
+    let slow = |connection: Accepted| {
+        thread::sleep(Duration::from_micros(100));
+        answer(connection);
+    };
+    let mut engine = engine(Pool::threads(POOL, 1, slow).queue(4));
+    let right = swarm(engine.addresses()[0], |said, source| said == source.to_string().as_bytes());
+    assert_eq!(right, CONNECTIONS as usize);
+    assert!(engine.snapshot().count("paused") > 0, "{}", engine.snapshot());
+    assert!(engine.drain(PATIENCE));
+}
+
+#[test]
 fn an_exact_pool_finds_the_residual_in_the_socket() {
     let handler = |connection: Accepted| {
         assert_eq!(connection.residual(), b"");

@@ -3,6 +3,7 @@
 pub mod client;
 pub mod daemon;
 pub mod header;
+pub mod load;
 pub mod mend;
 pub mod mutate;
 pub mod observe;
@@ -75,6 +76,15 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
+/// Where Debian and its kin keep a library, by its name below the directory of the architecture.
+pub fn find_library(name: &str) -> Option<PathBuf> {
+    let architecture = format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH);
+    [&architecture, "/usr/lib64", "/usr/lib"]
+        .iter()
+        .map(|directory| Path::new(directory).join(name))
+        .find(|file| file.is_file())
+}
+
 /// A port on which nothing listens, below the range from which the kernel takes ports for outgoing connections, so that
 /// no connection of another test can take it first.
 pub fn free_port() -> u16 {
@@ -114,12 +124,17 @@ pub fn wait_until(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
 /// Whether some socket listens on the IPv4 address, by the kernel's own table: asking by a connection would be counted
 /// by the server under test. A wildcard listener counts for every address.
 pub fn is_listening(address: SocketAddr) -> bool {
+    is_listening_beside("self", address)
+}
+
+/// The same in the network namespace of a process, which must run.
+pub fn is_listening_beside(process: &str, address: SocketAddr) -> bool {
     let SocketAddr::V4(v4) = address else { panic!("only IPv4 is looked up") };
     let port = v4.port();
     let wanted = |ip: u32| format!("{ip:08X}:{port:04X}");
     let own = wanted(u32::from_le_bytes(v4.ip().octets()));
     let any = wanted(0);
-    let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux has /proc/net/tcp");
+    let table = std::fs::read_to_string(format!("/proc/{process}/net/tcp")).unwrap_or_default();
     table.lines().skip(1).any(|line| {
         let mut fields = line.split_whitespace().skip(1);
         let local = fields.next().unwrap_or_default();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{PATIENCE, is_listening, wait_until};
+use super::{PATIENCE, is_listening_beside, wait_until};
 
 /// How long a process may take to end after SIGTERM when its guard is dropped.
 const GRACE: Duration = Duration::from_secs(3);
@@ -43,8 +43,9 @@ impl Process {
     /// Starts `command` and waits until it listens on all `addresses`.
     pub fn start_listening(command: Command, addresses: &[SocketAddr]) -> Process {
         let mut process = Process::start(command);
+        let id = process.id().to_string();
         for &address in addresses {
-            let listens = wait_until(PATIENCE, || is_listening(address) || process.exited().is_some());
+            let listens = wait_until(PATIENCE, || is_listening_beside(&id, address) || process.exited().is_some());
             let exited = process.exited();
             assert!(
                 listens && exited.is_none(),
@@ -95,6 +96,13 @@ impl Process {
     /// Open file descriptors.
     pub fn open_files(&self) -> usize {
         open_files(self.id())
+    }
+
+    /// Resident memory in KiB.
+    pub fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).expect("the process runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("every process has one");
+        line.trim_end_matches("kB").trim().parse().expect("a number")
     }
 
     fn pid(&self) -> Pid {
