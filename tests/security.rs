@@ -165,27 +165,38 @@ fn a_socket_that_no_listener_knows_is_an_error() {
     daemon.wait_for_output("but no inet_listener has that address");
 }
 
-/// Starts the daemon where only these system calls are allowed, as from a container runtime, and has it serve.
+/// Starts the daemon where only these system calls are allowed, as from a container runtime, has it serve, and has
+/// another one take over from it.
 fn serves_with_only(names: &BTreeSet<String>) {
     let port = free_port();
-    let directory = configured(port, "rings = 2\npending_limit = 512");
+    let directory = configured(port, "rings = 2\npending_limit = 512\ntakeover_socket = socket");
     let program = filter(names);
-    let command = serve(&directory);
     let (started, process) = mpsc::channel();
-    let (end, ended) = mpsc::channel::<()>();
+    let (start, commands) = mpsc::channel();
     // A filter is inherited by the programs that its thread starts, and the thread must outlive them.
     let starter = std::thread::spawn(move || {
         apply_filter(&program).expect("any process may restrict itself");
-        started.send(Process::start(command)).expect("the test waits");
-        let _ = ended.recv();
+        for command in commands {
+            started.send(Process::start(command)).expect("the test waits");
+        }
     });
-    let mut daemon = process.recv_timeout(PATIENCE).expect("it starts under the filter");
-    daemon.wait_for_output("is ready");
+    let run = |command: Command| {
+        start.send(command).expect("the thread waits");
+        let daemon = process.recv_timeout(PATIENCE).expect("it starts under the filter");
+        daemon.wait_for_output("is ready");
+        daemon
+    };
+    let mut first = run(serve(&directory));
+    assert_serves(port);
+    let mut command = serve(&directory);
+    command.arg("--takeover").arg(directory.path().join("socket"));
+    let mut daemon = run(command);
+    assert_eq!(first.wait(PATIENCE).code(), Some(0), "{}", first.output());
     assert_eq!(of_all_threads(&daemon, "Seccomp:"), ["2".to_owned()].into(), "the filter is there");
     assert_serves(port);
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.wait(PATIENCE).code(), Some(0), "{}", daemon.output());
-    drop((end, daemon));
+    drop((daemon, first, start));
     starter.join().expect("no panic");
 }
 

@@ -5,12 +5,13 @@
 
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tempfile::TempDir;
 
@@ -381,6 +382,63 @@ fn after_a_takeover_the_old_daemon_leaves_reloads_to_the_new_one() {
     assert_left(first);
     scene.assert_served();
     second.stop();
+}
+
+#[test]
+fn usr2_starts_the_program_anew_and_the_service_manager_follows() {
+    let scene = Scene::new("haproxy_timeout = 60 secs\nrings = 1");
+    let address = scene.directory.path().join("notify");
+    let manager = UnixDatagram::bind(&address).expect("a socket in a temporary directory");
+    manager.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let variable = format!("NOTIFY_SOCKET={}", address.display());
+    let wrapper = ["env", &variable, "WATCHDOG_USEC=400000"];
+    let mut first = Daemon::start_under(&wrapper, &scene.configuration(), &[scene.port]);
+    let waiting = half_headers(scene.listener(), 5);
+    scene.assert_served();
+    first.signal(Signal::USR2);
+    let message = told_next(&manager, "MAINPID=");
+    let pid = message.lines().next().and_then(|line| line["MAINPID=".len()..].parse().ok());
+    let next = Orphan(pid.expect("a number"));
+    assert!(message.contains("READY=1\nSTATUS=accepting on 1 addresses"), "{message}");
+    assert!(wait_until(PATIENCE, || first.exited().is_some()), "the old one leaves:\n{}", first.output());
+    assert_eq!(first.exited().and_then(|status| status.code()), Some(0), "{}", first.output());
+    complete(&waiting);
+    scene.assert_served();
+    manager.set_nonblocking(true).expect("a flag");
+    while manager.recv(&mut [0; 512]).is_ok() {}
+    manager.set_nonblocking(false).expect("a flag");
+    told_next(&manager, "WATCHDOG=1"); // only the new one is left to feed it
+    let listener = scene.listener();
+    drop(next);
+    assert!(wait_until(PATIENCE, || !is_listening(listener)));
+}
+
+#[test]
+fn usr2_without_a_takeover_socket_says_what_is_missing() {
+    let (daemon, _) = Daemon::haproxy("", "");
+    daemon.signal(Signal::USR2);
+    daemon.wait_for_output("no process is started to take over: takeover_socket is not set");
+    daemon.stop();
+}
+
+/// A process that is nobody's child here; ended when dropped.
+struct Orphan(i32);
+
+impl Drop for Orphan {
+    fn drop(&mut self) {
+        let pid = Pid::from_raw(self.0).expect("a process id");
+        let _ = kill_process(pid, Signal::TERM); // it may be gone
+    }
+}
+
+/// The next thing that the service manager is told and that starts so.
+fn told_next(manager: &UnixDatagram, start: &str) -> String {
+    let mut buffer = [0; 512];
+    let message = || {
+        let length = manager.recv(&mut buffer).expect("the manager is told something");
+        String::from_utf8_lossy(&buffer[..length]).into_owned()
+    };
+    std::iter::repeat_with(message).take(100).find(|text| text.starts_with(start)).expect("in time")
 }
 
 /// A connection to a takeover socket, as another program would make it.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use crossbeam_channel::{Receiver, Sender};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 use vestibule::config::{InetListener, Service, Settings, WorkerKind};
 use vestibule::engine::Engine;
@@ -40,6 +40,7 @@ Signals:
   HUP         re-read the configuration: a new engine takes the listening sockets over and the old one finishes what
               it has; a configuration that does not check is refused and the old one stays
   USR1        stop accepting and finish as TERM does, but stay until TERM
+  USR2        start the program anew, perhaps a newer version, with the same configuration file and --takeover
 
 Exit codes: 0 after a complete drain, 1 if it could not start or drain, 78 if the configuration is wrong.")]
 pub struct Args {
@@ -68,7 +69,7 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
         tracing::warn!("the limit of open files stays as it is: {error}");
     }
     // Before the engine's threads, so that none of them gets a signal meant for the daemon.
-    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
+    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2])?;
     let ending = second_signal_ends()?;
     let (tell, events) = crossbeam_channel::unbounded(); // signals, and two events more at most
     let settings = &ready.loaded.settings;
@@ -173,6 +174,7 @@ fn watch(tier: &Mutex<Tier>, events: &Receiver<Event>, ending: &AtomicBool) -> b
         let mut tier = lock(tier);
         match event {
             Event::Signal(SIGHUP) => tier.reload(),
+            Event::Signal(SIGUSR2) => tier.start_successor(),
             Event::Signal(SIGUSR1) => {
                 tier.drain();
             }

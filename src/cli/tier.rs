@@ -13,7 +13,7 @@ use vestibule::worker::tls::Identity;
 
 use super::configuration::{self, Ready};
 use super::systemd::{self, Watchdog};
-use super::takeover::{Offered, Predecessor};
+use super::takeover::{Offered, Predecessor, successor};
 use super::{Error, plan};
 
 /// Engines that were replaced and have not ended yet; with so many of them a reload is refused.
@@ -69,6 +69,19 @@ impl Tier {
         self.engine.is_some()
     }
 
+    /// Starts the program anew, to take over from this process.
+    pub fn start_successor(&self) {
+        let problem = match &self.settings.takeover_socket {
+            _ if self.engine.is_none() => "another process has taken over already".to_owned(),
+            None => "takeover_socket is not set".to_owned(),
+            Some(socket) => match successor::start(self.file.as_deref(), socket) {
+                Ok(()) => return,
+                Err(error) => error.to_string(),
+            },
+        };
+        tracing::error!("no process is started to take over: {problem}");
+    }
+
     /// How long a drain may take.
     pub fn drain_timeout(&self) -> Duration {
         self.settings.drain_timeout
@@ -111,8 +124,9 @@ impl Tier {
         let next =
             start(&loaded.settings, identity.as_ref(), &sockets, counts).map_err(|error| vec![error.to_string()])?;
         (self.settings, self.identity) = (loaded.settings, identity);
-        tracing::info!("reloaded: accepting on {} addresses", next.addresses().len());
+        let addresses = next.addresses().len();
         self.follow(next);
+        tracing::info!("reloaded: accepting on {addresses} addresses");
         Ok(())
     }
 
@@ -211,10 +225,11 @@ impl Predecessor for Tier {
         let counts = self.engine.as_ref().map(Engine::client_counts).unwrap_or_default();
         match start(&self.settings, self.identity.as_ref(), &self.kept, counts) {
             Ok(next) => {
-                tracing::info!("accepting again on {} addresses", next.addresses().len());
+                let addresses = next.addresses().len();
                 next.take_in(pending);
-                systemd::ready_instead(next.addresses().len());
                 self.follow(next);
+                systemd::ready_instead(addresses);
+                tracing::info!("accepting again on {addresses} addresses");
             }
             Err(error) => {
                 tracing::error!("cannot accept again: {error}");

@@ -5,6 +5,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::io::{Errno, retry_on_intr};
@@ -18,6 +19,9 @@ use super::wire::{self, ENTRIES_MAX, MESSAGE_MAX, Malformed, Message};
 
 /// Room for the descriptors of one message.
 const CONTROL_BYTES: usize = rustix::cmsg_space!(ScmRights(ENTRIES_MAX));
+
+/// Rest while too many descriptors are on the way.
+const REST: Duration = Duration::from_millis(1);
 
 /// One end of the connection.
 pub struct Channel {
@@ -119,8 +123,14 @@ impl Channel {
         if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
             return Err(Broken::unexpected("more descriptors than a message may have"));
         }
-        rustix::net::sendmsg(&self.socket, &[IoSlice::new(&packet)], &mut control, SendFlags::NOSIGNAL)?;
-        Ok(())
+        loop {
+            let parts = [IoSlice::new(&packet)];
+            match retry_on_intr(|| rustix::net::sendmsg(&self.socket, &parts, &mut control, SendFlags::NOSIGNAL)) {
+                // As many descriptors as this user may have on the way: they become fewer as the other side reads.
+                Err(Errno::TOOMANYREFS) => thread::sleep(REST.min(self.left()?)),
+                sent => return Ok(sent.map(drop)?),
+            }
+        }
     }
 
     /// The next message and its descriptors.
