@@ -13,15 +13,19 @@ use crate::support::{PATIENCE, header, wait_until};
 /// Far below and far above what a test takes.
 const LONG: Duration = Duration::from_secs(60);
 
-/// An engine of two rings on one listener: on the sockets of another one, or on a free port.
 fn engine(before: Option<&Engine>, exact: bool) -> Engine {
+    engine_of(2, before, exact)
+}
+
+/// An engine of so many rings on one listener: on the sockets of another one, or on a free port.
+fn engine_of(rings: usize, before: Option<&Engine>, exact: bool) -> Engine {
     let at = before.map_or(address("127.0.0.1:0"), |before| before.addresses()[0]);
     let listener = Listener::proxy(at).trust(["127.0.0.0/8".parse().expect("a network")]).timeout(LONG).pool("pool");
     let sockets = before.map(|before| before.sockets().expect("descriptors are left")).unwrap_or_default();
     let listener = sockets.into_iter().fold(listener.defer_accept(false), |all, (_, socket)| all.socket(socket));
     let pool = Pool::threads("pool", 2, Whoami);
     let pool = if exact { pool.exact_residual() } else { pool };
-    let builder = Engine::builder().rings(NonZeroUsize::new(2).expect("not 0")).pin(false);
+    let builder = Engine::builder().rings(NonZeroUsize::new(rings).expect("not 0")).pin(false);
     builder.pool(pool).listen(listener).start().expect("loopback has free ports")
 }
 
@@ -80,6 +84,25 @@ fn what_is_taken_over_keeps_its_deadline_and_the_terms_of_the_new_engine_count()
     second.take_in(pending);
     assert_eq!((silent.read_to_end().0, half.read_to_end().0), (vec![], vec![]), "given up at their own deadline");
     assert_eq!((second.snapshot().count("silent"), second.snapshot().count("timeout")), (1, 1));
+}
+
+#[test]
+fn fewer_rings_serve_the_sockets_of_more() {
+    let mut engines = vec![engine_of(4, None, false)];
+    let listener = engines[0].addresses()[0];
+    for rings in [1, 3, 2, 3, 1] {
+        let next = engine_of(rings, engines.last(), false);
+        let before = engines.last_mut().expect("there is one");
+        assert_eq!((next.addresses(), next.sockets().expect("descriptors are left").len()), (&[listener][..], 4));
+        next.take_in(before.hand_over(&[listener], LONG));
+        assert!(before.retire(PATIENCE));
+        for number in 0..40 {
+            let (bytes, client) = with_client(number);
+            assert_eq!(Client::send_to(listener, &bytes).whoami()["client"], client.to_string(), "{rings} rings");
+        }
+        assert_eq!(next.snapshot().count("proxied"), 40);
+        engines.push(next);
+    }
 }
 
 #[test]

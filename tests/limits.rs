@@ -92,6 +92,26 @@ fn connections_at_a_time_and_the_permit_comes_back_however_they_end() {
 }
 
 #[test]
+fn who_is_connected_counts_in_the_engine_that_takes_over_too() {
+    let (mut first, address) = engine(proxied(), at_a_time(1));
+    let held_by_first = held(address, &header("198.51.100.7")).expect("within the limit");
+    let sockets = first.sockets().expect("descriptors are left");
+    let listener = sockets.into_iter().fold(Listener::proxy(address), |all, (_, socket)| all.socket(socket));
+    let listener = listener.trust([network("127.0.0.0/29")]).pool("hold");
+    let builder = Engine::builder().client_limits(at_a_time(1)).client_counts(first.client_counts());
+    let (mut second, _) = start(builder.listen(listener));
+    assert!(first.hand_over(&[address], PATIENCE).is_empty());
+    first.leave_counts_to(&second);
+    assert!(held(address, &header("198.51.100.7")).is_none(), "it is connected through the first engine");
+    assert_eq!(second.snapshot().count("client-connection-limit"), 1);
+    drop(held_by_first);
+    assert!(first.retire(PATIENCE));
+    let again = held(address, &header("198.51.100.7")).expect("it has left");
+    drop(again);
+    assert!(second.drain(PATIENCE));
+}
+
+#[test]
 fn an_ipv6_client_is_a_64_and_health_checks_have_no_client() {
     let (_engine, address) = engine(proxied(), at_a_time(1));
     let _one = held(address, &header("2001:db8:0:1::1")).expect("the first");

@@ -39,8 +39,9 @@ pub struct Tier {
     identity: Option<Identity>,
     /// `None` once another process has taken over.
     engine: Option<Engine>,
-    /// What another process that has taken over accepts on, should it fail.
+    /// What another process that has taken over accepts on, and the counts of clients, should it fail.
     kept: Vec<(SocketAddr, TcpListener)>,
+    counts: ClientCounts,
     retired: Vec<JoinHandle<Snapshot>>,
     /// What those have counted that have ended.
     past: Option<Snapshot>,
@@ -58,6 +59,7 @@ impl Tier {
             watchdog: Watchdog::start(engine.pulse()),
             engine: Some(engine),
             kept: Vec::new(),
+            counts: ClientCounts::default(),
             retired: Vec::new(),
             past: None,
             events,
@@ -207,7 +209,7 @@ impl Predecessor for Tier {
         if kept.is_empty() {
             return Err("it is draining".to_owned());
         }
-        self.kept = kept;
+        (self.kept, self.counts) = (kept, engine.client_counts());
         Ok(engine.hand_over(listeners, limit))
     }
 
@@ -222,7 +224,7 @@ impl Predecessor for Tier {
     }
 
     fn stay(&mut self, pending: Vec<Pending>) {
-        let counts = self.engine.as_ref().map(Engine::client_counts).unwrap_or_default();
+        let counts = std::mem::take(&mut self.counts);
         match start(&self.settings, self.identity.as_ref(), &self.kept, counts) {
             Ok(next) => {
                 let addresses = next.addresses().len();

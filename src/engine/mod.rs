@@ -58,7 +58,10 @@ const DRAIN_STEP: Duration = Duration::from_millis(2);
 
 /// A running accept tier. Dropping it without [`drain`](Engine::drain) ends the rings at once.
 pub struct Engine {
+    /// By listener.
     addresses: Vec<SocketAddr>,
+    /// How many of the listeners were asked for; the others are for sockets beyond one a ring.
+    declared: usize,
     /// By listener: whether its connections begin with a header.
     proxied: Vec<bool>,
     /// Clones of the rings' sockets, for an engine that takes over. Closed when a drain begins.
@@ -97,7 +100,7 @@ impl Engine {
 
     /// The addresses that the listeners are bound to, in the order they were added; port 0 has become a real one.
     pub fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
+        &self.addresses[..self.declared]
     }
 
     /// What all rings and pools have counted and measured so far.

@@ -104,50 +104,59 @@ impl EngineBuilder {
     ///
     /// # Errors
     /// [`StartError`]; nothing is left bound then.
-    pub fn bind(self) -> Result<Bound, StartError> {
+    pub fn bind(mut self) -> Result<Bound, StartError> {
         let cpus = ring::allowed_cpus().map_err(StartError::System)?;
         let rings = self.rings.map_or(cpus.len(), NonZeroUsize::get).min(RINGS_MAX);
+        let declared = self.listeners.len();
+        self.share_out(rings);
         let pool_of = self.resolve_pools()?;
-        let (addresses, sockets) = self.bind_all(rings)?;
-        Ok(Bound { builder: self, cpus, pool_of, addresses, sockets })
+        let sockets = self.bind_all(rings)?;
+        Ok(Bound { builder: self, cpus, pool_of, declared, sockets })
     }
 
-    fn start_bound(
-        self,
-        cpus: &[usize],
-        pool_of: Vec<usize>,
-        addresses: Vec<SocketAddr>,
-        mut sockets: Vec<Vec<TcpListener>>,
-    ) -> Result<Engine, StartError> {
-        let rings = sockets.len();
-        // Clones, so that the next engine can take them over while the rings still use theirs.
-        let kept = sockets.iter().flat_map(|ring| ring.iter().zip(&addresses));
-        let kept = kept.map(|(socket, address)| Ok((*address, socket.try_clone()?)));
-        let kept = kept.collect::<io::Result<Vec<_>>>().map_err(StartError::System)?;
+    /// Sockets that are more than the rings make listeners of their own, so that a ring may have several of one address:
+    /// an engine of more rings was here before. Closing them would reset who waits in their backlogs.
+    fn share_out(&mut self, rings: usize) {
+        let mut more = Vec::new();
+        for listener in &mut self.listeners {
+            let surplus = listener.sockets.split_off(rings.min(listener.sockets.len()));
+            let on = |some: &[_]| {
+                let mut another = listener.clone();
+                another.sockets = some.to_vec();
+                another
+            };
+            more.extend(surplus.chunks(rings).map(on));
+        }
+        self.listeners.append(&mut more);
+    }
+
+    fn start_bound(bound: Bound) -> Result<Engine, StartError> {
+        let Bound { builder, cpus, pool_of, declared, sockets: Sockets { addresses, mut by_ring, kept } } = bound;
+        let rings = by_ring.len();
         let plan = Arc::new(Plan {
-            doors: self.listeners.into_iter().zip(pool_of).zip(addresses.iter().copied()).map(Plan::door).collect(),
-            exact: self.pools.iter().map(|pool| pool.exact).collect(),
-            pending_limit: self.pending_limit.unwrap_or(PENDING_LIMIT_DEFAULT),
-            pending_peer_limit: self.pending_peer_limit,
-            clients: self.counts.changed(self.clients, Instant::now()),
+            doors: builder.listeners.into_iter().zip(pool_of).zip(addresses.iter().copied()).map(Plan::door).collect(),
+            exact: builder.pools.iter().map(|pool| pool.exact).collect(),
+            pending_limit: builder.pending_limit.unwrap_or(PENDING_LIMIT_DEFAULT),
+            pending_peer_limit: builder.pending_peer_limit,
+            clients: builder.counts.changed(builder.clients, Instant::now()),
         });
         let clients = plan.clients.clone();
         let proxied = plan.doors.iter().map(|door| door.listener.is_proxied()).collect();
         let (queues, intakes): (Vec<Queue>, Vec<Intake>) =
-            self.pools.iter().map(|pool| queue(&pool.name, pool.queue, pool.overload)).unzip();
+            builder.pools.iter().map(|pool| queue(&pool.name, pool.queue, pool.overload)).unzip();
         let report = Arc::new(Report::default());
         let mut threads = Vec::with_capacity(rings);
         for index in 0..rings {
-            let cpu = (!self.unpinned && rings <= cpus.len()).then(|| cpus[index]);
-            let seat = Seat { index, cpu, sockets: std::mem::take(&mut sockets[index]) };
+            let cpu = (!builder.unpinned && rings <= cpus.len()).then(|| cpus[index]);
+            let seat = Seat { index, cpu, sockets: std::mem::take(&mut by_ring[index]) };
             // On failure the threads that are already there end, because their command channels close.
             threads.push(RingThread::start(seat, plan.clone(), queues.clone(), report.clone())?);
         }
         let pools = queues.iter().map(Queue::record).collect();
         drop(queues);
-        let workers = self.pools.into_iter().zip(intakes).map(|(pool, intake)| pool.workers.start(intake));
+        let workers = builder.pools.into_iter().zip(intakes).map(|(pool, intake)| pool.workers.start(intake));
         let workers = workers.collect::<io::Result<Vec<_>>>().map_err(StartError::System)?;
-        Ok(Engine { addresses, proxied, sockets: kept, threads, workers, pools, clients, report })
+        Ok(Engine { addresses, declared, proxied, sockets: kept, threads, workers, pools, clients, report })
     }
 
     fn resolve_pools(&self) -> Result<Vec<usize>, StartError> {
@@ -160,10 +169,10 @@ impl EngineBuilder {
         self.listeners.iter().map(index).collect()
     }
 
-    /// Binds every listener once a ring; the sockets come by ring.
-    fn bind_all(&self, rings: usize) -> Result<(Vec<SocketAddr>, Vec<Vec<TcpListener>>), StartError> {
-        let mut addresses = Vec::new();
-        let mut sockets: Vec<Vec<TcpListener>> = (0..rings).map(|_| Vec::new()).collect();
+    /// Binds every listener once a ring.
+    fn bind_all(&self, rings: usize) -> Result<Sockets, StartError> {
+        let by_ring = (0..rings).map(|_| Vec::new()).collect();
+        let mut all = Sockets { addresses: Vec::new(), by_ring, kept: Vec::new() };
         for listener in &self.listeners {
             let failed = |error| StartError::Bind { address: listener.address, name: listener.name.clone(), error };
             let group = match &listener.sockets[..] {
@@ -171,12 +180,18 @@ impl EngineBuilder {
                 sockets => ring::adopt_group(sockets, rings, listener.options()),
             };
             let group = group.map_err(failed)?;
-            addresses.push(group[0].local_addr().map_err(failed)?);
-            for (socket, ring) in group.into_iter().zip(&mut sockets) {
+            let address = group[0].local_addr().map_err(failed)?;
+            all.addresses.push(address);
+            // Of fewer sockets than rings, some come more than once.
+            let different = if listener.sockets.is_empty() { rings } else { listener.sockets.len() };
+            for socket in &group[..different] {
+                all.kept.push((address, socket.try_clone().map_err(failed)?));
+            }
+            for (socket, ring) in group.into_iter().zip(&mut all.by_ring) {
                 ring.push(socket);
             }
         }
-        Ok((addresses, sockets))
+        Ok(all)
     }
 }
 
@@ -186,9 +201,20 @@ pub struct Bound {
     builder: EngineBuilder,
     cpus: Vec<usize>,
     pool_of: Vec<usize>,
+    /// Listeners that were asked for; behind them are those that [`EngineBuilder::share_out`] has added.
+    declared: usize,
+    sockets: Sockets,
+}
+
+/// What listens.
+#[derive(Debug)]
+struct Sockets {
+    /// By listener.
     addresses: Vec<SocketAddr>,
-    /// By ring.
-    sockets: Vec<Vec<TcpListener>>,
+    /// By ring, and there by listener.
+    by_ring: Vec<Vec<TcpListener>>,
+    /// A clone of each socket, so that the next engine can take it over while a ring still uses it.
+    kept: Vec<(SocketAddr, TcpListener)>,
 }
 
 impl Bound {
@@ -197,8 +223,7 @@ impl Bound {
     /// # Errors
     /// [`StartError`]; nothing is left running then.
     pub fn start(self) -> Result<Engine, StartError> {
-        let Bound { builder, cpus, pool_of, addresses, sockets } = self;
-        builder.start_bound(&cpus, pool_of, addresses, sockets)
+        EngineBuilder::start_bound(self)
     }
 }
 

@@ -45,7 +45,7 @@ pub fn bind_group(address: SocketAddr, count: usize, options: Options) -> io::Re
     Ok(sockets)
 }
 
-/// One of `sockets`, which listen already, for each of `count` rings; if there are fewer, rings share one, and whichever
+/// One of at most `count` `sockets`, which listen already, for each of `count` rings; if there are fewer, rings share one, and whichever
 /// accepts first serves it. All must be bound to one address.
 ///
 /// # Errors
