@@ -13,14 +13,20 @@ mod x86_64;
 /// Which bytes of a text are of a kind: bit `i` for byte `i`, at most 64. Bits beyond the end are 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Decimal {
-    /// All but `0` to `9`.
-    pub(crate) non_digits: u64,
-    /// `0`.
-    pub(crate) zeros: u64,
+    /// `0` to `9`.
+    pub(crate) digits: u64,
     /// `.`
     pub(crate) dots: u64,
     /// The space.
     pub(crate) spaces: u64,
+}
+
+impl Decimal {
+    /// Without the first 0..=63 bytes.
+    #[inline(always)]
+    pub(crate) fn from(self, byte: u32) -> Decimal {
+        Decimal { digits: self.digits >> byte, dots: self.dots >> byte, spaces: self.spaces >> byte }
+    }
 }
 
 /// As [`Decimal`], for text with hexadecimal numbers.
@@ -45,12 +51,16 @@ pub(crate) trait Scan: Copy {
     /// Two dotted quads, each at the end of its window: the octets in order, the first in the lowest byte.
     ///
     /// Bit `i` of a shape is set where byte `i` of the quad, which has digits otherwise, is a dot, and for the byte behind
-    /// it. `None` if the shape is not that of four numbers of 1 to 3 digits, or a number is over 255.
+    /// it. `None` if the shape is not that of four numbers of 1 to 3 digits, or a number is over 255 or has a leading zero.
     fn dotted_quads(self, windows: [&[u8; 16]; 2], shapes: [u32; 2]) -> Option<u64>;
 
-    /// Eight hexadecimal numbers, big-endian: each in the highest bytes of its word, below which `others` bits are not of
-    /// it. A word that is all others has the number 0.
-    fn hexadecimal_groups(self, words: &[u32; 8], others: &[u32; 8]) -> [u8; 16];
+    /// Two decimal numbers of these lengths at the end of the window, one byte between them. `None` unless each has 1 to 5
+    /// digits, no leading zero, and is at most 65535.
+    fn ports(self, window: &[u8; 16], lengths: [u32; 2]) -> Option<[u16; 2]>;
+
+    /// Eight hexadecimal numbers, big-endian: each in the last digits of its four bytes, of which those before the last
+    /// other byte do not count. Four bytes without a digit at the end have the number 0.
+    fn hexadecimal_groups(self, groups: &[[u8; 4]; 8]) -> [u8; 16];
 
     /// CRC32C of `before`, four zero bytes and `after`; `None` where the processor has no instruction for it.
     fn crc32c(self, before: &[u8], after: &[u8]) -> Option<u32>;
@@ -71,7 +81,22 @@ pub(crate) fn best<W: Work>(work: W) -> W::Output {
     if let Some(avx2) = x86_64::Avx2::detect() {
         return avx2.run(work);
     }
+    portably(work)
+}
+
+/// Out of line, so that the callers of [`best`] need no registers for it.
+#[inline(never)]
+fn portably<W: Work>(work: W) -> W::Output {
     work.with(Words)
+}
+
+/// The same option. Says that `None` is rare: what is behind it is then compiled into one straight piece.
+#[inline(always)]
+pub(crate) fn mostly<T>(option: Option<T>) -> Option<T> {
+    if option.is_none() {
+        core::hint::cold_path();
+    }
+    option
 }
 
 /// Eight bytes at a time in an ordinary register (SWAR). Also what the other scans are tested against.
@@ -82,8 +107,7 @@ impl Scan for Words {
     #[inline(always)]
     fn decimal(self, text: &[u8]) -> Option<Decimal> {
         Some(Decimal {
-            non_digits: bitmap(text, non_digits_of)?,
-            zeros: bitmap(text, |word| equal_to(word, b'0'))?,
+            digits: bitmap(text, digits_of)?,
             dots: bitmap(text, |word| equal_to(word, b'.'))?,
             spaces: bitmap(text, |word| equal_to(word, b' '))?,
         })
@@ -107,10 +131,17 @@ impl Scan for Words {
     }
 
     #[inline(always)]
-    fn hexadecimal_groups(self, words: &[u32; 8], others: &[u32; 8]) -> [u8; 16] {
+    fn ports(self, window: &[u8; 16], [first, second]: [u32; 2]) -> Option<[u16; 2]> {
+        let behind = window.len().checked_sub(second as usize + 1)?;
+        let first = port(*window.get(..behind)?.last_chunk()?, first)?;
+        Some([first, port(*window.last_chunk()?, second)?])
+    }
+
+    #[inline(always)]
+    fn hexadecimal_groups(self, groups: &[[u8; 4]; 8]) -> [u8; 16] {
         let mut address = 0;
-        for (word, others) in words.iter().zip(others) {
-            address = address << 16 | u128::from(hexadecimal_group(word.unbounded_shr(*others).unbounded_shl(*others)));
+        for group in groups {
+            address = address << 16 | u128::from(hexadecimal_group(*group));
         }
         address.to_be_bytes()
     }
@@ -131,6 +162,9 @@ fn dotted_quad(window: &[u8; 16], shape: u32) -> Option<u32> {
         if !(1..=3).contains(&end.wrapping_sub(start)) {
             return None;
         }
+        if end - start > 1 && (text >> (8 * start)) as u8 == b'0' {
+            return None;
+        }
         // The last digit to the top byte; then two digits to a number, and two numbers to one.
         let digits = ((text >> (8 * start)) as u32 & 0x0f0f_0f0f) << (32 - 8 * (end - start));
         let pairs = (digits.wrapping_mul(10 << 8 | 1) >> 8) & 0x00ff_00ff;
@@ -141,38 +175,41 @@ fn dotted_quad(window: &[u8; 16], shape: u32) -> Option<u32> {
     (rest == 0).then_some(quad)
 }
 
-/// The hexadecimal number in a word whose other bytes, the lower ones, are 0.
+/// The hexadecimal number in the last digits of four bytes.
 #[inline(always)]
-fn hexadecimal_group(word: u32) -> u16 {
+fn hexadecimal_group(text: [u8; 4]) -> u16 {
+    let word = u32::from_le_bytes(text);
+    // The bits up to the last byte that is no digit.
+    let others = !(hex_digits_of(word.into()) as u32) & 0x8080_8080;
+    let digits = word & u32::MAX.unbounded_shl(32 - others.leading_zeros());
     // A letter has bit 6 set and counts from 9 on.
-    let nibbles = ((word & 0x0f0f_0f0f) + 9 * (word >> 6 & 0x0101_0101)).swap_bytes();
+    let nibbles = ((digits & 0x0f0f_0f0f) + 9 * (digits >> 6 & 0x0101_0101)).swap_bytes();
     let pairs = (nibbles | nibbles >> 4) & 0x00ff_00ff;
     (pairs | pairs >> 8) as u16
 }
 
-/// The number 0..=65535 in the last `length` bytes of `word`, 1 to 5 decimal digits.
+/// The number 0..=65535 in the last `length` of these bytes, 1 to 5 decimal digits without a leading zero.
 #[inline(always)]
-pub(crate) fn decimal_u16(word: [u8; 8], length: u32) -> Option<u16> {
-    let above = (64 - 8 * length) & 63;
-    let digits = (u64::from_le_bytes(word) & all(0x0f)) >> above << above;
+fn port(text: [u8; 8], length: u32) -> Option<u16> {
+    if !(1..=5).contains(&length) {
+        return None;
+    }
+    let (word, others) = (u64::from_le_bytes(text), 64 - 8 * length);
+    let digits = (word & all(0x0f)) >> others << others;
     // Two digits to a number, two of those to one, and again.
     let pairs = (digits.wrapping_mul(10 << 8 | 1) >> 8) & 0x00ff_00ff_00ff_00ff;
     let fours = (pairs.wrapping_mul(100 << 16 | 1) >> 16) & 0x0000_ffff_0000_ffff;
-    u16::try_from(fours.wrapping_mul(10_000 << 32 | 1) >> 32).ok()
+    let leading_zero = length > 1 && digits >> others & 0x0f == 0;
+    let plain = !digits_of(word) & all(0x80) >> others << others == 0 && !leading_zero;
+    u16::try_from(fours.wrapping_mul(10_000 << 32 | 1) >> 32).ok().filter(|_| plain)
 }
 
-/// Whether the last `length` bytes of `word` are all decimal digits.
+/// The high bit of every byte that is a decimal digit.
 #[inline(always)]
-pub(crate) fn is_decimal(word: [u8; 8], length: u32) -> bool {
-    non_digits_of(u64::from_le_bytes(word)) >> ((64 - 8 * length) & 63) == 0
-}
-
-/// The high bit of every byte that is not a decimal digit.
-#[inline(always)]
-fn non_digits_of(word: u64) -> u64 {
+fn digits_of(word: u64) -> u64 {
     let offset = word ^ all(b'0');
     // No carry into the next byte: at most 0x7f + 0x76.
-    (((offset & all(0x7f)) + all(0x80 - 10)) | offset) & all(0x80)
+    !(((offset & all(0x7f)) + all(0x80 - 10)) | offset) & all(0x80)
 }
 
 /// The high bit of every byte that is a hexadecimal digit.

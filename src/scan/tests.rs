@@ -1,5 +1,7 @@
 //! Every scan against a naive model, on every length and with every byte value.
 
+use std::net::Ipv4Addr;
+
 use super::*;
 
 /// Runs a check with each scan that this machine has.
@@ -42,8 +44,7 @@ impl Work for Bitmaps<'_> {
     fn with(self, scan: impl Scan) {
         let Bitmaps(text) = self;
         let expected = Decimal {
-            non_digits: naive(text, |byte| !byte.is_ascii_digit()),
-            zeros: naive(text, |byte| *byte == b'0'),
+            digits: naive(text, u8::is_ascii_digit),
             dots: naive(text, |byte| *byte == b'.'),
             spaces: naive(text, |byte| *byte == b' '),
         };
@@ -84,7 +85,7 @@ struct Quads<'t>([&'t str; 2]);
 impl Work for Quads<'_> {
     type Output = ();
 
-    /// The quads must be read as core reads addresses, apart from leading zeros, which are not this function's matter.
+    /// The quads must be read as core reads addresses.
     fn with(self, scan: impl Scan) {
         let windows = self.0.map(|text| {
             let mut window = [b'9'; 16];
@@ -92,12 +93,7 @@ impl Work for Quads<'_> {
             window
         });
         let shapes = self.0.map(|text| (naive(text.as_bytes(), |byte| *byte == b'.') | 1 << text.len()) as u32);
-        let read = |text: &str| -> Option<u32> {
-            let octets: Vec<u8> = text.split('.').map(|part| part.parse().ok()).collect::<Option<_>>()?;
-            let good = text.split('.').all(|part| part.len() <= 3);
-            let octets: [u8; 4] = octets.try_into().ok()?;
-            good.then_some(u32::from_le_bytes(octets))
-        };
+        let read = |text: &str| text.parse::<Ipv4Addr>().ok().map(|address| u32::from_le_bytes(address.octets()));
         let expected = read(self.0[0]).zip(read(self.0[1])).map(|(low, high)| u64::from(low) | u64::from(high) << 32);
         assert_eq!(scan.dotted_quads([&windows[0], &windows[1]], shapes), expected, "{:?}", self.0);
     }
@@ -105,10 +101,11 @@ impl Work for Quads<'_> {
 
 #[test]
 fn every_octet_at_every_place() {
-    for octet in 0..=999 {
+    let octets = (0..=999).flat_map(|octet| [format!("{octet}"), format!("{octet:02}"), format!("{octet:03}")]);
+    for octet in octets {
         for place in 0..4 {
-            let mut parts = ["7".to_string(), "80".into(), "255".into(), "0".into()];
-            parts[place] = octet.to_string();
+            let mut parts = ["7", "80", "255", "0"];
+            parts[place] = &octet;
             let text = parts.join(".");
             with_each(Quads([&text, "10.0.0.1"]));
             with_each(Quads(["192.168.100.200", &text]));
@@ -131,16 +128,17 @@ impl Work for Groups<'_> {
     type Output = ();
 
     fn with(self, scan: impl Scan) {
-        let words = self.0.each_ref().map(|text| {
-            let mut word = *b"xY:7";
-            word[4 - text.len()..].copy_from_slice(text.as_bytes());
-            u32::from_le_bytes(word)
+        // Digits of the group before, and what separates them.
+        let groups = self.0.each_ref().map(|text| {
+            let mut group = *b"bbb:";
+            group.rotate_left(text.len());
+            group[4 - text.len()..].copy_from_slice(text.as_bytes());
+            group
         });
-        let others = self.0.each_ref().map(|text| 32 - 8 * text.len() as u32);
         let number =
             |text: &String| if text.is_empty() { 0 } else { u16::from_str_radix(text, 16).expect("hexadecimal") };
         let expected: Vec<u8> = self.0.iter().flat_map(|text| number(text).to_be_bytes()).collect();
-        assert_eq!(scan.hexadecimal_groups(&words, &others)[..], expected, "{:?}", self.0);
+        assert_eq!(scan.hexadecimal_groups(&groups)[..], expected, "{:?}", self.0);
     }
 }
 
@@ -154,23 +152,43 @@ fn every_hexadecimal_number_in_every_form() {
     with_each(Groups(&std::array::from_fn(|_| String::new())));
 }
 
+#[derive(Clone, Copy)]
+struct Ports<'t>([&'t str; 2]);
+
+impl Work for Ports<'_> {
+    type Output = ();
+
+    fn with(self, scan: impl Scan) {
+        let Ports([first, second]) = self;
+        let text = format!("9999999999999999{first} {second}");
+        let window = text.as_bytes().last_chunk().expect("sixteen bytes");
+        // As core, which takes a sign and leading zeros.
+        let plain =
+            |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
+        let read = |text: &str| text.parse().ok().filter(|_| plain(text));
+        let expected = read(first).zip(read(second)).map(|(first, second)| [first, second]);
+        assert_eq!(scan.ports(window, [first.len() as u32, second.len() as u32]), expected, "{first} {second}");
+    }
+}
+
 #[test]
 fn every_port() {
-    let word = |text: &str| {
-        let mut word = *b"xx 12.9:";
-        word[8 - text.len()..].copy_from_slice(text.as_bytes());
-        word
-    };
     for port in 0..=99_999_u32 {
-        let text = port.to_string();
-        assert_eq!(decimal_u16(word(&text), text.len() as u32), text.parse().ok(), "{text}");
-        assert!(is_decimal(word(&text), text.len() as u32));
+        let port = port.to_string();
+        with_each(Ports([&port, "993"]));
+        with_each(Ports(["0", &port]));
     }
-    for byte in (0..=255_u8).filter(|byte| !byte.is_ascii_digit()) {
+    for port in ["", "00", "01", "0143", "00025", "123456", "000001", "65536"] {
+        with_each(Ports([port, "25"]));
+        with_each(Ports(["10143", port]));
+    }
+    for byte in (0..=127_u8).filter(|byte| !byte.is_ascii_digit()) {
         for at in 0..5 {
-            let mut word = word("12345");
-            word[3 + at] = byte;
-            assert!(!is_decimal(word, 5), "{byte}");
+            let mut port = *b"12345";
+            port[at] = byte;
+            let port = str::from_utf8(&port).expect("ASCII");
+            with_each(Ports([port, "25"]));
+            with_each(Ports(["25", port]));
         }
     }
 }
