@@ -142,32 +142,27 @@ pub(super) fn judge(chain: &[u8]) -> Result<Option<usize>, Reason> {
 /// As [`judge`] for chains that need no closer look; `None` says nothing. Returns where the value of the checksum TLV
 /// starts, 0 if there is none.
 ///
-/// Types are noted in 64 bits, of which some share one. Two that do only cost the closer look.
+/// Types are noted in 64 bits, of which some share one. Two that do only cost the closer look, as do long values.
 #[inline(always)]
 pub(super) fn survey(chain: &[u8]) -> Option<usize> {
     let mut rest = chain;
-    let (mut seen, mut checksum) = (0u64, 0);
+    let (mut stops, mut checksum) = (1 << kind::CRC32C | 1 << kind::SSL, 0);
     while let Some((tlv, after)) = split(rest) {
         let bit = 1u64.wrapping_shl(tlv.kind.into());
-        if seen & bit != 0 {
+        if tlv.value.len() > UNIQUE_ID_MAX {
             return None;
         }
-        seen |= bit;
-        if JUDGED & bit != 0 {
-            match tlv.kind {
-                kind::CRC32C if tlv.value.len() == CHECKSUM_LEN => checksum = chain.len() - after.len() - CHECKSUM_LEN,
-                kind::UNIQUE_ID if tlv.value.len() <= UNIQUE_ID_MAX => {}
-                kind::CRC32C | kind::UNIQUE_ID | kind::SSL => return None,
-                _ => {}
+        if stops & bit != 0 {
+            if tlv.kind != kind::CRC32C || tlv.value.len() != CHECKSUM_LEN || checksum != 0 {
+                return None;
             }
+            checksum = chain.len() - after.len() - CHECKSUM_LEN;
         }
+        stops |= bit;
         rest = after;
     }
     if rest.is_empty() { Some(checksum) } else { None }
 }
-
-/// Types whose value is judged, as bits.
-const JUDGED: u64 = 1 << kind::CRC32C | 1 << kind::UNIQUE_ID | 1 << kind::SSL;
 
 /// Types that may occur once in a header, as bits.
 const ONCE: u64 = 1 << kind::AUTHORITY | 1 << kind::CRC32C | 1 << kind::UNIQUE_ID | 1 << kind::SSL;

@@ -47,17 +47,18 @@ fn decode_with_tlvs<'a, const N: usize>(
     block: fn(Pair<N>) -> Block,
 ) -> Decoded<'a> {
     let tlvs = V2_FIXED + Pair::<N>::LEN;
-    if total <= rules.header_limit as usize
-        && let Some(header) = prefix.get(..total)
-        && let Some(chain) = header.get(tlvs..)
-        && let Some(pair) = prefix.get(V2_FIXED..).and_then(Pair::read)
-        && let Some(checksum) = tlv::survey(chain)
-        && (checksum == 0 || checksum::verify(header, tlvs + checksum).is_ok())
-        && let Some(header) = Head::of_stream(Version::V2, block(pair), total, tlvs).over(prefix)
-    {
-        return Decoded::Complete(header);
+    let whole = if total <= rules.header_limit as usize { prefix.get(..total) } else { None };
+    let Some(header) = whole else {
+        return decode(prefix, rules);
+    };
+    match header.get(tlvs..).and_then(tlv::survey) {
+        Some(0) => {}
+        Some(checksum) if checksum::verify(header, tlvs + checksum).is_ok() => {}
+        _ => return decode(header, rules),
     }
-    decode(prefix, rules)
+    let decoded = Pair::read(header.get(V2_FIXED..).unwrap_or_default())
+        .and_then(|pair| Head::of_stream(Version::V2, block(pair), total, tlvs).over(header));
+    decoded.map_or_else(|| decode(header, rules), Decoded::Complete)
 }
 
 /// Decodes bytes that begin with the signature, or are a part of it, at whatever byte it can be decided.

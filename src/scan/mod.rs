@@ -62,8 +62,9 @@ pub(crate) trait Scan: Copy {
     /// other byte do not count. Four bytes without a digit at the end have the number 0.
     fn hexadecimal_groups(self, groups: &[[u8; 4]; 8]) -> [u8; 16];
 
-    /// CRC32C of `before`, four zero bytes and `after`; `None` where the processor has no instruction for it.
-    fn crc32c(self, before: &[u8], after: &[u8]) -> Option<u32>;
+    /// Continues a CRC32C over these words, four zero bytes and what is `after`. States are as the register has them, not
+    /// complemented. `None` where the processor has no instruction for it.
+    fn crc32c(self, state: u32, words: &[[u8; 8]], after: &[u8]) -> Option<u32>;
 }
 
 /// Something to do with the best [`Scan`] there is.
@@ -147,7 +148,7 @@ impl Scan for Words {
     }
 
     #[inline(always)]
-    fn crc32c(self, _before: &[u8], _after: &[u8]) -> Option<u32> {
+    fn crc32c(self, _state: u32, _words: &[[u8; 8]], _after: &[u8]) -> Option<u32> {
         None
     }
 }

@@ -70,9 +70,9 @@ impl Scan for Avx2 {
     }
 
     #[inline(always)]
-    fn crc32c(self, before: &[u8], after: &[u8]) -> Option<u32> {
+    fn crc32c(self, state: u32, words: &[[u8; 8]], after: &[u8]) -> Option<u32> {
         // SAFETY: `self` exists only where the processor has these features.
-        Some(unsafe { crc32c(before, after) })
+        Some(unsafe { crc32c(state, words, after) })
     }
 }
 
@@ -325,21 +325,10 @@ fn load_16(bytes: &[u8; 16]) -> __m128i {
 
 #[inline]
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,sse4.2")]
-fn crc32c(before: &[u8], after: &[u8]) -> u32 {
-    let crc = _mm_crc32_u32(crc32c_update(!0, before), 0);
-    !crc32c_update(crc, after)
-}
-
-#[inline]
-#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,sse4.2")]
-fn crc32c_update(mut crc: u32, bytes: &[u8]) -> u32 {
-    let (words, rest) = bytes.as_chunks();
-    for word in words {
-        crc = _mm_crc32_u64(crc.into(), u64::from_le_bytes(*word)) as u32;
-    }
-    let (words, rest) = rest.as_chunks();
-    for word in words {
-        crc = _mm_crc32_u32(crc, u32::from_le_bytes(*word));
-    }
-    rest.iter().fold(crc, |crc, byte| _mm_crc32_u8(crc, *byte))
+fn crc32c(state: u32, words: &[[u8; 8]], after: &[u8]) -> u32 {
+    let with_word = |state, word: &[u8; 8]| _mm_crc32_u64(state, u64::from_le_bytes(*word));
+    let state = _mm_crc32_u32(words.iter().fold(state.into(), with_word) as u32, 0);
+    let (words, rest) = after.as_chunks();
+    let state = words.iter().fold(state.into(), with_word) as u32;
+    rest.iter().fold(state, |state, byte| _mm_crc32_u8(state, *byte))
 }
