@@ -60,7 +60,7 @@ pub(crate) trait Scan: Copy {
 
     /// Eight hexadecimal numbers, big-endian: each in the last digits of its four bytes, of which those before the last
     /// other byte do not count. Four bytes without a digit at the end have the number 0.
-    fn hexadecimal_groups(self, groups: &[[u8; 4]; 8]) -> [u8; 16];
+    fn hexadecimal_groups(self, groups: [[u8; 4]; 8]) -> [u8; 16];
 
     /// Continues a CRC32C over these words, four zero bytes and what is `after`. States are as the register has them, not
     /// complemented. `None` where the processor has no instruction for it.
@@ -139,10 +139,10 @@ impl Scan for Words {
     }
 
     #[inline(always)]
-    fn hexadecimal_groups(self, groups: &[[u8; 4]; 8]) -> [u8; 16] {
+    fn hexadecimal_groups(self, groups: [[u8; 4]; 8]) -> [u8; 16] {
         let mut address = 0;
         for group in groups {
-            address = address << 16 | u128::from(hexadecimal_group(*group));
+            address = address << 16 | u128::from(hexadecimal_group(group));
         }
         address.to_be_bytes()
     }

@@ -138,7 +138,7 @@ impl Work for Groups<'_> {
         let number =
             |text: &String| if text.is_empty() { 0 } else { u16::from_str_radix(text, 16).expect("hexadecimal") };
         let expected: Vec<u8> = self.0.iter().flat_map(|text| number(text).to_be_bytes()).collect();
-        assert_eq!(scan.hexadecimal_groups(&groups)[..], expected, "{:?}", self.0);
+        assert_eq!(scan.hexadecimal_groups(groups)[..], expected, "{:?}", self.0);
     }
 }
 

@@ -64,7 +64,7 @@ impl Scan for Avx2 {
     }
 
     #[inline(always)]
-    fn hexadecimal_groups(self, groups: &[[u8; 4]; 8]) -> [u8; 16] {
+    fn hexadecimal_groups(self, groups: [[u8; 4]; 8]) -> [u8; 16] {
         // SAFETY: `self` exists only where the processor has these features.
         unsafe { hexadecimal_groups(groups) }
     }
@@ -291,8 +291,9 @@ fn ports(window: &[u8; 16], pattern: &Ports) -> Option<[u16; 2]> {
 
 #[inline]
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,sse4.2")]
-fn hexadecimal_groups(groups: &[[u8; 4]; 8]) -> [u8; 16] {
-    let text = load_8(groups);
+fn hexadecimal_groups(groups: [[u8; 4]; 8]) -> [u8; 16] {
+    let [a, b, c, d, e, f, g, h] = groups.map(i32::from_le_bytes);
+    let text = _mm256_setr_epi32(a, b, c, d, e, f, g, h);
     // All ones in the last byte of a group that is no digit, and in those before it.
     let others = _mm256_xor_si256(hex_digits(text), _mm256_set1_epi8(-1));
     let others = _mm256_or_si256(others, _mm256_srli_epi32(others, 8));
@@ -307,13 +308,6 @@ fn hexadecimal_groups(groups: &[[u8; 4]; 8]) -> [u8; 16] {
     let both = _mm_unpacklo_epi64(_mm256_castsi256_si128(packed), _mm256_extracti128_si256(packed, 1));
     let (low, high) = (_mm_cvtsi128_si64(both) as u64, _mm_extract_epi64(both, 1) as u64);
     (u128::from(low) | u128::from(high) << 64).to_le_bytes()
-}
-
-#[inline]
-#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,sse4.2")]
-fn load_8(words: &[[u8; 4]; 8]) -> __m256i {
-    // SAFETY: reads the 32 bytes that the reference is to, at any alignment.
-    unsafe { _mm256_loadu_si256(words.as_ptr().cast()) }
 }
 
 #[inline]

@@ -19,33 +19,34 @@ const TCP6_LENGTH_MAX: usize = 104;
 /// Decodes bytes that begin with `PROXY `, or are a part of it.
 #[inline(never)]
 pub(super) fn decode<'a>(prefix: &'a [u8], rules: &Rules) -> Decoded<'a> {
-    let line = Line { prefix, rules };
     // Two pieces of work, so that neither kind of line pays for the other's addresses.
     match prefix.get(KEYWORD_END) {
-        Some(b'4') => scan::best(Tcp4(line)),
-        Some(b'6') => scan::best(Tcp6(line)),
-        _ => line.decode_exactly(),
+        Some(b'4') => scan::best(Tcp4 { prefix, rules }),
+        Some(b'6') => scan::best(Tcp6 { prefix, rules }),
+        _ => decode_exactly(prefix, rules),
     }
 }
 
 /// Where the last byte of `TCP4` and `TCP6` is.
 const KEYWORD_END: usize = 9;
 
-struct Line<'a, 'r> {
+struct Tcp4<'a, 'r> {
     prefix: &'a [u8],
     rules: &'r Rules,
 }
 
-struct Tcp4<'a, 'r>(Line<'a, 'r>);
-
-struct Tcp6<'a, 'r>(Line<'a, 'r>);
+struct Tcp6<'a, 'r> {
+    prefix: &'a [u8],
+    rules: &'r Rules,
+}
 
 impl<'a> Work for Tcp4<'a, '_> {
     type Output = Decoded<'a>;
 
     #[inline(always)]
     fn with(self, scan: impl Scan) -> Decoded<'a> {
-        mostly(quick::tcp4(scan, self.0.prefix)).map_or_else(|| self.0.decode_exactly(), Decoded::Complete)
+        let header = mostly(quick::tcp4(scan, self.prefix));
+        header.map_or_else(|| decode_exactly(self.prefix, self.rules), Decoded::Complete)
     }
 }
 
@@ -54,19 +55,18 @@ impl<'a> Work for Tcp6<'a, '_> {
 
     #[inline(always)]
     fn with(self, scan: impl Scan) -> Decoded<'a> {
-        mostly(quick::tcp6(scan, self.0.prefix)).map_or_else(|| self.0.decode_exactly(), Decoded::Complete)
+        let header = mostly(quick::tcp6(scan, self.prefix));
+        header.map_or_else(|| decode_exactly(self.prefix, self.rules), Decoded::Complete)
     }
 }
 
-impl<'a> Line<'a, '_> {
-    #[inline(never)]
-    fn decode_exactly(&self) -> Decoded<'a> {
-        let incomplete = Decoded::Incomplete { need: self.prefix.len() + 1 };
-        match exact::line(self.prefix, self.rules) {
-            Ok(head) => head.over(self.prefix).map_or(incomplete, Decoded::Complete),
-            Err(Stop::Incomplete) => incomplete,
-            Err(Stop::At(at, reason)) => Decoded::Invalid { reason, at },
-        }
+#[inline(never)]
+fn decode_exactly<'a>(prefix: &'a [u8], rules: &Rules) -> Decoded<'a> {
+    let incomplete = Decoded::Incomplete { need: prefix.len() + 1 };
+    match exact::line(prefix, rules) {
+        Ok(head) => head.over(prefix).map_or(incomplete, Decoded::Complete),
+        Err(Stop::Incomplete) => incomplete,
+        Err(Stop::At(at, reason)) => Decoded::Invalid { reason, at },
     }
 }
 

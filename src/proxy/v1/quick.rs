@@ -116,12 +116,18 @@ fn address(scan: impl Scan, line: &[u8], from: u32, kinds: &Hexadecimal) -> Opti
     let groups = lasts.count_ones();
     let all_there = if gap == 0 { groups == 8 } else { groups < 8 };
     mostly(all_there.then_some(()))?;
+    // Every place takes a turn, and those of the gap throw away what they read: without a jump, and without an array in
+    // memory that would be read at once after it was written in parts.
     let before_gap = (lasts & gap.wrapping_sub(1)).count_ones();
+    let in_gap = ((1u32 << (8 - groups)) - 1) << before_gap;
+    let last_start = line.len().checked_sub(4)?;
     let mut texts = [[0; 4]; 8];
-    for group in 0..groups {
-        let place = if group < before_gap { group } else { group + 8 - groups };
-        texts[place as usize & 7] = *mostly(text_before(line, from + lasts.trailing_zeros() + 1))?;
-        lasts = without_lowest(lasts);
+    for (place, text) in texts.iter_mut().enumerate() {
+        let start = (from + lasts.trailing_zeros()).wrapping_sub(3) as usize;
+        let read = *line.get(start.min(last_start)..)?.first_chunk()?;
+        let is_group = in_gap >> place & 1 == 0;
+        *text = if is_group { read } else { [0; 4] };
+        lasts = if is_group { without_lowest(lasts) } else { lasts };
     }
-    Some((u128::from_be_bytes(scan.hexadecimal_groups(&texts)), length))
+    Some((u128::from_be_bytes(scan.hexadecimal_groups(texts)), length))
 }
