@@ -97,6 +97,8 @@ mod tests {
                 peers.leave(peer(n - 64));
             }
         }
-        assert_eq!((peers.peers.len(), peers.peers.capacity()), (64, room));
+        assert_eq!(peers.peers.len(), 64);
+        // Less where places of removed entries wait for their clean-up; a table that grew would have twice as much.
+        assert!(peers.peers.capacity() <= room, "{} of {room}", peers.peers.capacity());
     }
 }
