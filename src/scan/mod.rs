@@ -7,7 +7,7 @@
 //! 32 and reads four numbers at once. A parser is written once, as [`Work`] that is generic over [`Scan`], and [`best`]
 //! does it with what the processor has.
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(vestibule_portable)))]
 mod x86_64;
 
 /// Which bytes of a text are of a kind: bit `i` for byte `i`, at most 64. Bits beyond the end are 0.
@@ -76,9 +76,11 @@ pub(crate) trait Work {
 }
 
 /// Does the work with the best scan that this processor has.
+///
+/// `--cfg vestibule_portable` leaves only the portable one, so that a benchmark can show what the others gain.
 #[inline(always)]
 pub(crate) fn best<W: Work>(work: W) -> W::Output {
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(target_arch = "x86_64", not(vestibule_portable)))]
     if let Some(avx2) = x86_64::Avx2::detect() {
         return avx2.run(work);
     }
