@@ -146,19 +146,18 @@ pub(super) fn judge(chain: &[u8]) -> Result<Option<usize>, Reason> {
 #[inline(always)]
 pub(super) fn survey(chain: &[u8]) -> Option<usize> {
     let mut rest = chain;
-    let (mut stops, mut checksum) = (1 << kind::CRC32C | 1 << kind::SSL, 0);
+    let (mut stops, mut checksum) = (1u64 << kind::CRC32C | 1 << kind::SSL, 0);
     while let Some((tlv, after)) = split(rest) {
-        let bit = 1u64.wrapping_shl(tlv.kind.into());
         if tlv.value.len() > UNIQUE_ID_MAX {
             return None;
         }
-        if stops & bit != 0 {
+        if stops & 1 << (tlv.kind & 63) != 0 {
             if tlv.kind != kind::CRC32C || tlv.value.len() != CHECKSUM_LEN || checksum != 0 {
                 return None;
             }
             checksum = chain.len() - after.len() - CHECKSUM_LEN;
         }
-        stops |= bit;
+        stops |= 1 << (tlv.kind & 63);
         rest = after;
     }
     if rest.is_empty() { Some(checksum) } else { None }

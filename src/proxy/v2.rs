@@ -51,14 +51,17 @@ fn decode_with_tlvs<'a, const N: usize>(
     let Some(header) = whole else {
         return decode(prefix, rules);
     };
-    match header.get(tlvs..).and_then(tlv::survey) {
-        Some(0) => {}
-        Some(checksum) if checksum::verify(header, tlvs + checksum).is_ok() => {}
-        _ => return decode(header, rules),
-    }
+    let right = match header.get(tlvs..).and_then(tlv::survey) {
+        Some(0) => true,
+        Some(checksum) => checksum::is_right(header, tlvs + checksum),
+        None => false,
+    };
     let decoded = Pair::read(header.get(V2_FIXED..).unwrap_or_default())
         .and_then(|pair| Head::of_stream(Version::V2, block(pair), total, tlvs).over(header));
-    decoded.map_or_else(|| decode(header, rules), Decoded::Complete)
+    match decoded {
+        Some(header) if right => Decoded::Complete(header),
+        _ => decode(header, rules),
+    }
 }
 
 /// Decodes bytes that begin with the signature, or are a part of it, at whatever byte it can be decided.
@@ -161,7 +164,7 @@ fn proxy(bytes: &[u8], fam: u8) -> Result<Head, Reason> {
     }
     let chain_at = bytes.len() - chain.len();
     if let Some(at) = tlv::judge(chain)? {
-        checksum::verify(bytes, chain_at + at)?;
+        verify(bytes, chain_at + at)?;
     }
     head.tlvs = chain_at as u32;
     head.block = match family {
@@ -181,12 +184,16 @@ fn local(bytes: &[u8], fam: u8) -> Result<Head, Reason> {
     let behind_block = family(fam).and_then(|family| body.get(family.block_len()..));
     let mut candidates = [behind_block, Some(body)].into_iter().flatten().filter_map(|chain| {
         let at = only_checksum(chain)?;
-        Some(checksum::verify(bytes, bytes.len() - chain.len() + at))
+        Some(verify(bytes, bytes.len() - chain.len() + at))
     });
     match candidates.next() {
         Some(Err(reason)) if !candidates.any(|verified| verified.is_ok()) => Err(reason),
         _ => Ok(Head::without_addresses(Version::V2, Command::Local, bytes.len() as u32)),
     }
+}
+
+fn verify(header: &[u8], at: usize) -> Result<(), Reason> {
+    if checksum::is_right(header, at) { Ok(()) } else { Err(Reason::BadChecksum) }
 }
 
 /// Where the value of the checksum TLV starts if this is an exact chain with just one, of the right length.

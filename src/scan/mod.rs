@@ -102,6 +102,12 @@ pub(crate) fn mostly<T>(option: Option<T>) -> Option<T> {
     option
 }
 
+/// Whether the condition holds, for `?`. Says that it mostly does.
+#[inline(always)]
+pub(crate) fn ensure(condition: bool) -> Option<()> {
+    mostly(condition.then_some(()))
+}
+
 /// Eight bytes at a time in an ordinary register (SWAR). Also what the other scans are tested against.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Words;

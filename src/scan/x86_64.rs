@@ -6,7 +6,7 @@
 
 use core::arch::x86_64::*;
 
-use super::{Decimal, Hexadecimal, Scan, Work, mostly};
+use super::{Decimal, Hexadecimal, Scan, Work, ensure, mostly};
 
 cpufeatures::new!(cpu_has_avx2, "avx2", "bmi1", "bmi2", "popcnt", "sse4.2");
 
@@ -49,8 +49,7 @@ impl Scan for Avx2 {
     #[inline(always)]
     fn dotted_quads(self, windows: [&[u8; 16]; 2], shapes: [u32; 2]) -> Option<u64> {
         let [a, b] = shapes.map(|shape| &QUADS[slot(shape)]);
-        let known = a.shape == shapes[0] && b.shape == shapes[1];
-        mostly(known.then_some(()))?;
+        ensure(a.shape == shapes[0] && b.shape == shapes[1])?;
         // SAFETY: `self` exists only where the processor has these features.
         unsafe { dotted_quads(windows, [a, b]) }
     }
@@ -266,7 +265,7 @@ fn dotted_quads(windows: [&[u8; 16]; 2], [a, b]: [&Quad; 2]) -> Option<u64> {
     let above = _mm256_cmpgt_epi32(values, _mm256_set1_epi32(255));
     let below = _mm256_cmpgt_epi32(both(&a.least, &b.least), values);
     let wrong = _mm256_or_si256(above, below);
-    mostly((_mm256_testz_si256(wrong, wrong) != 0).then_some(()))?;
+    ensure(_mm256_testz_si256(wrong, wrong) != 0)?;
     let bytes = _mm256_packus_epi16(_mm256_packus_epi32(values, values), values);
     let both = _mm_unpacklo_epi32(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1));
     Some(_mm_cvtsi128_si64(both) as u64)
@@ -284,7 +283,7 @@ fn ports(window: &[u8; 16], pattern: &Ports) -> Option<[u16; 2]> {
     let above = _mm_cmpgt_epi32(values, _mm_set1_epi32(0xffff));
     let below = _mm_cmpgt_epi32(load_16(&pattern.least), values);
     let wrong = _mm_or_si128(no_digits, _mm_or_si128(above, below));
-    mostly((_mm_testz_si128(wrong, wrong) != 0).then_some(()))?;
+    ensure(_mm_testz_si128(wrong, wrong) != 0)?;
     let both = _mm_cvtsi128_si64(values) as u64;
     Some([both as u16, (both >> 32) as u16])
 }

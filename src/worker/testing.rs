@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::dispatch::testing::{SOON, proxied};
 use crate::dispatch::{Accepted, Overload, Pool, Queue, Rejected, RunningWorkers, queue};
@@ -67,8 +67,8 @@ impl Running {
                 client
             })
             .collect();
-        let deadline = Instant::now() + SOON;
-        while self.queue.len() > 2 && Instant::now() < deadline {
+        let deadline = std::time::Instant::now() + SOON;
+        while self.queue.len() > 2 && std::time::Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(1));
         }
         // Time for a third to be taken, if it were.

@@ -19,10 +19,9 @@ const TCP6_LENGTH_MAX: usize = 104;
 /// Decodes bytes that begin with `PROXY `, or are a part of it.
 #[inline(never)]
 pub(super) fn decode<'a>(prefix: &'a [u8], rules: &Rules) -> Decoded<'a> {
-    // Two pieces of work, so that neither kind of line pays for the other's addresses.
     match prefix.get(KEYWORD_END) {
-        Some(b'4') => scan::best(Tcp4 { prefix, rules }),
-        Some(b'6') => scan::best(Tcp6 { prefix, rules }),
+        Some(b'4') => scan::best(Line::<4> { prefix, rules }),
+        Some(b'6') => scan::best(Line::<6> { prefix, rules }),
         _ => decode_exactly(prefix, rules),
     }
 }
@@ -30,33 +29,19 @@ pub(super) fn decode<'a>(prefix: &'a [u8], rules: &Rules) -> Decoded<'a> {
 /// Where the last byte of `TCP4` and `TCP6` is.
 const KEYWORD_END: usize = 9;
 
-struct Tcp4<'a, 'r> {
+/// What looks like a line of `TCP4` or `TCP6`: two kinds of work, so that neither pays for the other's addresses.
+struct Line<'a, 'r, const TCP: u8> {
     prefix: &'a [u8],
     rules: &'r Rules,
 }
 
-struct Tcp6<'a, 'r> {
-    prefix: &'a [u8],
-    rules: &'r Rules,
-}
-
-impl<'a> Work for Tcp4<'a, '_> {
+impl<'a, const TCP: u8> Work for Line<'a, '_, TCP> {
     type Output = Decoded<'a>;
 
     #[inline(always)]
     fn with(self, scan: impl Scan) -> Decoded<'a> {
-        let header = mostly(quick::tcp4(scan, self.prefix));
-        header.map_or_else(|| decode_exactly(self.prefix, self.rules), Decoded::Complete)
-    }
-}
-
-impl<'a> Work for Tcp6<'a, '_> {
-    type Output = Decoded<'a>;
-
-    #[inline(always)]
-    fn with(self, scan: impl Scan) -> Decoded<'a> {
-        let header = mostly(quick::tcp6(scan, self.prefix));
-        header.map_or_else(|| decode_exactly(self.prefix, self.rules), Decoded::Complete)
+        let header = if TCP == 4 { quick::tcp4(scan, self.prefix) } else { quick::tcp6(scan, self.prefix) };
+        mostly(header).map_or_else(|| decode_exactly(self.prefix, self.rules), Decoded::Complete)
     }
 }
 

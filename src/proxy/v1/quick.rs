@@ -3,7 +3,7 @@
 use super::super::address::{Block, Pair};
 use super::super::header::{Head, Header, Version};
 use super::{TCP4_LENGTH_MAX, TCP6_LENGTH_MAX};
-use crate::scan::{Hexadecimal, Scan, mostly};
+use crate::scan::{Hexadecimal, Scan, ensure, mostly};
 
 /// Where the first field of a TCP line starts.
 const FIELDS_AT: u32 = 11;
@@ -13,8 +13,7 @@ const _: () = assert!(TCP4_LENGTH_MAX < 64, "one bitmap has the whole line");
 /// The header at the start if it is a whole and good TCP4 line; `None` for all else, good or not.
 #[inline(always)]
 pub(super) fn tcp4(scan: impl Scan, prefix: &[u8]) -> Option<Header<'_>> {
-    let is_tcp4 = *mostly(prefix.first_chunk())? == *b"PROXY TCP4 ";
-    mostly(is_tcp4.then_some(()))?;
+    ensure(mostly(prefix.first_chunk())? == b"PROXY TCP4 ")?;
     let line = prefix.get(..TCP4_LENGTH_MAX).unwrap_or(prefix);
     let kinds = mostly(scan.decimal(line))?.from(FIELDS_AT);
     let others = !kinds.digits;
@@ -26,8 +25,7 @@ pub(super) fn tcp4(scan: impl Scan, prefix: &[u8]) -> Option<Header<'_>> {
     let [source_end, destination_end, first_port_end, end] =
         [behind_source, behind_destination, behind_first_port, behind_last].map(u64::trailing_zeros);
     let three_spaces = (behind_source ^ kinds.spaces) & to_lowest(behind_last) == lowest(behind_last);
-    let is_line = three_spaces && mostly(text_at(line, FIELDS_AT + end))? == b"\r\n";
-    mostly(is_line.then_some(()))?;
+    ensure(three_spaces && mostly(text_at(line, FIELDS_AT + end))? == b"\r\n")?;
     // Dots in the wrong places make a shape that no quad has, or a port that has more than digits.
     let shapes = [
         (others & to_lowest(behind_source)) as u32,
@@ -79,8 +77,7 @@ fn text_at<const N: usize>(line: &[u8], start: u32) -> Option<&[u8; N]> {
 /// The longest line has more than 64 bytes of fields, but neither an address nor an address and the ports has.
 #[inline(always)]
 pub(super) fn tcp6(scan: impl Scan, prefix: &[u8]) -> Option<Header<'_>> {
-    let is_tcp6 = *mostly(prefix.first_chunk())? == *b"PROXY TCP6 ";
-    mostly(is_tcp6.then_some(()))?;
+    ensure(mostly(prefix.first_chunk())? == b"PROXY TCP6 ")?;
     let line = prefix.get(..TCP6_LENGTH_MAX).unwrap_or(prefix);
     let kinds = mostly(scan.hexadecimal(line, FIELDS_AT as usize))?;
     let (source, length) = mostly(address(scan, line, FIELDS_AT, &kinds))?;
@@ -92,8 +89,7 @@ pub(super) fn tcp6(scan: impl Scan, prefix: &[u8]) -> Option<Header<'_>> {
     let end = middle + 1 + (mostly((!kinds.digits).checked_shr(middle))? >> 1).trailing_zeros();
     let lengths = [middle - length - 1, end - middle - 1];
     let end = from + end;
-    let is_line = mostly(text_at(line, end))? == b"\r\n";
-    mostly(is_line.then_some(()))?;
+    ensure(mostly(text_at(line, end))? == b"\r\n")?;
     let ports = mostly(scan.ports(mostly(text_before(line, end))?, lengths))?;
     let block = Block::Inet6(Pair::new(source.to_be_bytes(), destination.to_be_bytes(), ports));
     let length = end as usize + 2;
@@ -110,14 +106,12 @@ fn address(scan: impl Scan, line: &[u8], from: u32, kinds: &Hexadecimal) -> Opti
     let gap = colons & colons >> 1;
     let lone_at_ends = colons & (1 | field ^ field >> 1) & !(gap | gap << 1);
     let five_in_a_row = digits & digits >> 1 & digits >> 2 & digits >> 3 & digits >> 4;
-    let good = digits | colons == field && without_lowest(gap) | lone_at_ends | five_in_a_row == 0;
-    mostly(good.then_some(()))?;
+    ensure(digits | colons == field && without_lowest(gap) | lone_at_ends | five_in_a_row == 0)?;
     let mut lasts = digits & !(digits >> 1);
     let groups = lasts.count_ones();
-    let all_there = if gap == 0 { groups == 8 } else { groups < 8 };
-    mostly(all_there.then_some(()))?;
-    // Every place takes a turn, and those of the gap throw away what they read: without a jump, and without an array in
-    // memory that would be read at once after it was written in parts.
+    ensure(if gap == 0 { groups == 8 } else { groups < 8 })?;
+    // Every place takes its turn, those in the gap too: so the array stays in registers. In memory it would be read at
+    // once as a whole after it was written in parts, for which a processor waits until all the parts have left it.
     let before_gap = (lasts & gap.wrapping_sub(1)).count_ones();
     let in_gap = ((1u32 << (8 - groups)) - 1) << before_gap;
     let last_start = line.len().checked_sub(4)?;
