@@ -32,7 +32,7 @@
 //! The decoder alone is [`proxy::decode`]: bytes in, a value out, no sockets, clock or allocation.
 //!
 //! What always holds:
-//! - every accepted descriptor ends exactly once: dispatched, or closed;
+//! - every accepted descriptor ends exactly once: dispatched, closed, or handed over to another process;
 //! - the kernel writes only to memory that the ring owns, and a buffer in flight is out of safe code's reach;
 //! - a completion is matched by slot and generation; a stale one touches nothing;
 //! - work per turn, slots, buffers, header size and queues are bounded by named limits.

@@ -330,6 +330,21 @@ fn only_root_and_the_same_user_may_take_over() {
 }
 
 #[test]
+fn a_daemon_that_gives_up_root_takes_over_from_one_that_did() {
+    needs_root!();
+    let scene = Scene::new("user = nobody\nrings = 1\nhaproxy_timeout = 60 secs");
+    std::fs::set_permissions(scene.directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777))
+        .expect("the directory is ours");
+    let first = scene.first();
+    let waiting = half_headers(scene.listener(), 3);
+    scene.assert_served();
+    let second = scene.successor();
+    assert_left(first);
+    complete(&waiting);
+    second.stop();
+}
+
+#[test]
 fn the_new_configuration_decides_which_listeners_there_are() {
     let mut old = Scene::new("haproxy_timeout = 60 secs\nrings = 1");
     // What the kernel has not delivered yet when nobody listens any more is lost.

@@ -1,4 +1,5 @@
-//! The command line: one file a subcommand, each with its `Args` and a `run`.
+//! The command line: one file a subcommand, each with its `Args` and a `run`. What a running daemon consists of beyond its
+//! engine is in `tier`, `plan`, `takeover`, `systemd`, `privileges` and `log`.
 
 use std::process::ExitCode;
 

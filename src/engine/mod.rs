@@ -30,7 +30,6 @@ pub use snapshot::Snapshot;
 pub use start::{Bound, EngineBuilder, PENDING_LIMIT_DEFAULT, PENDING_LIMIT_MAX, RINGS_MAX, StartError};
 pub use takeover::{ClientCounts, Pending};
 
-use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -139,17 +138,7 @@ impl Engine {
         self.end(DRAIN_GRACE.min(limit), limit)
     }
 
-    /// Clones of the sockets that listen on an address, one a ring: given to the [`Listener::socket`]s of another engine,
-    /// they let it take over without refusing a connection. None once a drain has begun.
-    ///
-    /// # Errors
-    /// If descriptors ran out.
-    pub fn sockets_at(&self, address: SocketAddr) -> io::Result<Vec<TcpListener>> {
-        let there = self.sockets.iter().filter(|(bound, _)| *bound == address);
-        there.map(|(_, socket)| socket.try_clone()).collect()
-    }
-
-    /// Shuts down after another engine has taken over the [sockets](Engine::sockets_at): like [`drain`](Engine::drain),
+    /// Shuts down after another engine has taken over the [sockets](Engine::sockets): like [`drain`](Engine::drain),
     /// but headers under way have until `limit`, or their own deadline if that is earlier.
     pub fn retire(&mut self, limit: Duration) -> bool {
         self.end(limit, limit)

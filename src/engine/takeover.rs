@@ -35,7 +35,9 @@ pub struct Pending {
 pub struct ClientCounts(pub(super) Clients);
 
 impl Engine {
-    /// Clones of all sockets that listen, with the addresses they are bound to. None once a drain has begun.
+    /// Clones of all sockets that listen, with the addresses they are bound to. Given to the
+    /// [`Listener::socket`](super::Listener::socket)s of another engine, they let it take over without refusing a
+    /// connection. None once a drain has begun.
     ///
     /// # Errors
     /// If descriptors ran out.
