@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
@@ -54,6 +55,11 @@ pub struct Args {
     takeover: Option<PathBuf>,
 }
 
+/// Signals that may wait for the one before.
+const EVENTS_MAX: usize = 16;
+/// Rest while so many wait.
+const EVENTS_REST: Duration = Duration::from_millis(10);
+
 /// Runs the daemon.
 pub fn run(args: Args) -> Result<ExitCode, Error> {
     let ready = match configuration::load(args.config.as_deref()) {
@@ -71,7 +77,7 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
     // Before the engine's threads, so that none of them gets a signal meant for the daemon.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2])?;
     let ending = second_signal_ends()?;
-    let (tell, events) = crossbeam_channel::unbounded(); // signals, and two events more at most
+    let (tell, events) = crossbeam_channel::unbounded(); // EVENTS_MAX, and one for each takeover that has failed
     let settings = &ready.loaded.settings;
     let Started { engine, place } = start(&ready, args.takeover, &tell)?;
     say_ready(&log, settings, engine.addresses());
@@ -83,7 +89,7 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
         thread::Builder::new().name("takeover".into()).spawn(body)?;
     }
     thread::Builder::new().name("signals".into()).spawn(move || forward(signals, &tell))?;
-    let clean = watch(&tier, &events, &ending);
+    let clean = watch(&tier, events, &ending);
     place.iter().for_each(Place::leave);
     log.say(format_args!("{}", lock(&tier).end()));
     if log.lost() > 0 {
@@ -132,7 +138,6 @@ fn start(ready: &Ready, from: Option<PathBuf>, events: &Sender<Event>) -> Result
     if let Err(error) = done {
         // Whom it has accepted meanwhile is served to the end.
         started.engine.drain(settings.drain_timeout);
-        started.place.iter().for_each(Place::leave);
         return Err(error.into());
     }
     let tell = if takes_over { systemd::ready_instead } else { systemd::ready };
@@ -164,12 +169,20 @@ fn take_over(
     Ok(())
 }
 
+/// Sends signals on; those that come while many wait count as one of their kind.
 fn forward(mut signals: Signals, events: &Sender<Event>) {
-    signals.forever().map(Event::Signal).try_for_each(|event| events.send(event)).unwrap_or_default();
+    for signal in signals.forever() {
+        while events.len() >= EVENTS_MAX {
+            thread::sleep(EVENTS_REST);
+        }
+        if events.send(Event::Signal(signal)).is_err() {
+            return; // the daemon ends
+        }
+    }
 }
 
 /// Does what signals and takeovers demand until the daemon is to end, and drains it. Tells whether all ended well.
-fn watch(tier: &Mutex<Tier>, events: &Receiver<Event>, ending: &AtomicBool) -> bool {
+fn watch(tier: &Mutex<Tier>, events: Receiver<Event>, ending: &AtomicBool) -> bool {
     for event in events {
         let mut tier = lock(tier);
         match event {

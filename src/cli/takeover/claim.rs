@@ -85,10 +85,7 @@ impl Claim {
     fn take(&mut self, listeners: &[SocketAddr]) -> Result<Vec<Pending>, Broken> {
         self.channel.allow(2 * PENDING_LIMIT);
         let wanted = listeners.iter().copied().take(ADDRESSES_MAX).collect();
-        match self.channel.send(&Message::Serving(wanted), &[]) {
-            Ok(()) | Err(Broken::Closed) => {} // then why is to be read
-            Err(broken) => return Err(broken),
-        }
+        say(&self.channel, &Message::Serving(wanted))?;
         let mut all = Vec::new();
         // Until the end, be it that of the other process.
         loop {
@@ -109,15 +106,21 @@ impl Claim {
     }
 
     fn confirm(&self, taken: Vec<Pending>) -> Result<Vec<Pending>, Broken> {
-        match self.channel.send(&Message::Taken { pending: taken.len() as u32 }, &[]) {
-            Ok(()) | Err(Broken::Closed) => Ok(taken),
-            Err(broken) => Err(broken),
-        }
+        say(&self.channel, &Message::Taken { pending: taken.len() as u32 })?;
+        Ok(taken)
+    }
+}
+
+/// Says something to a process that may have closed already: then it is to be read why.
+fn say(channel: &Channel, message: &Message) -> Result<(), Broken> {
+    match channel.send(message, &[]) {
+        Err(Broken::Closed) => Ok(()),
+        sent => sent,
     }
 }
 
 fn ask(channel: &Channel) -> Result<Vec<Offered>, Broken> {
-    channel.send(&Message::Hello { version: VERSION }, &[])?;
+    say(channel, &Message::Hello { version: VERSION })?;
     let sockets = match channel.receive()?.0 {
         Message::Welcome { version: VERSION, sockets } if sockets as usize <= SOCKETS_MAX => sockets as usize,
         Message::Welcome { version, .. } if version != VERSION => {

@@ -151,6 +151,12 @@ impl Place {
     }
 }
 
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
 /// Answers those who ask to take over, one after the other, as long as the place is held.
 pub fn answer(place: &Place, host: &Mutex<impl Predecessor>) {
     while let Some(listener) = place.listener() {
