@@ -20,6 +20,7 @@ mod peers;
 mod pools;
 mod receivers;
 mod refusals;
+mod reliability;
 mod resets;
 mod security;
 mod serving;

@@ -2,12 +2,15 @@
 //! filter, as containers' default profiles have one.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
 
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
-use crate::support::daemon::vestibule_run;
-use crate::support::process::Finished;
+use crate::support::daemon::{vestibule, vestibule_run};
+use crate::support::process::{Finished, run};
 use crate::support::{free_port, temp_dir};
+use crate::{needs, needs_root, skip};
 
 /// `io_uring_setup`, `io_uring_enter`, `io_uring_register`: the same numbers on every architecture.
 const IO_URING_CALLS: std::ops::RangeInclusive<i64> = 425..=427;
@@ -46,6 +49,55 @@ fn doctor_says_that_it_cannot_run() {
     assert!(finished.stdout.contains("seccomp"), "{finished:?}");
 }
 
+/// The sysctl belongs to the whole machine. So the daemon gets a mount namespace in which the file says 2, and the kernel's
+/// refusal is emulated; on a machine with no other user of io_uring, `VESTIBULE_SYSCTL=1` switches it off for real.
+#[test]
+fn the_sysctl_is_named_where_it_forbids_io_uring() {
+    needs_root!();
+    needs!("unshare", "mount");
+    if !Path::new(SYSCTL).exists() {
+        skip!("kernel.io_uring_disabled, which Linux has since 6.6");
+    }
+    let port = free_port();
+    let file = temp_dir();
+    let name = file.path().join("vestibule.conf");
+    std::fs::write(&name, crate::support::daemon::haproxy_configuration(port, "", "")).expect("it can be written");
+    let name = name.to_str().expect("a plain path");
+    let refused = if std::env::var_os("VESTIBULE_SYSCTL").is_some() {
+        let _off = SysctlOff::switch();
+        vestibule_run(&["serve", "-c", name], b"")
+    } else {
+        let says_two = file.path().join("two");
+        std::fs::write(&says_two, "2\n").expect("it can be written");
+        let inside = format!("mount --bind {} {SYSCTL} && exec \"$@\"", says_two.display());
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", &inside, "sh"]).arg(vestibule().get_program()).args(["serve", "-c", name]);
+        under_filter(EPERM, || run(command, b""))
+    };
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    let remedy = "kernel.io_uring_disabled = 2 switches it off; run `sysctl kernel.io_uring_disabled=0`";
+    assert!(refused.stderr.contains(remedy), "{refused:?}");
+}
+
+const SYSCTL: &str = "/proc/sys/kernel/io_uring_disabled";
+
+/// io_uring is off on this machine; dropped, it is as it was.
+struct SysctlOff(String);
+
+impl SysctlOff {
+    fn switch() -> SysctlOff {
+        let before = std::fs::read_to_string(SYSCTL).expect("Linux 6.6 and later have it");
+        std::fs::write(SYSCTL, "2").expect("root may write it");
+        SysctlOff(before)
+    }
+}
+
+impl Drop for SysctlOff {
+    fn drop(&mut self) {
+        std::fs::write(SYSCTL, self.0.trim()).expect("root may write it");
+    }
+}
+
 #[test]
 fn what_needs_no_ring_works_without() {
     let finished = without_io_uring(EPERM, &["config"]);
@@ -54,11 +106,15 @@ fn what_needs_no_ring_works_without() {
 
 /// Runs `vestibule` where every io_uring call fails with `errno`.
 fn without_io_uring(errno: u32, arguments: &[&str]) -> Finished {
+    under_filter(errno, || vestibule_run(arguments, b""))
+}
+
+fn under_filter(errno: u32, body: impl FnOnce() -> Finished + Send) -> Finished {
     std::thread::scope(|scope| {
         // The filter holds for this thread and the processes that it starts, not for the other tests.
         let child = scope.spawn(|| {
             seccompiler::apply_filter(&refusal(errno)).expect("the kernel takes a seccomp filter");
-            vestibule_run(arguments, b"")
+            body()
         });
         child.join().expect("it does not panic")
     })
