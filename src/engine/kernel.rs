@@ -20,10 +20,10 @@ use crate::dispatch::{Accepted, Intake, Overload, Queue, queue};
 use crate::ring::{self, Abilities, BACKLOG, Ring, Sizes, Waker};
 
 /// Fewer than clients, so that some wait in the lobby.
-const SLOTS: u32 = 64;
-const CLIENTS: usize = 300;
+const SLOTS: u32 = 40;
+const CLIENTS: usize = 150;
 /// Long enough for all scenarios at the same time on a slow machine.
-const TIMEOUT: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(3);
 /// Generous; it only matters when something is broken.
 const PATIENCE: Duration = Duration::from_secs(20);
 
