@@ -319,9 +319,26 @@ fn load_16(bytes: &[u8; 16]) -> __m128i {
 #[inline]
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,sse4.2")]
 fn crc32c(state: u32, words: &[[u8; 8]], after: &[u8]) -> u32 {
-    let with_word = |state, word: &[u8; 8]| _mm_crc32_u64(state, u64::from_le_bytes(*word));
-    let state = _mm_crc32_u32(words.iter().fold(state.into(), with_word) as u32, 0);
-    let (words, rest) = after.as_chunks();
-    let state = words.iter().fold(state.into(), with_word) as u32;
-    rest.iter().fold(state, |state, byte| _mm_crc32_u8(state, *byte))
+    let mut state = _mm_crc32_u32(with_words(state.into(), words) as u32, 0);
+    // Most checksums stand at the end.
+    if !after.is_empty() {
+        core::hint::cold_path();
+        let (words, rest) = after.as_chunks();
+        state = rest.iter().fold(with_words(state.into(), words) as u32, |state, byte| _mm_crc32_u8(state, *byte));
+    }
+    state
+}
+
+#[inline]
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,sse4.2")]
+fn with_words(mut state: u64, mut words: &[[u8; 8]]) -> u64 {
+    // Pairs, so that the compiler has nothing left to unroll.
+    while let Some(([a, b], rest)) = words.split_first_chunk() {
+        state = _mm_crc32_u64(_mm_crc32_u64(state, u64::from_le_bytes(*a)), u64::from_le_bytes(*b));
+        words = rest;
+    }
+    match words {
+        [word] => _mm_crc32_u64(state, u64::from_le_bytes(*word)),
+        _ => state,
+    }
 }
