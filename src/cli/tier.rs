@@ -137,6 +137,8 @@ impl Tier {
         self.watchdog.follow(next.pulse());
         if let Some(mut old) = self.engine.take() {
             old.leave_counts_to(&next);
+            // Nobody leaves; but when this returns, the present engine has stopped accepting.
+            old.hand_over(&[], self.settings.drain_timeout);
             self.retire(old, |_| {});
         }
         self.engine = Some(next);
