@@ -12,8 +12,8 @@ use crate::support::daemon::{Daemon, counted, haproxy_configuration, vestibule};
 use crate::support::process::{Process, run};
 use crate::support::{PATIENCE, free_port, header, temp_dir, wait_until};
 
-/// Wrong lines in a configuration, each of which is a line of the log: more than wait to be written, and than a pipe holds.
-const ERRORS: usize = 10_000;
+/// Lines of a configuration, each of which makes a warning at start: more than wait to be written, and than a pipe holds.
+const WARNINGS: usize = 10_000;
 
 #[test]
 fn standard_error_that_nobody_reads_stops_nothing_and_the_losses_are_told_when_it_is_read_again() {
@@ -22,14 +22,17 @@ fn standard_error_that_nobody_reads_stops_nothing_and_the_losses_are_told_when_i
     let pipe = pipe_in(directory.path());
     let port = free_port();
     let redirect = format!("exec \"$@\" 2<>{}", pipe.display());
-    let daemon = Daemon::start_under(&["sh", "-c", &redirect, "sh"], &haproxy_configuration(port, "", ""), &[port]);
-    make_it_log(&daemon);
+    let ambiguous = "mail_location = a#b\n".repeat(WARNINGS);
+    let configuration = haproxy_configuration(port, &ambiguous, "");
+    let daemon = Daemon::start_under(&["sh", "-c", &redirect, "sh"], &configuration, &[port]);
 
     assert_serves(port, 100);
+    let mut log = String::new();
     let told = wait_until(PATIENCE, || {
         // Until now nobody has read a byte.
         assert_serves(port, 1);
-        read_all(&pipe).contains("log lines were lost: standard error was blocked or full")
+        log += &read_all(&pipe);
+        log.contains("log lines were lost: standard error was blocked or full")
     });
     assert!(told, "the log says what it lost");
     let said = daemon.stop();
@@ -90,15 +93,6 @@ fn fill(pipe: &Path, body: impl FnOnce()) {
         while end.write(&vec![b'x'; length]).is_ok() {}
     }
     body();
-}
-
-/// Lets the daemon refuse a reload for [`ERRORS`] reasons.
-fn make_it_log(daemon: &Daemon) {
-    let errors: String = (0..ERRORS).map(|number| format!("  nonsense{number} = 1\n")).collect();
-    let configuration = std::fs::read_to_string(daemon.file()).expect("it is there");
-    let wrong = configuration.replace("haproxy = yes\n", &format!("haproxy = yes\n{errors}"));
-    std::fs::write(daemon.file(), wrong).expect("it can be written");
-    daemon.signal(Signal::HUP);
 }
 
 fn assert_serves(port: u16, connections: usize) {
