@@ -245,7 +245,8 @@ fn whoever_kills_the_new_daemon_at_any_time_finds_the_address_served() {
         }
         lost_before = lost;
     }
-    assert!(first.exited().is_none() && first.output().contains("accepting again on"), "{}", first.output());
+    first.wait_for_output("accepting again on");
+    assert!(first.exited().is_none(), "{}", first.output());
     let second = scene.successor();
     scene.assert_served();
     drop((first, second));

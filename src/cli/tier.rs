@@ -242,6 +242,10 @@ impl Predecessor for Tier {
         }
         self.kept.clear();
     }
+
+    fn look(&mut self) {
+        self.engine.iter().for_each(Engine::look);
+    }
 }
 
 /// An engine on sockets that listen already, where there are some.

@@ -87,6 +87,8 @@ enum Command {
     Drain { grace: Duration },
     /// The same, and those that await their header on these listeners (by index) leave for another process.
     HandOver { listeners: Vec<bool>, grace: Duration, to: Sender<Departing<OwnedFd>> },
+    /// See to the backlogs, woken or not.
+    Look,
     /// Connections from another process.
     TakeIn(Vec<Departing<OwnedFd>>),
 }
@@ -228,6 +230,7 @@ fn run(mut acceptor: Acceptor<Ring, Pools>, inbox: &Receiver<Command>, tally: &T
             match inbox.try_recv() {
                 Ok(Command::Drain { grace }) => acceptor.drain(grace),
                 Ok(Command::HandOver { listeners, grace, to }) => acceptor.hand_over(listeners, grace, to),
+                Ok(Command::Look) => acceptor.look(),
                 Ok(Command::TakeIn(arrivals)) => acceptor.take_in(arrivals),
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => return,

@@ -92,6 +92,12 @@ impl Engine {
         rejected
     }
 
+    /// Takes in who waits in the backlogs though no ring was woken. A process that dies leaves its armed accepts on shared
+    /// sockets for a moment, and a connection that wakes one of those wakes nobody else.
+    pub fn look(&self) {
+        self.threads.iter().for_each(|thread| thread.command(Command::Look));
+    }
+
     /// The counts of clients, for an engine that takes this one's place.
     pub fn client_counts(&self) -> ClientCounts {
         ClientCounts(self.clients.clone())

@@ -21,6 +21,9 @@ use super::{HELLO_LIMIT, PENDING_LIMIT, START_LIMIT};
 
 /// Those who may wait to be heard.
 const WAITING_MAX: i32 = 8;
+/// How often, after another process has died, the backlogs are looked at, and the rest between: 2 s in all.
+const LOOKS: u32 = 100;
+const LOOK_REST: Duration = Duration::from_millis(20);
 /// Rest after a failed accept.
 const REST: Duration = Duration::from_millis(500);
 
@@ -45,6 +48,9 @@ pub trait Predecessor: Send {
 
     /// The other process is gone: accepts again, and goes on with what it did not take.
     fn stay(&mut self, pending: Vec<Pending>);
+
+    /// Accepts who waits, woken or not.
+    fn look(&mut self);
 }
 
 /// The Unix socket on which other processes ask to take over.
@@ -195,6 +201,7 @@ fn converse(mut channel: Channel, place: &Place, host: &Mutex<impl Predecessor>)
     if let Err(broken) = hand_over(&mut channel, &wanted, host) {
         channel.refuse(&broken.to_string());
         place.take_back();
+        look_for_a_while(host);
         return tracing::error!("process {} has not taken over, this one goes on: {broken}", peer.pid);
     }
     tracing::info!("process {} has taken over; this one finishes what its workers hold and leaves", peer.pid);
@@ -205,6 +212,15 @@ fn converse(mut channel: Channel, place: &Place, host: &Mutex<impl Predecessor>)
     tracing::error!("process {} is gone, this one goes on: {broken}", peer.pid);
     lock(host).stay(Vec::new());
     place.take_back();
+    look_for_a_while(host);
+}
+
+/// The kernel takes the accepts of a dead process back only after a while: until then they may be woken in our place.
+fn look_for_a_while(host: &Mutex<impl Predecessor>) {
+    for _ in 0..LOOKS {
+        thread::sleep(LOOK_REST);
+        lock(host).look();
+    }
 }
 
 /// Who may take over: root, or who could as well have stopped this process. `None` for one who says nothing.

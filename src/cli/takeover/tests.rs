@@ -47,6 +47,8 @@ impl Predecessor for Old {
         self.calls.push(format!("stay with {}", pending.len()));
         self.pending = pending;
     }
+
+    fn look(&mut self) {}
 }
 
 /// An old process with pending connections, and the other ends of those.

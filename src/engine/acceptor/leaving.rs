@@ -91,6 +91,19 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         }
     }
 
+    /// Takes in what waits in the backlogs of doors that accept, whether or not the kernel has said so.
+    pub fn look(&mut self) {
+        self.now = self.driver.now();
+        for listener in 0..self.doors.len() {
+            let door = &self.doors[listener];
+            let accepts = self.draining.is_none() && !door.is_closed() && self.lines[door.pool].is_empty();
+            for _ in 0..if accepts { BATCH_MAX } else { 0 } {
+                let Some((socket, peer)) = self.driver.accept_now(listener as u32) else { break };
+                self.handle_accepted(listener as u32, socket, peer);
+            }
+        }
+    }
+
     /// Reads on where another process has stopped.
     pub(super) fn resume(&mut self, key: Key) {
         let guest = self.slab.get_mut(key).expect("the caller has it");
