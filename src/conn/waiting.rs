@@ -101,8 +101,8 @@ pub enum How {
 
 /// Where a connection stands that has to bring a header.
 ///
-/// Order of calls: [`start`](Waiting::start) or [`resume`](Waiting::resume) once, then [`handle_read`](Waiting::handle_read) after each read that it
-/// asked for, until it answers with something else than a read.
+/// Order of calls: [`start`](Waiting::start) or [`resume`](Waiting::resume) once, then
+/// [`handle_read`](Waiting::handle_read) after each read that it asked for, until it answers with something else.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Waiting {
     /// Bytes taken from the socket.

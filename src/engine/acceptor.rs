@@ -38,7 +38,8 @@ const PROMPT: Duration = Duration::from_millis(100);
 
 /// Where validated connections go.
 pub trait Sink<S> {
-    /// Offers a connection to a pool, whose workers may sleep on until [`ring`](Sink::ring). It comes back (boxed, as that is rare) if there is no room.
+    /// Offers a connection to a pool, whose workers may sleep on until [`ring`](Sink::ring). It comes back (boxed, as that
+    /// is rare) if there is no room.
     fn offer(&mut self, pool: usize, handoff: Handoff<S>, bytes: &[u8]) -> Result<(), Box<Declined<S>>>;
 
     /// Makes sure that workers know of what was offered. Called before anything that may wait.

@@ -45,8 +45,8 @@ pub fn bind_group(address: SocketAddr, count: usize, options: Options) -> io::Re
     Ok(sockets)
 }
 
-/// One of at most `count` `sockets`, which listen already, for each of `count` rings; if there are fewer, rings share one, and whichever
-/// accepts first serves it. All must be bound to one address.
+/// One of at most `count` `sockets`, which listen already, for each of `count` rings; if there are fewer, rings share one,
+/// and whichever accepts first serves it. All must be bound to one address.
 ///
 /// # Errors
 /// InvalidInput if there are more sockets than rings: the rest would never be served.

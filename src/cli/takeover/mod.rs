@@ -15,7 +15,8 @@
 //! keeps the listening sockets until it leaves, and accepts again should the new process die before. So the addresses
 //! are served as long as one of the two lives.
 //!
-//! SIGUSR2 lets the old process start the new one itself ([`successor`]). [`wire`] is the format, [`channel`] carries it, [`offer`] is the old process's side, [`claim`] the new one's.
+//! SIGUSR2 lets the old process start the new one itself ([`successor`]). [`wire`] is the format, [`channel`] carries it,
+//! [`offer`] is the old process's side, [`claim`] the new one's.
 
 mod channel;
 mod claim;
