@@ -37,7 +37,8 @@ pub struct Args {
 const EXAMPLES: &str = "\
 Examples:
   printf 'PROXY TCP4 198.51.100.7 192.0.2.1 5000 143\\r\\n' | vestibule decode
-  echo 0d0a0d0a000d0a515549540a 2111000c c6336407 c0000201 1388 008f | vestibule decode --hex --explain
+  echo 0d0a0d0a000d0a515549540a 2111000c c6336407 c0000201 1388 008f |
+      vestibule decode --hex --explain
   vestibule encode --v2 --local | vestibule decode
   jq -r .hex tests/data/vectors.jsonl | vestibule decode --hex";
 

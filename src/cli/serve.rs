@@ -26,24 +26,29 @@ use super::{Error, plan, privileges, systemd};
 #[derive(clap::Args, Default)]
 #[command(after_help = "\
 Examples:
-  vestibule                              the built-in configuration: 127.0.0.1:10143, haproxy = yes, worker whoami
-  vestibule serve -c /etc/vestibule.conf the listeners of a file in Dovecot's syntax
+  vestibule
+      the built-in configuration: 127.0.0.1:10143, haproxy = yes, worker whoami
   curl -s --haproxy-protocol telnet://127.0.0.1:10143 </dev/null
-                                         ask the built-in one who you are
+      ask it who you are
+  vestibule serve -c /etc/vestibule.conf
+      the listeners of a file in Dovecot's syntax
   vestibule serve -c /etc/vestibule.conf --takeover /run/vestibule/takeover.sock
-                                         upgrade: this process takes the place of the running one, which has
-                                         `takeover_socket = /run/vestibule/takeover.sock`, finishes what its workers
-                                         hold and leaves; no connection is refused or lost. If this one cannot start,
-                                         the running one goes on as if nothing had happened
+      upgrade: this process takes the place of the running one, which has that path as its
+      takeover_socket, finishes what its workers hold and leaves. No connection is refused or
+      lost. If this process cannot start, the running one goes on as if nothing had happened
 
 Signals:
-  TERM, INT   stop accepting, let connections reach their workers, end with a table of what happened; again: at once
-  HUP         re-read the configuration: a new engine takes the listening sockets over and the old one finishes what
-              it has; a configuration that does not check is refused and the old one stays
-  USR1        stop accepting and finish as TERM does, but stay until TERM
-  USR2        start the program anew, perhaps a newer version, with the same configuration file and --takeover
+  TERM, INT  stop accepting, let connections reach their workers, end with a table of what
+             happened; again: at once
+  HUP        re-read the configuration: a new engine takes the listening sockets over and the
+             old one finishes what it has; a configuration that does not check is refused and
+             the old one stays
+  USR1       stop accepting and finish as TERM does, but stay until TERM
+  USR2       start the program anew, perhaps a newer version, with the same configuration file
+             and --takeover
 
-Exit codes: 0 after a complete drain, 1 if it could not start or drain, 78 if the configuration is wrong.")]
+Exit codes: 0 after a complete drain, 1 if it could not start or drain, 78 if the configuration
+is wrong.")]
 pub struct Args {
     /// Configuration in Dovecot's syntax; the built-in one if not given
     #[arg(short, long, value_name = "FILE")]

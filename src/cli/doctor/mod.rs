@@ -21,10 +21,12 @@ use super::{Error, configuration};
 /// really made, as many and as large as the configuration asks for; no port is opened.
 #[derive(clap::Args, Default)]
 #[command(after_help = "\
-Exit code: 0, or 1 if the daemon cannot run here (a line says fail), or 78 if the configuration is wrong.
+Exit code: 0, or 1 if the daemon cannot run here (a line says fail), or 78 if the configuration
+is wrong.
 
 Limits belong to a process: run it as the daemon will run, for example
-  systemd-run --pipe -p User=vestibule -p LimitNOFILE=1048576 vestibule doctor -c /etc/vestibule.conf")]
+  systemd-run --pipe -p User=vestibule -p LimitNOFILE=1048576 \\
+      vestibule doctor -c /etc/vestibule.conf")]
 pub struct Args {
     /// The configuration whose needs are looked at [default: the built-in configuration]
     #[arg(short = 'c', long = "config", value_name = "FILE")]
