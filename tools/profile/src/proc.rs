@@ -214,6 +214,8 @@ fn field(text: &str, name: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     #[test]
@@ -243,11 +245,11 @@ mod tests {
     #[test]
     fn work_of_this_process_shows_up() {
         let before = usage(std::process::id());
-        let mut sum = 0u64;
+        let end = Instant::now() + Duration::from_secs(10);
+        // To ask is work enough; other tests of this process may work as well.
         while (usage(std::process::id()) - before).cpu < Duration::from_millis(5) {
-            sum = sum.wrapping_add(std::hint::black_box(1));
+            assert!(Instant::now() < end, "work does not show up");
         }
-        assert!(sum > 0);
         assert!(memory(std::process::id()).pss_kib > 0);
         assert!(tree(std::process::id())[0].is_alive());
     }
