@@ -69,6 +69,11 @@ impl Drop for Log {
     }
 }
 
+/// What to say of lines that were lost.
+pub fn losses(lines: u64) -> String {
+    format!("{lines} log lines were lost: standard error was blocked or full")
+}
+
 fn writer(target: impl Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
     NonBlockingBuilder::default().buffered_lines_limit(LINES_MAX).lossy(true).finish(target)
 }
@@ -104,7 +109,7 @@ impl<W: Write> Target<W> {
             return Ok(());
         }
         let mut line = String::new();
-        let text = format!("{} log lines were lost: standard error was blocked or full", lost - self.told);
+        let text = losses(lost - self.told);
         // A String takes everything.
         let _ = self.form.write(&mut Writer::new(&mut line), Level::WARN, "vestibule", &text);
         self.inner.write_all(line.as_bytes())?;

@@ -2,6 +2,7 @@
 //! engine is in `tier`, `plan`, `takeover`, `systemd`, `privileges` and `log`.
 
 use std::process::ExitCode;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use clap::{Parser, Subcommand};
 
@@ -26,6 +27,11 @@ pub type Error = Box<dyn std::error::Error>;
 
 /// Exit code for a wrong configuration (`EX_CONFIG` of sysexits(3)).
 pub const EXIT_CONFIG: u8 = 78;
+
+/// A lock over state that no panic can leave half changed.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 #[derive(Parser)]
 #[command(

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use super::log::{self, Log};
 use super::systemd::Inherited;
 use super::takeover::{self, Claim, Place};
 use super::tier::{Event, Tier};
-use super::{Error, plan, privileges, systemd};
+use super::{Error, lock, plan, privileges, systemd};
 
 /// Accept, verify and dispatch connections until told to stop (this is what `vestibule` alone does).
 #[derive(clap::Args, Default)]
@@ -98,7 +98,7 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
     place.iter().for_each(Place::leave);
     log.say(format_args!("{}", lock(&tier).end()));
     if log.lost() > 0 {
-        log.say(format_args!("{} log lines were lost: standard error was blocked or full", log.lost()));
+        log.say(format_args!("{}", log::losses(log.lost())));
     }
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -208,10 +208,6 @@ fn watch(tier: &Mutex<Tier>, events: Receiver<Event>, ending: &AtomicBool) -> bo
         }
     }
     unreachable!("the daemon itself can send events")
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Once the flag is set, TERM or INT end the process at once.

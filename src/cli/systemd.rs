@@ -2,7 +2,7 @@
 //! (sd_notify(3)). Without one nothing of this has an effect.
 
 use std::net::{SocketAddr, TcpListener};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use listenfd::ListenFd;
 use sd_notify::NotifyState;
 use vestibule::engine::Pulse;
 
-use super::Error;
+use super::{Error, lock};
 
 /// Sockets that were open when the process began and that no listener has taken yet.
 pub struct Inherited(Vec<Socket>);
@@ -138,10 +138,6 @@ fn feed(fed: &Mutex<Fed>, step: Duration) {
             Fed::Never => {}
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn tell(states: &[NotifyState<'_>]) {

@@ -2,28 +2,25 @@
 
 use super::mend;
 
-/// A small generator of pseudo-random numbers (xorshift64*), the same on every machine for the same seed.
-pub struct Random(u64);
+/// Pseudo-random numbers, the same on every machine for the same seed.
+pub struct Random(fastrand::Rng);
 
 impl Random {
     pub fn new(seed: u64) -> Random {
-        Random(seed | 1)
+        Random(fastrand::Rng::with_seed(seed))
     }
 
     pub fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+        self.0.u64(..)
     }
 
     /// A number below `bound`, which is not 0.
     pub fn below(&mut self, bound: usize) -> usize {
-        (self.next() >> 16) as usize % bound
+        self.0.usize(..bound)
     }
 
     pub fn byte(&mut self) -> u8 {
-        (self.next() >> 32) as u8
+        self.0.u8(..)
     }
 
     pub fn chance(&mut self, one_in: usize) -> bool {

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,7 @@ use vestibule::ring::Credentials;
 use super::channel::{self, Broken, Channel};
 use super::wire::{ADDRESSES_MAX, Connection, ENTRIES_MAX, MESSAGE_MAX, Message, SOCKETS_MAX, Socket, VERSION};
 use super::{HELLO_LIMIT, PENDING_LIMIT, START_LIMIT};
+use crate::cli::lock;
 
 /// Those who may wait to be heard.
 const WAITING_MAX: i32 = 8;
@@ -318,10 +319,6 @@ fn entry(one: &Pending, now: Instant) -> Connection {
         left: one.deadline.saturating_duration_since(now),
         bytes: one.bytes.clone(),
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 const _: () = assert!(ADDRESSES_MAX * 27 + 3 <= MESSAGE_MAX, "the wanted addresses fit in a message");

@@ -2,6 +2,8 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use fastrand::Rng;
+
 use super::super::header::Header;
 use super::*;
 use crate::scan::Words;
@@ -30,30 +32,19 @@ fn agrees(line: &[u8]) -> bool {
     taken[1].is_some()
 }
 
-/// xorshift: the same lines in every run.
-struct Random(u64);
+/// The same lines in every run.
+struct Lines(Rng);
 
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 >> 8
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        self.next() as usize % end
-    }
-
+impl Lines {
     fn v4(&mut self) -> String {
-        let octets = [0; 4].map(|_: u8| [0, 1, 9, 10, 99, 100, 255, self.next() as u8][self.below(8)]);
+        let octets = [0; 4].map(|_: u8| [0, 1, 9, 10, 99, 100, 255, self.0.u8(..)][self.0.usize(..8)]);
         Ipv4Addr::from(octets).to_string()
     }
 
     /// Any of the forms: with and without `::`, with leading zeros, in capitals.
     fn v6(&mut self) -> String {
-        let groups = [0; 8].map(|_: u16| [0, 0, 1, 0xffff, 0xabc, self.next() as u16][self.below(6)]);
-        match self.below(4) {
+        let groups = [0; 8].map(|_: u16| [0, 0, 1, 0xffff, 0xabc, self.0.u16(..)][self.0.usize(..6)]);
+        match self.0.u8(..4) {
             0 => groups.map(|group| format!("{group:04x}")).join(":"),
             1 => groups.map(|group| format!("{group:X}")).join(":"),
             _ => {
@@ -64,11 +55,11 @@ impl Random {
     }
 
     fn port(&mut self) -> u16 {
-        [0, 9, 10, 99, 100, 999, 1000, 9999, 10000, 65535, self.next() as u16][self.below(11)]
+        [0, 9, 10, 99, 100, 999, 1000, 9999, 10000, 65535, self.0.u16(..)][self.0.usize(..11)]
     }
 
     fn line(&mut self) -> Vec<u8> {
-        let (ports, v4) = ([self.port(), self.port()], self.below(2) == 0);
+        let (ports, v4) = ([self.port(), self.port()], self.0.bool());
         let (keyword, source, destination) =
             if v4 { ("TCP4", self.v4(), self.v4()) } else { ("TCP6", self.v6(), self.v6()) };
         format!("PROXY {keyword} {source} {destination} {} {}\r\n", ports[0], ports[1]).into_bytes()
@@ -77,7 +68,7 @@ impl Random {
 
 #[test]
 fn good_lines_are_taken() {
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut random = Lines(Rng::with_seed(1));
     for _ in 0..20_000 {
         let line = random.line();
         // The shortest TCP6 lines have too little text for a scan.
@@ -88,14 +79,14 @@ fn good_lines_are_taken() {
 
 #[test]
 fn mutated_lines_are_taken_only_if_they_are_good() {
-    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    let mut random = Lines(Rng::with_seed(2));
     let likely = b"0123456789abcdefABCDEFgG.:: \r\n%+-";
     for _ in 0..300_000 {
         let mut line = random.line();
-        for _ in 0..1 + random.below(2) {
-            let at = random.below(line.len());
-            let byte = if random.below(8) == 0 { random.next() as u8 } else { likely[random.below(likely.len())] };
-            match random.below(4) {
+        for _ in 0..random.0.u8(1..=2) {
+            let at = random.0.usize(..line.len());
+            let byte = if random.0.u8(..8) == 0 { random.0.u8(..) } else { likely[random.0.usize(..likely.len())] };
+            match random.0.u8(..4) {
                 0 => line.insert(at, byte),
                 1 => drop(line.remove(at)),
                 2 => line.swap(at, at / 2),
@@ -103,7 +94,7 @@ fn mutated_lines_are_taken_only_if_they_are_good() {
             }
         }
         agrees(&line);
-        let cut = random.below(line.len() + 1);
+        let cut = random.0.usize(..=line.len());
         agrees(&line[..cut]);
     }
 }
