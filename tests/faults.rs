@@ -38,6 +38,30 @@ fn without_descriptors_it_waits_without_spinning_and_recovers() {
 }
 
 #[test]
+fn silent_clients_that_hold_every_descriptor_make_room_long_before_their_deadline() {
+    needs!("prlimit");
+    let port = free_port();
+    let configuration = haproxy_configuration(port, "rings = 1\nhaproxy_timeout = 60 secs", "defer_accept = no");
+    let limit = format!("--nofile={FEW}:{FEW}");
+    let daemon = Daemon::start_under(&["prlimit", &limit], &configuration, &[port]);
+
+    let silent: Vec<Client> = (0..2 * FEW).map(|_| Client::connect(TRUSTED, loopback(port))).collect();
+    daemon.wait_for_output("accepting has to wait");
+    let honest: Vec<Client> = (0..FEW).map(|_| Client::send_to(loopback(port), &header::local())).collect();
+    for client in &honest {
+        assert_eq!(client.whoami()["command"], "LOCAL");
+    }
+
+    drop(silent);
+    let log = daemon.stop();
+    // The backlog is a queue: behind all the silent ones, the honest ones came in only as those made room.
+    let shed = counted(&log, "shed").expect("it is counted");
+    assert!((FEW..=2 * FEW).contains(&shed), "{shed} made room:\n{log}");
+    assert_eq!(counted(&log, "local"), Some(FEW), "every honest one was served:\n{log}");
+    assert_eq!(counted(&log, "accepted"), Some(3 * FEW), "nobody was lost:\n{log}");
+}
+
+#[test]
 fn without_locked_memory_for_its_buffers_it_reads_by_recv_and_says_so() {
     needs_root!();
     needs!("setpriv", "prlimit");

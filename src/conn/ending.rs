@@ -24,7 +24,8 @@ pub enum Ending {
     Silent,
     /// The deadline passed inside the header.
     Timeout,
-    /// Too many headers were awaited, and this one had been silent longest; or no buffer was left for a long header.
+    /// Too many headers were awaited, or descriptors had run out, and this one had been silent longest; or no buffer was
+    /// left for a long header.
     Shed,
     /// The peer closed or reset without a byte: a health check of the port.
     ClosedEmpty,

@@ -139,6 +139,12 @@ impl Queues {
         Some(key)
     }
 
+    /// Takes out who has been silent longest, if for at least this time.
+    pub fn shed_silent(&mut self, silence: Duration, now: Instant) -> Option<Key> {
+        let since = self.nodes.get(self.silent.head as usize)?.since;
+        (since + silence <= now).then(|| self.shed())?
+    }
+
     /// How many wait.
     pub fn len(&self) -> usize {
         self.waiting
@@ -257,6 +263,20 @@ mod tests {
         let order: Vec<u32> = std::iter::from_fn(|| queues.shed()).map(|key| key.slot).collect();
         assert_eq!(order, [1, 3, 0, 2]);
         assert!(queues.is_empty());
+    }
+
+    #[test]
+    fn sheds_only_those_who_have_been_silent_for_long() {
+        let start = Instant::now();
+        let mut queues = Queues::new(3, start);
+        let class = queues.class(MILLIS * 100, false);
+        for slot in 0..3 {
+            queues.start(key(slot), class, start + MILLIS * slot);
+        }
+        queues.heard(key(0));
+        let mut shed = |after: u32| queues.shed_silent(5 * MILLIS, start + after * MILLIS);
+        assert_eq!([shed(5), shed(6), shed(6), shed(7), shed(99)], [None, Some(key(1)), None, Some(key(2)), None]);
+        assert_eq!(queues.len(), 1, "who has spoken stays");
     }
 
     #[test]

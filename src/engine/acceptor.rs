@@ -36,6 +36,12 @@ use leaving::{Brought, Leaving};
 /// its data, not because the kernel had waited long enough.
 const PROMPT: Duration = Duration::from_millis(100);
 
+/// When descriptors or memory run out, connections make room that have been silent for this time: a balancer sends its
+/// header at once, and TCP repeats a lost segment after 200 to 400 ms.
+pub(super) const LONG_SILENCE: Duration = Duration::from_millis(500);
+/// How many make room at a time.
+const SHED_AT_ONCE: usize = 32;
+
 /// Where validated connections go.
 pub trait Sink<S> {
     /// Offers a connection to a pool, whose workers may sleep on until [`ring`](Sink::ring). It comes back (boxed, as that
@@ -272,6 +278,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             Failure::Resources => {
                 self.tally.count(Count::OutOfResources);
                 self.report.out_of_resources(&door.info, errno, self.now);
+                self.shed_silent();
             }
             Failure::Fatal => {
                 self.tally.count(Count::AcceptFailed);
@@ -514,6 +521,15 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
 
     fn shed(&mut self) {
         if let Some(key) = self.queues.shed() {
+            self.cancel(key, Ending::Shed);
+        }
+    }
+
+    /// Makes room for those in the backlogs at the cost of those who have said nothing for long. The end of each ends the
+    /// accept's rest.
+    fn shed_silent(&mut self) {
+        for _ in 0..if self.draining.is_none() { SHED_AT_ONCE } else { 0 } {
+            let Some(key) = self.queues.shed_silent(LONG_SILENCE, self.now) else { break };
             self.cancel(key, Ending::Shed);
         }
     }

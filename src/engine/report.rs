@@ -46,8 +46,8 @@ impl Report {
     pub fn out_of_resources(&self, listener: &ListenerInfo, errno: Errno, now: Instant) {
         if let Verdict::Line = self.pass(IpAddr::from([0, 0, 0, 0]), "out-of-resources", now) {
             let text = format!(
-                "accepting has to wait: {errno}; connections wait in the backlog meanwhile. Raise the limit of open files \
-                 (LimitNOFILE= in the unit, ulimit -n in a shell) if this goes on"
+                "accepting has to wait: {errno}; connections wait in the backlog meanwhile, and those that are silent make \
+                 room. Raise the limit of open files (LimitNOFILE= in the unit, ulimit -n in a shell) if this goes on"
             );
             log(listener, Severity::Error, &text);
         }

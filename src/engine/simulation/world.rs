@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
+use crate::engine::acceptor::LONG_SILENCE;
 use crate::engine::fault::{self, Fault};
 use crate::ring::{Completion, Driver, Errno, ReadMode, SLOT_BYTES};
 
@@ -125,6 +126,8 @@ pub struct World {
     pub violations: Vec<String>,
     /// Only deadlines end connections: nothing is shed, and no drain has begun.
     pub only_deadlines: bool,
+    /// The last wait told that descriptors or memory have run out: who has been silent for long may have to make room.
+    scarcity: bool,
     /// Connections in the pools' queues that no worker was told of.
     pub silent: usize,
     /// A hash of everything that was told and asked, to compare two runs of one seed.
@@ -173,6 +176,7 @@ impl World {
             ready: VecDeque::new(),
             violations: Vec::new(),
             only_deadlines: false,
+            scarcity: false,
             silent: 0,
             trace: 0,
             longs: 0,
@@ -304,6 +308,7 @@ impl World {
             7 => Told::Phantom { listener, armed },
             which => Told::AcceptFailed { listener, errno: Errno(ERRNOS[which]), armed },
         };
+        self.scarcity |= matches!(told, Told::AcceptFailed { errno, .. } if ERRNOS[..4].contains(&errno.0));
         self.ready.push_back(told);
     }
 
@@ -407,9 +412,11 @@ impl World {
     }
 
     fn check_not_early(&mut self, book: usize) {
-        let Book { client, accepted, .. } = self.books[book];
+        let Book { client, accepted, taken, .. } = self.books[book];
         let limits = self.listeners[self.clients[client].listener as usize].limits;
-        if self.only_deadlines && limits.is_some_and(|(earliest, _)| self.now < accepted + earliest) {
+        let makes_room = self.scarcity && taken == 0 && self.now >= accepted + LONG_SILENCE;
+        let early = limits.is_some_and(|(earliest, _)| self.now < accepted + earliest);
+        if self.only_deadlines && early && !makes_room {
             self.violations.push(format!("connection {book} was given up at {:?}, before its time", self.now));
         }
     }
@@ -421,6 +428,7 @@ impl World {
             self.violations.push(format!("the ring waits and {} connections with it: no worker knows", self.silent));
         }
         let until = self.now + limit.unwrap_or(Duration::from_secs(5));
+        self.scarcity = false;
         loop {
             self.run();
             if !self.ready.is_empty() || self.now >= until || self.trouble() {
