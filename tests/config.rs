@@ -13,23 +13,7 @@ use crate::support::{certificate, find_program, free_port, temp_dir};
 
 const CONFIG_ERROR: Option<i32> = Some(78);
 
-const SEED: &str = "\
-haproxy_trusted_networks = 10.0.0.0/8 192.0.2.7
-haproxy_timeout = 3
-service imap-login {
-  inet_listener imap {
-    port = 143
-  }
-  inet_listener imaps {
-    port = 993
-    ssl = yes
-  }
-  inet_listener imap_haproxy {
-    port = 10143
-    haproxy = yes
-  }
-}
-";
+const SEED: &str = include_str!("../examples/dovecot.conf");
 
 /// Runs `vestibule COMMAND ARGUMENTS -c FILE`.
 fn vestibule(command: &str, file: &Path, arguments: &[&str]) -> Finished {

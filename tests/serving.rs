@@ -113,23 +113,7 @@ fn services_listeners_and_rings_share_one_daemon() {
 }
 
 /// The example with which an operator begins, in the shorthand that this project takes beyond Dovecot's grammar.
-const SEED: &str = "\
-haproxy_trusted_networks = 10.0.0.0/8 192.0.2.7
-haproxy_timeout = 3
-service imap-login {
-  inet_listener imap {
-    port = 143
-  }
-  inet_listener imaps {
-    port = 993
-    ssl = yes
-  }
-  inet_listener imap_haproxy {
-    port = 10143
-    haproxy = yes
-  }
-}
-";
+const SEED: &str = include_str!("../examples/dovecot.conf");
 
 #[test]
 fn the_seed_example_runs_but_for_its_ports() {

@@ -293,13 +293,8 @@ mod tests {
     #[test]
     fn agrees_with_a_plain_list_on_random_moves() {
         let start = Instant::now();
-        let mut random = 0x9e37_79b9_7f4a_7c15_u64;
-        let mut below = |n: u64| {
-            random ^= random << 13;
-            random ^= random >> 7;
-            random ^= random << 17;
-            random % n
-        };
+        let mut random = fastrand::Rng::with_seed(1);
+        let mut below = |n: u64| random.u64(..n);
         let mut queues = Queues::new(16, start);
         let timeouts = [5 * MILLIS, 9 * MILLIS];
         let classes = timeouts.map(|timeout| queues.class(timeout, false));

@@ -101,13 +101,8 @@ fn the_stalest_goes_first() {
 /// Random admissions and ends against a plain map; few enough clients that no bucket overflows.
 #[test]
 fn agrees_with_a_plain_map_on_random_moves() {
-    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut below = |n: u64| {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        random % n
-    };
+    let mut random = fastrand::Rng::with_seed(1);
+    let mut below = |n: u64| random.u64(..n);
     let start = Instant::now();
     let (most, rate, period) = (3, 5, 8 * SECOND);
     let (table, limits) = (ClientTable::new(1 << 16, start), limits(most, Some((rate, period))));
