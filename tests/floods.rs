@@ -184,15 +184,15 @@ fn a_storm_above_the_backlog_is_served_to_the_last_client() {
     let enter = ["nsenter", "--target", &id, "--net"];
     // For a moment it accepts nobody, as on a machine that is short of time; then the backlog is full for certain.
     daemon.signal(Signal::STOP);
-    let report = std::thread::scope(|scope| {
+    let (full, report) = std::thread::scope(|scope| {
         let arguments = ["-n", "3000", "-c", "1000", "--deadline", "60s", "--drain", "60s"];
         let storm = scope.spawn(move || load_under(&enter, loopback(port), &arguments));
         let full = wait_until(PATIENCE, || listen_overflows(&id) > 0);
         daemon.signal(Signal::CONT);
-        assert!(full, "1000 at a time do not fit in a backlog of 256");
-        storm.join().expect("the load does not panic")
+        (full, storm.join().expect("the load does not panic"))
     });
     report.assert_ok();
+    assert!(full, "1000 at a time do not fit in a backlog of 256: {report:#?}");
     let log = daemon.stop();
     assert_eq!((counted(&log, "accepted"), counted(&log, "proxied")), (Some(3000), Some(3000)), "{log}");
 }

@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use serde_json::Value;
 
 /// A run of the swarm: everything it reports, as its manual describes.
+#[derive(Debug)]
 pub struct Report(Value);
 
 /// Runs `vestibule-load` against `target` to its end. The program bounds itself in time.
