@@ -5,7 +5,8 @@
 //! ring's place.
 //!
 //! No call is lost: a worker makes itself known, then looks at the queue once more, then sleeps; a ring queues, then looks
-//! whether anybody sleeps. Whichever comes second sees the other.
+//! whether anybody sleeps. Whichever comes second sees the other. A worker that is called while it finds work by itself
+//! passes the call on: it was for a connection that may still be waiting.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex};
@@ -34,8 +35,13 @@ impl Bell {
         fence(Ordering::SeqCst);
         let found = look();
         if found.is_some() {
-            // Maybe it was called meanwhile, for what it has found by itself.
-            self.change(|sleepers| sleepers.retain(|sleeper| !Arc::ptr_eq(&sleeper.called, called)));
+            let was_called = self.change(|sleepers| {
+                let place = sleepers.iter().position(|sleeper| Arc::ptr_eq(&sleeper.called, called));
+                place.map(|place| sleepers.remove(place)).is_none()
+            });
+            if was_called {
+                self.ring(1);
+            }
             return found;
         }
         while !called.load(Ordering::Acquire) {
@@ -107,6 +113,21 @@ mod tests {
         assert_eq!(bell.sleep(&Arc::default(), || Some(7)), Some(7));
         assert_eq!(bell.asleep.load(Ordering::SeqCst), 0);
         bell.ring(1);
+    }
+
+    #[test]
+    fn who_is_called_while_it_finds_work_calls_another() {
+        let bell = Bell::default();
+        thread::scope(|scope| {
+            let sleeper = scope.spawn(|| bell.sleep(&Arc::default(), || None::<()>));
+            until("it sleeps", || bell.asleep.load(Ordering::SeqCst) == 1);
+            // The last to make itself known is called first.
+            bell.sleep(&Arc::default(), || Some(bell.ring(1)));
+            let called = bell.asleep.load(Ordering::SeqCst) == 0;
+            bell.ring(usize::MAX);
+            assert!(called, "the other sleeps on");
+            sleeper.join().expect("it was called");
+        });
     }
 
     /// A token of park(3) left over from another use of the thread is no call.

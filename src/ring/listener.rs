@@ -74,10 +74,9 @@ fn prepare(socket: SockRef<'_>, options: Options) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     // So that draining the backlog with accept(2) ends; the multishot accept is not disturbed by it.
     socket.set_nonblocking(true)?;
-    if options.defer_accept {
-        sys::set_defer_accept(socket.as_fd(), DEFER_ACCEPT_SECONDS as libc::c_int)?;
-    }
-    Ok(())
+    // Off must be said too: a socket that another engine has prepared may have it.
+    let defer = if options.defer_accept { DEFER_ACCEPT_SECONDS } else { 0 };
+    sys::set_defer_accept(socket.as_fd(), defer as libc::c_int)
 }
 
 fn socket(address: SocketAddr) -> io::Result<Socket> {
@@ -94,6 +93,17 @@ mod tests {
     use super::*;
 
     const ALONE: Options = Options { defer_accept: true, share_port: false };
+
+    #[test]
+    fn an_adopted_socket_defers_only_if_it_is_asked_to() {
+        let group = bind_group("127.0.0.1:0".parse().expect("an address"), 1, ALONE).expect("loopback has free ports");
+        let defers = |socket: &TcpListener| sys::defer_accept(socket.as_fd()).expect("a TCP socket") > 0;
+        assert!(defers(&group[0]));
+        let group: Vec<_> = group.into_iter().map(Arc::new).collect();
+        let adopted = |options| adopt_group(&group, 1, options).expect("a socket for one ring");
+        assert!(!defers(&adopted(Options { defer_accept: false, ..ALONE })[0]));
+        assert!(defers(&adopted(ALONE)[0]));
+    }
 
     #[test]
     fn a_group_shares_one_port() {

@@ -34,6 +34,18 @@ pub fn set_defer_accept(fd: BorrowedFd<'_>, seconds: libc::c_int) -> io::Result<
     check(result).map(drop)
 }
 
+/// TCP_DEFER_ACCEPT as the kernel has rounded it, in seconds; 0 if it is off.
+#[cfg(test)]
+pub fn defer_accept(fd: BorrowedFd<'_>) -> io::Result<libc::c_int> {
+    let mut seconds: libc::c_int = 0;
+    let mut len = size_of::<libc::c_int>() as libc::socklen_t;
+    let value: *mut libc::c_int = &mut seconds;
+    // SAFETY: `value` points to an int and `len` is its size; both live through the call.
+    let result =
+        unsafe { libc::getsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, value.cast(), &mut len) };
+    check(result).map(|_| seconds)
+}
+
 /// Who is at the other end of a Unix socket, as it was when the connection was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Credentials {
