@@ -155,12 +155,13 @@ impl Tier {
         completions: u32,
         exact: bool,
         listener: Listener,
-        sockets: Vec<TcpListener>,
+        sockets: Vec<Arc<TcpListener>>,
     ) -> Tier {
         let (queue, intake) = queue("pool", 16, Overload::Pause);
         let (commands, inbox) = crossbeam_channel::bounded(1);
         let (waker, tally) = (Waker::new().expect("descriptors are free"), Tally::new());
         let (its_waker, its_tally) = (waker.clone(), tally.clone());
+        commands.send(Command::Begin).expect("there is room");
         let ring = thread::spawn(move || {
             let parts = parts(abilities, completions, exact, &listener, sockets, queue, its_waker, its_tally.clone());
             super::run(Acceptor::new(parts), &inbox, &its_tally);
@@ -187,7 +188,7 @@ fn parts(
     completions: u32,
     exact: bool,
     listener: &Listener,
-    sockets: Vec<TcpListener>,
+    sockets: Vec<Arc<TcpListener>>,
     queue: Queue,
     waker: Waker,
     tally: Arc<Tally>,

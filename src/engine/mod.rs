@@ -7,7 +7,7 @@
 //!                            '-- commands (drain) --> each ring
 //! ```
 //! Rings share nothing but the ends of the pools' queues and the report of refusals. A ring's thread that ends, for
-//! whatever reason, drops its sockets: the other rings go on.
+//! whatever reason, closes its sockets, so that the kernel gives new connections to the other rings, which go on.
 #![forbid(unsafe_code)]
 
 mod acceptor;
@@ -24,6 +24,8 @@ mod snapshot;
 mod start;
 mod takeover;
 mod tally;
+#[cfg(test)]
+mod tests;
 
 pub use listener::{Listener, TIMEOUT_DEFAULT};
 pub use snapshot::Snapshot;
@@ -32,7 +34,7 @@ pub use takeover::{ClientCounts, Pending};
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -63,8 +65,9 @@ pub struct Engine {
     declared: usize,
     /// By listener: whether its connections begin with a header.
     proxied: Vec<bool>,
-    /// Clones of the rings' sockets, for an engine that takes over. Closed when a drain begins.
-    sockets: Vec<(SocketAddr, TcpListener)>,
+    /// The rings' sockets, for an engine that takes over; a ring that ends, or gives a socket up, closes it. Empty once a
+    /// drain has begun.
+    sockets: Vec<(SocketAddr, Weak<TcpListener>)>,
     threads: Vec<RingThread>,
     workers: Vec<Box<dyn RunningWorkers>>,
     pools: Vec<Arc<PoolRecord>>,
@@ -83,6 +86,8 @@ struct RingThread {
 
 #[derive(Debug)]
 enum Command {
+    /// Accept; the first of all.
+    Begin,
     /// Stop accepting; headers that are under way have this long.
     Drain { grace: Duration },
     /// The same, and those that await their header on these listeners (by index) leave for another process.
@@ -91,6 +96,9 @@ enum Command {
     Look,
     /// Connections from another process.
     TakeIn(Vec<Departing<OwnedFd>>),
+    /// Panic.
+    #[cfg(test)]
+    Break,
 }
 
 impl Engine {
@@ -201,13 +209,7 @@ impl RingThread {
             }
             std::thread::sleep(DRAIN_STEP);
         }
-        match self.handle.take().map(JoinHandle::join) {
-            Some(Err(_)) => {
-                tracing::error!("a ring's thread has panicked: its connections are closed");
-                false
-            }
-            _ => true,
-        }
+        !matches!(self.handle.take().map(JoinHandle::join), Some(Err(_)))
     }
 }
 
@@ -221,8 +223,9 @@ impl Drop for RingThread {
     }
 }
 
-/// A ring's thread: turn after turn until a drain is complete or the engine is gone.
+/// A ring's thread: once it may begin, turn after turn until a drain is complete or the engine is gone.
 fn run(mut acceptor: Acceptor<Ring, Pools>, inbox: &Receiver<Command>, tally: &Tally) {
+    let Ok(Command::Begin) = inbox.recv() else { return };
     loop {
         tally.turn();
         // All of them: several wakes may have come as one.
@@ -232,6 +235,9 @@ fn run(mut acceptor: Acceptor<Ring, Pools>, inbox: &Receiver<Command>, tally: &T
                 Ok(Command::HandOver { listeners, grace, to }) => acceptor.hand_over(listeners, grace, to),
                 Ok(Command::Look) => acceptor.look(),
                 Ok(Command::TakeIn(arrivals)) => acceptor.take_in(arrivals),
+                #[cfg(test)]
+                Ok(Command::Break) => panic!("as asked for"),
+                Ok(Command::Begin) => {}
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => return,
             }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Instant;
 
@@ -91,7 +91,7 @@ impl EngineBuilder {
         self
     }
 
-    /// Binds all listeners, starts pools and rings, and returns when every ring accepts.
+    /// Binds all listeners and starts rings and pools. No connection is accepted before all of them are there.
     ///
     /// # Errors
     /// [`StartError`]; nothing is left running then.
@@ -131,7 +131,7 @@ impl EngineBuilder {
     }
 
     fn start_bound(bound: Bound) -> Result<Engine, StartError> {
-        let Bound { builder, cpus, pool_of, declared, sockets: Sockets { addresses, mut by_ring, kept } } = bound;
+        let Bound { builder, cpus, pool_of, declared, sockets: Sockets { addresses, mut by_ring, all } } = bound;
         let rings = by_ring.len();
         let plan = Arc::new(Plan {
             doors: builder.listeners.into_iter().zip(pool_of).zip(addresses.iter().copied()).map(Plan::door).collect(),
@@ -156,7 +156,9 @@ impl EngineBuilder {
         drop(queues);
         let workers = builder.pools.into_iter().zip(intakes).map(|(pool, intake)| pool.workers.start(intake));
         let workers = workers.collect::<io::Result<Vec<_>>>().map_err(StartError::System)?;
-        Ok(Engine { addresses, declared, proxied, sockets: kept, threads, workers, pools, clients, report })
+        // Only now that nothing can fail any more: what a ring accepts from the backlogs would be lost with it.
+        threads.iter().for_each(|thread| thread.command(Command::Begin));
+        Ok(Engine { addresses, declared, proxied, sockets: all, threads, workers, pools, clients, report })
     }
 
     fn resolve_pools(&self) -> Result<Vec<usize>, StartError> {
@@ -172,26 +174,24 @@ impl EngineBuilder {
     /// Binds every listener once a ring.
     fn bind_all(&self, rings: usize) -> Result<Sockets, StartError> {
         let by_ring = (0..rings).map(|_| Vec::new()).collect();
-        let mut all = Sockets { addresses: Vec::new(), by_ring, kept: Vec::new() };
+        let mut sockets = Sockets { addresses: Vec::new(), by_ring, all: Vec::new() };
         for listener in &self.listeners {
             let failed = |error| StartError::Bind { address: listener.address, name: listener.name.clone(), error };
             let group = match &listener.sockets[..] {
                 [] => ring::bind_group(listener.address, rings, listener.options()),
-                sockets => ring::adopt_group(sockets, rings, listener.options()),
+                there => ring::adopt_group(there, rings, listener.options()),
             };
             let group = group.map_err(failed)?;
             let address = group[0].local_addr().map_err(failed)?;
-            all.addresses.push(address);
+            sockets.addresses.push(address);
             // Of fewer sockets than rings, some come more than once.
             let different = if listener.sockets.is_empty() { rings } else { listener.sockets.len() };
-            for socket in &group[..different] {
-                all.kept.push((address, socket.try_clone().map_err(failed)?));
-            }
-            for (socket, ring) in group.into_iter().zip(&mut all.by_ring) {
+            sockets.all.extend(group[..different].iter().map(|socket| (address, Arc::downgrade(socket))));
+            for (socket, ring) in group.into_iter().zip(&mut sockets.by_ring) {
                 ring.push(socket);
             }
         }
-        Ok(all)
+        Ok(sockets)
     }
 }
 
@@ -212,16 +212,16 @@ struct Sockets {
     /// By listener.
     addresses: Vec<SocketAddr>,
     /// By ring, and there by listener.
-    by_ring: Vec<Vec<TcpListener>>,
-    /// A clone of each socket, so that the next engine can take it over while a ring still uses it.
-    kept: Vec<(SocketAddr, TcpListener)>,
+    by_ring: Vec<Vec<Arc<TcpListener>>>,
+    /// All, for the next engine.
+    all: Vec<(SocketAddr, Weak<TcpListener>)>,
 }
 
 impl Bound {
-    /// Starts pools and rings, and returns when every ring accepts.
+    /// Starts rings and pools. No connection is accepted before all of them are there.
     ///
     /// # Errors
-    /// [`StartError`]; nothing is left running then.
+    /// [`StartError`]; nothing is left running then, and sockets that came from another engine have lost nobody.
     pub fn start(self) -> Result<Engine, StartError> {
         EngineBuilder::start_bound(self)
     }
@@ -259,10 +259,11 @@ impl Plan {
 struct Seat {
     index: usize,
     cpu: Option<usize>,
-    sockets: Vec<TcpListener>,
+    sockets: Vec<Arc<TcpListener>>,
 }
 
 impl RingThread {
+    /// A ring that is made and accepts nothing before [`Command::Begin`].
     fn start(seat: Seat, plan: Arc<Plan>, queues: Vec<Queue>, report: Arc<Report>) -> Result<RingThread, StartError> {
         let waker = Waker::new().map_err(StartError::System)?;
         let tally = Tally::new();
@@ -271,6 +272,7 @@ impl RingThread {
         let (their_waker, their_tally, turns) = (waker.clone(), tally.clone(), tally.clone());
         let name = format!("ring-{}", seat.index);
         let body = move || {
+            let _obituary = Obituary { ring: seat.index };
             let acceptor = match build(seat, &plan, queues, their_waker, their_tally, report) {
                 Ok(acceptor) => acceptor,
                 Err(error) => return drop(ready.send(Err(error))),
@@ -286,6 +288,22 @@ impl RingThread {
             Ok(Ok(())) => Ok(thread),
             Ok(Err(error)) => Err(StartError::Ring(error)),
             Err(_) => Err(StartError::System(io::Error::other("a ring's thread has ended before it was ready"))),
+        }
+    }
+}
+
+/// Tells of a ring that ends by a panic, when it does and not when somebody waits for it.
+struct Obituary {
+    ring: usize,
+}
+
+impl Drop for Obituary {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            tracing::error!(
+                "ring {} has panicked: its connections and sockets are closed, other rings go on",
+                self.ring
+            );
         }
     }
 }

@@ -37,12 +37,13 @@ pub struct ClientCounts(pub(super) Clients);
 impl Engine {
     /// Clones of all sockets that listen, with the addresses they are bound to. Given to the
     /// [`Listener::socket`](super::Listener::socket)s of another engine, they let it take over without refusing a
-    /// connection. None once a drain has begun.
+    /// connection. None once a drain has begun, and none of a ring that has failed.
     ///
     /// # Errors
     /// If descriptors ran out.
     pub fn sockets(&self) -> io::Result<Vec<(SocketAddr, TcpListener)>> {
-        self.sockets.iter().map(|(address, socket)| Ok((*address, socket.try_clone()?))).collect()
+        let open = self.sockets.iter().filter_map(|(address, socket)| Some((*address, socket.upgrade()?)));
+        open.map(|(address, socket)| Ok((address, socket.try_clone()?))).collect()
     }
 
     /// Whether a listener on this address expects a header.

@@ -30,17 +30,17 @@ pub struct Options {
 ///
 /// # Errors
 /// EADDRINUSE if somebody listens there and `share_port` is off; EACCES for a privileged port; EADDRNOTAVAIL.
-pub fn bind_group(address: SocketAddr, count: usize, options: Options) -> io::Result<Vec<TcpListener>> {
+pub fn bind_group(address: SocketAddr, count: usize, options: Options) -> io::Result<Vec<Arc<TcpListener>>> {
     if !options.share_port {
         // SO_REUSEPORT would let us join the group of another instance; a bind without it finds out.
         let probe = socket(address)?;
         probe.set_reuse_address(true)?;
         probe.bind(&address.into())?;
     }
-    let mut sockets: Vec<TcpListener> = Vec::with_capacity(count);
+    let mut sockets: Vec<Arc<TcpListener>> = Vec::with_capacity(count);
     for _ in 0..count {
-        let address = sockets.first().map_or(Ok(address), TcpListener::local_addr)?;
-        sockets.push(bind_one(address, options)?);
+        let address = sockets.first().map_or(Ok(address), |first| first.local_addr())?;
+        sockets.push(Arc::new(bind_one(address, options)?));
     }
     Ok(sockets)
 }
@@ -50,13 +50,13 @@ pub fn bind_group(address: SocketAddr, count: usize, options: Options) -> io::Re
 ///
 /// # Errors
 /// InvalidInput if there are more sockets than rings: the rest would never be served.
-pub fn adopt_group(sockets: &[Arc<TcpListener>], count: usize, options: Options) -> io::Result<Vec<TcpListener>> {
+pub fn adopt_group(sockets: &[Arc<TcpListener>], count: usize, options: Options) -> io::Result<Vec<Arc<TcpListener>>> {
     if sockets.len() > count {
         let words = format!("{} inherited sockets for {count} rings: pass at most one a ring", sockets.len());
         return Err(io::Error::new(io::ErrorKind::InvalidInput, words));
     }
     sockets.iter().try_for_each(|socket| prepare(SockRef::from(&**socket), options))?;
-    sockets.iter().cycle().take(count).map(|socket| socket.try_clone()).collect()
+    Ok(sockets.iter().cycle().take(count).cloned().collect())
 }
 
 fn bind_one(address: SocketAddr, options: Options) -> io::Result<TcpListener> {
@@ -99,7 +99,6 @@ mod tests {
         let group = bind_group("127.0.0.1:0".parse().expect("an address"), 1, ALONE).expect("loopback has free ports");
         let defers = |socket: &TcpListener| sys::defer_accept(socket.as_fd()).expect("a TCP socket") > 0;
         assert!(defers(&group[0]));
-        let group: Vec<_> = group.into_iter().map(Arc::new).collect();
         let adopted = |options| adopt_group(&group, 1, options).expect("a socket for one ring");
         assert!(!defers(&adopted(Options { defer_accept: false, ..ALONE })[0]));
         assert!(defers(&adopted(ALONE)[0]));

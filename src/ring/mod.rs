@@ -28,6 +28,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
@@ -59,7 +60,8 @@ pub struct Ring {
     // Order matters for dropping: the ring goes before the buffers that it may write to.
     io: IoUring,
     buffers: Buffers,
-    listeners: Vec<Option<TcpListener>>,
+    /// `None` once closed. Two rings may have the same socket; it is closed when the last of them lets it go.
+    listeners: Vec<Option<Arc<TcpListener>>>,
     /// The descriptor that each slot's read is armed on, to unmask a phantom.
     reading: Box<[RawFd]>,
     reaped: VecDeque<cqueue::Entry>,
@@ -80,7 +82,7 @@ impl Ring {
     ///
     /// # Errors
     /// [`SetupError`] names cause and remedy.
-    pub fn new(sizes: Sizes, listeners: Vec<TcpListener>, waker: Waker) -> Result<Ring, SetupError> {
+    pub fn new(sizes: Sizes, listeners: Vec<Arc<TcpListener>>, waker: Waker) -> Result<Ring, SetupError> {
         Ring::with(Abilities::ALL, sizes, listeners, waker)
     }
 
@@ -88,7 +90,7 @@ impl Ring {
     pub(crate) fn with(
         abilities: Abilities,
         sizes: Sizes,
-        listeners: Vec<TcpListener>,
+        listeners: Vec<Arc<TcpListener>>,
         waker: Waker,
     ) -> Result<Ring, SetupError> {
         let (io, rung) = setup::ring(sizes.completions, abilities)?;
