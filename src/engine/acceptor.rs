@@ -610,28 +610,41 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         let freed = std::mem::take(&mut self.descriptors_freed);
         for listener in 0..self.doors.len() {
             let door = &mut self.doors[listener];
-            let open = self.draining.is_none() && self.lobby.is_empty() && self.lines[door.pool].is_empty();
-            if open {
+            let index = listener as u32;
+            if self.draining.is_none() && self.lobby.is_empty() && self.lines[door.pool].is_empty() {
                 if door.arm(self.now, freed) {
-                    self.driver.accept(listener as u32);
+                    self.driver.accept(index);
                 }
-            } else {
-                if door.disarm() {
-                    self.driver.cancel_accept(listener as u32);
-                }
-                if self.draining.is_some() && self.doors[listener].is_idle() {
-                    self.sweep(listener as u32);
-                }
+                continue;
+            }
+            if door.disarm() {
+                self.driver.cancel_accept(index);
+            }
+            if self.draining.is_none() {
+                door.rise();
+            } else if door.is_ready(self.now, freed) {
+                self.sweep(index);
             }
         }
     }
 
-    /// Takes in what waits in the backlog of a listener whose accept has ended, and closes the listener.
+    /// Takes in what waits in the backlog of a listener whose accept has ended, and closes the listener. If descriptors
+    /// run out meanwhile it comes back after a rest, as long as headers are awaited.
     fn sweep(&mut self, listener: u32) {
+        let awaited = self.draining.is_some_and(|draining| self.now < draining.pending_until);
         // More than one backlog cannot wait; what comes while we sweep may be let in twice as often.
         for _ in 0..2 * BACKLOG {
-            let Some((socket, peer)) = self.driver.accept_now(listener) else { break };
-            self.handle_accepted(listener, socket, peer);
+            match self.driver.accept_now(listener) {
+                Ok(Some((socket, peer))) => self.handle_accepted(listener, socket, peer),
+                Ok(None) => break,
+                Err(errno) => {
+                    self.handle_accept_failed(listener, errno, false);
+                    if awaited || self.doors[listener as usize].is_closed() {
+                        return;
+                    }
+                    break;
+                }
+            }
         }
         self.doors[listener as usize].close();
         self.driver.close_listener(listener);

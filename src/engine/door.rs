@@ -95,13 +95,18 @@ impl Door {
         (!self.exempt.contains(peer)).then_some(peer)
     }
 
-    /// Whether the accept should be armed now; the caller does it and the door takes note.
-    pub fn arm(&mut self, now: Instant, descriptors_freed: bool) -> bool {
-        let ready = match self.arm {
+    /// Whether no accept is in flight and it has rested enough.
+    pub fn is_ready(&self, now: Instant, descriptors_freed: bool) -> bool {
+        match self.arm {
             Arm::Off => true,
             Arm::Resting { until } => descriptors_freed || until <= now,
             Arm::Armed | Arm::Ending | Arm::Closed => false,
-        };
+        }
+    }
+
+    /// Whether the accept should be armed now; the caller does it and the door takes note.
+    pub fn arm(&mut self, now: Instant, descriptors_freed: bool) -> bool {
+        let ready = self.is_ready(now, descriptors_freed);
         if ready {
             self.arm = Arm::Armed;
         }
@@ -110,16 +115,17 @@ impl Door {
 
     /// Whether the accept should be cancelled now; the caller does it and the door takes note.
     pub fn disarm(&mut self) -> bool {
-        match self.arm {
-            Arm::Armed => {
-                self.arm = Arm::Ending;
-                true
-            }
-            Arm::Resting { .. } => {
-                self.arm = Arm::Off;
-                false
-            }
-            Arm::Off | Arm::Ending | Arm::Closed => false,
+        let armed = self.arm == Arm::Armed;
+        if armed {
+            self.arm = Arm::Ending;
+        }
+        armed
+    }
+
+    /// Ends a rest that nothing waits for.
+    pub fn rise(&mut self) {
+        if let Arm::Resting { .. } = self.arm {
+            self.arm = Arm::Off;
         }
     }
 
@@ -154,11 +160,6 @@ impl Door {
     /// The listening socket is closed.
     pub fn close(&mut self) {
         self.arm = Arm::Closed;
-    }
-
-    /// Whether no accept is in flight.
-    pub fn is_idle(&self) -> bool {
-        matches!(self.arm, Arm::Off | Arm::Resting { .. })
     }
 
     /// Whether it will never accept again.
@@ -233,7 +234,7 @@ mod tests {
         door.arm(now + REST_MAX, false);
         assert!(door.disarm() && !door.disarm());
         assert_eq!(door.handle_failure(Errno(libc::ECANCELED), false, now), Failure::Asked);
-        assert!(door.is_idle());
+        assert!(door.is_ready(now, false));
     }
 
     #[test]

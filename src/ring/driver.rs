@@ -78,6 +78,9 @@ pub enum Completion<S> {
     Overflowed,
 }
 
+/// A connection and its peer, or why that is not known.
+pub type Newcomer<S> = (S, Result<SocketAddr, Errno>);
+
 /// A ring: operations go in, completions come out, and it owns the slots' buffers.
 ///
 /// Order of calls: any number of operations, then [`wait`](Driver::wait), then [`next`](Driver::next) until `None`.
@@ -95,8 +98,11 @@ pub trait Driver {
     /// Asks for the end of a listener's accept; its last completion says `armed: false`.
     fn cancel_accept(&mut self, listener: u32);
 
-    /// Takes one connection that waits in the listener's backlog, without blocking; for draining, when no accept is armed.
-    fn accept_now(&mut self, listener: u32) -> Option<(Self::Socket, Result<SocketAddr, Errno>)>;
+    /// Takes one connection that waits in the listener's backlog, if one does, without blocking.
+    ///
+    /// # Errors
+    /// Those of accept(2): one may wait all the same.
+    fn accept_now(&mut self, listener: u32) -> Result<Option<Newcomer<Self::Socket>>, Errno>;
 
     /// Closes a listener for good, when no accept is armed.
     fn close_listener(&mut self, listener: u32);

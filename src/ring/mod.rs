@@ -17,7 +17,7 @@ mod token;
 mod waker;
 
 pub use buffers::{LONG_MAX, SLOT_BYTES};
-pub use driver::{Completion, Driver, Errno, ReadMode};
+pub use driver::{Completion, Driver, Errno, Newcomer, ReadMode};
 pub use listener::{BACKLOG, DEFER_ACCEPT_SECONDS, Options, adopt_group, bind_group};
 pub use setup::{Abilities, CQ_ENTRIES_MAX, Rung, SQ_ENTRIES, SetupError, disabled_by_sysctl};
 pub use sys::{Credentials, Resource, allowed_cpus, limit, peer_credentials, pin_to, raise_open_files};
@@ -215,9 +215,12 @@ impl Driver for Ring {
         self.push(entry.user_data(Token::Cancel.pack()));
     }
 
-    fn accept_now(&mut self, listener: u32) -> Option<(OwnedFd, Result<SocketAddr, Errno>)> {
-        let (stream, peer) = self.listener(listener).accept().ok()?;
-        Some((stream.into(), Ok(peer)))
+    fn accept_now(&mut self, listener: u32) -> Result<Option<Newcomer<OwnedFd>>, Errno> {
+        match self.listener(listener).accept() {
+            Ok((stream, peer)) => Ok(Some((stream.into(), Ok(peer)))),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(sys::errno_of(&error)),
+        }
     }
 
     fn close_listener(&mut self, listener: u32) {

@@ -14,8 +14,13 @@ pub fn peer_of(fd: RawFd) -> Result<SocketAddr, Errno> {
     // SAFETY: the number came from an accept completion just now and nobody else knows it; if the kernel was wrong and it
     // is not open, getpeername says EBADF, and the borrow ends with this function.
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-    let address = SockRef::from(&fd).peer_addr().map_err(|e| Errno(e.raw_os_error().unwrap_or(libc::EIO)))?;
+    let address = SockRef::from(&fd).peer_addr().map_err(|error| errno_of(&error))?;
     address.as_socket().ok_or(Errno(libc::EAFNOSUPPORT))
+}
+
+/// The number of a system call's error.
+pub fn errno_of(error: &io::Error) -> Errno {
+    Errno(error.raw_os_error().unwrap_or(libc::EIO))
 }
 
 /// Takes a file descriptor that an accept completion has delivered.

@@ -98,7 +98,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             let door = &self.doors[listener];
             let accepts = self.draining.is_none() && !door.is_closed() && self.lines[door.pool].is_empty();
             for _ in 0..if accepts { BATCH_MAX } else { 0 } {
-                let Some((socket, peer)) = self.driver.accept_now(listener as u32) else { break };
+                let Ok(Some((socket, peer))) = self.driver.accept_now(listener as u32) else { break };
                 self.handle_accepted(listener as u32, socket, peer);
             }
         }

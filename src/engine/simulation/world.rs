@@ -14,7 +14,7 @@ use fastrand::Rng;
 
 use crate::engine::acceptor::LONG_SILENCE;
 use crate::engine::fault::{self, Fault};
-use crate::ring::{Completion, Driver, Errno, ReadMode, SLOT_BYTES};
+use crate::ring::{Completion, Driver, Errno, Newcomer, ReadMode, SLOT_BYTES};
 
 /// How late a deadline may be noticed: the longest the scripted kernel oversleeps.
 pub const SLACK: Duration = Duration::from_millis(2);
@@ -24,6 +24,10 @@ pub const LONG_BYTES: usize = 4096 + SLOT_BYTES as usize;
 const LONG_MAX: usize = 2;
 /// Connections per thousand that run into each kind of trouble.
 const TROUBLE: u32 = 15;
+
+/// How an accept may fail; the first four for want of descriptors or memory.
+const ACCEPT_ERRORS: [i32; 7] =
+    [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::ECONNABORTED, libc::ECANCELED, libc::EINTR];
 
 /// What a client does.
 #[derive(Clone, Debug)]
@@ -114,6 +118,8 @@ struct Listener {
 
 pub struct World {
     pub rng: Rng,
+    /// Decides about accepts outside the ring: apart, so that seeds keep the schedule that they had before those failed.
+    sweeps: Rng,
     base: Instant,
     pub now: Duration,
     pub clients: Vec<Client>,
@@ -166,6 +172,7 @@ impl World {
         let listener = |limits| Listener { arm: Arm::Off, open: true, backlog: VecDeque::new(), limits };
         World {
             rng: Rng::with_seed(seed),
+            sweeps: Rng::with_seed(seed.rotate_left(32)),
             base: Instant::now(),
             now: Duration::ZERO,
             connected: vec![false; clients.len()],
@@ -298,17 +305,15 @@ impl World {
     }
 
     fn fail_accept(&mut self, listener: u32) {
-        const ERRNOS: [i32; 7] =
-            [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::ECONNABORTED, libc::ECANCELED, libc::EINTR];
         let armed = self.rng.u8(..4) == 0;
         if !armed {
             self.listeners[listener as usize].arm = Arm::Off;
         }
-        let told = match self.rng.usize(..=ERRNOS.len()) {
+        let told = match self.rng.usize(..=ACCEPT_ERRORS.len()) {
             7 => Told::Phantom { listener, armed },
-            which => Told::AcceptFailed { listener, errno: Errno(ERRNOS[which]), armed },
+            which => Told::AcceptFailed { listener, errno: Errno(ACCEPT_ERRORS[which]), armed },
         };
-        self.scarcity |= matches!(told, Told::AcceptFailed { errno, .. } if ERRNOS[..4].contains(&errno.0));
+        self.scarcity |= matches!(told, Told::AcceptFailed { errno, .. } if ACCEPT_ERRORS[..4].contains(&errno.0));
         self.ready.push_back(told);
     }
 
@@ -489,13 +494,16 @@ impl Driver for Script {
         }
     }
 
-    fn accept_now(&mut self, listener: u32) -> Option<(Socket, Result<SocketAddr, Errno>)> {
+    fn accept_now(&mut self, listener: u32) -> Result<Option<Newcomer<Socket>>, Errno> {
         let (book, peer) = {
             let mut world = self.world.borrow_mut();
-            let client = world.listeners[listener as usize].backlog.pop_front()?;
+            if world.sweeps.u32(..1000) < TROUBLE {
+                return Err(Errno(*world.sweeps.choice(&ACCEPT_ERRORS).expect("there are some")));
+            }
+            let Some(client) = world.listeners[listener as usize].backlog.pop_front() else { return Ok(None) };
             world.book(client)
         };
-        Some((self.socket(book), peer))
+        Ok(Some((self.socket(book), peer)))
     }
 
     fn close_listener(&mut self, listener: u32) {
