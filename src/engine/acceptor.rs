@@ -213,6 +213,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     /// Stops accepting, takes in what waits in the backlogs, and gives pending headers `grace` to become complete.
     pub fn drain(&mut self, grace: Duration) {
         self.draining = Some(Draining { pending_until: self.driver.now() + grace });
+        self.doors.iter_mut().for_each(Door::rise);
     }
 
     fn handle(&mut self, completion: Completion<D::Socket>) {
@@ -639,10 +640,14 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
                 Ok(None) => break,
                 Err(errno) => {
                     self.handle_accept_failed(listener, errno, false);
-                    if awaited || self.doors[listener as usize].is_closed() {
+                    let door = &mut self.doors[listener as usize];
+                    if door.is_closed() {
                         return;
                     }
-                    break;
+                    if !awaited {
+                        break;
+                    }
+                    return door.rest_briefly(self.now);
                 }
             }
         }

@@ -122,11 +122,16 @@ impl Door {
         armed
     }
 
-    /// Ends a rest that nothing waits for.
+    /// Ends a rest, if it rests.
     pub fn rise(&mut self) {
         if let Arm::Resting { .. } = self.arm {
             self.arm = Arm::Off;
         }
+    }
+
+    /// Rests for the shortest time, whatever has failed before: a drain has no more.
+    pub fn rest_briefly(&mut self, now: Instant) {
+        self.arm = Arm::Resting { until: now + REST_MIN };
     }
 
     /// A connection came; `armed` says whether the accept goes on.

@@ -25,6 +25,8 @@ const LONG_MAX: usize = 2;
 /// Connections per thousand that run into each kind of trouble.
 const TROUBLE: u32 = 15;
 
+/// How many accepts outside the ring may fail one after the other.
+const FAILED_SWEEPS_MAX: u32 = 3;
 /// How an accept may fail; the first four for want of descriptors or memory.
 const ACCEPT_ERRORS: [i32; 7] =
     [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::ECONNABORTED, libc::ECANCELED, libc::EINTR];
@@ -120,6 +122,8 @@ pub struct World {
     pub rng: Rng,
     /// Decides about accepts outside the ring: apart, so that seeds keep the schedule that they had before those failed.
     sweeps: Rng,
+    /// How many of them have failed one after the other.
+    failed_sweeps: u32,
     base: Instant,
     pub now: Duration,
     pub clients: Vec<Client>,
@@ -173,6 +177,7 @@ impl World {
         World {
             rng: Rng::with_seed(seed),
             sweeps: Rng::with_seed(seed.rotate_left(32)),
+            failed_sweeps: 0,
             base: Instant::now(),
             now: Duration::ZERO,
             connected: vec![false; clients.len()],
@@ -497,7 +502,10 @@ impl Driver for Script {
     fn accept_now(&mut self, listener: u32) -> Result<Option<Newcomer<Socket>>, Errno> {
         let (book, peer) = {
             let mut world = self.world.borrow_mut();
-            if world.sweeps.u32(..1000) < TROUBLE {
+            // Often: few schedules have anybody in a backlog that is swept. Not for ever: it must not outlast the grace.
+            let fails = world.sweeps.bool() && world.failed_sweeps < FAILED_SWEEPS_MAX;
+            world.failed_sweeps = if fails { world.failed_sweeps + 1 } else { 0 };
+            if fails {
                 return Err(Errno(*world.sweeps.choice(&ACCEPT_ERRORS).expect("there are some")));
             }
             let Some(client) = world.listeners[listener as usize].backlog.pop_front() else { return Ok(None) };
