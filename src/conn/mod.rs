@@ -17,7 +17,7 @@ mod wording;
 
 pub use ending::Ending;
 pub use queues::{Expired, Queues};
-pub use slab::{Key, Slab};
+pub use slab::{GENERATION_BITS, Key, Slab};
 pub use waiting::{Action, Admitted, How, Terms, Waiting};
 
 // What the engine holds of both doors without looking inside.

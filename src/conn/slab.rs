@@ -4,7 +4,8 @@
 //! generation, so that a key of the former user finds nothing.
 
 /// Generations are this wide, as in the completions that bring them back.
-const GENERATION_MASK: u32 = (1 << 28) - 1;
+pub const GENERATION_BITS: u32 = 28;
+const GENERATION_MASK: u32 = (1 << GENERATION_BITS) - 1;
 
 /// A slot and its user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

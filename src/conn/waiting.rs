@@ -23,8 +23,6 @@ pub struct Terms {
     pub timeout: Duration,
     /// Most headers that the listener awaits in one ring; 0: as many as the ring may.
     pub pending_limit: u32,
-    /// How long the kernel may have kept the connection to itself while it was silent (TCP_DEFER_ACCEPT).
-    pub deferred: Duration,
 }
 
 impl Terms {

@@ -20,6 +20,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::FOREVER;
 use super::door::{Door, Failure};
 use super::fault::{self, Fault};
 use super::report::Report;
@@ -212,7 +213,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
 
     /// Stops accepting, takes in what waits in the backlogs, and gives pending headers `grace` to become complete.
     pub fn drain(&mut self, grace: Duration) {
-        self.draining = Some(Draining { pending_until: self.driver.now() + grace });
+        self.draining = Some(Draining { pending_until: self.driver.now() + grace.min(FOREVER) });
         self.doors.iter_mut().for_each(Door::rise);
     }
 
@@ -390,12 +391,8 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         let guest = self.slab.get_mut(key).expect("the caller has it");
         guest.state = State::Validated;
         let pool = self.doors[guest.listener as usize].pool;
-        match &admitted {
-            Some(admitted) => {
-                self.tally.header_waited(self.now.saturating_duration_since(guest.accepted_at));
-                self.count_header(admitted);
-            }
-            None => self.tally.count(Count::Plain),
+        if admitted.is_some() {
+            self.tally.header_waited(self.now.saturating_duration_since(guest.accepted_at));
         }
         if !self.lines[pool].is_empty() || !self.offer(key, admitted) {
             self.wait_in_line(key, pool);
@@ -427,12 +424,13 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             listener: door.info.clone(),
             peer: guest.peer,
             local: door.local,
-            head: admitted.map(|admitted| admitted.head()),
+            head: admitted.as_ref().map(Admitted::head),
             accepted_at: guest.accepted_at,
             permit: guest.permit.take(),
         };
         let bytes = self.driver.bytes(key.slot, guest.waiting.taken());
         let Err(declined) = self.sink.offer(door.pool, handoff, bytes) else {
+            self.count_handed(admitted.as_ref());
             self.leave(key);
             return true;
         };
@@ -486,7 +484,9 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         guest.waiting.admitted_again(bytes, &proxy.terms)
     }
 
-    fn count_header(&self, admitted: &Admitted) {
+    /// Counts a connection that a pool has taken.
+    fn count_handed(&self, admitted: Option<&Admitted>) {
+        let Some(admitted) = admitted else { return self.tally.count(Count::Plain) };
         self.tally.count(if admitted.is_local() { Count::Local } else { Count::Proxied });
         if admitted.has_loopback_source() {
             self.tally.count(Count::LoopbackSource);

@@ -13,6 +13,9 @@ use crate::ring::{DEFER_ACCEPT_SECONDS, Options};
 /// `haproxy_timeout` where nothing is set: from accept to the complete header.
 pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(3);
 
+/// Longest time for a header; what is longer is taken for it.
+pub const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Where to listen, who may connect, and which pool serves the connections.
 #[derive(Clone, Debug)]
 pub struct Listener {
@@ -62,7 +65,8 @@ impl Listener {
         self
     }
 
-    /// Most headers that it awaits in one ring (`pending_listener_limit`); 0: as many as the ring may.
+    /// Most headers that it awaits in one ring (`pending_listener_limit`); 0: as many as the ring may. Without effect on
+    /// a plain listener.
     pub fn pending_limit(self, limit: u32) -> Listener {
         self.terms(|terms| terms.pending_limit = limit)
     }
@@ -92,12 +96,13 @@ impl Listener {
         self
     }
 
-    /// From accept to the complete header (`haproxy_timeout`); below 3 s a lost packet leaves no room for a second try.
+    /// From accept to the complete header (`haproxy_timeout`), at most [`TIMEOUT_MAX`]; below 3 s a lost packet leaves no
+    /// room for a second try. Without effect on a plain listener.
     pub fn timeout(self, timeout: Duration) -> Listener {
         self.terms(|terms| terms.timeout = timeout)
     }
 
-    /// Changes what is demanded of a header: grammar and policy.
+    /// Changes what is demanded of a header: grammar and policy. Without effect on a plain listener.
     pub fn terms(mut self, change: impl FnOnce(&mut Terms)) -> Listener {
         if let Some(terms) = &mut self.terms {
             change(terms);
@@ -112,8 +117,8 @@ impl Listener {
     }
 
     /// Whether the kernel may keep a connection to itself until data arrives, for about 1 s (TCP_DEFER_ACCEPT, tcp(7)).
-    /// On for listeners with a header: the sender speaks first, and it saves a quarter of the cost of a connection.
-    /// The time counts into the timeout.
+    /// On for listeners with a header: the sender speaks first, and it makes a connection
+    /// cheaper (docs/measurements.md). The time counts into the timeout; with a timeout below 2 s it is off.
     pub fn defer_accept(mut self, defer: bool) -> Listener {
         self.defer_accept = defer;
         self
@@ -154,9 +159,10 @@ impl Listener {
 
     fn proxy_door(&self, terms: &Terms, exact: bool, queues: &mut Queues) -> ProxyDoor {
         let deferred = if self.defers() { Duration::from_secs(DEFER_ACCEPT_SECONDS.into()) } else { Duration::ZERO };
+        let timeout = terms.timeout.min(TIMEOUT_MAX);
         ProxyDoor {
-            class: queues.class(terms.timeout - deferred, false),
-            prompt_class: self.defers().then(|| queues.class(terms.timeout, true)),
+            class: queues.class(timeout - deferred, false),
+            prompt_class: self.defers().then(|| queues.class(timeout, true)),
             terms: Arc::new(Terms { exact, ..terms.clone() }),
         }
     }

@@ -27,7 +27,7 @@ mod tally;
 #[cfg(test)]
 mod tests;
 
-pub use listener::{Listener, TIMEOUT_DEFAULT};
+pub use listener::{Listener, TIMEOUT_DEFAULT, TIMEOUT_MAX};
 pub use snapshot::Snapshot;
 pub use start::{Bound, EngineBuilder, PENDING_LIMIT_DEFAULT, PENDING_LIMIT_MAX, RINGS_MAX, StartError};
 pub use takeover::{ClientCounts, Pending};
@@ -48,12 +48,17 @@ use pools::Pools;
 use report::Report;
 use tally::Tally;
 
+// A completion finds its slot's user by a generation that must fit into what the kernel gives back.
+const _: () = assert!(crate::conn::GENERATION_BITS == crate::ring::GENERATION_BITS);
+
 /// Commands that may wait for one ring.
 const COMMANDS_MAX: usize = 16;
 /// How long a full inbox is waited for.
 const COMMAND_PATIENCE: Duration = Duration::from_secs(1);
 /// How long headers that are under way may still take when a drain begins.
 const DRAIN_GRACE: Duration = Duration::from_millis(200);
+/// As good as for ever, and still an instant: limits beyond it are taken for it.
+const FOREVER: Duration = Duration::from_secs(1 << 32);
 /// How often a drain looks whether the rings have ended.
 const DRAIN_STEP: Duration = Duration::from_millis(2);
 
@@ -155,7 +160,7 @@ impl Engine {
     }
 
     fn end(&mut self, grace: Duration, limit: Duration) -> bool {
-        let end = Instant::now() + limit;
+        let end = Instant::now() + limit.min(FOREVER);
         self.sockets.clear();
         for thread in &self.threads {
             thread.command(Command::Drain { grace });

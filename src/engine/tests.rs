@@ -62,6 +62,20 @@ fn a_ring_that_fails_leaves_its_share_to_the_others() {
 }
 
 #[test]
+fn limits_that_never_end_are_no_overflow() {
+    let listener = Listener::proxy(anywhere()).trust(["127.0.0.0/8".parse().expect("a network")]).pool("pool");
+    let mut engine = Engine::builder()
+        .rings(NonZeroUsize::MIN)
+        .pool(Pool::threads("pool", 1, Discard))
+        .listen(listener.timeout(Duration::MAX).defer_accept(false))
+        .start()
+        .expect("loopback has free ports");
+    let _silent = connect(engine.addresses()[0]);
+    until("it is accepted", || engine.snapshot().count("accepted") == 1);
+    assert!(engine.drain(Duration::MAX), "a silent client does not keep a drain");
+}
+
+#[test]
 fn a_start_that_fails_takes_nobody_out_of_the_backlog() {
     let listener = TcpListener::bind(anywhere()).expect("loopback has free ports");
     let address = listener.local_addr().expect("bound");

@@ -21,7 +21,7 @@ pub use driver::{Completion, Driver, Errno, Newcomer, ReadMode};
 pub use listener::{BACKLOG, DEFER_ACCEPT_SECONDS, Options, adopt_group, bind_group};
 pub use setup::{Abilities, CQ_ENTRIES_MAX, Rung, SQ_ENTRIES, SetupError, disabled_by_sysctl};
 pub use sys::{Credentials, Resource, allowed_cpus, limit, peer_credentials, pin_to, raise_open_files};
-pub use token::next_generation;
+pub use token::GENERATION_BITS;
 pub use waker::Waker;
 
 use std::collections::VecDeque;
@@ -64,6 +64,7 @@ pub struct Ring {
     listeners: Vec<Option<Arc<TcpListener>>>,
     /// The descriptor that each slot's read is armed on, to unmask a phantom.
     reading: Box<[RawFd]>,
+    /// Completions that have left the kernel's queue: less than a batch, and what one entry brings at most.
     reaped: VecDeque<cqueue::Entry>,
     waker: Waker,
     /// Where the eventfd's counter is read to. Boxed, so that it stays put.
@@ -269,6 +270,10 @@ impl Driver for Ring {
     }
 
     fn wait(&mut self, limit: Option<Duration>) -> io::Result<()> {
+        // Who has a whole batch to handle must not ask for more: every entry lets the kernel accept all that wait.
+        if self.reaped.len() >= BATCH_MAX {
+            return Ok(());
+        }
         // What is left of the last batch must be handled before anything is waited for.
         let limit = if self.reaped.is_empty() { limit } else { Some(Duration::ZERO) };
         let waited = match limit {
@@ -283,7 +288,7 @@ impl Driver for Ring {
         match waited.map_err(|error| (error.raw_os_error(), error)) {
             Ok(_) => Ok(()),
             // The time is up; a signal; or completions must be taken out first, which has just been done.
-            Err((Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN), _)) => Ok(()),
+            Err((Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN | libc::EBADR), _)) => Ok(()),
             Err((_, error)) => Err(error),
         }
     }

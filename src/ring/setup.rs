@@ -222,7 +222,14 @@ mod tests {
         for (errno, words) in [
             (libc::ENOSYS, "Linux 6.1 or later"),
             (libc::ENOMEM, "RLIMIT_MEMLOCK"),
-            (libc::EPERM, "io_uring"),
+            (
+                libc::EPERM,
+                if disabled_by_sysctl().is_some_and(|disabled| disabled > 0) {
+                    "sysctl"
+                } else {
+                    "filter of system calls"
+                },
+            ),
             (libc::EINVAL, "before Linux 5.19"),
             (libc::EFAULT, "vestibule doctor"),
         ] {

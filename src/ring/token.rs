@@ -66,11 +66,6 @@ impl Token {
     }
 }
 
-/// The generation after `generation`.
-pub fn next_generation(generation: u32) -> u32 {
-    generation.wrapping_add(1) & GENERATION_MASK
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,11 +85,5 @@ mod tests {
         }
         assert_eq!(Token::unpack(0), None);
         assert_eq!(Token::unpack(u64::MAX), None);
-    }
-
-    #[test]
-    fn generations_wrap_inside_their_bits() {
-        assert_eq!(next_generation(0), 1);
-        assert_eq!(next_generation(GENERATION_MASK), 0);
     }
 }

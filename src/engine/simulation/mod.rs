@@ -255,7 +255,7 @@ fn check_counts(world: &mut World, tally: &Tally) {
     let names = Tally::names();
     let mut totals = vec![0; names.len()];
     tally.add_counts_to(&mut totals);
-    let of = |name: &str| {
+    let of = |name: &str| -> u64 {
         names.iter().zip(&totals).filter(|(known, _)| **known == name).map(|(_, total)| total).sum::<u64>()
     };
     let accepted = world.books.len() as u64;
@@ -265,9 +265,10 @@ fn check_counts(world: &mut World, tally: &Tally) {
     if [of("handed-over"), of("taken-over")] != [handed_over; 2] {
         world.violations.push(format!("{handed_over} handed over, but {} counted", of("handed-over")));
     }
-    if of("accepted") != accepted || dispatched + endings + of("reset-early") != accepted {
+    let handed: u64 = ["proxied", "local", "plain"].into_iter().map(of).sum();
+    if [of("accepted"), handed, handed + endings + of("reset-early")] != [accepted, dispatched, accepted] {
         world.violations.push(format!(
-            "{accepted} accepted, but {} counted, {dispatched} dispatched, {endings} ended, {} reset early",
+            "{accepted} accepted, {dispatched} dispatched, but {} and {handed} counted, {endings} ended, {} reset early",
             of("accepted"),
             of("reset-early")
         ));
