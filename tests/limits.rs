@@ -23,6 +23,13 @@ fn hold(connection: Accepted) {
     }
 }
 
+/// The same with the plain socket, which counts as long as its permit is kept.
+fn hold_socket(connection: Accepted) {
+    let (mut socket, _permit) = connection.into_tcp_stream().expect("nothing came behind the header");
+    let _ = socket.write_all(b"*");
+    let _ = socket.read(&mut [0]);
+}
+
 fn engine(listener: Listener, limits: ClientLimits) -> (Engine, SocketAddr) {
     start(Engine::builder().client_limits(limits).listen(listener.trust([network("127.0.0.0/29")]).pool("hold")))
 }
@@ -88,6 +95,22 @@ fn connections_at_a_time_and_the_permit_comes_back_however_they_end() {
     assert!(wait_until(PATIENCE, || engine.snapshot().count("lost-in-pool") == 2), "two panics");
     drop(_two);
     drop(_other);
+    assert!(engine.drain(PATIENCE));
+}
+
+#[test]
+fn a_socket_that_was_taken_out_counts_as_long_as_its_permit_lives() {
+    let mut engine = Engine::builder()
+        .client_limits(at_a_time(1))
+        .pool(Pool::threads("hold", 4, hold_socket))
+        .listen(proxied().trust([network("127.0.0.0/29")]).pool("hold"))
+        .start()
+        .expect("loopback has free ports");
+    let address = engine.addresses()[0];
+    let one = held(address, &header("198.51.100.7")).expect("within the limit");
+    assert!(held(address, &header("198.51.100.7")).is_none(), "the first is still served");
+    drop(one);
+    assert!(wait_until(PATIENCE, || held(address, &header("198.51.100.7")).is_some()), "its permit came back");
     assert!(engine.drain(PATIENCE));
 }
 

@@ -59,7 +59,7 @@ fn ten_thousand_connections_to_a_tokio_runtime() {
 fn ten_thousand_connections_to_tokio_uring_runtimes() {
     assert_serves_ten_thousand(Pool::tokio_uring(POOL, 2, 1024, |connection| async move {
         let client = connection.client().to_string();
-        let (socket, _residual) = connection.into_parts();
+        let (socket, _residual, _permit) = connection.into_parts();
         socket.write_all(client.into_bytes()).await.0.expect("the client reads");
     }));
 }
@@ -174,7 +174,7 @@ fn a_worker_slower_than_the_arrival_serves_everybody_in_the_end() {
 fn an_exact_pool_finds_the_residual_in_the_socket() {
     let handler = |connection: Accepted| {
         assert_eq!(connection.residual(), b"");
-        let mut stream = connection.into_tcp_stream().expect("nothing would be lost");
+        let (mut stream, _permit) = connection.into_tcp_stream().expect("nothing would be lost");
         let mut first = [0; 8];
         std::io::Read::read_exact(&mut stream, &mut first).expect("the client has sent them");
         stream.write_all(&first).expect("the client waits");

@@ -182,31 +182,25 @@ impl<S> Accepted<S> {
         &self.socket
     }
 
-    /// What makes the connection count against its client's limit. Whoever takes the plain socket out and goes on serving
-    /// it takes this first, and drops it when the connection ends; with `Accepted` itself it ends.
-    pub fn take_permit(&mut self) -> Option<Permit> {
-        self.permit.take()
-    }
-
     /// A reader and writer that yields the residual first and speaks through TLS where there is a session.
     pub fn into_stream(self) -> Stream<S> {
         Stream::new(self)
     }
 
-    /// The plain socket, if nothing would be lost by it.
+    /// The plain socket, if nothing would be lost by it, and what makes the connection count against its client's limit,
+    /// if there is one: to be dropped when the connection ends.
     ///
     /// # Errors
     /// Gives the connection back if it has a residual (set the pool to `exact_residual`) or a TLS session.
-    pub fn into_tcp_stream(self) -> Result<S, Box<Accepted<S>>> {
+    pub fn into_tcp_stream(self) -> Result<(S, Option<Permit>), Box<Accepted<S>>> {
         if self.tls.is_some() || !self.residual().is_empty() {
             return Err(Box::new(self));
         }
-        Ok(self.socket)
+        Ok(self.into_socket())
     }
 
-    #[cfg(feature = "tokio-uring")]
-    pub(crate) fn into_socket(self) -> S {
-        self.socket
+    pub(crate) fn into_socket(self) -> (S, Option<Permit>) {
+        (self.socket, self.permit)
     }
 
     fn conveyed(&self) -> Option<(SocketAddr, SocketAddr)> {
@@ -312,7 +306,7 @@ mod tests {
         let accepted = proxied(b"a").1.into_tcp_stream().expect_err("a residual would be lost");
         assert_eq!(accepted.residual(), b"a");
         let (client, accepted) = proxied(b"");
-        let stream = accepted.into_tcp_stream().expect("nothing stands behind the header");
+        let (stream, _) = accepted.into_tcp_stream().expect("nothing stands behind the header");
         assert_eq!(stream.peer_addr().expect("connected"), client.local_addr().expect("connected"));
     }
 

@@ -20,7 +20,7 @@ pub use bytes::INLINE_BYTES;
 pub use losses::Losses;
 pub use permit::{Permit, Release};
 pub use queue::{Intake, Overload, PoolRecord, Queue, Rejected, Wake, queue};
-pub use stream::{FINISH_BYTES_MAX, Stream};
+pub use stream::{FINISH_BYTES_MAX, FINISH_PATIENCE_MAX, Stream};
 
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -8,6 +8,8 @@ use super::Accepted;
 
 /// Most bytes that [`Stream::finish`] reads away while it waits for the peer to close.
 pub const FINISH_BYTES_MAX: usize = 64 * 1024;
+/// Longest time for which a peer is read away.
+pub const FINISH_PATIENCE_MAX: Duration = Duration::from_secs(60 * 60);
 
 /// Reads the residual, then the socket; writes to the socket. With a TLS session both go through it.
 ///
@@ -44,11 +46,11 @@ impl<S> Stream<S> {
 
 impl Stream {
     /// Ends the conversation so that the peer gets all that was written: `close_notify` where there is TLS, FIN, then
-    /// what the peer still sends is read away until it closes too, for at most `patience` and
-    /// [`FINISH_BYTES_MAX`] bytes. Closing a socket with unread bytes would reset the connection, and a reset can
+    /// what the peer still sends is read away until it closes too, for at most `patience` (or
+    /// [`FINISH_PATIENCE_MAX`]) and [`FINISH_BYTES_MAX`] bytes. Closing a socket with unread bytes would reset the connection, and a reset can
     /// destroy what is under way.
     pub fn finish(mut self, patience: Duration) -> io::Result<()> {
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + patience.min(FINISH_PATIENCE_MAX);
         let Accepted { socket, tls, .. } = &mut self.accepted;
         if let Some(tls) = tls {
             tls.close(socket)?;

@@ -16,13 +16,13 @@ use ::tokio_uring::net::TcpStream;
 use super::THREADS_MAX;
 use super::crew::Crew;
 use super::slots::{SLOTS_MAX, Slot, Slots};
-use crate::dispatch::{Accepted, Intake, Losses, Pool, RunningWorkers, Socket, Workers};
+use crate::dispatch::{Accepted, Intake, Losses, Permit, Pool, RunningWorkers, Socket, Workers};
 
 impl Pool {
     /// A pool of `threads` threads (1..=[`THREADS_MAX`], clamped), each with a tokio-uring runtime that serves at most
     /// `concurrency` (1..=2^20, clamped) connections at a time; further ones wait in the queue.
     ///
-    /// The handler gets the connection on tokio-uring's socket; `into_parts` gives that and the residual. When it
+    /// The handler gets the connection on tokio-uring's socket; `into_parts` takes it out. When it
     /// panics its connection is closed, the panic is logged and counted, and the pool goes on. A shutdown waits for the
     /// tasks until its limit has passed; then they are left to the end of the process.
     ///
@@ -31,7 +31,7 @@ impl Pool {
     ///
     /// Pool::tokio_uring("imap", 2, 10_000, |connection| async move {
     ///     let greeting = format!("* OK hello {}\r\n", connection.client());
-    ///     let (socket, _residual) = connection.into_parts();
+    ///     let (socket, _residual, _permit) = connection.into_parts();
     ///     let (_result, _buffer) = socket.write_all(greeting.into_bytes()).await;
     /// });
     /// ```
@@ -46,10 +46,12 @@ impl Pool {
 }
 
 impl Accepted<TcpStream> {
-    /// The socket, and the bytes that came behind the header: the first of the application's.
-    pub fn into_parts(self) -> (TcpStream, Vec<u8>) {
+    /// The socket; the bytes that came behind the header, the first of the application's; and what makes the connection
+    /// count against its client's limit, if there is one: to be dropped when the connection ends.
+    pub fn into_parts(self) -> (TcpStream, Vec<u8>, Option<Permit>) {
         let residual = self.residual().to_vec();
-        (self.into_socket(), residual)
+        let (socket, permit) = self.into_socket();
+        (socket, residual, permit)
     }
 }
 
@@ -144,7 +146,7 @@ mod tests {
 
     async fn answer(connection: Accepted<TcpStream>) {
         let client = connection.client();
-        let (socket, mut text) = connection.into_parts();
+        let (socket, mut text, _permit) = connection.into_parts();
         loop {
             let (count, piece) = socket.read(vec![0; 100]).await;
             match count.expect("the client sends") {
