@@ -69,6 +69,11 @@ impl<T> Slab<T> {
         self.entries.len() - self.free.len()
     }
 
+    /// Slots that are free.
+    pub fn free(&self) -> usize {
+        self.free.len()
+    }
+
     /// Whether no slot is in use.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -110,6 +110,8 @@ pub struct Acceptor<D: Driver, K> {
     /// For each pool, the validated connections that wait for room in its queue, oldest first.
     lines: Vec<VecDeque<Key>>,
     pending_limit: usize,
+    /// Slots beyond it.
+    spare: usize,
     peers: PendingPeers,
     clients: Clients,
     tally: Arc<Tally>,
@@ -173,6 +175,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             lobby: VecDeque::new(),
             lines: (0..parts.pools).map(|_| VecDeque::new()).collect(),
             pending_limit: parts.pending_limit,
+            spare: (parts.slots as usize).saturating_sub(parts.pending_limit),
             peers: parts.peers,
             clients: parts.clients,
             tally: parts.tally,
@@ -293,7 +296,8 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     /// Finds a slot for a newcomer that door 1 has let in, or hands it over at once where no header is expected.
     fn admit(&mut self, guest: Guest<D::Socket>) {
         let proxied = self.doors[guest.listener as usize].proxy.is_some();
-        if proxied && self.queues.len() >= self.pending_limit {
+        // A long line before a pool must not take the places of headers that are awaited for others.
+        if proxied && (self.queues.len() >= self.pending_limit || self.slab.free() < self.spare / 2) {
             self.shed();
         }
         match self.slab.insert(guest) {

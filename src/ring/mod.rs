@@ -69,6 +69,10 @@ pub struct Ring {
     waker: Waker,
     /// Where the eventfd's counter is read to. Boxed, so that it stays put.
     woken: Box<u64>,
+    /// That read is in flight.
+    waking: bool,
+    /// Nothing is armed any more.
+    ending: bool,
     rung: Rung,
     /// Why READ_FIXED is not used, if it is not.
     unregistered: Option<io::Error>,
@@ -109,6 +113,8 @@ impl Ring {
             reaped: VecDeque::with_capacity(completions),
             waker,
             woken: Box::new(0),
+            waking: false,
+            ending: false,
             rung,
             unregistered: registered.err(),
             overflowed: false,
@@ -131,6 +137,7 @@ impl Ring {
         let into: *mut u64 = &mut *self.woken;
         let entry = opcode::Read::new(Fd(self.waker.fd()), into.cast(), size_of::<u64>() as u32).build();
         self.push(entry.user_data(Token::Wake.pack()));
+        self.waking = true;
     }
 
     fn push(&mut self, entry: squeue::Entry) {
@@ -173,7 +180,10 @@ impl Ring {
             }
             Token::Cancel => None,
             Token::Wake => {
-                self.arm_waker();
+                self.waking = false;
+                if !self.ending {
+                    self.arm_waker();
+                }
                 Some(Completion::Woken)
             }
         }
@@ -310,6 +320,7 @@ impl Drop for Ring {
     fn drop(&mut self) {
         if !self.end_reads() {
             tracing::error!("reads still in flight: their memory is left to the kernel");
+            std::mem::forget(std::mem::take(&mut self.woken));
         }
     }
 }
@@ -319,8 +330,10 @@ impl Ring {
     /// kernel does not give them all back.
     fn end_reads(&mut self) -> bool {
         const ATTEMPTS: u32 = 50;
+        self.ending = true;
         for _ in 0..ATTEMPTS {
-            if self.buffers.busy_count() == 0 {
+            self.drop_completions();
+            if self.is_at_rest() {
                 break;
             }
             let everything = opcode::AsyncCancel2::new(CancelBuilder::any()).build();
@@ -328,10 +341,19 @@ impl Ring {
             if self.wait(Some(Duration::from_millis(10))).is_err() {
                 break;
             }
-            // Connections that come out now have nobody left to serve them: dropping closes them.
-            while self.next().is_some() {}
         }
-        self.buffers.busy_count() == 0
+        self.reap();
+        self.drop_completions();
+        self.is_at_rest()
+    }
+
+    /// Connections that come out now have nobody left to serve them: dropping closes them.
+    fn drop_completions(&mut self) {
+        while self.next().is_some() {}
+    }
+
+    fn is_at_rest(&self) -> bool {
+        self.buffers.busy_count() == 0 && !self.waking
     }
 }
 

@@ -1,7 +1,7 @@
 //! The ring against the real kernel, on loopback.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 
 use super::*;
 
@@ -96,6 +96,38 @@ fn assert_reads_by_every_mode(mut f: Fixture) {
     assert_eq!(f.ring.bytes(3, 12), b"PROXY UNKxxx");
     drop(client);
     assert_eq!(f.read(&socket, 1009, ReadMode::Take), Ok(0));
+}
+
+#[test]
+fn a_ring_that_goes_leaves_no_read_and_no_connection_behind() {
+    let mut f = fixture(64);
+    let (_reading, socket) = f.connection();
+    f.ring.read(0, 1, &socket, 0, ReadMode::Take);
+    let mut unseen = TcpStream::connect(f.address).expect("somebody listens");
+    while f.ring.reaped.is_empty() {
+        f.ring.wait(Some(SECOND / 10)).expect("the ring works");
+    }
+    assert!(f.ring.end_reads(), "the read of the slot and that of the eventfd have ended");
+    drop(f);
+    unseen.set_read_timeout(Some(10 * SECOND)).expect("a timeout can be set");
+    assert!(matches!(unseen.read(&mut [0]), Ok(0)), "a connection that nobody has taken is closed");
+}
+
+#[test]
+fn who_has_a_batch_to_handle_asks_for_no_more() {
+    let mut f = fixture(4096);
+    f.ring.accept(0);
+    for _ in 0..BATCH_MAX {
+        f.ring.push(opcode::Nop::new().build());
+    }
+    while f.ring.reaped.len() < BATCH_MAX {
+        f.ring.wait(Some(SECOND / 10)).expect("the ring works");
+    }
+    let _client = TcpStream::connect(f.address).expect("somebody listens");
+    let before = f.ring.reaped.len();
+    f.ring.wait(Some(SECOND / 10)).expect("the ring works");
+    assert_eq!(f.ring.reaped.len(), before, "the client stays in the backlog");
+    assert!(matches!(f.one(), Completion::Accepted { .. }), "until the batch is handled");
 }
 
 #[test]
