@@ -14,6 +14,7 @@ use crate::proxy::{Head, Header};
 
 /// What every connection of a listener has in common.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct ListenerInfo {
     /// The service it belongs to, such as `imap-login`.
     pub service: String,
@@ -25,6 +26,7 @@ pub struct ListenerInfo {
 
 /// What a TLS handshake told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TlsInfo {
     /// `TLSv1.3`, `TLSv1.2`.
     pub version: Option<&'static str>,

@@ -1,5 +1,6 @@
 //! The bounded queue between the rings and one pool's workers.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -170,6 +171,18 @@ impl Clone for Intake {
     fn clone(&self) -> Self {
         let post = Post::new(self.post.gate.clone());
         Intake::new(self.receiver.clone(), self.bell.clone(), post, self.record.clone())
+    }
+}
+
+impl fmt::Debug for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue").field("name", &self.name()).field("len", &self.len()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Intake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Intake").field("name", &self.name()).finish_non_exhaustive()
     }
 }
 

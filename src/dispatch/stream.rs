@@ -14,6 +14,7 @@ pub const FINISH_PATIENCE_MAX: Duration = Duration::from_secs(60 * 60);
 /// Reads the residual, then the socket; writes to the socket. With a TLS session both go through it.
 ///
 /// Blocking reads and writes on the standard library's socket; `AsyncRead` and `AsyncWrite` on tokio's.
+#[derive(Debug)]
 pub struct Stream<S = TcpStream> {
     accepted: Accepted<S>,
     /// Bytes of the residual that were read already.

@@ -32,6 +32,9 @@ pub use snapshot::Snapshot;
 pub use start::{Bound, EngineBuilder, PENDING_LIMIT_DEFAULT, PENDING_LIMIT_MAX, RINGS_MAX, StartError};
 pub use takeover::{ClientCounts, Pending};
 
+pub use crate::ring::SetupError;
+
+use std::fmt;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
@@ -174,6 +177,13 @@ impl Engine {
         }
         self.report.flush();
         in_time
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rings = self.threads.len();
+        f.debug_struct("Engine").field("addresses", &self.addresses()).field("rings", &rings).finish_non_exhaustive()
     }
 }
 

@@ -352,6 +352,7 @@ fn build(
 
 /// Why an engine did not start.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum StartError {
     /// A listener names a pool that was not added.
     NoSuchPool {

@@ -28,7 +28,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
@@ -40,9 +40,15 @@ use token::Token;
 /// Most completions handled in one turn, so that deadlines and commands get theirs under any load.
 pub const BATCH_MAX: usize = 1024;
 
-/// The file descriptor number that kernels before 6.8 may report instead of a connection when the completion queue is
-/// full: a poll mask that slipped through (POLLIN | POLLOUT | POLLRDNORM | POLLWRNORM ... = 0xc3).
-const PHANTOM_FD: RawFd = 0xc3;
+/// What kernels before 6.8 (6.6.18, 6.1.79) may report in place of a connection when the completion queue is full: the
+/// accept's poll mask, all of it or what of it is true of a listening socket.
+const PHANTOMS: [RawFd; 2] = [
+    (libc::POLLIN | libc::POLLPRI | libc::POLLRDNORM | libc::POLLRDBAND) as RawFd,
+    (libc::POLLIN | libc::POLLRDNORM) as RawFd,
+];
+
+/// These numbers, kept for good so that no connection ever gets one. Empty where somebody had them before.
+static RESERVED: OnceLock<Vec<OwnedFd>> = OnceLock::new();
 
 /// What a ring is to hold.
 #[derive(Clone, Copy, Debug)]
@@ -62,8 +68,6 @@ pub struct Ring {
     buffers: Buffers,
     /// `None` once closed. Two rings may have the same socket; it is closed when the last of them lets it go.
     listeners: Vec<Option<Arc<TcpListener>>>,
-    /// The descriptor that each slot's read is armed on, to unmask a phantom.
-    reading: Box<[RawFd]>,
     /// Completions that have left the kernel's queue: less than a batch, and what one entry brings at most.
     reaped: VecDeque<cqueue::Entry>,
     waker: Waker,
@@ -98,6 +102,7 @@ impl Ring {
         listeners: Vec<Arc<TcpListener>>,
         waker: Waker,
     ) -> Result<Ring, SetupError> {
+        RESERVED.get_or_init(|| PHANTOMS.into_iter().filter_map(sys::reserve).collect());
         let (io, rung) = setup::ring(sizes.completions, abilities)?;
         let buffers = Buffers::new(sizes.slots, sizes.longest);
         let completions = io.params().cq_entries() as usize;
@@ -109,7 +114,6 @@ impl Ring {
             io,
             buffers,
             listeners: listeners.into_iter().map(Some).collect(),
-            reading: vec![-1; sizes.slots as usize].into(),
             reaped: VecDeque::with_capacity(completions),
             waker,
             woken: Box::new(0),
@@ -194,11 +198,14 @@ impl Ring {
             Ok(_) => result,
             Err(errno) => return Completion::AcceptFailed { listener, errno, armed },
         };
-        let peer =
-            if fd == PHANTOM_FD && self.reading.contains(&fd) { Err(Errno(libc::EBADF)) } else { sys::peer_of(fd) };
-        match peer {
+        match sys::peer_of(fd) {
             Err(Errno(libc::EBADF | libc::ENOTSOCK)) => Completion::Phantom { listener, armed },
-            peer => Completion::Accepted { listener, socket: sys::adopt(fd), peer, armed },
+            peer => {
+                // SAFETY: an accept completion installs a new descriptor and is reaped once, so that nobody else owns it;
+                // the numbers that some kernels report without one are reserved, and no sockets.
+                let socket = unsafe { sys::adopt(fd) };
+                Completion::Accepted { listener, socket, peer, armed }
+            }
         }
     }
 
@@ -240,7 +247,6 @@ impl Driver for Ring {
 
     fn read(&mut self, slot: u32, generation: u32, socket: &OwnedFd, at: u32, mode: ReadMode) {
         let lent = self.buffers.lend(slot, at);
-        self.reading[slot as usize] = socket.as_raw_fd();
         let fd = Fd(socket.as_raw_fd());
         let entry = match mode {
             ReadMode::Take if lent.in_region && self.unregistered.is_none() => {
@@ -275,7 +281,6 @@ impl Driver for Ring {
     }
 
     fn release(&mut self, slot: u32) {
-        self.reading[slot as usize] = -1;
         self.buffers.release(slot);
     }
 

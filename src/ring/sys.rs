@@ -1,5 +1,6 @@
 //! Every call of libc.
 
+use std::fs::File;
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::net::SocketAddr;
@@ -24,9 +25,22 @@ pub fn errno_of(error: &io::Error) -> Errno {
 }
 
 /// Takes a file descriptor that an accept completion has delivered.
-pub fn adopt(fd: RawFd) -> OwnedFd {
-    // SAFETY: each accept completion installs a new descriptor and is reaped once, so this is its only owner.
+///
+/// # Safety
+/// It is open, and nobody else owns it.
+pub unsafe fn adopt(fd: RawFd) -> OwnedFd {
+    // SAFETY: what the caller says.
     unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Takes a file descriptor by its number, so that nothing else gets it; `None` if it is in use.
+pub fn reserve(number: RawFd) -> Option<OwnedFd> {
+    let nothing = File::open("/dev/null").ok()?;
+    // SAFETY: no pointers.
+    let fd = check(unsafe { libc::fcntl(nothing.as_raw_fd(), libc::F_DUPFD_CLOEXEC, number) }).ok()?;
+    // SAFETY: just made, and nobody else has it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    (fd.as_raw_fd() == number).then_some(fd)
 }
 
 /// Sets TCP_DEFER_ACCEPT (tcp(7)) in seconds.

@@ -114,6 +114,16 @@ fn a_ring_that_goes_leaves_no_read_and_no_connection_behind() {
 }
 
 #[test]
+fn a_number_that_is_no_connection_is_a_phantom() {
+    let reserved = sys::reserve(901).expect("nobody has it");
+    assert!(sys::reserve(901).is_none(), "now somebody has");
+    let mut f = fixture(64);
+    assert!(matches!(f.ring.accepted(0, 901, true), Completion::Phantom { listener: 0, armed: true }));
+    drop(reserved);
+    assert!(matches!(f.ring.accepted(0, 901, false), Completion::Phantom { listener: 0, armed: false }));
+}
+
+#[test]
 fn who_has_a_batch_to_handle_asks_for_no_more() {
     let mut f = fixture(4096);
     f.ring.accept(0);
