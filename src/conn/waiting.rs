@@ -17,8 +17,8 @@ pub struct Terms {
     pub rules: Rules,
     /// What is demanded beyond the grammar.
     pub policy: Policy,
-    /// Leave the bytes behind the header in the socket.
-    pub exact: bool,
+    /// Leave the bytes behind the header in the socket: the pool's choice.
+    pub(crate) exact: bool,
     /// From accept to the complete header.
     pub timeout: Duration,
     /// Most headers that the listener awaits in one ring; 0: as many as the ring may.
