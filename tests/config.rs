@@ -127,6 +127,7 @@ fn a_certificate_must_fit_its_key() {
 
 /// Texts that Dovecot 2.3 reads; all that Vestibule reads in them must mean the same.
 const FOR_DOVECOT: &[&str] = &[
+    include_str!("../examples/dovecot.conf"),
     "haproxy_trusted_networks = 192.0.2.10 198.51.100.0/24 2001:db8:10::/64\nhaproxy_timeout = 5 secs\n\
      service imap-login {\n  inet_listener imap {\n    port = 143\n  }\n  inet_listener imaps {\n    port = 993\n    ssl = yes\n  }\n  \
      inet_listener imap_haproxy {\n    port = 10143\n    haproxy = yes\n  }\n}\n",

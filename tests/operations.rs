@@ -2,16 +2,25 @@
 
 use std::collections::BTreeSet;
 
+use vestibule::proxy::Diagnosis;
 use vestibule::{Accepted, Engine, Pool};
+
+use crate::support::daemon::vestibule_run;
 
 const DOCUMENT: &str = include_str!("../docs/operations.md");
 
-/// The names in backquotes in the first cells of the counters' table.
-fn documented() -> BTreeSet<&'static str> {
-    let counters = DOCUMENT.split("\n## Counters\n").nth(1).expect("a section of that name");
-    let counters = counters.split("\n## ").next().expect("a first part");
-    let rows = counters.lines().filter_map(|line| line.strip_prefix("| `"));
-    rows.map(|row| row.split('`').next().expect("a name")).collect()
+/// The names in backquotes in the first cells of the table under `heading`.
+fn documented(heading: &str) -> BTreeSet<&'static str> {
+    let section = DOCUMENT.split(&format!("\n{heading}\n")).nth(1).expect("a section of that name");
+    let section = section.split("\n#").next().expect("a first part");
+    let cells = section.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
+    cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect()
+}
+
+fn assert_same(documented: &BTreeSet<&str>, existing: &BTreeSet<&str>) {
+    let missing: Vec<_> = existing.difference(documented).collect();
+    let unknown: Vec<_> = documented.difference(existing).collect();
+    assert!(missing.is_empty() && unknown.is_empty(), "not documented: {missing:?}; documented only: {unknown:?}");
 }
 
 #[test]
@@ -20,10 +29,27 @@ fn every_counter_is_documented_and_nothing_else() {
         Engine::builder().pool(Pool::threads("none", 1, |_: Accepted| {})).start().expect("an idle engine");
     let counters: BTreeSet<&str> = engine.snapshot().counters().iter().map(|(name, _)| *name).collect();
     assert!(engine.drain(crate::support::PATIENCE));
-    let documented = documented();
-    let missing: Vec<_> = counters.difference(&documented).collect();
-    let unknown: Vec<_> = documented.difference(&counters).collect();
-    assert!(missing.is_empty() && unknown.is_empty(), "not documented: {missing:?}; documented only: {unknown:?}");
+    assert_same(&documented("## Counters"), &counters);
+}
+
+#[test]
+fn every_diagnosis_that_the_log_tells_is_documented_and_nothing_else() {
+    use Diagnosis::*;
+    let told = [TlsClientHello, Http, Smtp, Xclient, Ssh, Pop3, Imap, Unrecognised, LazyHeader, HeaderTwice];
+    // A new one belongs above or below.
+    let untold = |diagnosis| match diagnosis {
+        TlsClientHello | Http | Smtp | Xclient | Ssh | Pop3 | Imap | Unrecognised | LazyHeader | HeaderTwice => false,
+        Probe | HeaderFromUntrusted | HeaderOnPlain => true,
+    };
+    assert!(!told.into_iter().any(untold));
+    assert_same(&documented("### Diagnoses"), &told.map(Diagnosis::code).into_iter().collect());
+}
+
+#[test]
+fn the_packaged_configuration_is_right() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/vestibule.conf");
+    let checked = vestibule_run(&["check", "-c", file], b"");
+    assert_eq!((checked.code, checked.stderr.as_str()), (Some(0), ""));
 }
 
 #[test]
