@@ -18,18 +18,24 @@
 //! use vestibule::{Accepted, Engine, Listener, Pool};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let balancers = "127.0.0.0/8".parse()?;
 //! let mut engine = Engine::builder()
 //!     .pool(Pool::threads("imap", 4, |connection: Accepted| {
 //!         println!("{} came through {}", connection.client(), connection.peer());
 //!     }))
-//!     .listen(Listener::proxy("127.0.0.1:0".parse()?).trust(["10.0.0.0/8".parse()?]).pool("imap"))
+//!     .listen(Listener::proxy("127.0.0.1:0".parse()?).trust([balancers]).pool("imap"))
 //!     .start()?;
+//! println!("serving on {:?}", engine.addresses());
+//! // ... until the server is told to stop.
 //! assert!(engine.drain(Duration::from_secs(30)));
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! The decoder alone is [`proxy::decode`]: bytes in, a value out, no sockets, clock or allocation.
+//! The decoder alone is [`proxy::decode`]: bytes in, a value out, no sockets, clock or allocation. [`config`] reads
+//! Dovecot's syntax into settings; to make an engine of them is up to the program (the daemon's way is `src/cli/plan.rs`).
+//! Another engine, in this process or another one, takes over by [`Engine::sockets`], [`Engine::hand_over`] and
+//! [`Engine::take_in`].
 //!
 //! What always holds:
 //! - every accepted descriptor ends exactly once: dispatched, closed, or handed over to another process;
