@@ -33,6 +33,7 @@ fn an_untrusted_peer_is_aborted_at_once_and_nothing_of_it_is_read() {
         assert_eq!(ending, Ending::Reset, "an orderly end would mean that the header was read");
     }
     daemon.wait_for_output("haproxy: Client not trusted (rip=127.0.0.9");
+    daemon.wait_for_output("diagnosis=header-from-untrusted");
 }
 
 #[test]

@@ -41,11 +41,12 @@ fn assert_serves(port: u16) {
 fn of_all_threads(process: &Process, key: &str) -> BTreeSet<String> {
     let threads = std::fs::read_dir(format!("/proc/{}/task", process.id())).expect("it runs");
     let line = |path: std::path::PathBuf| {
-        let status = std::fs::read_to_string(path.join("status")).expect("it runs");
+        // A thread may end between the two looks.
+        let status = std::fs::read_to_string(path.join("status")).ok()?;
         let line = status.lines().find_map(|line| line.strip_prefix(key)).expect("every thread has it");
-        line.split_whitespace().collect::<Vec<_>>().join(" ")
+        Some(line.split_whitespace().collect::<Vec<_>>().join(" "))
     };
-    threads.map(|thread| line(thread.expect("it runs").path())).collect()
+    threads.filter_map(|thread| line(thread.expect("it runs").path())).collect()
 }
 
 /// A port that only root may bind.

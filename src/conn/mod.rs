@@ -22,4 +22,4 @@ pub use waiting::{Action, Admitted, How, Terms, Waiting};
 
 // What the engine holds of both doors without looking inside.
 pub use crate::admission::{ClientLimits, ClientTable, Clients, PendingPeers, Refusal, Ticket};
-pub use wording::{Record, Severity, Wording, describe, lazy_header_advice};
+pub use wording::{Record, SHOWN_MAX, Severity, Wording, describe, lazy_header_advice};

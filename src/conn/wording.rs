@@ -8,10 +8,10 @@ use super::Ending;
 use super::v1_words::v1_words;
 use crate::admission::Refusal;
 use crate::net::canonical_socket;
-use crate::proxy::{Decoded, Diagnosis, Escaped, Reason, Rules, decode, diagnose};
+use crate::proxy::{Class, Decoded, Diagnosis, Escaped, Reason, Rules, classify, decode, diagnose};
 
 /// Bytes of a peer that a log line shows at most.
-const SHOWN_MAX: usize = 16;
+pub const SHOWN_MAX: usize = 16;
 
 /// Everything that is known of the connection.
 #[derive(Clone, Copy, Debug)]
@@ -20,7 +20,7 @@ pub struct Record<'a> {
     pub peer: SocketAddr,
     /// The listener's address, unless it is bound to all.
     pub local: Option<SocketAddr>,
-    /// What was received.
+    /// What was received; of a peer that is not trusted, how it begins.
     pub bytes: &'a [u8],
     /// The listener's grammar, to name the addresses of a complete header that was refused.
     pub rules: Rules,
@@ -136,10 +136,13 @@ fn add_details(text: &mut String, ending: Ending, record: &Record<'_>) -> std::f
     {
         write!(text, " source={source} destination={destination}")?;
     } else if !record.bytes.is_empty() {
-        let shown = &record.bytes[..record.bytes.len().min(SHOWN_MAX)];
-        write!(text, " bytes={} first={}", record.bytes.len(), Escaped(shown))?;
+        // Of a peer that is turned away nothing is read: how much it has sent is not known.
+        if ending != Ending::Refused(Refusal::Untrusted) {
+            write!(text, " bytes={}", record.bytes.len())?;
+        }
+        write!(text, " first={}", Escaped(&record.bytes[..record.bytes.len().min(SHOWN_MAX)]))?;
     }
-    match diagnosis(ending, record.bytes) {
+    match diagnosis(ending, record) {
         Some(diagnosis) => add_diagnosis(text, diagnosis),
         None => Ok(()),
     }
@@ -156,10 +159,14 @@ fn add_diagnosis(text: &mut String, diagnosis: Diagnosis) -> std::fmt::Result {
     write!(text, " diagnosis={} ({})", diagnosis.code(), diagnosis.advice())
 }
 
-fn diagnosis(ending: Ending, bytes: &[u8]) -> Option<Diagnosis> {
-    match ending {
-        Ending::Absent { .. } => Some(diagnose(bytes)),
-        Ending::Refused(Refusal::SecondHeader) => Some(Diagnosis::HeaderTwice),
+fn diagnosis(ending: Ending, record: &Record<'_>) -> Option<Diagnosis> {
+    match (ending, classify(record.bytes)) {
+        (Ending::Absent { .. }, _) => Some(diagnose(record.bytes)),
+        (Ending::Refused(Refusal::SecondHeader), _) => Some(Diagnosis::HeaderTwice),
+        // Fewer bytes could begin something else.
+        (Ending::Refused(Refusal::Untrusted), Class::V1 | Class::V2) if record.bytes.len() >= b"PROXY ".len() => {
+            Some(Diagnosis::HeaderFromUntrusted)
+        }
         _ => None,
     }
 }
@@ -260,6 +267,19 @@ mod tests {
             text.contains("first=EHLO\\x20mail.test\\x0d\\x0a diagnosis=smtp (a mail client came straight"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn says_whether_a_peer_that_is_not_trusted_sent_a_header() {
+        let untrusted = |bytes: &[u8]| line(Ending::Refused(Refusal::Untrusted), bytes);
+        for bytes in [&b"PROXY TCP4 198.5"[..], &v2(&[0x21, 0x11, 0, 12])] {
+            let text = untrusted(bytes);
+            assert!(text.contains("diagnosis=header-from-untrusted (a PROXY header from a peer outside"), "{text}");
+        }
+        for bytes in [&b""[..], b"P", b"EHLO mail.test\r\n"] {
+            let text = untrusted(bytes);
+            assert!(!text.contains("diagnosis=") && !text.contains("bytes="), "{text}");
+        }
     }
 
     #[test]

@@ -26,8 +26,8 @@ use super::fault::{self, Fault};
 use super::report::Report;
 use super::tally::{Count, Tally};
 use crate::conn::{
-    Action, Admitted, ClientTable, Clients, Ending, How, Key, PendingPeers, Queues, Record, Refusal, Slab, Ticket,
-    Waiting,
+    Action, Admitted, ClientTable, Clients, Ending, How, Key, PendingPeers, Queues, Record, Refusal, SHOWN_MAX, Slab,
+    Ticket, Waiting,
 };
 use crate::dispatch::{Handoff, Overload, Permit, Release};
 use crate::ring::{BACKLOG, BATCH_MAX, Completion, Driver, Errno, ReadMode};
@@ -270,9 +270,25 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             Ok(()) => self.lobby.push_back(guest),
             Err(ending) => {
                 self.descriptors_freed = true;
-                self.conclude(&guest, ending, &[]);
+                self.turn_away(&guest, ending);
             }
         }
+    }
+
+    /// Ends a connection at door 1. Nothing is read of it; but where the log tells of a peer that is not trusted, it tells
+    /// whether a header had come, since then the peer may be a balancer that nobody has entered.
+    fn turn_away(&self, guest: &Guest<D::Socket>, ending: Ending) {
+        let mut room = [0; SHOWN_MAX];
+        let bytes = match &guest.socket {
+            Some(socket)
+                if ending == Ending::Refused(Refusal::Untrusted)
+                    && self.report.is_news(guest.peer.ip(), ending, self.now) =>
+            {
+                self.driver.peek(socket, &mut room)
+            }
+            _ => &[],
+        };
+        self.conclude(guest, ending, bytes);
     }
 
     fn handle_accept_failed(&mut self, listener: u32, errno: Errno, armed: bool) {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::conn::{Ending, Record, Severity, describe, lazy_header_advice};
 use crate::dispatch::ListenerInfo;
+use crate::net::canonical;
 use crate::ring::Errno;
 
 /// One line a source and reason in this time; the next one tells how many were suppressed.
@@ -68,15 +69,26 @@ impl Report {
         tell(closed);
     }
 
+    /// Whether such an ending of a connection from `source` would get a line now.
+    pub fn is_news(&self, source: IpAddr, ending: Ending, now: Instant) -> bool {
+        let kind = (canonical(source), ending.code());
+        ending.is_worth_a_line() && self.at(now, |gate| gate.is_news(kind))
+    }
+
     fn pass(&self, peer: IpAddr, code: &'static str, now: Instant) -> Verdict {
-        let (verdict, closed) = {
+        self.at(now, |gate| gate.pass(peer, code, now))
+    }
+
+    /// Asks the gate, after the windows that have ended were closed.
+    fn at<T>(&self, now: Instant, ask: impl FnOnce(&mut Gate) -> T) -> T {
+        let (answer, closed) = {
             let mut gate = self.lock();
             let closed = gate.close_old(now);
-            (gate.pass(peer, code, now), closed)
+            (ask(&mut gate), closed)
         };
         // Outside the lock: writing a log line may take its time.
         tell(closed);
-        verdict
+        answer
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Gate> {
@@ -112,6 +124,10 @@ struct Suppressed {
 }
 
 impl Gate {
+    fn is_news(&self, kind: Kind) -> bool {
+        self.kinds.len() < TOLD_APART_MAX && !self.kinds.contains_key(&kind)
+    }
+
     fn pass(&mut self, peer: IpAddr, code: &'static str, now: Instant) -> Verdict {
         let kind = (peer, code);
         if let Some(seen) = self.kinds.get_mut(&kind) {

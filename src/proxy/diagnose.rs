@@ -33,16 +33,12 @@ pub enum Diagnosis {
     Imap,
     /// None of the above.
     Unrecognised,
-    /// Event: closed without a byte, or LOCAL and then closed.
-    Probe,
     /// Event: one peer sends nothing before the deadline, time after time.
     LazyHeader,
     /// Event: a peer outside the trust list sent a header.
     HeaderFromUntrusted,
     /// Event: a second header follows the first.
     HeaderTwice,
-    /// Event: a header arrived on a listener that expects none.
-    HeaderOnPlain,
 }
 
 /// Names the protocol that `bytes`, the first of a connection, belong to. The first
@@ -69,6 +65,21 @@ pub fn diagnose(bytes: &[u8]) -> Diagnosis {
 }
 
 impl Diagnosis {
+    /// Every diagnosis.
+    pub const ALL: [Diagnosis; 11] = [
+        Diagnosis::TlsClientHello,
+        Diagnosis::Http,
+        Diagnosis::Smtp,
+        Diagnosis::Xclient,
+        Diagnosis::Ssh,
+        Diagnosis::Pop3,
+        Diagnosis::Imap,
+        Diagnosis::Unrecognised,
+        Diagnosis::LazyHeader,
+        Diagnosis::HeaderFromUntrusted,
+        Diagnosis::HeaderTwice,
+    ];
+
     /// The stable kebab-case name for log lines and counters.
     pub fn code(self) -> &'static str {
         match self {
@@ -80,15 +91,13 @@ impl Diagnosis {
             Diagnosis::Pop3 => "pop3",
             Diagnosis::Imap => "imap",
             Diagnosis::Unrecognised => "unrecognised",
-            Diagnosis::Probe => "probe",
             Diagnosis::LazyHeader => "lazy-header",
             Diagnosis::HeaderFromUntrusted => "header-from-untrusted",
             Diagnosis::HeaderTwice => "header-twice",
-            Diagnosis::HeaderOnPlain => "header-on-plain",
         }
     }
 
-    /// Cause and remedy in one line for an operator. Empty for [`Diagnosis::Probe`], which is only counted.
+    /// Cause and remedy in one line for an operator.
     pub fn advice(self) -> &'static str {
         match self {
             Diagnosis::TlsClientHello => {
@@ -103,7 +112,6 @@ impl Diagnosis {
             }
             Diagnosis::Ssh => "SSH on a mail port: a scanner",
             Diagnosis::Unrecognised => "neither a PROXY header nor a protocol known here: see the first bytes",
-            Diagnosis::Probe => "",
             Diagnosis::LazyHeader => {
                 "the header comes with the client's first data while the client waits for the greeting: on an AWS NLB \
                  set proxy_protocol_v2.client_to_server.header_placement to on_first_ack, not \
@@ -114,9 +122,6 @@ impl Diagnosis {
             }
             Diagnosis::HeaderTwice => {
                 "two hops add a header: drop send-proxy at one of them, or let the first hop accept the protocol"
-            }
-            Diagnosis::HeaderOnPlain => {
-                "a PROXY header on a plain listener: set haproxy = yes there or stop the peer sending it"
             }
         }
     }
@@ -259,27 +264,11 @@ mod tests {
     }
 
     #[test]
-    fn every_diagnosis_but_the_counted_one_has_advice_on_one_line() {
-        use Diagnosis::*;
-        let all = [
-            TlsClientHello,
-            Http,
-            Smtp,
-            Xclient,
-            Ssh,
-            Pop3,
-            Imap,
-            Unrecognised,
-            LazyHeader,
-            HeaderFromUntrusted,
-            HeaderTwice,
-            HeaderOnPlain,
-        ];
-        for diagnosis in all {
+    fn every_diagnosis_has_advice_on_one_line() {
+        for diagnosis in Diagnosis::ALL {
             let advice = diagnosis.advice();
             assert!(advice.len() > 20 && !advice.contains('\n') && !advice.contains("  "), "{diagnosis:?}: {advice}");
         }
-        assert_eq!(Probe.advice(), "");
     }
 
     #[test]

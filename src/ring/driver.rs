@@ -104,6 +104,9 @@ pub trait Driver {
     /// Those of accept(2): one may wait all the same.
     fn accept_now(&mut self, listener: u32) -> Result<Option<Newcomer<Self::Socket>>, Errno>;
 
+    /// The first bytes that wait in the socket, at most as many as there is room for; they stay there.
+    fn peek<'b>(&self, socket: &Self::Socket, room: &'b mut [u8]) -> &'b [u8];
+
     /// Closes a listener for good, when no accept is armed.
     fn close_listener(&mut self, listener: u32);
 

@@ -27,7 +27,7 @@ pub use waker::Waker;
 use std::collections::VecDeque;
 use std::io;
 use std::net::TcpListener;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -239,6 +239,12 @@ impl Driver for Ring {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(sys::errno_of(&error)),
         }
+    }
+
+    fn peek<'b>(&self, socket: &OwnedFd, room: &'b mut [u8]) -> &'b [u8] {
+        // What cannot be read is not there.
+        let count = sys::peek(socket.as_fd(), room).unwrap_or_default();
+        &room[..count]
     }
 
     fn close_listener(&mut self, listener: u32) {

@@ -43,6 +43,14 @@ pub fn reserve(number: RawFd) -> Option<OwnedFd> {
     (fd.as_raw_fd() == number).then_some(fd)
 }
 
+/// Copies what waits in a socket without taking or waiting for it (MSG_PEEK, MSG_DONTWAIT, recv(2)).
+pub fn peek(socket: BorrowedFd<'_>, room: &mut [u8]) -> io::Result<usize> {
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+    // SAFETY: the kernel writes at most `room.len()` bytes to `room`, which lives through the call.
+    let count = unsafe { libc::recv(socket.as_raw_fd(), room.as_mut_ptr().cast(), room.len(), flags) };
+    usize::try_from(count).map_err(|_| io::Error::last_os_error())
+}
+
 /// Sets TCP_DEFER_ACCEPT (tcp(7)) in seconds.
 pub fn set_defer_accept(fd: BorrowedFd<'_>, seconds: libc::c_int) -> io::Result<()> {
     let value: *const libc::c_int = &seconds;

@@ -514,6 +514,14 @@ impl Driver for Script {
         Ok(Some((self.socket(book), peer)))
     }
 
+    fn peek<'b>(&self, socket: &Socket, room: &'b mut [u8]) -> &'b [u8] {
+        let world = self.world.borrow();
+        let client = &world.clients[world.books[socket.book].client];
+        let count = client.arrived(world.now).min(room.len());
+        room[..count].copy_from_slice(&client.stream[..count]);
+        &room[..count]
+    }
+
     fn close_listener(&mut self, listener: u32) {
         let mut world = self.world.borrow_mut();
         let state = &mut world.listeners[listener as usize];
