@@ -13,7 +13,7 @@ use crate::support::{certificate, find_program, free_port, temp_dir};
 
 const CONFIG_ERROR: Option<i32> = Some(78);
 
-const SEED: &str = include_str!("../examples/dovecot.conf");
+const EXAMPLE: &str = include_str!("../examples/dovecot.conf");
 
 /// Runs `vestibule COMMAND ARGUMENTS -c FILE`.
 fn vestibule(command: &str, file: &Path, arguments: &[&str]) -> Finished {
@@ -28,9 +28,9 @@ fn file_in(directory: &Path, text: &str) -> PathBuf {
 }
 
 #[test]
-fn check_says_where_the_seed_would_listen() {
+fn check_says_where_the_example_would_listen() {
     let directory = temp_dir();
-    let checked = vestibule("check", &file_in(directory.path(), SEED), &[]);
+    let checked = vestibule("check", &file_in(directory.path(), EXAMPLE), &[]);
     assert_eq!(checked.code, Some(0), "{}", checked.stderr);
     for line in [
         "  0.0.0.0:143 imap-login/imap: plain",
@@ -73,7 +73,7 @@ fn wrong_configurations_are_named_by_file_and_line() {
             "line 4: haproxy_trusted_networks: Invalid network '10.0.0.0/33'",
         ),
         (listener("port = 70000"), "line 4: Invalid port number 70000"),
-        (SEED.trim_end().trim_end_matches('}').to_string(), "line 3: Missing '}' (section started at "),
+        (EXAMPLE.trim_end().trim_end_matches('}').to_string(), "line 3: Missing '}' (section started at "),
         (
             format!("ssl_cert = </nonexistent/c.pem\nssl_key = </nonexistent/k.pem\n{}", listener("ssl = yes")),
             "line 1: ssl_cert: cannot read /nonexistent/c.pem",

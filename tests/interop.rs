@@ -16,7 +16,7 @@ use crate::support::{PATIENCE, wait_until};
 use crate::{needs, skip};
 
 /// The configuration of the balancer that this tier was made to stand behind; only the names and numbers are the test's.
-const SEED: &str = "\
+const EXAMPLE: &str = "\
 defaults
   timeout connect 5s
   timeout client 31m
@@ -35,11 +35,12 @@ backend imap
 ";
 
 #[test]
-fn haproxy_with_the_seeds_configuration() {
+fn haproxy_with_the_example_of_a_balancer() {
     needs!("haproxy");
     let (first, server) = Daemon::haproxy("", "");
     let (second, server2) = Daemon::haproxy("", "");
-    let balancer = haproxy(&SEED.replace("@SERVER@", &server.to_string()).replace("@SERVER2@", &server2.to_string()));
+    let balancer =
+        haproxy(&EXAMPLE.replace("@SERVER@", &server.to_string()).replace("@SERVER2@", &server2.to_string()));
     let mut seen = Vec::new();
     for _ in 0..10 {
         let (answer, client) = ask(&balancer);

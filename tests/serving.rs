@@ -113,19 +113,19 @@ fn services_listeners_and_rings_share_one_daemon() {
 }
 
 /// The example with which an operator begins, in the shorthand that this project takes beyond Dovecot's grammar.
-const SEED: &str = include_str!("../examples/dovecot.conf");
+const EXAMPLE: &str = include_str!("../examples/dovecot.conf");
 
 #[test]
-fn the_seed_example_runs_but_for_its_ports() {
+fn the_example_runs_but_for_its_ports() {
     needs!("openssl");
     let directory = temp_dir();
-    let file = directory.path().join("seed.conf");
-    std::fs::write(&file, SEED).expect("it can be written");
+    let file = directory.path().join("example.conf");
+    std::fs::write(&file, EXAMPLE).expect("it can be written");
     let checked = vestibule_run(&["check", "-c", file.to_str().expect("a plain path")], b"");
     assert_eq!(checked.code, Some(0), "unchanged it is right: {checked:?}");
 
     let [imap, imaps, proxied] = [free_port(), free_port(), free_port()];
-    let mut text = format!("listen = 127.0.0.1\n{SEED}");
+    let mut text = format!("listen = 127.0.0.1\n{EXAMPLE}");
     for (line, port) in [("port = 143\n", imap), ("port = 993\n", imaps), ("port = 10143\n", proxied)] {
         text = text.replace(line, &format!("port = {port}\n"));
     }

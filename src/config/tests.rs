@@ -10,7 +10,7 @@ use crate::admission::{OnUnknown, OnUnspec};
 use crate::dispatch::Overload;
 
 /// The example that operators start from: a bare number for the timeout, three listeners.
-const SEED: &str = include_str!("../../examples/dovecot.conf");
+const EXAMPLE: &str = include_str!("../../examples/dovecot.conf");
 
 fn loaded(text: &str) -> Loaded {
     parse(Path::new("t.conf"), text).unwrap_or_else(|problems| panic!("{text}\n{}", lines(&problems)))
@@ -49,8 +49,8 @@ fn the_builtin_configuration_is_right_and_quiet() {
 }
 
 #[test]
-fn the_seed() {
-    let Loaded { settings, warnings, .. } = loaded(SEED);
+fn the_example() {
+    let Loaded { settings, warnings, .. } = loaded(EXAMPLE);
     let self_signed = "t.conf line 7: inet_listener imaps: ssl = yes, but ssl_cert is not set: a self-signed";
     assert!(lines(&warnings).starts_with(self_signed) && warnings.len() == 1);
     let [service] = settings.services.as_slice() else { panic!("one service") };
@@ -72,7 +72,7 @@ fn one_line_sections_mean_the_same() {
     let text = "haproxy_trusted_networks = 10.0.0.0/8 192.0.2.7\nhaproxy_timeout = 3\nservice imap-login { \
                 inet_listener imap { port = 143 } inet_listener imaps { port=993; ssl=yes }\n\
                 inet_listener imap_haproxy { port = 10143 haproxy = yes } }";
-    assert_eq!(format!("{:?}", without_places(text)), format!("{:?}", without_places(SEED)));
+    assert_eq!(format!("{:?}", without_places(text)), format!("{:?}", without_places(EXAMPLE)));
 }
 
 fn without_places(text: &str) -> Settings {
@@ -372,7 +372,7 @@ service imap-login {
 
 #[test]
 fn a_dump_is_read_back_as_what_it_shows() {
-    for text in [SEED, BUILTIN, UNUSUAL] {
+    for text in [EXAMPLE, BUILTIN, UNUSUAL] {
         for all in [false, true] {
             let shown = dump(&loaded(text), all);
             let (before, after) = (without_places(text), without_places(&shown));
@@ -390,7 +390,7 @@ fn a_dump_of_non_defaults_is_short_and_one_of_all_names_everything() {
         "{short}"
     );
     assert!(!short.contains("rings") && !short.contains("defer_accept"), "{short}");
-    let full = dump(&loaded(SEED), true);
+    let full = dump(&loaded(EXAMPLE), true);
     let shown: Vec<&str> = full.lines().filter_map(|line| line.split_once(" =")).map(|(name, _)| name.trim()).collect();
     // Not shown: what only selects (`protocols`), and what stands in the section's head (`name`).
     for known in SETTINGS.iter().filter(|known| !["protocols", "name"].contains(&known.name)) {
@@ -400,7 +400,7 @@ fn a_dump_of_non_defaults_is_short_and_one_of_all_names_everything() {
 
 #[test]
 fn a_dump_says_what_is_not_bound_and_what_was_ignored() {
-    let shown = dump(&loaded(&format!("mail_location = x\nprotocols = imap pop3\n{SEED}")), false);
+    let shown = dump(&loaded(&format!("mail_location = x\nprotocols = imap pop3\n{EXAMPLE}")), false);
     assert!(
         shown.contains("# default, not bound: service pop3-login inet_listener pop3s port = 995 ssl = yes\n"),
         "{shown}"
@@ -565,12 +565,16 @@ fn control_characters_do_not_reach_the_terminal() {
 #[test]
 fn any_bytes_get_an_answer() {
     let mut read = 0;
-    let seeds =
-        [SEED, BUILTIN, UNUSUAL, "a = \"b\\\" # c\" \\\n d\nx {a=b;c=<d}\n!include [x\nprotocols {\nimap = yes\n}\n"];
+    let texts = [
+        EXAMPLE,
+        BUILTIN,
+        UNUSUAL,
+        "a = \"b\\\" # c\" \\\n d\nx {a=b;c=<d}\n!include [x\nprotocols {\nimap = yes\n}\n",
+    ];
     let alphabet: &[u8] = b"{}=\\\"'#<$!;\n \t\r*[]?,%/:.0\xff\x00azhi";
     let mut random = fastrand::Rng::with_seed(1);
     for round in 0..4000 {
-        let mut bytes = seeds[round % seeds.len()].as_bytes().to_vec();
+        let mut bytes = texts[round % texts.len()].as_bytes().to_vec();
         for _ in 0..random.u8(1..=12) {
             let at = random.usize(..=bytes.len());
             let byte = alphabet[random.usize(..alphabet.len())];
