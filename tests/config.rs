@@ -237,6 +237,8 @@ fn the_lint_speaks_dovecots_words() {
         listener("haproxy = true"),
         listener("ssl ="),
         listener("ssl = maybe"),
+        listener("ssl = n"),
+        listener("haproxy = 0"),
         listener("port = 70000"),
         listener("port = -1"),
         listener("port ="),

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use crate::net::Network;
 
-/// `yes`, `y`, `no` in any case (and `n`, which Dovecot takes too), or `1`.
+/// `yes`, `y` or `no` in any case, or `1`; as in Dovecot, no other word for no.
 pub(super) fn boolean(text: &str) -> Result<bool, String> {
     if text == "1" || text.eq_ignore_ascii_case("yes") || text.eq_ignore_ascii_case("y") {
         return Ok(true);
     }
-    if text.eq_ignore_ascii_case("no") || text.eq_ignore_ascii_case("n") {
+    if text.eq_ignore_ascii_case("no") {
         return Ok(false);
     }
     Err(format!("Invalid boolean value: {text} (use yes or no)"))
@@ -127,7 +127,9 @@ mod tests {
             assert_eq!(boolean(text), Ok(value), "{text}");
         }
         assert_eq!(boolean("true").unwrap_err(), "Invalid boolean value: true (use yes or no)");
-        assert!(boolean("").is_err() && boolean("0").is_err());
+        for text in ["", "0", "n", "N", "off", "false"] {
+            assert!(boolean(text).is_err(), "{text}");
+        }
     }
 
     #[test]
