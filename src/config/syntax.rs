@@ -127,12 +127,12 @@ fn section(line: &str) -> Result<Parsed, SyntaxError> {
     Ok(Parsed { elements, refused_by_dovecot })
 }
 
-/// The key ends at white space or `=`; a quoted key (Dovecot 2.4) at its quote.
+/// The key ends at white space, `=`, or the `{` of the shorthand; a quoted key (Dovecot 2.4) at its quote.
 fn key(line: &str) -> (String, &str) {
     let (key, rest) = match line.strip_prefix('"').and_then(quoted) {
         Some(found) => found,
         None => {
-            let end = line.find(|c| is_space(c) || c == '=').unwrap_or(line.len());
+            let end = line.find(|c| is_space(c) || matches!(c, '=' | '{')).unwrap_or(line.len());
             (line[..end].to_string(), &line[end..])
         }
     };
@@ -365,6 +365,9 @@ mod tests {
         ] {
             assert_eq!(elements(line), expected, "{line}");
         }
+        let glued = [open("inet_listener", None), setting("port", "143"), setting("haproxy", "yes"), Element::Close];
+        assert_eq!(elements("inet_listener{port=143 haproxy=yes}"), glued);
+        assert_eq!(elements("protocols{imap=yes}")[0], open("protocols", None));
         let quoted = Element::Setting { key: "a".into(), value: Value::Quoted("10.0.0.0/8 }".into()) };
         assert_eq!(elements("x { a = \"10.0.0.0/8 }\" }"), [open("x", None), quoted, Element::Close]);
         let file = Element::Setting { key: "a".into(), value: Value::File("/etc/x".into()) };
@@ -378,6 +381,7 @@ mod tests {
             ("inet_listener imap { port = 143 }", Some(GARBAGE)),
             ("inet_listener imap {}", Some(GARBAGE)),
             ("inet_listener imap{", Some(EXPECTING_BRACE)),
+            ("inet_listener{port=143}", Some(EXPECTING_BRACE)),
             ("}}", Some(EXPECTING_BRACE)),
             ("inet_listener imap {", None),
             ("inet_listener {", None),
