@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::names::{self, Origin, Scope};
+use super::names::{self, Scope};
 use super::source::{Document, Entry, Section, Setting};
 use super::syntax::Value;
 use super::{Ignored, Place, Problem};
@@ -155,27 +155,30 @@ impl Gathered {
         if let Some(reason) = names::unused_reason(scope, key) {
             return self.ignore(key.clone(), &setting.at, reason);
         }
-        let known_elsewhere = names::SETTINGS.iter().find(|known| known.name == key);
-        if let Some(known) = known_elsewhere.filter(|known| known.origin == Origin::Vestibule) {
-            let place = describe(known.scopes[0]);
+        if let Some(place) = names::belongs(scope, key).map(describe) {
             return self.problem(&setting.at, format!("Unknown setting: {key} (it belongs {place})"));
         }
         let hint = names::similar(scope, key).map(|name| format!("did you mean {name}?"));
-        match (scope, hint) {
-            (Scope::Listener, hint) => {
+        let hint_inside = names::similar(Scope::Listener, key);
+        match (scope, hint, hint_inside) {
+            (Scope::Listener, hint, _) => {
                 let remedy = hint.unwrap_or_else(|| "remove it, or correct its name".into());
                 self.problem(&setting.at, format!("Unknown setting: service {{ inet_listener {{ {key} ({remedy})"));
             }
-            (_, _) if key.starts_with("inet_listener_") => {
+            (_, _, _) if key.starts_with("inet_listener_") => {
                 let bare = &key["inet_listener_".len()..];
                 let remedy = format!("write {bare} inside each inet_listener that it concerns");
                 self.problem(&setting.at, format!("Unknown setting: {key} ({remedy})"));
             }
-            (_, Some(hint)) => {
+            (_, Some(hint), _) => {
                 self.warnings.push(setting.at.problem(format!("Unknown setting: {key} is ignored ({hint})")));
                 self.ignore(key.clone(), &setting.at, "not used");
             }
-            (_, None) => self.ignore(key.clone(), &setting.at, "not used"),
+            (_, None, Some(name)) => {
+                let remedy = format!("did you mean {name}? It belongs {}", describe(Scope::Listener));
+                self.problem(&setting.at, format!("Unknown setting: {key} ({remedy})"));
+            }
+            (_, None, None) => self.ignore(key.clone(), &setting.at, "not used"),
         }
     }
 

@@ -3,8 +3,8 @@
 use super::Implicit;
 use super::lint::Dovecot::{self, V23, V24};
 
-/// Where a setting may stand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where a setting may stand, from the outside in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scope {
     /// Outside all sections.
     Global,
@@ -195,6 +195,13 @@ fn without_prefix(scope: Scope, written: &str) -> &str {
     written.strip_prefix(prefix).filter(|bare| *bare != "count").unwrap_or(written)
 }
 
+/// Where a setting that has no place in `scope` has one: the next scope inside, else the next outside.
+pub(super) fn belongs(scope: Scope, written: &str) -> Option<Scope> {
+    let in_use: Vec<Scope> =
+        [Global, Service, Listener].into_iter().filter(|&other| canonical(other, written).is_some()).collect();
+    in_use.iter().find(|&&other| other > scope).or(in_use.last()).copied()
+}
+
 /// Why a setting that is not in use is left alone; `None` if it is unknown in this scope.
 pub(super) fn unused_reason(scope: Scope, written: &str) -> Option<&'static str> {
     let bare = without_prefix(scope, written);
@@ -263,6 +270,17 @@ mod tests {
         assert!(unused_reason(Service, "service_count").is_some());
         assert!(unused_reason(Service, "service_client_limit").is_some());
         assert!(unused_reason(Listener, "client_limit").is_none());
+    }
+
+    #[test]
+    fn a_setting_belongs_as_far_inside_as_it_can() {
+        assert_eq!(belongs(Global, "haproxy"), Some(Listener));
+        assert_eq!(belongs(Service, "ssl"), Some(Listener));
+        assert_eq!(belongs(Service, "listen"), Some(Listener), "by Dovecot 2.4's name");
+        assert_eq!(belongs(Global, "reuse_port"), Some(Service));
+        assert_eq!(belongs(Listener, "queue"), Some(Service));
+        assert_eq!(belongs(Listener, "rings"), Some(Global));
+        assert_eq!(belongs(Global, "mail_location"), None);
     }
 
     #[test]

@@ -211,6 +211,7 @@ fn all_errors_at_once_in_order() {
         "t.conf line 13: Invalid haproxy_versions: v3",
         "t.conf line 14: Unknown setting: service { inet_listener { client_limit",
         "t.conf line 15: Unknown setting: service { inet_listener { @group",
+        "t.conf line 18: Unknown setting: haproxy (it belongs inside inet_listener NAME { ... })",
         "t.conf line 19: Unknown setting: worker (it belongs inside service NAME { ... })",
     ];
     let found: Vec<&str> = problems.lines().collect();
@@ -218,6 +219,27 @@ fn all_errors_at_once_in_order() {
     for (found, expected) in found.iter().zip(expected) {
         assert!(found.starts_with(expected), "{found}\n  is not {expected}");
     }
+}
+
+/// Each of these could open a port that is not what its operator believes.
+#[test]
+fn a_listeners_setting_outside_a_listener_is_an_error() {
+    let listeners = "inet_listener l {\nport = 10143\n}\n";
+    let in_service = |line: &str| problems(&format!("service s {{\n{line}\n{listeners}}}\n"));
+    let outside = |line: &str| problems(&format!("\n{line}\nservice s {{\n{listeners}}}\n"));
+    let inside = "it belongs inside inet_listener NAME { ... })";
+    for line in ["haproxy = yes", "ssl = yes", "address = 127.0.0.1", "listen = 127.0.0.1", "port = 1"] {
+        let key = line.split(' ').next().expect("a key");
+        assert_eq!(in_service(line), format!("t.conf line 2: Unknown setting: {key} ({inside}\n"));
+    }
+    for line in ["haproxy = yes", "address = 127.0.0.1", "port = 1", "haproxy_versions = v2", "inet_listener_port = 1"]
+    {
+        let key = line.split(' ').next().expect("a key");
+        assert_eq!(outside(line), format!("t.conf line 2: Unknown setting: {key} ({inside}\n"));
+    }
+    let slip = "t.conf line 2: Unknown setting: haproxi (did you mean haproxy? It belongs inside inet_listener NAME { ... })\n";
+    assert_eq!((in_service("haproxi = yes").as_str(), outside("haproxi = yes").as_str()), (slip, slip));
+    assert_eq!(loaded(&format!("ssl = required\nservice s {{\n{listeners}}}\n")).settings.services.len(), 1);
 }
 
 #[test]
