@@ -1,12 +1,12 @@
 //! From the tree to what concerns Vestibule: settings in use by scope, services and listeners merged by name, and a
 //! list of everything that was left alone. Values are still text.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::names::{self, Scope};
 use super::source::{Document, Entry, Section, Setting};
 use super::syntax::Value;
-use super::{Ignored, Place, Problem};
+use super::{Ignored, Place, Problem, value};
 
 /// Settings of one scope by their canonical name; the last one wins.
 pub(super) type Values = HashMap<&'static str, Setting>;
@@ -61,11 +61,13 @@ impl Gathered {
     }
 
     fn section(&mut self, section: Section) {
+        if let (Some(name), None) = (names::list(Scope::Global, &section.kind), &section.name) {
+            return update_list(&mut self.values, name, section, &mut self.problems);
+        }
         match (section.kind.as_str(), &section.name) {
             ("service", Some(_)) => self.service(section),
             ("service", None) => self.problem(&section.at, "service { } is missing section name"),
             ("inet_listener", _) => self.problem(&section.at, "inet_listener belongs inside a service NAME { ... }"),
-            ("listen" | "protocols", None) => self.boolean_list(section),
             ("haproxy_trusted_networks", _) => {
                 let remedy =
                     "haproxy_trusted_networks is no section: write haproxy_trusted_networks = NETWORK NETWORK ...";
@@ -77,28 +79,6 @@ impl Gathered {
             ("group", _) => self.skip(&section, "a group of settings: not used"),
             _ => self.skip(&section, "not used"),
         }
-    }
-
-    /// Dovecot 2.4's `protocols {` / `imap = yes` / `}` is the list of all that say yes.
-    fn boolean_list(&mut self, section: Section) {
-        let name = names::canonical(Scope::Global, &section.kind).expect("called for settings in use only");
-        let mut items = Vec::new();
-        for entry in section.entries {
-            match entry {
-                Entry::Setting(Setting { key, value: Value::Plain(value) | Value::Quoted(value), at, .. }) => {
-                    match super::value::boolean(&value) {
-                        Ok(true) => items.push(key),
-                        Ok(false) => {}
-                        Err(words) => self.problem(&at, words),
-                    }
-                }
-                Entry::Setting(Setting { at, .. }) | Entry::Section(Section { at, .. }) => {
-                    self.problem(&at, format!("{name} is a list: write ITEM = yes or ITEM = no"));
-                }
-            }
-        }
-        let value = Value::Quoted(items.join(" "));
-        self.values.insert(name, Setting { key: section.kind, value, at: section.at, unresolved: None });
     }
 
     fn service(&mut self, section: Section) {
@@ -121,14 +101,27 @@ impl Gathered {
     }
 
     fn listener(&mut self, service: usize, section: Section) {
-        let mut values = Values::new();
+        let name = listener_name(&section);
+        let listeners = &mut self.services[service].listeners;
+        // As in Dovecot, listeners without a name are all different ones.
+        let known = listeners.iter().position(|listener| name.is_some() && listener.name == name);
+        let index = known.unwrap_or_else(|| {
+            listeners.push(RawListener { name, at: section.at, values: Values::new() });
+            listeners.len() - 1
+        });
         for entry in section.entries {
             match entry {
                 Entry::Setting(setting) => match names::canonical(Scope::Listener, &setting.key) {
-                    Some(name) => drop(values.insert(name, setting)),
+                    Some("name") => {}
+                    Some(name) => drop(self.services[service].listeners[index].values.insert(name, setting)),
                     None => self.leave(Scope::Listener, &setting),
                 },
                 Entry::Section(inner) => {
+                    if let (Some(name), None) = (names::list(Scope::Listener, &inner.kind), &inner.name) {
+                        let values = &mut self.services[service].listeners[index].values;
+                        update_list(values, name, inner, &mut self.problems);
+                        continue;
+                    }
                     let words = format!("Unknown setting: service {{ inet_listener {{ {0} {{ {0}", inner.kind);
                     self.problem(
                         &inner.at,
@@ -136,16 +129,6 @@ impl Gathered {
                     );
                 }
             }
-        }
-        let name = match values.remove("name").map(|setting| setting.value) {
-            Some(Value::Plain(name) | Value::Quoted(name)) => Some(name),
-            _ => section.name,
-        };
-        let listeners = &mut self.services[service].listeners;
-        // As in Dovecot, listeners without a name are all different ones.
-        match listeners.iter_mut().find(|listener| name.is_some() && listener.name == name) {
-            Some(listener) => listener.values.extend(values),
-            None => listeners.push(RawListener { name, at: section.at, values }),
         }
     }
 
@@ -194,6 +177,54 @@ impl Gathered {
     fn problem(&mut self, at: &Place, message: impl Into<String>) {
         self.problems.push(at.problem(message));
     }
+}
+
+/// What the section itself says, else its head.
+fn listener_name(section: &Section) -> Option<String> {
+    let mut names = section.entries.iter().rev().filter_map(|entry| match entry {
+        Entry::Setting(Setting { key, value: Value::Plain(name) | Value::Quoted(name), .. })
+            if names::canonical(Scope::Listener, key) == Some("name") =>
+        {
+            Some(name)
+        }
+        _ => None,
+    });
+    names.next().or(section.name.as_ref()).cloned()
+}
+
+/// Dovecot 2.4's `protocols {` / `imap = yes` / `pop3 = no` / `}`: puts items into a list and takes others out, where
+/// `protocols = imap` replaces the list.
+fn update_list(values: &mut Values, name: &'static str, section: Section, problems: &mut Vec<Problem>) {
+    // Of what is said of an item the last counts.
+    let (mut said, unresolved) = match values.remove(name) {
+        None => (Vec::new(), None),
+        Some(Setting { value: Value::File(_), .. }) => {
+            let words = "a list that is read from a file cannot be updated (write all items here, or all in the file)";
+            (Vec::new(), Some(words.to_string()))
+        }
+        Some(Setting {
+            value: Value::Plain(text) | Value::Quoted(text) | Value::Heredoc(text), unresolved, ..
+        }) => (value::items(&text).map(|item| (item.to_string(), true)).collect(), unresolved),
+    };
+    for entry in section.entries {
+        match entry {
+            Entry::Setting(Setting { key, value: Value::Plain(text) | Value::Quoted(text), at, .. }) => {
+                match value::boolean(&text) {
+                    Ok(yes) => said.push((key, yes)),
+                    Err(words) => problems.push(at.problem(words)),
+                }
+            }
+            Entry::Setting(Setting { at, .. }) | Entry::Section(Section { at, .. }) => {
+                problems.push(at.problem(format!("{name} is a list: write ITEM = yes or ITEM = no")));
+            }
+        }
+    }
+    let mut seen = HashSet::new();
+    let mut items: Vec<&str> =
+        said.iter().rev().filter(|(item, yes)| seen.insert(item) && *yes).map(|(item, _)| item.as_str()).collect();
+    items.reverse();
+    let value = Value::Quoted(items.join(" "));
+    values.insert(name, Setting { key: section.kind, value, at: section.at, unresolved });
 }
 
 fn describe(scope: Scope) -> &'static str {

@@ -97,6 +97,8 @@ impl Lint {
         for entry in &section.entries {
             match entry {
                 Entry::Setting(setting) => self.setting(Scope::Listener, setting, &[service, section]),
+                Entry::Section(inner)
+                    if self.dovecot == Dovecot::V24 && names::list(Scope::Listener, &inner.kind).is_some() => {}
                 Entry::Section(inner) => {
                     self.say(&inner.at, format!("Unknown setting: service {{ inet_listener {{ {0} {{ {0}", inner.kind));
                 }
@@ -183,6 +185,8 @@ mod tests {
                     inet_listener imap_haproxy {\nport = 10143\nhaproxy = yes\nssl = no\nreuse_port = Y\n}\n}\n";
         assert_eq!(said(None, text), "");
         assert_eq!(said(None, &format!("{VERSIONS}{text}")), "");
+        let list = in_listener("listen {\n127.0.0.1 = yes\n}");
+        assert_eq!(said(None, &format!("{VERSIONS}{list}")), "");
     }
 
     #[test]

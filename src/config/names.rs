@@ -195,6 +195,12 @@ fn without_prefix(scope: Scope, written: &str) -> &str {
     written.strip_prefix(prefix).filter(|bare| *bare != "count").unwrap_or(written)
 }
 
+/// The setting that a section `kind {` / `ITEM = yes` / `}` means in a scope: Dovecot 2.4's form of a list.
+pub(super) fn list(scope: Scope, kind: &str) -> Option<&'static str> {
+    canonical(scope, kind)
+        .filter(|name| matches!((scope, *name), (Global, "listen" | "protocols") | (Listener, "address")))
+}
+
 /// Where a setting that has no place in `scope` has one: the next scope inside, else the next outside.
 pub(super) fn belongs(scope: Scope, written: &str) -> Option<Scope> {
     let in_use: Vec<Scope> =

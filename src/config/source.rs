@@ -50,7 +50,7 @@ pub(super) struct Setting {
     pub(super) key: String,
     pub(super) value: Value,
     pub(super) at: Place,
-    /// Set where a `$variable` in the value has no earlier setting to come from.
+    /// Why the value is not known, if so: the cause and remedy that an error names where the setting is in use.
     pub(super) unresolved: Option<String>,
 }
 
@@ -202,7 +202,8 @@ impl Reader {
             let value =
                 name.and_then(|name| self.globals.get(name)).filter(|v| expanded.len() + v.len() < LINE_LENGTH_MAX);
             if name.is_some() && value.is_none() {
-                unresolved.get_or_insert_with(|| word.to_string());
+                let remedy = "no earlier setting of that name; write the value itself";
+                unresolved.get_or_insert_with(|| format!("Unknown variable: {word} ({remedy})"));
             }
             expanded.push_str(value.map_or(word, String::as_str));
             expanded.push(' ');

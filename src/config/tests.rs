@@ -193,6 +193,28 @@ fn the_dialect_of_dovecot_2_4() {
 }
 
 #[test]
+fn a_list_as_a_section_updates_and_as_a_value_replaces() {
+    let listen = |text: &str| {
+        let rest = "dovecot_config_version = 2.4.0\nservice s {\ninet_listener l {\nport = 1\n}\n}\n";
+        loaded(&format!("{rest}{text}")).settings.services[0].listeners[0].addresses.clone()
+    };
+    let (one, two, three) = (ip("127.0.0.1"), ip("127.0.0.2"), ip("127.0.0.3"));
+    assert_eq!(listen("listen = 127.0.0.1 127.0.0.2\nlisten {\n127.0.0.3 = yes\n127.0.0.1 = no\n}\n"), [two, three]);
+    assert_eq!(listen("listen {\n127.0.0.1 = yes\n}\nlisten {\n127.0.0.2 = yes\n127.0.0.1 = yes\n}\n"), [two, one]);
+    assert_eq!(listen("listen {\n127.0.0.1 = yes\n}\nlisten = 127.0.0.2\n"), [two]);
+    let listener = |settings: &str| format!("service s {{\ninet_listener l {{\n{settings}\n}}\n}}\n");
+    assert_eq!(listen(&listener("listen {\n127.0.0.1 = yes\n\"127.0.0.2\" = yes\n}")), [one, two]);
+    let twice = format!("{}{}", listener("listen = 127.0.0.1 127.0.0.2"), listener("listen {\n127.0.0.1 = no\n}"));
+    assert_eq!(listen(&twice), [two], "sections of one listener update the same list");
+
+    let wrong = |text: &str| problems(&format!("{text}{}", listener("port = 1")));
+    let file = wrong("listen = </etc/addresses\nlisten {\n::1 = yes\n}\n");
+    assert!(file.contains("line 2: listen: a list that is read from a file cannot be updated"), "{file}");
+    let item = wrong("listen {\n::1 = perhaps\n* {\n}\n}\n");
+    assert!(item.contains("line 2: Invalid boolean value") && item.contains("line 3: listen is a list"), "{item}");
+}
+
+#[test]
 fn all_errors_at_once_in_order() {
     let text = "haproxy_trusted_networks = 10.0.0.0/33 mail.example\nhaproxy_timeout = 0\nrings = 0\n\
                 service s {\nworker = relais\ninet_listener a {\nport = 70000\nhaproxi = yes\nssl = true\n}\n\

@@ -539,12 +539,8 @@ impl Check<'_> {
 
     /// The value of a setting in use: variables must have been resolved, and `<path` is read now.
     fn text(&mut self, setting: &Setting) -> Option<String> {
-        if let Some(variable) = &setting.unresolved {
-            let words = format!(
-                "{}: Unknown variable: {variable} (no earlier setting of that name; write the value itself)",
-                setting.key
-            );
-            self.problem(&setting.at, words);
+        if let Some(words) = &setting.unresolved {
+            self.problem(&setting.at, format!("{}: {words}", setting.key));
             return None;
         }
         match &setting.value {
