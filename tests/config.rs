@@ -136,6 +136,9 @@ const FOR_DOVECOT: &[&str] = &[
     "service imap-login {\ninet_listener imap {\nport = 1\n}\n}\nservice imap-login {\ninet_listener imap {\nport = 2\nssl = YES\n}\n}\n",
     "haproxy_trusted_networks = 10.0.0.1 \\\n  10.0.0.2, \\\n  10.0.0.3\nhaproxy_timeout = 2000 msecs\n\
      service lmtp {\ninet_listener lmtp {\naddress = 127.0.0.1, ::1\nport = 24\n}\n}\n",
+    "protocols = $protocols imap\nlisten = $listen 127.0.0.1\nhaproxy_timeout = $haproxy_timeout\n\
+     haproxy_trusted_networks = $haproxy_trusted_networks 10.0.0.1\nhaproxy_trusted_networks = $haproxy_trusted_networks ::1\n\
+     service imap-login {\ninet_listener imap {\nport = 143\n}\n}\n",
     "haproxy_timeout = 120 seconds\nservice imap-login {\ninet_listener imap {\nport = 0\n}\n\
      inet_listener imaps {\nhaproxy = yes\n}\ninet_listener x {\nname = y\nport = 14#3\n}\n}\n",
     "listen = 127.0.0.1\nhaproxy_timeout = 1 week\nhaproxy_timeout = 45\\\n secs\nservice submission-login {\nclient_limit = 5\n\

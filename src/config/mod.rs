@@ -26,7 +26,10 @@ pub use dump::dump;
 pub use lint::{Dovecot, lint};
 pub use names::{Known, Origin, SETTINGS, Scope};
 pub use settings::*;
-pub use source::{FILES_MAX, INCLUDE_DEPTH_MAX, LINE_LENGTH_MAX, PROBLEMS_MAX, Place, SECTION_DEPTH_MAX, SIZE_MAX};
+pub use source::{
+    EXPANDED_MAX, FILES_MAX, INCLUDE_DEPTH_MAX, LINE_LENGTH_MAX, PROBLEMS_MAX, Place, SECTION_DEPTH_MAX, SIZE_MAX,
+    VALUE_FILE_MAX,
+};
 
 /// What `vestibule` runs without a file.
 pub const BUILTIN: &str = "\

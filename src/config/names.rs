@@ -150,6 +150,24 @@ const ONLY_IN: &[(Dovecot, &str)] = &[
     (V24, "dovecot_storage_version"),
 ];
 
+/// What `$name` stands for as long as no file has set the setting `name`: Dovecot's defaults of those in use.
+const DOVECOT_DEFAULTS: &[(&str, &str)] = &[
+    ("haproxy_timeout", "3 secs"),
+    ("haproxy_trusted_networks", ""),
+    ("listen", "*, ::"),
+    ("protocols", ""),
+    ("ssl", "yes"),
+    ("ssl_cert", ""),
+    ("ssl_key", ""),
+    ("ssl_server_cert_file", ""),
+    ("ssl_server_key_file", ""),
+];
+
+/// Dovecot's default of a global setting that is in use here.
+pub(super) fn dovecot_default(name: &str) -> Option<&'static str> {
+    DOVECOT_DEFAULTS.iter().find(|(known, _)| *known == name).map(|(_, default)| *default)
+}
+
 /// The listeners that Dovecot has without a line of configuration.
 pub(super) const IMPLICIT: &[Implicit] = &[
     default_listener("imap-login", "imap", 143, false, "imap"),
@@ -287,6 +305,16 @@ mod tests {
         assert_eq!(belongs(Listener, "queue"), Some(Service));
         assert_eq!(belongs(Listener, "rings"), Some(Global));
         assert_eq!(belongs(Global, "mail_location"), None);
+    }
+
+    #[test]
+    fn dovecots_own_global_settings_have_a_default() {
+        let own = |known: &&Known| known.origin == Origin::Dovecot && known.scopes.contains(&Global);
+        for known in SETTINGS.iter().filter(own) {
+            assert!(dovecot_default(known.name).is_some(), "{}", known.name);
+        }
+        assert!(ALIASES.iter().all(|(scope, name, _)| *scope != Global || dovecot_default(name).is_some()));
+        assert_eq!(dovecot_default("rings"), None);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! From files to a tree: lines joined, includes followed, sections nested. Knows no setting but the grammar's own.
+//! From files to a tree: lines joined, includes followed, variables replaced, sections nested. Of settings it knows only
+//! the grammar's own, and asks [`names`] for the default that a variable stands for.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -8,12 +9,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::syntax::{self, Element, Parsed, SyntaxError, Value};
-use super::{Problem, glob};
+use super::{Problem, glob, names};
 
 /// Largest configuration in bytes, all files together.
 pub const SIZE_MAX: usize = 16 << 20;
 /// Longest logical line (continuation lines joined) in bytes.
 pub const LINE_LENGTH_MAX: usize = 64 << 10;
+/// Largest file that a value is read from, in bytes: some 60,000 networks.
+pub const VALUE_FILE_MAX: usize = 1 << 20;
+/// Largest size of all values together in which variables were replaced, in bytes.
+pub const EXPANDED_MAX: usize = 16 << 20;
 /// Files that one configuration may consist of.
 pub const FILES_MAX: usize = 1000;
 /// How deep files may include one another.
@@ -85,7 +90,7 @@ pub(super) struct Document {
 pub(super) fn read(path: &Path) -> Document {
     let mut reader = Reader::default();
     let place = Place { file: path.into(), line: 0 };
-    match content(path, SIZE_MAX) {
+    match configuration_file(path, SIZE_MAX) {
         Ok(text) => reader.file(&place.file, &text, 0),
         Err(error) => reader.problem(&place, format!("cannot be read: {error}")),
     }
@@ -99,8 +104,19 @@ pub(super) fn read_text(name: &Path, text: &str) -> Document {
     reader.finish()
 }
 
-/// A whole file of at most `limit` bytes; bytes that are no UTF-8 become U+FFFD, which no setting in use accepts.
-pub(super) fn content(path: &Path, limit: usize) -> io::Result<String> {
+/// A file of configuration lines, where `left` bytes are left of [`SIZE_MAX`].
+fn configuration_file(path: &Path, left: usize) -> io::Result<String> {
+    content(path, left, format_args!("all files together may have {SIZE_MAX} bytes"))
+}
+
+/// The file that a value `<path` names.
+pub(super) fn value_file(path: &Path) -> io::Result<String> {
+    content(path, VALUE_FILE_MAX, format_args!("the file of a value may have {VALUE_FILE_MAX} bytes"))
+}
+
+/// A whole file of at most `limit` bytes, of which an error tells in the words of `limit_of`. Bytes that are no UTF-8
+/// become U+FFFD, which no setting in use accepts.
+fn content(path: &Path, limit: usize, limit_of: fmt::Arguments<'_>) -> io::Result<String> {
     let mut bytes = Vec::new();
     let file = File::open(path)?;
     if !file.metadata()?.is_file() {
@@ -108,7 +124,7 @@ pub(super) fn content(path: &Path, limit: usize) -> io::Result<String> {
     }
     file.take(limit as u64 + 1).read_to_end(&mut bytes)?;
     if bytes.len() > limit {
-        return Err(io::Error::other("larger than a configuration may be"));
+        return Err(io::Error::other(format!("too large: {limit_of}")));
     }
     Ok(match String::from_utf8(bytes) {
         Ok(text) => text,
@@ -121,11 +137,13 @@ struct Reader {
     document: Document,
     /// Open sections, outermost first; they may close in another file than they were opened in, as in Dovecot.
     open: Vec<Section>,
-    /// Global settings so far, for `$name`.
-    globals: HashMap<String, String>,
+    /// Global settings so far, for `$name`: their values, or why there is none to put in its place.
+    globals: HashMap<String, Result<String, String>>,
     files: usize,
     /// Bytes of them.
     size: usize,
+    /// Bytes of the values in which variables were replaced.
+    expanded: usize,
 }
 
 impl Reader {
@@ -179,40 +197,74 @@ impl Reader {
 
     fn setting(&mut self, key: String, value: Value, at: &Place, lines: &mut Lines<'_>) {
         let (value, unresolved) = match value {
-            Value::Plain(text) if text.contains('$') => self.expanded(&text),
+            Value::Plain(text) if text.contains('$') => {
+                let (text, unresolved) = self.expand(&text);
+                let before = self.expanded;
+                self.expanded += text.len();
+                if self.expanded > EXPANDED_MAX {
+                    if before <= EXPANDED_MAX {
+                        let remedy = "does one that grows from line to line refer to itself?";
+                        let words = format!("Values with variables come to more than {EXPANDED_MAX} bytes ({remedy})");
+                        self.broken(at, words);
+                    }
+                    return;
+                }
+                (Value::Plain(text), unresolved)
+            }
             Value::Heredoc(end) => match lines.until(&end) {
                 Some(text) => (Value::Quoted(text), None),
                 None => return self.broken(at, format!("Missing '{end}' that ends the value begun with <<{end}")),
             },
             other => (other, None),
         };
-        if let (Value::Plain(text) | Value::Quoted(text), true) = (&value, self.open.is_empty()) {
-            self.globals.insert(key.clone(), text.clone());
+        if self.open.is_empty() {
+            let stands_for = match (&value, &unresolved) {
+                (_, Some(words)) => Err(words.clone()),
+                (Value::Plain(text) | Value::Quoted(text) | Value::Heredoc(text), None) => Ok(text.clone()),
+                (Value::File(_), None) => Err(no_text(&key, "is read from a file")),
+            };
+            self.globals.insert(key.clone(), stands_for);
         }
         self.push(Entry::Setting(Setting { key, value, at: at.clone(), unresolved }));
     }
 
-    /// Words of the form `$name` become the value of the global setting `name` so far. What cannot be resolved, or
-    /// would be too long, stays as it is and is named.
-    fn expanded(&self, text: &str) -> (Value, Option<String>) {
+    /// Words of the form `$name` become the value of the global setting `name`. One that cannot be replaced stays as it
+    /// is, and the second value says why.
+    fn expand(&self, text: &str) -> (String, Option<String>) {
         let mut expanded = String::with_capacity(text.len());
         let mut unresolved = None;
         for word in text.split(' ') {
-            let name = word.strip_prefix('$').map(|name| name.strip_prefix("SET:").unwrap_or(name));
-            let value =
-                name.and_then(|name| self.globals.get(name)).filter(|v| expanded.len() + v.len() < LINE_LENGTH_MAX);
-            if name.is_some() && value.is_none() {
-                let remedy = "no earlier setting of that name; write the value itself";
-                unresolved.get_or_insert_with(|| format!("Unknown variable: {word} ({remedy})"));
-            }
-            expanded.push_str(value.map_or(word, String::as_str));
+            let value = match word.strip_prefix('$') {
+                Some(name) => self.variable(name.strip_prefix("SET:").unwrap_or(name)).and_then(|value| {
+                    let fits = expanded.len() + value.len() < LINE_LENGTH_MAX;
+                    fits.then_some(value).ok_or_else(|| {
+                        format!("{word} makes the value longer than {LINE_LENGTH_MAX} bytes (keep it in a file)")
+                    })
+                }),
+                None => Ok(word),
+            };
+            expanded.push_str(value.as_ref().unwrap_or(&word));
             expanded.push(' ');
+            unresolved = unresolved.or(value.err());
         }
         expanded.pop();
-        (Value::Plain(expanded), unresolved)
+        (expanded, unresolved)
+    }
+
+    /// What `$name` stands for: what the files have said so far, else Dovecot's default.
+    fn variable(&self, name: &str) -> Result<&str, String> {
+        match self.globals.get(name) {
+            Some(value) => value.as_deref().map_err(String::clone),
+            None => names::dovecot_default(name).ok_or_else(|| {
+                format!("Unknown variable: ${name} (no earlier setting of that name; write the value itself)")
+            }),
+        }
     }
 
     fn open(&mut self, kind: String, name: Option<String>, at: &Place) {
+        if self.open.is_empty() {
+            self.globals.insert(kind.clone(), Err(no_text(&kind, "is a section")));
+        }
         // Beyond the limit sections are still counted, so that their braces match.
         if self.open.len() == SECTION_DEPTH_MAX {
             self.broken(at, format!("Sections nest deeper than {SECTION_DEPTH_MAX} levels: is a '}}' missing before?"));
@@ -248,7 +300,7 @@ impl Reader {
                 let limits = format!("{INCLUDE_DEPTH_MAX} levels or {FILES_MAX} files");
                 return self.problem(at, format!("Too many includes: more than {limits}; does a file include itself?"));
             }
-            match content(&path, SIZE_MAX.saturating_sub(self.size)) {
+            match configuration_file(&path, SIZE_MAX.saturating_sub(self.size)) {
                 Ok(text) => self.file(&path.into(), &text, depth + 1),
                 Err(error) if required => self.problem(at, format!("{} cannot be read: {error}", path.display())),
                 Err(error) => self.document.warnings.push(at.problem(format!("{} left out: {error}", path.display()))),
@@ -283,6 +335,11 @@ impl Reader {
         }
         self.document
     }
+}
+
+/// Why no variable can stand for what a setting was.
+fn no_text(name: &str, what: &str) -> String {
+    format!("${name} has no value to put in its place, because {name} {what} (write the value itself)")
 }
 
 /// A logical line: no comment, continuation lines joined with one space.

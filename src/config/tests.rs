@@ -347,9 +347,48 @@ fn variables() {
     assert_eq!(listener.networks.len(), 3);
     let unresolved = problems(&format!("haproxy_trusted_networks = $nosuch\n{listeners}"));
     assert!(unresolved.contains("Unknown variable: $nosuch"), "{unresolved}");
-    let mut doubling = String::from("a = xxxxxxxxxxxxxxxx\n");
+    let mut doubling = String::from("a = 10.0.0.0/8 10.0.0.0/8 \n");
     doubling.push_str(&"a = $a $a\n".repeat(40));
     assert_eq!(loaded(&format!("{doubling}{listeners}")).settings.services.len(), 1, "growth is bounded");
+    let in_use = problems(&format!("{doubling}haproxy_trusted_networks = $a\n{listeners}"));
+    assert!(
+        in_use.contains("line 42: haproxy_trusted_networks: $a makes the value longer than 65536 bytes"),
+        "{in_use}"
+    );
+}
+
+/// Debian's `dovecot.conf` includes one file a protocol that is installed, each of this one line.
+#[test]
+fn a_variable_without_a_setting_before_is_dovecots_default() {
+    let listeners = "service s {\ninet_listener l {\nport = 1\n}\n}\n";
+    let scratch = Scratch::new("protocols");
+    for installed in ["imapd", "pop3d"] {
+        let protocol = installed.trim_end_matches('d');
+        scratch.file(&format!("{installed}.protocol"), format!("protocols = $protocols {protocol}\n"));
+        let main = scratch.file("main.conf", format!("!include_try *.protocol\n{listeners}"));
+        let loaded = load(&main).unwrap_or_else(|problems| panic!("{}", lines(&problems)));
+        assert_eq!(loaded.implicit.iter().any(|known| known.protocol == "pop3"), installed == "pop3d");
+        assert!(loaded.implicit.iter().any(|known| known.protocol == "imap"));
+    }
+    let settings =
+        loaded(&format!("listen = $listen 127.0.0.1\nhaproxy_timeout = $haproxy_timeout\n{listeners}")).settings;
+    assert_eq!(settings.defaults.addresses, [ip("0.0.0.0"), ip("::"), ip("127.0.0.1")]);
+    assert_eq!(settings.defaults.timeout, TIMEOUT_DEFAULT);
+}
+
+#[test]
+fn a_variable_without_a_value_stays_one_through_others() {
+    let listeners = "service s {\ninet_listener l {\nport = 1\n}\n}\n";
+    let shown = |text: &str| problems(&format!("{text}\n{listeners}"));
+    let through = shown("a = $nosuch\nhaproxy_trusted_networks = $a");
+    assert!(through.starts_with("t.conf line 2: haproxy_trusted_networks: Unknown variable: $nosuch"), "{through}");
+    let file = shown("listen = </etc/addresses\nlisten = $listen ::1");
+    assert!(
+        file.contains("line 2: listen: $listen has no value to put in its place, because listen is read"),
+        "{file}"
+    );
+    let section = shown("listen {\n::1 = yes\n}\nlisten = $listen 127.0.0.1");
+    assert!(section.contains("line 4: listen: $listen has no value to put in its place"), "{section}");
 }
 
 #[test]
@@ -517,6 +556,8 @@ fn the_documents_examples_and_bounds_are_right() {
             "includes {INCLUDE_DEPTH_MAX} deep, sections {SECTION_DEPTH_MAX} deep, {} KiB a line",
             LINE_LENGTH_MAX >> 10
         ),
+        format!("{} MiB of values with variables replaced", EXPANDED_MAX >> 20),
+        format!("{} MiB a file that holds a value", VALUE_FILE_MAX >> 20),
         format!("{LISTENERS_MAX} listeners. After {PROBLEMS_MAX} errors"),
         format!("1 to {RINGS_MAX}, or `auto`"),
         format!("per ring: {PENDING_MIN} to {PENDING_MAX}."),
@@ -581,7 +622,27 @@ fn includes_that_fail() {
     assert!(shown(&scratch.0.join("none.conf")).contains("none.conf: cannot be read: No such file"));
     assert!(shown(&scratch.0).contains("cannot be read: not a regular file"));
     let large = scratch.file("large.conf", "#".repeat(SIZE_MAX + 1));
-    assert!(shown(&large).contains("larger than a configuration may be"));
+    assert!(shown(&large).contains("too large: all files together may have 16777216 bytes"), "{}", shown(&large));
+}
+
+#[test]
+fn a_value_from_a_file() {
+    let scratch = Scratch::new("value");
+    let main =
+        scratch.file("main.conf", "client_banned_networks = <bans\nservice s {\ninet_listener l {\nport = 1\n}\n}\n");
+    let network = |n: usize| format!("10.{}.{}.{}\r\n", n >> 16, n >> 8 & 255, n & 255);
+    let many: String = (0..50_000).map(network).collect();
+    scratch.file("bans", &many);
+    let loaded = load(&main).unwrap_or_else(|problems| panic!("{}", lines(&problems)));
+    assert_eq!(loaded.settings.clients.banned.len(), 50_000, "of {} bytes", many.len());
+    scratch.file("bans", " ".repeat(VALUE_FILE_MAX + 1));
+    let shown = lines(&load(&main).expect_err("too large"));
+    assert!(shown.contains("bans cannot be read: too large: the file of a value may have 1048576 bytes"), "{shown}");
+    scratch.file("bans", "mail.example ".repeat(1000));
+    assert_eq!(load(&main).expect_err("no networks").len(), 1, "the same words are said once");
+    let names: String = (0..1000).map(|n| format!("mail{n}.example ")).collect();
+    scratch.file("bans", names);
+    assert_eq!(load(&main).expect_err("no networks").len(), PROBLEMS_MAX);
 }
 
 #[test]
@@ -592,6 +653,9 @@ fn everything_is_bounded() {
     assert!(problems(&joined).contains("Line too long"));
     let deep = "a {\n".repeat(100_000);
     assert!(problems(&deep).contains("Sections nest deeper"));
+    let copies = format!("a = {}\n{}", "x".repeat(LINE_LENGTH_MAX / 2), "b = $a\n".repeat(10_000));
+    let words = "t.conf line 514: Values with variables come to more than 16777216 bytes";
+    assert!(problems(&copies).starts_with(words) && problems(&copies).lines().count() == 1, "{}", problems(&copies));
     let many = "x\n".repeat(100_000);
     assert_eq!(problems(&many).lines().count(), PROBLEMS_MAX);
     let listeners: String =

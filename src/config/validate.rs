@@ -547,7 +547,7 @@ impl Check<'_> {
             Value::Plain(text) | Value::Quoted(text) | Value::Heredoc(text) => Some(text.clone()),
             Value::File(path) => {
                 let path = beside(&setting.at, path);
-                match source::content(&path, source::LINE_LENGTH_MAX) {
+                match source::value_file(&path) {
                     Ok(text) => Some(text.trim_end().to_string()),
                     Err(error) => {
                         self.problem(
@@ -561,8 +561,11 @@ impl Check<'_> {
         }
     }
 
+    /// Beyond [`PROBLEMS_MAX`](source::PROBLEMS_MAX) nobody would read on: a file of networks may hold any number.
     fn problem(&mut self, at: &Place, message: String) {
-        self.problems.push(at.problem(message));
+        if self.problems.len() < source::PROBLEMS_MAX {
+            self.problems.push(at.problem(message));
+        }
     }
 
     fn warn(&mut self, at: &Place, message: String) {
