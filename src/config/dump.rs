@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 
 use super::settings::*;
-use super::{Loaded, names, value};
+use super::{Dovecot, Loaded, names, value};
 use crate::admission::{OnUnknown, OnUnspec, Policy};
 use crate::dispatch::{Overload, Pool};
 use crate::net::Network;
@@ -82,8 +82,8 @@ fn global_lines(settings: &Settings) -> Vec<Line> {
         of("pending_limit", settings.pending_limit, PENDING_DEFAULT),
         of("rings", settings.rings.map_or("auto".into(), |n| n.to_string()), "auto"),
         of("ssl", yes_no(defaults.ssl), yes_no(otherwise.ssl)),
-        of("ssl_cert", file(&settings.ssl_cert), ""),
-        of("ssl_key", file(&settings.ssl_key), ""),
+        file("ssl_cert", "ssl_server_cert_file", &settings.ssl_cert),
+        file("ssl_key", "ssl_server_key_file", &settings.ssl_key),
         of("takeover_socket", takeover, ""),
         of("pending_listener_limit", defaults.pending_limit, otherwise.pending_limit),
         of("pending_peer_limit", settings.pending_peer_limit, 0),

@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::lint::Dovecot;
 use super::names::{self, Scope};
 use super::source::{Document, Entry, Section, Setting};
 use super::syntax::Value;
@@ -15,8 +16,8 @@ pub(super) type Values = HashMap<&'static str, Setting>;
 pub(super) struct Gathered {
     pub(super) values: Values,
     pub(super) services: Vec<RawService>,
-    /// `dovecot_config_version` was there.
-    pub(super) dovecot_24: bool,
+    /// The one that the files are written for: 2.4 if `dovecot_config_version` was there.
+    pub(super) dovecot: Dovecot,
     pub(super) ignored: Vec<Ignored>,
     pub(super) problems: Vec<Problem>,
     pub(super) warnings: Vec<Problem>,
@@ -51,7 +52,7 @@ pub(super) fn gather(document: Document) -> Gathered {
 impl Gathered {
     fn global(&mut self, setting: Setting) {
         if setting.key == "dovecot_config_version" {
-            self.dovecot_24 = true;
+            self.dovecot = Dovecot::V24;
         }
         if let Some(name) = names::canonical(Scope::Global, &setting.key) {
             self.values.insert(name, setting);

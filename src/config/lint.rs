@@ -12,9 +12,10 @@ use super::syntax::Value;
 use super::{Place, Problem, in_order, value};
 
 /// A line of Dovecot releases with one configuration syntax.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Dovecot {
     /// 2.3.
+    #[default]
     V23,
     /// 2.4.
     V24,

@@ -168,8 +168,8 @@ pub(super) fn dovecot_default(name: &str) -> Option<&'static str> {
     DOVECOT_DEFAULTS.iter().find(|(known, _)| *known == name).map(|(_, default)| *default)
 }
 
-/// The listeners that Dovecot has without a line of configuration.
-pub(super) const IMPLICIT: &[Implicit] = &[
+/// The listeners that Dovecot has without a line of configuration; see [`implicits`].
+const IMPLICIT: &[Implicit] = &[
     default_listener("imap-login", "imap", 143, false, "imap"),
     default_listener("imap-login", "imaps", 993, true, "imap"),
     default_listener("pop3-login", "pop3", 110, false, "pop3"),
@@ -189,9 +189,19 @@ const fn default_listener(
     Implicit { service, listener, port, ssl, protocol }
 }
 
-/// Dovecot's own listener of this name, if it has one.
-pub(super) fn implicit(service: &str, listener: Option<&str>) -> Option<&'static Implicit> {
-    IMPLICIT.iter().find(|known| known.service == service && Some(known.listener) == listener)
+/// The listeners that this Dovecot has without a line of configuration: `submissions` came with 2.4.
+pub(super) fn implicits(dovecot: Dovecot) -> impl Iterator<Item = &'static Implicit> {
+    IMPLICIT.iter().filter(move |known| dovecot == V24 || known.listener != "submissions")
+}
+
+/// This Dovecot's own listener of this name, if it has one.
+pub(super) fn implicit(dovecot: Dovecot, service: &str, listener: Option<&str>) -> Option<&'static Implicit> {
+    implicits(dovecot).find(|known| known.service == service && Some(known.listener) == listener)
+}
+
+/// The item of `protocols` that turns one of Dovecot's own services on.
+pub(super) fn protocol_of(service: &str) -> Option<&'static str> {
+    IMPLICIT.iter().find(|known| known.service == service).map(|known| known.protocol)
 }
 
 /// The setting in use that `written` means in a scope: also by Dovecot 2.4's name, with or without the section's prefix.

@@ -152,6 +152,19 @@ fn sections_of_one_name_merge_and_the_last_value_wins() {
 }
 
 #[test]
+fn listeners_without_a_name_get_one_that_is_free() {
+    let listener = |name: &str, n: u8| format!("inet_listener {name} {{\naddress = 127.0.0.{n}\nport = 143\n}}\n");
+    let all: String = ["", "port-143-2", "", "", "x"].iter().zip(1..).map(|(name, n)| listener(name, n)).collect();
+    let text = format!("service s {{\n{all}}}\n");
+    let names = |text: &str| -> Vec<String> {
+        loaded(text).settings.services[0].listeners.iter().map(|l| l.name.clone()).collect()
+    };
+    let expected = ["port-143", "port-143-2", "port-143-3", "port-143-4", "x"];
+    assert_eq!(names(&text), expected);
+    assert_eq!(names(&dump(&loaded(&text), false)), expected, "what is shown is read as the same listeners");
+}
+
+#[test]
 fn a_named_default_listener_keeps_dovecots_port_and_tls() {
     let text = "service imap-login {\ninet_listener imaps {\nhaproxy = yes\n}\ninet_listener imap {\nport = 0\n}\n}\n\
                 service pop3-login {\ninet_listener pop3 {\n}\n}\nhaproxy_trusted_networks = ::1\n";
@@ -162,6 +175,22 @@ fn a_named_default_listener_keeps_dovecots_port_and_tls() {
     assert_eq!(settings.services[1].listeners[0].port, 110);
     assert_eq!(warnings.len(), 1, "{}", lines(&warnings));
     assert_eq!(implicit.iter().map(|i| i.listener).collect::<Vec<_>>(), ["pop3s"]);
+}
+
+/// Dovecot 2.3 has no listener of that name.
+#[test]
+fn submissions_is_a_default_listener_of_dovecot_2_4_only() {
+    let listener =
+        |settings: &str| format!("service submission-login {{\ninet_listener submissions {{\n{settings}}}\n}}\n");
+    let v24 = format!("dovecot_config_version = 2.4.0\n{}", listener(""));
+    let shown = dump(&loaded(&v24), false);
+    for text in [&v24, &shown] {
+        let listener = &loaded(text).settings.services[0].listeners[0];
+        assert_eq!((listener.port, listener.ssl), (465, true), "{text}");
+    }
+    let v23 = loaded(&listener("port = 465\n")).settings;
+    assert!(!v23.services[0].listeners[0].ssl);
+    assert!(problems(&listener("reuse_port = no\n")).starts_with("t.conf: nothing to listen on"));
 }
 
 #[test]

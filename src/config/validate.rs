@@ -1,7 +1,7 @@
 //! From text to meaning: every value parsed, defaults and inheritance filled in, listeners checked against each other.
 //! All errors are collected.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use super::settings::*;
 use super::source::{self, Setting};
 use super::syntax::Value;
 use super::value;
-use super::{Implicit, Place, Problem};
+use super::{Dovecot, Implicit, Place, Problem};
 use crate::admission::{CLIENTS_MAX, CLIENTS_MIN, ClientLimits, ClientRate, OnUnknown, OnUnspec, Policy};
 use crate::dispatch::{Overload, Pool};
 use crate::net::Network;
@@ -21,6 +21,8 @@ use crate::proxy::Rules;
 
 /// Below this a lost segment cannot be sent again in time (the initial retransmission timeout is 1 s, doubled after).
 const TIMEOUT_SENSIBLE: Duration = Duration::from_secs(3);
+/// Who may send a header.
+const TRUSTED: &str = "haproxy_trusted_networks";
 /// Longest ALPN name in bytes (RFC 7301).
 const ALPN_NAME_MAX: usize = 255;
 
@@ -33,9 +35,9 @@ pub(super) fn settings(root: &Path, gathered: &mut Gathered) -> Settings {
     let header_limit = check.number(&values, "header_limit", u64::from(HEADER_MIN), u64::from(HEADER_MAX));
     let header_limit = header_limit.map_or(HEADER_DEFAULT, |n| n as u32);
     let pending_limit = check.number(&values, "pending_limit", u64::from(PENDING_MIN), u64::from(PENDING_MAX));
-    let services: Vec<Service> =
-        raw_services.iter().filter_map(|raw| check.service(raw, &defaults, header_limit)).collect();
-    check.trust(&values, &services);
+    let networks_at = values.get(TRUSTED).map(|setting| &setting.at);
+    let globals = Globals { defaults: &defaults, networks_at, header_limit, dovecot: gathered.dovecot };
+    let services: Vec<Service> = raw_services.iter().filter_map(|raw| check.service(raw, &globals)).collect();
     check.protocols(&values, &services);
     check.together(root, &services);
     let (ssl_cert, ssl_key) = check.certificate(&values, &services);
@@ -70,9 +72,7 @@ pub(super) fn implicit(gathered: &Gathered) -> Vec<Implicit> {
         Some(protocols) => value::items(protocols).any(|protocol| protocol == known.protocol),
         None => service(known).is_some(),
     };
-    let in_this_dovecot = |known: &Implicit| gathered.dovecot_24 || known.listener != "submissions";
-    let all = names::IMPLICIT.iter().copied();
-    all.filter(|known| on(known) && in_this_dovecot(known) && !named(known)).collect()
+    names::implicits(gathered.dovecot).filter(|known| on(known) && !named(known)).copied().collect()
 }
 
 struct Check<'a> {
@@ -164,23 +164,24 @@ impl Check<'_> {
     }
 
     /// A service and its listeners; `None` if it has none.
-    fn service(&mut self, raw: &RawService, defaults: &Defaults, header_limit: u32) -> Option<Service> {
-        let values = &raw.values;
+    fn service(&mut self, raw: &RawService, globals: &Globals<'_>) -> Option<Service> {
+        let (values, defaults) = (&raw.values, globals.defaults);
         let worker = self.choice(values, "worker", &[("whoami", WorkerKind::Whoami), ("discard", WorkerKind::Discard)]);
         let overload = self.choice(values, "overload", &[("pause", Overload::Pause), ("reject", Overload::Reject)]);
         let queue = self.number(values, "queue", 1, Pool::QUEUE_MAX as u64);
         let inherited = Inherited {
-            defaults,
+            globals,
+            networks_at: values.get(TRUSTED).map(|setting| &setting.at).or(globals.networks_at),
             networks: self.networks(values).unwrap_or_else(|| defaults.networks.clone()),
             timeout: self.timeout(values).unwrap_or(defaults.timeout),
             pending_limit: self.pending(values, "pending_listener_limit").unwrap_or(defaults.pending_limit),
             reuse_port: self.boolean(values, "reuse_port").unwrap_or(false),
-            header_limit,
         };
         let residual = self.choice(values, "residual", &[("pass", false), ("exact", true)]);
         let workers = self.auto_or_number(values, "workers", WORKERS_MAX);
+        let mut names: HashSet<String> = raw.listeners.iter().filter_map(|raw| raw.name.clone()).collect();
         let listeners: Vec<_> =
-            raw.listeners.iter().filter_map(|listener| self.listener(raw, listener, &inherited)).collect();
+            raw.listeners.iter().filter_map(|one| self.listener(raw, one, &inherited, &mut names)).collect();
         (!listeners.is_empty()).then(|| Service {
             name: raw.name.clone(),
             worker: worker.unwrap_or(WorkerKind::Whoami),
@@ -193,10 +194,16 @@ impl Check<'_> {
         })
     }
 
-    /// A listener that is to be bound; `None` if it is off.
-    fn listener(&mut self, service: &RawService, raw: &RawListener, inherited: &Inherited<'_>) -> Option<InetListener> {
-        let values = &raw.values;
-        let default = names::implicit(&service.name, raw.name.as_deref());
+    /// A listener that is to be bound; `None` if it is off. `names` are those of the service's listeners.
+    fn listener(
+        &mut self,
+        service: &RawService,
+        raw: &RawListener,
+        inherited: &Inherited<'_>,
+        names: &mut HashSet<String>,
+    ) -> Option<InetListener> {
+        let (values, globals) = (&raw.values, inherited.globals);
+        let default = names::implicit(globals.dovecot, &service.name, raw.name.as_deref());
         let ssl = self.boolean(values, "ssl").unwrap_or(default.is_some_and(|known| known.ssl));
         let haproxy = self.boolean(values, "haproxy").unwrap_or(false);
         let networks = self.networks(values).unwrap_or_else(|| inherited.networks.clone());
@@ -209,18 +216,23 @@ impl Check<'_> {
         let v4_in_tcp6 =
             self.choice(values, "haproxy_v4_in_tcp6", &[("reject", false), ("map", true)]).unwrap_or(false);
         let port = self.port(raw, default.map(|known| known.port))?;
-        if ssl && !inherited.defaults.ssl {
+        if ssl && !globals.defaults.ssl {
             let name = raw.name.as_deref().unwrap_or("without a name");
             let words = "left out, because it has ssl = yes and the global ssl = no turns all of those off";
             self.warn(&raw.at, format!("inet_listener {name}: {words}"));
             return None;
         }
+        let name = raw.name.clone().unwrap_or_else(|| free_name(names, port));
         if !haproxy {
             self.without_effect(values);
+        } else if networks.is_empty() {
+            let at = values.get(TRUSTED).map(|setting| &setting.at).or(inherited.networks_at).unwrap_or(&raw.at);
+            let words = "haproxy = yes, but haproxy_trusted_networks is empty: every connection will be refused; list the load balancers there";
+            self.warn(at, format!("inet_listener {name}: {words}"));
         }
         Some(InetListener {
-            name: raw.name.clone().unwrap_or_else(|| format!("port-{port}")),
-            addresses: addresses.unwrap_or_else(|| inherited.defaults.addresses.clone()),
+            name,
+            addresses: addresses.unwrap_or_else(|| globals.defaults.addresses.clone()),
             port,
             ssl,
             haproxy,
@@ -229,7 +241,7 @@ impl Check<'_> {
             networks,
             timeout,
             pending_limit,
-            rules: Rules { header_limit: inherited.header_limit, v4_in_tcp6 },
+            rules: Rules { header_limit: globals.header_limit, v4_in_tcp6 },
             policy,
             defer_accept,
             at: raw.at.clone(),
@@ -321,7 +333,7 @@ impl Check<'_> {
     }
 
     fn networks(&mut self, values: &Values) -> Option<Vec<Network>> {
-        let setting = values.get("haproxy_trusted_networks")?;
+        let setting = values.get(TRUSTED)?;
         let text = self.text(setting)?;
         let mut networks = Vec::new();
         for item in value::items(&text) {
@@ -376,23 +388,13 @@ impl Check<'_> {
         timeout.unwrap_or(DRAIN_DEFAULT)
     }
 
-    /// Warns of listeners that trust nobody.
-    fn trust(&mut self, values: &Values, services: &[Service]) {
-        let all = services.iter().flat_map(|service| &service.listeners);
-        for listener in all.filter(|listener| listener.haproxy && listener.networks.is_empty()) {
-            let at = values.get("haproxy_trusted_networks").map_or(&listener.at, |setting| &setting.at);
-            let words = "haproxy = yes, but haproxy_trusted_networks is empty: every connection will be refused; list the load balancers there";
-            self.warn(at, format!("inet_listener {}: {words}", listener.name));
-        }
-    }
-
     /// Warns of listeners whose protocol Dovecot would not serve.
     fn protocols(&mut self, values: &Values, services: &[Service]) {
         let Some(setting) = values.get("protocols") else { return };
         let Some(text) = self.text(setting) else { return };
         for service in services {
-            let known = names::IMPLICIT.iter().find(|known| known.service == service.name).map(|known| known.protocol);
-            if let Some(protocol) = known.filter(|protocol| !value::items(&text).any(|p| p == *protocol)) {
+            let protocol = names::protocol_of(&service.name);
+            if let Some(protocol) = protocol.filter(|protocol| !value::items(&text).any(|p| p == *protocol)) {
                 let words = format!(
                     "protocols does not list {protocol}: Dovecot would not start service {}, Vestibule does",
                     service.name
@@ -573,14 +575,31 @@ impl Check<'_> {
     }
 }
 
+/// What holds for all services.
+struct Globals<'a> {
+    defaults: &'a Defaults,
+    /// Where `haproxy_trusted_networks` stands outside all sections.
+    networks_at: Option<&'a Place>,
+    header_limit: u32,
+    dovecot: Dovecot,
+}
+
 /// What the listeners of one service have that do not say otherwise.
 struct Inherited<'a> {
-    defaults: &'a Defaults,
+    globals: &'a Globals<'a>,
     networks: Vec<Network>,
+    /// Where these stand, if anywhere.
+    networks_at: Option<&'a Place>,
     timeout: Duration,
     pending_limit: u32,
     reuse_port: bool,
-    header_limit: u32,
+}
+
+/// A name for a listener that has none: `port-143`, or `port-143-2` if that is another's.
+fn free_name(names: &mut HashSet<String>, port: u16) -> String {
+    let numbered = (2..).map(|n| format!("port-{port}-{n}"));
+    let mut candidates = std::iter::once(format!("port-{port}")).chain(numbered);
+    candidates.find(|name| names.insert(name.clone())).expect("there is no end of numbers")
 }
 
 /// A path as it is meant in a configuration file: relative to that file.
