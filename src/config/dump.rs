@@ -11,7 +11,7 @@ use crate::dispatch::{Overload, Pool};
 use crate::net::Network;
 
 /// The settings that differ from their defaults, or all of them; then, as comments, the listeners that only Dovecot
-/// would have, and what was ignored.
+/// would have, and what was ignored. Names and defaults are those of Dovecot 2.3.
 pub fn dump(loaded: &Loaded, all: bool) -> String {
     let mut out = String::new();
     let settings = &loaded.settings;
@@ -135,7 +135,7 @@ fn service_lines(service: &Service) -> Vec<Line> {
 
 fn listener_lines(service: &Service, listener: &InetListener, settings: &Settings) -> Vec<Line> {
     let defaults = &settings.defaults;
-    let known = names::implicit(&service.name, Some(&listener.name));
+    let known = names::implicit(Dovecot::V23, &service.name, Some(&listener.name));
     let mut lines = vec![
         of("address", addresses(&listener.addresses), addresses(&defaults.addresses)),
         of("defer_accept", yes_no(listener.defer_accept), yes_no(listener.haproxy)),
@@ -188,8 +188,14 @@ fn addresses(addresses: &[IpAddr]) -> String {
     addresses.iter().copied().map(value::show_address).collect::<Vec<_>>().join(", ")
 }
 
-fn file(path: &Option<SourcedPath>) -> String {
-    path.as_ref().map_or(String::new(), |file| format!("<{}", file.path.display()))
+/// `name = <PATH`, or by Dovecot 2.4's name, which takes quotes, where the path could not be read back without them.
+fn file(name: &'static str, name_24: &'static str, path: &Option<SourcedPath>) -> Line {
+    let Some(file) = path else { return of(name, "", "") };
+    let path = file.path.display().to_string();
+    match quoted(&path) {
+        quoted if quoted == path => of(name, format_args!("<{path}"), ""),
+        quoted => of(name_24, quoted, ""),
+    }
 }
 
 fn yes_no(value: bool) -> &'static str {
@@ -205,7 +211,8 @@ fn print(out: &mut String, depth: usize, lines: &[Line], all: bool) {
 }
 
 fn open(out: &mut String, depth: usize, kind: &str, name: &str) {
-    let plain = !name.is_empty() && !name.contains([' ', '\t', '"', '\\', '{', '}', '=', ';', '#', '\'']);
+    let special = |c: char| c.is_whitespace() || matches!(c, '"' | '\\' | '{' | '}' | '=' | ';' | '#' | '\'');
+    let plain = !name.is_empty() && !name.contains(special);
     let name = if plain { name.into() } else { format!("\"{}\"", escaped(name)) };
     line(out, format_args!("{:1$}{kind} {name} {{", "", 2 * depth));
 }
@@ -216,7 +223,10 @@ fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
 
 /// In quotes where it would not be read back as it is.
 fn quoted(text: &str) -> String {
-    let special = text.starts_with(['<', '"', '\'', ' ']) || text.ends_with([' ', '\\']) || text.contains(['#', '$']);
+    let special = text.starts_with(['<', '"', '\''])
+        || text.ends_with('\\')
+        || text.trim().len() < text.len()
+        || text.contains(['#', '$']);
     if special { format!("\"{}\"", escaped(text)) } else { text.into() }
 }
 

@@ -193,13 +193,7 @@ impl Cursor<'_> {
         self.skip_space();
         let name = match self.quoted_word() {
             Some(name) => Some(name),
-            None => Some(self.word()).filter(|name| !name.is_empty()),
-        };
-        self.skip_space();
-        let name = match name {
-            // Dovecot 2.4: `group @label name {`.
-            Some(label) if label.starts_with('@') => Some(format!("{label} {}", self.word())),
-            other => other,
+            None => Some(self.bare_name()).filter(|name| !name.is_empty()),
         };
         self.skip_space();
         if kind.is_empty() || !self.eat('{') {
@@ -210,6 +204,19 @@ impl Cursor<'_> {
         }
         self.skip_space();
         Ok(Element::Open { kind, name })
+    }
+
+    /// A word, or in Dovecot 2.4's `group @label name {` two.
+    fn bare_name(&mut self) -> String {
+        let first = self.word();
+        self.skip_space();
+        if !first.starts_with('@') {
+            return first;
+        }
+        match self.word() {
+            second if second.is_empty() => first,
+            second => format!("{first} {second}"),
+        }
     }
 
     fn value(&mut self) -> Value {
@@ -340,6 +347,10 @@ mod tests {
         assert_eq!(elements("service imap-login {"), [open("service", Some("imap-login"))]);
         assert_eq!(elements("service \"a \\\" b\" {"), [open("service", Some("a \" b"))]);
         assert_eq!(elements("passdb {"), [open("passdb", None)]);
+        assert_eq!(elements("group @label name {"), [open("group", Some("@label name"))]);
+        for line in ["service @x {", "service \"@x\" {"] {
+            assert_eq!(elements(line), [open("service", Some("@x"))], "{line}");
+        }
         assert_eq!(elements("}"), [Element::Close]);
         let include = |pattern: &str, required| Element::Include { pattern: pattern.into(), required };
         assert_eq!(elements("!include conf.d/*.conf"), [include("conf.d/*.conf", true)]);

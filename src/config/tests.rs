@@ -332,6 +332,14 @@ fn warnings_of_what_is_hardly_meant() {
         ("haproxy_trusted_networks = fe80::1%eth0", "the scope of fe80::1%eth0 is not looked at"),
         ("haproxy_trusted_networks =", "line 1: inet_listener l: haproxy = yes, but haproxy_trusted_networks is empty"),
         ("", "line 3: inet_listener l: haproxy = yes, but haproxy_trusted_networks is empty"),
+        (
+            "haproxy_trusted_networks = ::1\nservice s {\nhaproxy_trusted_networks =\n}",
+            "line 3: inet_listener l: haproxy = yes, but haproxy_trusted_networks is empty",
+        ),
+        (
+            "haproxy_trusted_networks = ::1\nservice s {\ninet_listener l {\nhaproxy_trusted_networks =\n}\n}",
+            "line 4: inet_listener l: haproxy = yes, but haproxy_trusted_networks is empty",
+        ),
         ("haproxy_timeout = 2 secs", "line 1: haproxy_timeout: 2 secs leaves no room"),
         ("haproxy_trusted_networks = ::1#x", "line 1: Ambiguous '#' character in line"),
         ("haproxy_trusted_network = ::1", "is ignored (did you mean haproxy_trusted_networks?)"),
@@ -482,9 +490,24 @@ service imap-login {
 }
 ";
 
+/// Names and paths that need quotes, or have no plain form at all.
+const QUOTED: &str = "\
+ssl_server_cert_file = \"/etc/a #b.pem\"
+ssl_server_key_file = \"/etc/it's\\\\\"
+user = \"a$b\"
+chroot = \"/srv/\tx \"
+takeover_socket = \"/run/<x #\"
+service \"@x\" {
+  inet_listener \"a\tb\" {
+    port = 1
+    ssl = yes
+  }
+}
+";
+
 #[test]
 fn a_dump_is_read_back_as_what_it_shows() {
-    for text in [EXAMPLE, BUILTIN, UNUSUAL] {
+    for text in [EXAMPLE, BUILTIN, UNUSUAL, QUOTED] {
         for all in [false, true] {
             let shown = dump(&loaded(text), all);
             let (before, after) = (without_places(text), without_places(&shown));
@@ -706,11 +729,12 @@ fn any_bytes_get_an_answer() {
         EXAMPLE,
         BUILTIN,
         UNUSUAL,
+        QUOTED,
         "a = \"b\\\" # c\" \\\n d\nx {a=b;c=<d}\n!include [x\nprotocols {\nimap = yes\n}\n",
     ];
-    let alphabet: &[u8] = b"{}=\\\"'#<$!;\n \t\r*[]?,%/:.0\xff\x00azhi";
+    let alphabet: &[u8] = b"{}=\\\"'#<$!;\n \t\r*[]?,%/:.0\xff\x00@azhi";
     let mut random = fastrand::Rng::with_seed(1);
-    for round in 0..4000 {
+    for round in 0..8000 {
         let mut bytes = texts[round % texts.len()].as_bytes().to_vec();
         for _ in 0..random.u8(1..=12) {
             let at = random.usize(..=bytes.len());
