@@ -16,7 +16,9 @@ use super::{V2_FIXED, V2_LENGTH_MAX, V2_SIGNATURE};
 
 /// A header to send.
 ///
-/// TLVs go out in the order CRC32C, UNIQUE_ID, SSL, AUTHORITY, ALPN, then all others as given. Version 1 carries none.
+/// TLVs go out in the order CRC32C, UNIQUE_ID, SSL, AUTHORITY, ALPN, then all others as given. Only version 2 PROXY headers
+/// carry them: version 1 cannot, LOCAL stays at its 16 bytes, and a version 2 header that is sent [again](Self::again) has its
+/// own. [`Encoder::dropped`] names what was asked for and is not sent.
 ///
 /// ```
 /// use vestibule::proxy::{Decoded, Encoder, Rules, decode};
@@ -54,7 +56,8 @@ enum Content<'a> {
 const PASSED_ON: [u8; 4] = [kind::UNIQUE_ID, kind::SSL, kind::AUTHORITY, kind::ALPN];
 
 impl<'a> Encoder<'a> {
-    /// Version 2, LOCAL, 16 bytes: the sender's own connection, such as a health check. Version 1 has no such thing.
+    /// Version 2, LOCAL, 16 bytes whatever else is asked for: the sender's own connection, such as a health check. Version 1
+    /// has no such thing.
     pub fn local() -> Encoder<'a> {
         Encoder::new(Content::Local)
     }
@@ -104,12 +107,13 @@ impl<'a> Encoder<'a> {
         Encoder { version, ..self }
     }
 
-    /// Whether to send a CRC32C of the header (version 2, 7 bytes).
+    /// Whether to send a CRC32C of the header (7 bytes), where it [carries TLVs](Self).
     pub fn checksum(self, checksum: bool) -> Encoder<'a> {
         Encoder { checksum, ..self }
     }
 
-    /// TLVs of our own, behind those received of the same rank. CRC32C is not one of them: see [`Encoder::checksum`].
+    /// TLVs of our own, where the header [carries any](Self), behind those received of the same rank. CRC32C is not one of
+    /// them: see [`Encoder::checksum`].
     pub fn tlvs(self, own: &'a [Tlv<'a>]) -> Encoder<'a> {
         Encoder { own, ..self }
     }
@@ -134,6 +138,9 @@ impl<'a> Encoder<'a> {
         if self.version == Version::V1 && matches!(self.content, Content::Local) {
             return Err(EncodeError::LocalNeedsV2);
         }
+        if let Some(length) = self.ssl_too_long() {
+            return Err(EncodeError::SslTooLong { length, limit: self.limits.value });
+        }
         let limit = self.limits.total.min(V2_LENGTH_MAX);
         if length > limit {
             return Err(EncodeError::TooLong { length, limit });
@@ -141,7 +148,7 @@ impl<'a> Encoder<'a> {
         let out = out.get_mut(..length).ok_or(EncodeError::BufferTooSmall { needed: length })?;
         let mut rest = &mut *out;
         self.write(&mut Fill(&mut rest)).map_err(|Full| EncodeError::BufferTooSmall { needed: length })?;
-        if self.version == Version::V2
+        if self.carries_tlvs()
             && let Content::Proxy(block) = &self.content
         {
             self.finish(out, V2_FIXED + block_len(block))?;
@@ -224,6 +231,10 @@ impl<'a> Encoder<'a> {
         })
     }
 
+    fn carries_tlvs(&self) -> bool {
+        self.version == Version::V2 && matches!(self.content, Content::Proxy(_))
+    }
+
     /// All TLVs that should be sent if there is room.
     fn items(&self) -> impl Iterator<Item = Tlv<'a>> + use<'a> {
         let vendors = self.vendors;
@@ -281,6 +292,7 @@ impl Limits {
 
 /// How many classes of TLVs were given up, in the order of [`stage_in_ssl`] and [`stage`].
 type Stage = u8;
+const LAST_STAGE_IN_SSL: Stage = 6;
 const LAST_STAGE: Stage = 10;
 const NEVER: Stage = LAST_STAGE + 1;
 
@@ -293,7 +305,7 @@ fn stage_in_ssl(kind: u8) -> Stage {
         kind::SSL_GROUP => 3,
         kind::SSL_KEY_ALG => 4,
         kind::SSL_SIG_ALG => 5,
-        kind::SSL_CIPHER => 6,
+        kind::SSL_CIPHER => LAST_STAGE_IN_SSL,
         _ => 1,
     }
 }
@@ -316,26 +328,33 @@ impl<'a> Encoder<'a> {
     /// What still does not fit makes [`Encoder::encode`] fail.
     pub fn fit(self, limits: Limits) -> Encoder<'a> {
         let mut fitted = Encoder { limits, dropped: 0, ..self };
-        while fitted.dropped < LAST_STAGE && !fitted.fits() {
+        // Only what is inside SSL makes SSL shorter.
+        while fitted.dropped < LAST_STAGE_IN_SSL && fitted.ssl_too_long().is_some() {
+            fitted.dropped += 1;
+        }
+        while fitted.dropped < LAST_STAGE && fitted.encoded_len() > limits.total {
             fitted.dropped += 1;
         }
         fitted
     }
 
-    /// Types of the TLVs that are left out: of SSL's, and of all in version 1.
+    /// Types of the TLVs that were asked for and are left out, inside SSL too; the checksum's where the header does not
+    /// [carry TLVs](Self).
     pub fn dropped(&self) -> impl Iterator<Item = u8> + use<'_, 'a> {
-        self.items().flat_map(|tlv| {
+        let checksum = (self.checksum && !self.carries_tlvs()).then_some(kind::CRC32C);
+        checksum.into_iter().chain(self.items().flat_map(|tlv| {
             let gone = !self.keeps(&tlv);
             let inner = self.shortened(tlv.value).filter(|_| tlv.kind == kind::SSL && !gone);
             let inner = inner.map(|(_, items)| items).into_iter().flatten();
             let inner = inner.filter(|item| !self.keeps_in_ssl(item)).map(|item| item.kind);
             gone.then_some(tlv.kind).into_iter().chain(inner)
-        })
+        }))
     }
 
-    fn fits(&self) -> bool {
-        let mut ssl = self.items().filter(|tlv| tlv.kind == kind::SSL);
-        self.encoded_len() <= self.limits.total && ssl.all(|tlv| self.ssl_len(tlv.value) <= self.limits.value)
+    /// Length of an SSL value that is to be sent and longer than the receiver can take.
+    fn ssl_too_long(&self) -> Option<usize> {
+        let sent = self.items().filter(|tlv| tlv.kind == kind::SSL && self.keeps(tlv));
+        sent.map(|tlv| self.ssl_len(tlv.value)).find(|&length| length > self.limits.value)
     }
 
     fn keeps(&self, tlv: &Tlv<'_>) -> bool {
@@ -344,7 +363,7 @@ impl<'a> Encoder<'a> {
             kind::AUTHORITY => self.limits.value.min(self.limits.authority),
             _ => self.limits.value,
         };
-        self.version == Version::V2 && stage(tlv.kind) > self.dropped && tlv.value.len() <= value_max
+        self.carries_tlvs() && stage(tlv.kind) > self.dropped && tlv.value.len() <= value_max
     }
 
     fn keeps_in_ssl(&self, item: &Tlv<'_>) -> bool {
@@ -367,6 +386,13 @@ pub enum EncodeError {
         /// What the receiver can take.
         limit: usize,
     },
+    /// The SSL TLV's value is longer than the receiver can take, even without all that may be left out of it.
+    SslTooLong {
+        /// Length of the value in bytes.
+        length: usize,
+        /// What the receiver can take.
+        limit: usize,
+    },
     /// Version 1 has no LOCAL: send a line with the addresses of the socket.
     LocalNeedsV2,
     /// A checksum cannot be given as a TLV; [`Encoder::checksum`] makes it.
@@ -381,6 +407,12 @@ impl fmt::Display for EncodeError {
             EncodeError::BufferTooSmall { needed } => write!(f, "the header needs a buffer of {needed} bytes"),
             EncodeError::TooLong { length, limit } => {
                 write!(f, "the header has {length} bytes, the receiver takes {limit}: send fewer or shorter TLVs")
+            }
+            EncodeError::SslTooLong { length, limit } => {
+                write!(
+                    f,
+                    "the SSL TLV's value has {length} bytes, the receiver takes {limit}: send a shorter common name"
+                )
             }
             EncodeError::LocalNeedsV2 => f.write_str("version 1 has no LOCAL: use version 2, or give addresses"),
             EncodeError::ChecksumAsTlv => f.write_str("a CRC32C TLV cannot be given, only asked for"),

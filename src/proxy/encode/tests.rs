@@ -209,6 +209,44 @@ fn long_values_are_dropped_alone() {
     assert_eq!(fitted.dropped().collect::<Vec<_>>(), [0x28, 0x2f, kind::AUTHORITY]);
 }
 
+/// An SSL value that cannot become short enough costs nothing else.
+#[test]
+fn an_ssl_value_that_stays_too_long_is_an_error() {
+    let mut ssl = vec![7, 0, 0, 0, 0, kind::SSL_CN, 0x04, 0x4c];
+    ssl.resize(ssl.len() + 1100, b'n');
+    ssl.extend([kind::SSL_CIPHER, 0, 1, b'c']);
+    let own = [
+        Tlv { kind: kind::SSL, value: &ssl },
+        Tlv { kind: kind::UNIQUE_ID, value: b"id" },
+        Tlv { kind: kind::AUTHORITY, value: b"mail.example" },
+        Tlv { kind: kind::ALPN, value: b"imap" },
+        Tlv { kind: kind::AWS, value: b"\x01vpce-1" },
+    ];
+    let fitted = v4().tlvs(&own).fit(Limits::HAPROXY);
+    assert_eq!(fitted.dropped().collect::<Vec<_>>(), [kind::SSL_CIPHER]);
+    assert_eq!(fitted.encode(&mut [0; 2000]), Err(EncodeError::SslTooLong { length: 1108, limit: 1024 }));
+    let line = fitted.version(Version::V1).fit(Limits::HAPROXY);
+    assert_eq!(encoded(&line).len(), 44, "version 1 sends no SSL");
+}
+
+#[test]
+fn what_a_header_cannot_carry_is_named() {
+    let own = [Tlv { kind: kind::ALPN, value: b"imap" }];
+    let health_check = encoded(&Encoder::local());
+    let received = encoded(&v4());
+    for (encoder, bytes) in [
+        (Encoder::local(), health_check.as_slice()),
+        (Encoder::again(&decoded(&received)), &received),
+        (v4().version(Version::V1), b"PROXY TCP4 198.51.100.7 192.0.2.1 5000 143\r\n"),
+    ] {
+        let encoder = encoder.checksum(true).tlvs(&own);
+        assert_eq!(encoded(&encoder), bytes);
+        assert_eq!(encoder.dropped().collect::<Vec<_>>(), [kind::CRC32C, kind::ALPN]);
+        assert_eq!(encoder.tlvs(&[]).checksum(false).dropped().count(), 0);
+    }
+    assert_eq!(v4().checksum(true).tlvs(&own).dropped().count(), 0);
+}
+
 #[test]
 fn a_relay_passes_on_what_it_should() {
     let own = [
