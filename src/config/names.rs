@@ -253,7 +253,9 @@ pub(super) fn known_to_dovecot(dovecot: Dovecot, scope: Scope, written: &str) ->
     let own = canonical(scope, written)
         .and_then(|name| SETTINGS.iter().find(|known| known.name == name))
         .is_some_and(|known| known.origin == Vestibule);
+    let misplaced = canonical(scope, written).is_none() && belongs(scope, written).is_some();
     match (scope, dovecot) {
+        (Global, _) if misplaced => false,
         (Global, _) => !own && !ONLY_IN.iter().any(|&(only, name)| name == written && only != dovecot),
         (Service, V23) => DOVECOT_SERVICE.contains(&written),
         (Service, V24) => !own,
