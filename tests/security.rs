@@ -27,8 +27,13 @@ fn configured(port: u16, globals: &str) -> tempfile::TempDir {
 }
 
 fn serve(directory: &tempfile::TempDir) -> Command {
+    on("serve", directory)
+}
+
+/// A subcommand on the configuration in the directory.
+fn on(subcommand: &str, directory: &tempfile::TempDir) -> Command {
     let mut command = vestibule();
-    command.arg("serve").arg("-c").arg(directory.path().join("vestibule.conf"));
+    command.arg(subcommand).arg("-c").arg(directory.path().join("vestibule.conf"));
     command
 }
 
@@ -99,15 +104,18 @@ fn locked_into_a_directory() {
 #[test]
 fn wrong_names_stop_the_start_and_say_why() {
     for (globals, words) in [
-        ("user = no-such-user-here", "user = no-such-user-here: no such user"),
-        ("user = nobody\ngroup = no-such-group-here", "group = no-such-group-here: no such group"),
-        ("group = nogroup", "group needs user"),
-        ("user = nobody\nchroot = run", "chroot: run is not an absolute path"),
+        ("user = no-such-user-here", "line 2: user = no-such-user-here: no such user"),
+        ("user = nobody\ngroup = no-such-group-here", "line 3: group = no-such-group-here: no such group"),
+        ("user = no-such-user-here\ngroup = no-such-group-here", "line 3: group = no-such-group-here: no such group"),
+        ("group = nogroup", "line 2: group needs user"),
+        ("user = nobody\nchroot = run", "line 3: chroot: run is not an absolute path"),
     ] {
         let directory = configured(free_port(), globals);
-        let ended = run(serve(&directory), b"");
-        assert_ne!(ended.code, Some(0));
-        assert!(ended.stderr.contains(words), "{globals}: {}", ended.stderr);
+        for subcommand in ["check", "serve"] {
+            let ended = run(on(subcommand, &directory), b"");
+            assert_eq!(ended.code, Some(78), "{subcommand}, {globals}: {}", ended.stderr);
+            assert!(ended.stderr.contains(words), "{subcommand}, {globals}: {}", ended.stderr);
+        }
     }
 }
 

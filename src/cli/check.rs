@@ -5,18 +5,22 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::ValueEnum;
-use vestibule::config::{self, Dovecot, InetListener, Loaded, Service};
+use vestibule::config::{self, Dovecot, InetListener, Loaded, Problem, Service};
 
-use super::configuration;
-use super::{EXIT_CONFIG, Error};
+use super::{EXIT_CONFIG, Error, configuration, privileges};
 
 /// Read a configuration and say what is wrong with it.
 ///
 /// Every error is one line `FILE line N: MESSAGE` on standard error, warnings start with `warning: `. Certificates are
-/// read too. Without an error, standard output says where the daemon would listen. No port is ever opened.
+/// read too, users and groups looked up. Without an error, standard output says where the daemon would listen. No port is
+/// ever opened.
 #[derive(clap::Args, Default)]
 #[command(after_help = "\
-Exit code: 0 if the daemon could start with this configuration, 78 if not.
+Exit code: 0 if nothing is wrong with the configuration, 78 if something is.
+
+What only the start itself can show is not looked at: whether the ports are free, whether this
+system offers what the rings need, whether the daemon may become its user, and whether the
+directories of takeover_socket and chroot, which the start may make, are there.
 
 Examples:
   vestibule check -c /etc/vestibule.conf
@@ -45,9 +49,9 @@ enum Strict {
 
 /// Runs the subcommand.
 pub fn run(args: Args) -> Result<ExitCode, Error> {
-    let right = match configuration::load(args.file.as_deref()) {
-        Ok(ready) => {
-            report(args.file.as_deref(), &ready.loaded);
+    let right = match examine(args.file.as_deref())? {
+        Ok(loaded) => {
+            report(args.file.as_deref(), &loaded);
             true
         }
         Err(problems) => {
@@ -60,6 +64,15 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
         _ => true,
     };
     Ok(if right && strictly_right { ExitCode::SUCCESS } else { ExitCode::from(EXIT_CONFIG) })
+}
+
+/// What the daemon reads before it starts, and whom it looks up.
+fn examine(file: Option<&Path>) -> Result<Result<Loaded, Vec<Problem>>, Error> {
+    let loaded = match configuration::load(file) {
+        Ok(ready) => ready.loaded,
+        Err(problems) => return Ok(Err(problems)),
+    };
+    Ok(privileges::look_up(&loaded.settings.privileges)?.map(|_| loaded))
 }
 
 fn report(file: Option<&Path>, loaded: &Loaded) {

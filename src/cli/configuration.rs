@@ -58,8 +58,7 @@ fn identity(settings: &Settings) -> Result<Option<Identity>, Problem> {
 fn problem(error: &TlsError, cert: &SourcedPath, key: &SourcedPath, users: &[&InetListener]) -> Problem {
     let (setting, at) = if blames_key(error, cert, key) { ("ssl_key", &key.at) } else { ("ssl_cert", &cert.at) };
     let users: Vec<&str> = users.iter().map(|listener| listener.name.as_str()).collect();
-    let message = format!("{setting}: {error} (needed by inet_listener {})", users.join(", "));
-    Problem { file: at.file.clone(), line: at.line, message }
+    at.problem(format!("{setting}: {error} (needed by inet_listener {})", users.join(", ")))
 }
 
 fn blames_key(error: &TlsError, cert: &SourcedPath, key: &SourcedPath) -> bool {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use nix::unistd::{Gid, Group, Uid, User, chdir, chroot, getgrouplist, setgid, setgroups, setuid};
-use vestibule::config::Privileges;
+use vestibule::config::{Privileges, Problem};
 
 use super::Error;
 
@@ -30,20 +30,38 @@ pub struct Target {
 }
 
 /// Looks the names up; `None` if the settings name no user.
-pub fn look_up(settings: &Privileges) -> Result<Option<Target>, Error> {
-    let Some(name) = &settings.user else { return Ok(None) };
-    let user = User::from_name(name)?.ok_or_else(|| format!("user = {name}: no such user (getent passwd {name})"))?;
-    let gid = match &settings.group {
-        Some(name) => Group::from_name(name)?.ok_or_else(|| format!("group = {name}: no such group"))?.gid,
-        None => user.gid,
-    };
-    if settings.chroot.is_some() && std::env::var_os("NOTIFY_SOCKET").is_some() {
-        return Err("chroot: the service manager's socket cannot be reached from inside; use RootDirectory= or \
-                    ProtectSystem= in the unit instead"
-            .into());
+///
+/// # Errors
+/// The inner ones are the configuration's fault, and will be after a restart; the outer ones the user database's.
+pub fn look_up(settings: &Privileges) -> Result<Result<Option<Target>, Vec<Problem>>, Error> {
+    let Some(wanted) = &settings.user else { return Ok(Ok(None)) };
+    let (name, chroot) = (&wanted.name, &settings.chroot);
+    let mut problems = Vec::new();
+    let user = User::from_name(name)?;
+    if user.is_none() {
+        problems.push(wanted.at.problem(format!("user = {name}: no such user (getent passwd {name})")));
     }
-    let groups = getgrouplist(&CString::new(name.as_str())?, gid)?;
-    Ok(Some(Target { name: name.clone(), uid: user.uid, gid, groups, chroot: settings.chroot.clone() }))
+    let group = match &settings.group {
+        Some(wanted) => Group::from_name(&wanted.name)?.map(|group| group.gid),
+        None => user.as_ref().map(|user| user.gid),
+    };
+    if let (Some(wanted), None) = (&settings.group, group) {
+        let name = &wanted.name;
+        problems.push(wanted.at.problem(format!("group = {name}: no such group (getent group {name})")));
+    }
+    if let (Some(directory), Some(_)) = (chroot, std::env::var_os("NOTIFY_SOCKET")) {
+        let words = "chroot: the service manager's socket cannot be reached from inside; use RootDirectory= or \
+                     ProtectSystem= in the unit instead";
+        problems.push(directory.at.problem(words));
+    }
+    match (user, group) {
+        (Some(user), Some(gid)) if problems.is_empty() => {
+            let groups = getgrouplist(&CString::new(name.as_str())?, gid)?;
+            let chroot = chroot.as_ref().map(|directory| directory.path.clone());
+            Ok(Ok(Some(Target { name: name.clone(), uid: user.uid, gid, groups, chroot })))
+        }
+        _ => Ok(Err(problems)),
+    }
 }
 
 /// Becomes the user, for ever.

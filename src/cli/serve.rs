@@ -17,6 +17,7 @@ use vestibule::ring;
 
 use super::configuration::{self, Ready};
 use super::log::{self, Log};
+use super::privileges::Target;
 use super::systemd::Inherited;
 use super::takeover::{self, Claim, Place};
 use super::tier::{Event, Tier};
@@ -71,6 +72,10 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
         Ok(ready) => ready,
         Err(problems) => return Ok(configuration::refuse(&problems)),
     };
+    let target = match privileges::look_up(&ready.loaded.settings.privileges)? {
+        Ok(target) => target,
+        Err(problems) => return Ok(configuration::refuse(&problems)),
+    };
     privileges::forbid_new();
     let log = log::start();
     for warning in &ready.loaded.warnings {
@@ -84,7 +89,7 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
     let ending = second_signal_ends()?;
     let (tell, events) = crossbeam_channel::unbounded(); // EVENTS_MAX, and one for each takeover that has failed
     let settings = &ready.loaded.settings;
-    let Started { engine, place } = start(&ready, args.takeover, &tell)?;
+    let Started { engine, place } = start(&ready, target.as_ref(), args.takeover, &tell)?;
     say_ready(&log, settings, engine.addresses());
     let tier = Arc::new(Mutex::new(Tier::new(args.config, ready, engine, tell.clone())));
     let place = Arc::new(place);
@@ -110,10 +115,14 @@ struct Started {
 }
 
 /// Binds, gives up privileges, starts, and takes over from a running process if there is one.
-fn start(ready: &Ready, from: Option<PathBuf>, events: &Sender<Event>) -> Result<Started, Error> {
+fn start(
+    ready: &Ready,
+    target: Option<&Target>,
+    from: Option<PathBuf>,
+    events: &Sender<Event>,
+) -> Result<Started, Error> {
     let Ready { loaded, identity } = ready;
     let settings = &loaded.settings;
-    let target = privileges::look_up(&settings.privileges)?;
     let mut claim = from.as_deref().map(Claim::open).transpose()?;
     if let (None, Some(path)) = (&claim, &settings.takeover_socket)
         && Place::is_served(path)
@@ -129,7 +138,7 @@ fn start(ready: &Ready, from: Option<PathBuf>, events: &Sender<Event>) -> Result
     let bound = plan::builder(settings, identity.as_ref(), open)?.bind()?;
     inherited.all_taken()?;
     claim.iter_mut().for_each(Claim::let_go_of_the_rest);
-    if let Some(target) = &target {
+    if let Some(target) = target {
         privileges::drop_to(target)?;
     }
     let place = settings.takeover_socket.as_deref().map(Place::prepare).transpose()?;

@@ -110,8 +110,8 @@ fn client_lines(clients: &Clients) -> Vec<Line> {
 }
 
 fn privilege_lines(privileges: &Privileges) -> Vec<Line> {
-    let name = |name: &Option<String>| name.as_deref().map_or(String::new(), quoted);
-    let chroot = privileges.chroot.as_ref().map_or(String::new(), |path| quoted(&path.display().to_string()));
+    let name = |name: &Option<SourcedName>| name.as_ref().map_or(String::new(), |given| quoted(&given.name));
+    let chroot = privileges.chroot.as_ref().map_or(String::new(), |file| quoted(&file.path.display().to_string()));
     vec![of("chroot", chroot, ""), of("group", name(&privileges.group), ""), of("user", name(&privileges.user), "")]
 }
 

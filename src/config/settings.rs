@@ -93,15 +93,15 @@ impl Default for Clients {
     }
 }
 
-/// `user`, `group` and `chroot`. The names are looked up when the daemon starts.
+/// `user`, `group` and `chroot`. The names are not looked up here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Privileges {
     /// The user to become.
-    pub user: Option<String>,
+    pub user: Option<SourcedName>,
     /// Another group than the user's own; only with a user.
-    pub group: Option<String>,
+    pub group: Option<SourcedName>,
     /// The directory to be locked into, an absolute path; only with a user.
-    pub chroot: Option<PathBuf>,
+    pub chroot: Option<SourcedPath>,
 }
 
 /// Global settings that listeners inherit.
@@ -124,6 +124,15 @@ impl Default for Defaults {
         let everywhere = vec![IpAddr::V4([0; 4].into()), IpAddr::V6([0; 16].into())];
         Defaults { addresses: everywhere, ssl: true, networks: Vec::new(), timeout: TIMEOUT_DEFAULT, pending_limit: 0 }
     }
+}
+
+/// A user's or group's name and the setting that gives it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourcedName {
+    /// Never empty.
+    pub name: String,
+    /// Where it is given.
+    pub at: Place,
 }
 
 /// A file and the setting that names it.

@@ -38,7 +38,8 @@ pub struct Place {
 }
 
 impl Place {
-    pub(super) fn problem(&self, message: impl Into<String>) -> Problem {
+    /// What is wrong there.
+    pub fn problem(&self, message: impl Into<String>) -> Problem {
         Problem { file: self.file.clone(), line: self.line, message: message.into() }
     }
 }

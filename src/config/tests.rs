@@ -78,8 +78,12 @@ fn one_line_sections_mean_the_same() {
 fn without_places(text: &str) -> Settings {
     let mut settings = loaded(text).settings;
     let nowhere = Place { file: Path::new("").into(), line: 0 };
-    for file in [&mut settings.ssl_cert, &mut settings.ssl_key].into_iter().flatten() {
+    let privileges = &mut settings.privileges;
+    for file in [&mut settings.ssl_cert, &mut settings.ssl_key, &mut privileges.chroot].into_iter().flatten() {
         file.at = nowhere.clone();
+    }
+    for name in [&mut privileges.user, &mut privileges.group].into_iter().flatten() {
+        name.at = nowhere.clone();
     }
     for service in &mut settings.services {
         service.at = nowhere.clone();

@@ -143,13 +143,14 @@ impl Check<'_> {
     }
 
     fn privileges(&mut self, values: &Values) -> Privileges {
-        let user = self.word(values, "user");
-        let group = self.word(values, "group");
+        let user = self.name(values, "user");
+        let group = self.name(values, "group");
         let chroot = self.with(values, "chroot", |text| match Path::new(text) {
             path if text.is_empty() || path.is_absolute() => Ok(path.to_path_buf()),
             _ => Err(format!("chroot: {text} is not an absolute path")),
         });
         let chroot = chroot.filter(|path| !path.as_os_str().is_empty());
+        let chroot = chroot.map(|path| SourcedPath { path, at: values["chroot"].at.clone() });
         if user.is_none() && (group.is_some() || chroot.is_some()) {
             let name = if group.is_some() { "group" } else { "chroot" };
             let words = format!("{name} needs user: write user = NAME, the user to become once the ports are bound");
@@ -159,8 +160,9 @@ impl Check<'_> {
     }
 
     /// A name; empty is as good as unset.
-    fn word(&mut self, values: &Values, name: &str) -> Option<String> {
-        self.with(values, name, |text| Ok(text.to_string())).filter(|text| !text.is_empty())
+    fn name(&mut self, values: &Values, setting: &str) -> Option<SourcedName> {
+        let name = self.with(values, setting, |text| Ok(text.to_string())).filter(|name| !name.is_empty())?;
+        Some(SourcedName { name, at: values[setting].at.clone() })
     }
 
     /// A service and its listeners; `None` if it has none.
