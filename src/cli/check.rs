@@ -12,8 +12,8 @@ use super::{EXIT_CONFIG, Error, configuration, privileges};
 /// Read a configuration and say what is wrong with it.
 ///
 /// Every error is one line `FILE line N: MESSAGE` on standard error, warnings start with `warning: `. Certificates are
-/// read too, users and groups looked up. Without an error, standard output says where the daemon would listen. No port is
-/// ever opened.
+/// read too, users and groups looked up. Without an error, standard output says where the daemon would listen. No port
+/// is ever opened.
 #[derive(clap::Args, Default)]
 #[command(after_help = "\
 Exit code: 0 if nothing is wrong with the configuration, 78 if something is.

@@ -201,7 +201,7 @@ fn update_list(values: &mut Values, name: &'static str, section: Section, proble
         None => (Vec::new(), None),
         Some(Setting { value: Value::File(_), .. }) => {
             let words = "a list that is read from a file cannot be updated (write all items here, or all in the file)";
-            (Vec::new(), Some(words.to_string()))
+            (Vec::new(), Some(words.into()))
         }
         Some(Setting {
             value: Value::Plain(text) | Value::Quoted(text) | Value::Heredoc(text), unresolved, ..

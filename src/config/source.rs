@@ -1,5 +1,5 @@
-//! From files to a tree: lines joined, includes followed, variables replaced, sections nested. Of settings it knows only
-//! the grammar's own, and asks [`names`] for the default that a variable stands for.
+//! From files to a tree: lines joined, includes followed, variables replaced, sections nested. Knows no setting but the
+//! grammar's own, and asks [`names`] for the default that a variable stands for.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -57,7 +57,7 @@ pub(super) struct Setting {
     pub(super) value: Value,
     pub(super) at: Place,
     /// Why the value is not known, if so: the cause and remedy that an error names where the setting is in use.
-    pub(super) unresolved: Option<String>,
+    pub(super) unresolved: Option<Arc<str>>,
 }
 
 /// `kind name { ... }`.
@@ -139,7 +139,7 @@ struct Reader {
     /// Open sections, outermost first; they may close in another file than they were opened in, as in Dovecot.
     open: Vec<Section>,
     /// Global settings so far, for `$name`: their values, or why there is none to put in its place.
-    globals: HashMap<String, Result<String, String>>,
+    globals: HashMap<String, Result<String, Arc<str>>>,
     files: usize,
     /// Bytes of them.
     size: usize,
@@ -231,7 +231,7 @@ impl Reader {
 
     /// Words of the form `$name` become the value of the global setting `name`. One that cannot be replaced stays as it
     /// is, and the second value says why.
-    fn expand(&self, text: &str) -> (String, Option<String>) {
+    fn expand(&self, text: &str) -> (String, Option<Arc<str>>) {
         let mut expanded = String::with_capacity(text.len());
         let mut unresolved = None;
         for word in text.split(' ') {
@@ -239,7 +239,7 @@ impl Reader {
                 Some(name) => self.variable(name.strip_prefix("SET:").unwrap_or(name)).and_then(|value| {
                     let fits = expanded.len() + value.len() < LINE_LENGTH_MAX;
                     fits.then_some(value).ok_or_else(|| {
-                        format!("{word} makes the value longer than {LINE_LENGTH_MAX} bytes (keep it in a file)")
+                        format!("{word} makes the value longer than {LINE_LENGTH_MAX} bytes (keep it in a file)").into()
                     })
                 }),
                 None => Ok(word),
@@ -253,11 +253,11 @@ impl Reader {
     }
 
     /// What `$name` stands for: what the files have said so far, else Dovecot's default.
-    fn variable(&self, name: &str) -> Result<&str, String> {
+    fn variable(&self, name: &str) -> Result<&str, Arc<str>> {
         match self.globals.get(name) {
-            Some(value) => value.as_deref().map_err(String::clone),
+            Some(value) => value.as_deref().map_err(Arc::clone),
             None => names::dovecot_default(name).ok_or_else(|| {
-                format!("Unknown variable: ${name} (no earlier setting of that name; write the value itself)")
+                format!("Unknown variable: ${name} (no earlier setting of that name; write the value itself)").into()
             }),
         }
     }
@@ -339,8 +339,8 @@ impl Reader {
 }
 
 /// Why no variable can stand for what a setting was.
-fn no_text(name: &str, what: &str) -> String {
-    format!("${name} has no value to put in its place, because {name} {what} (write the value itself)")
+fn no_text(name: &str, what: &str) -> Arc<str> {
+    format!("${name} has no value to put in its place, because {name} {what} (write the value itself)").into()
 }
 
 /// A logical line: no comment, continuation lines joined with one space.

@@ -292,7 +292,8 @@ fn a_listeners_setting_outside_a_listener_is_an_error() {
         let key = line.split(' ').next().expect("a key");
         assert_eq!(outside(line), format!("t.conf line 2: Unknown setting: {key} ({inside}\n"));
     }
-    let slip = "t.conf line 2: Unknown setting: haproxi (did you mean haproxy? It belongs inside inet_listener NAME { ... })\n";
+    let slip = "t.conf line 2: Unknown setting: haproxi (did you mean haproxy? It belongs inside inet_listener NAME \
+                { ... })\n";
     assert_eq!((in_service("haproxi = yes").as_str(), outside("haproxi = yes").as_str()), (slip, slip));
     assert_eq!(loaded(&format!("ssl = required\nservice s {{\n{listeners}}}\n")).settings.services.len(), 1);
 }
@@ -612,7 +613,7 @@ fn the_documents_examples_and_bounds_are_right() {
             "includes {INCLUDE_DEPTH_MAX} deep, sections {SECTION_DEPTH_MAX} deep, {} KiB a line",
             LINE_LENGTH_MAX >> 10
         ),
-        format!("{} MiB of values with variables replaced", EXPANDED_MAX >> 20),
+        format!("{} MiB of values with variables\nreplaced", EXPANDED_MAX >> 20),
         format!("{} MiB a file that holds a value", VALUE_FILE_MAX >> 20),
         format!("{LISTENERS_MAX} listeners. After {PROBLEMS_MAX} errors"),
         format!("1 to {RINGS_MAX}, or `auto`"),

@@ -16,9 +16,9 @@ use super::{V2_FIXED, V2_LENGTH_MAX, V2_SIGNATURE};
 
 /// A header to send.
 ///
-/// TLVs go out in the order CRC32C, UNIQUE_ID, SSL, AUTHORITY, ALPN, then all others as given. Only version 2 PROXY headers
-/// carry them: version 1 cannot, LOCAL stays at its 16 bytes, and a version 2 header that is sent [again](Self::again) has its
-/// own. [`Encoder::dropped`] names what was asked for and is not sent.
+/// TLVs go out in the order CRC32C, UNIQUE_ID, SSL, AUTHORITY, ALPN, then all others as given. Only version 2 PROXY
+/// headers carry them: version 1 cannot, LOCAL stays at its 16 bytes, and a version 2 header that is sent
+/// [again](Self::again) has its own. [`Encoder::dropped`] names what was asked for and is not sent.
 ///
 /// ```
 /// use vestibule::proxy::{Decoded, Encoder, Rules, decode};
@@ -56,8 +56,8 @@ enum Content<'a> {
 const PASSED_ON: [u8; 4] = [kind::UNIQUE_ID, kind::SSL, kind::AUTHORITY, kind::ALPN];
 
 impl<'a> Encoder<'a> {
-    /// Version 2, LOCAL, 16 bytes whatever else is asked for: the sender's own connection, such as a health check. Version 1
-    /// has no such thing.
+    /// Version 2, LOCAL, 16 bytes whatever else is asked for: the sender's own connection, such as a health check.
+    /// Version 1 has no such thing.
     pub fn local() -> Encoder<'a> {
         Encoder::new(Content::Local)
     }
@@ -112,8 +112,8 @@ impl<'a> Encoder<'a> {
         Encoder { checksum, ..self }
     }
 
-    /// TLVs of our own, where the header [carries any](Self), behind those received of the same rank. CRC32C is not one of
-    /// them: see [`Encoder::checksum`].
+    /// TLVs of our own, where the header [carries any](Self), behind those received of the same rank. CRC32C is not one
+    /// of them: see [`Encoder::checksum`].
     pub fn tlvs(self, own: &'a [Tlv<'a>]) -> Encoder<'a> {
         Encoder { own, ..self }
     }
