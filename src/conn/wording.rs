@@ -8,7 +8,7 @@ use super::Ending;
 use super::v1_words::v1_words;
 use crate::admission::Refusal;
 use crate::net::canonical_socket;
-use crate::proxy::{Class, Decoded, Diagnosis, Escaped, Reason, Rules, classify, decode, diagnose};
+use crate::proxy::{Decoded, Diagnosis, Escaped, Reason, Rules, decode, diagnose, starts_like_header};
 
 /// Bytes of a peer that a log line shows at most.
 pub const SHOWN_MAX: usize = 16;
@@ -160,13 +160,10 @@ fn add_diagnosis(text: &mut String, diagnosis: Diagnosis) -> std::fmt::Result {
 }
 
 fn diagnosis(ending: Ending, record: &Record<'_>) -> Option<Diagnosis> {
-    match (ending, classify(record.bytes)) {
-        (Ending::Absent { .. }, _) => Some(diagnose(record.bytes)),
-        (Ending::Refused(Refusal::SecondHeader), _) => Some(Diagnosis::HeaderTwice),
-        // Fewer bytes could begin something else.
-        (Ending::Refused(Refusal::Untrusted), Class::V1 | Class::V2) if record.bytes.len() >= b"PROXY ".len() => {
-            Some(Diagnosis::HeaderFromUntrusted)
-        }
+    match ending {
+        Ending::Absent { .. } => Some(diagnose(record.bytes)),
+        Ending::Refused(Refusal::SecondHeader) => Some(Diagnosis::HeaderTwice),
+        Ending::Refused(Refusal::Untrusted) if starts_like_header(record.bytes) => Some(Diagnosis::HeaderFromUntrusted),
         _ => None,
     }
 }
