@@ -126,12 +126,11 @@ impl Wrong {
 impl Expect {
     /// The verdict while the stream is still open; `None`: wait for more.
     pub fn judge_open(&self, facts: &Facts, received: &[u8]) -> Option<Result<(), Wrong>> {
-        if received.is_empty() || facts.deserves != Deserves::Answer {
-            return None;
-        }
-        match self {
-            Expect::Any => Some(Ok(())),
-            Expect::Banner(prefix) if received.contains(&b'\n') => Some(banner(prefix, received)),
+        match (facts.deserves, self) {
+            _ if received.is_empty() => None,
+            (Deserves::Refusal, expect) if *expect != Expect::Any => Some(Err(Wrong::AnsweredRefusal)),
+            (Deserves::Answer, Expect::Any) => Some(Ok(())),
+            (Deserves::Answer, Expect::Banner(prefix)) if received.contains(&b'\n') => Some(banner(prefix, received)),
             _ => None,
         }
     }
@@ -345,9 +344,11 @@ mod tests {
         for expect in [Expect::Whoami, Expect::Answer, Expect::Close, Expect::Banner(String::new())] {
             assert_eq!(expect.judge_end(&refused, b""), Ok(()));
             assert_eq!(expect.judge_end(&refused, b"x"), Err(Wrong::AnsweredRefusal));
-            assert_eq!(expect.judge_open(&refused, b"x\n"), None);
+            assert_eq!(expect.judge_open(&refused, b""), None);
+            assert_eq!(expect.judge_open(&refused, b"x"), Some(Err(Wrong::AnsweredRefusal)));
         }
         assert_eq!(Expect::Any.judge_end(&refused, b"x"), Ok(()));
+        assert_eq!(Expect::Any.judge_open(&refused, b"x"), None);
     }
 
     #[test]
