@@ -6,6 +6,10 @@
 
 use std::time::{Duration, Instant};
 
+/// How long after the end a start that was due before it is still made, if it finds a place. It counts from its place on
+/// the grid, and without it every pause of the client at the end would cost the run its slowest connections.
+const LATE_MAX: Duration = Duration::from_millis(100);
+
 /// The order of starts of one thread.
 #[derive(Clone, Debug)]
 pub struct Schedule {
@@ -72,17 +76,17 @@ impl Schedule {
         Some(due)
     }
 
-    /// How long until the next start could be due; `None` when only a closed connection or nothing can bring one.
-    pub fn wait(&self, now: Instant, open: usize) -> Option<Duration> {
-        if open >= self.open_max {
-            return None;
-        }
-        Some(self.due(now)?.saturating_duration_since(now))
+    /// How long until the next start could be due, or until the end when only a closed connection can bring one before.
+    /// Only before [`Schedule::is_over`].
+    pub fn wait(&self, now: Instant, open: usize) -> Duration {
+        let due = if open < self.open_max { self.due(now) } else { None };
+        due.unwrap_or(self.end).saturating_duration_since(now)
     }
 
-    /// Whether no further connection will be started.
-    pub fn is_over(&self, now: Instant) -> bool {
-        self.issued >= self.issued_max || now >= self.end
+    /// Whether no further connection is to be started, with `open` open.
+    pub fn is_over(&self, now: Instant, open: usize) -> bool {
+        let too_late = now >= self.end + LATE_MAX || open >= self.open_max || self.due(now).is_none();
+        self.issued >= self.issued_max || (now >= self.end && too_late)
     }
 
     /// When the duration is over.
@@ -102,7 +106,7 @@ impl Schedule {
         self.end = self.end.min(now);
     }
 
-    /// Starts that were due before the end and never made, because all places were taken.
+    /// Starts that were due before the end and never made: all places were taken, or the client was busy for too long.
     pub fn missed(&self) -> u64 {
         let Pace::Open { interval_nanos, offset_nanos } = self.pace else { return 0 };
         let span = self.end.saturating_duration_since(self.begin).as_nanos() as f64 - offset_nanos;
@@ -120,7 +124,7 @@ impl Schedule {
                 self.begin + Duration::from_nanos((offset_nanos + self.issued as f64 * interval_nanos) as u64)
             }
         };
-        Some(due).filter(|due| *due < self.end && now < self.end)
+        Some(due).filter(|due| *due < self.end)
     }
 }
 
@@ -145,9 +149,9 @@ mod tests {
         assert_eq!(schedule.start(begin, 0), Some(begin));
         assert_eq!(schedule.start(begin + MS, 1), Some(begin + MS));
         assert_eq!(schedule.start(begin + MS, 2), None);
-        assert_eq!(schedule.wait(begin + MS, 2), None);
+        assert_eq!(schedule.wait(begin + MS, 2), 99 * MS, "only an end can bring the next start");
         assert_eq!(schedule.start(begin + 2 * MS, 1), Some(begin + 2 * MS));
-        assert!(schedule.is_over(begin + 2 * MS), "three were asked for");
+        assert!(schedule.is_over(begin + 2 * MS, 2), "three were asked for");
         assert_eq!(schedule.missed(), 0);
     }
 
@@ -157,7 +161,7 @@ mod tests {
         let mut schedule = Schedule::new(every(MS), begin, bounds(100, u64::MAX));
         assert_eq!(schedule.start(begin, 0), Some(begin));
         assert_eq!(schedule.start(begin, 1), None);
-        assert_eq!(schedule.wait(begin, 1), Some(MS));
+        assert_eq!(schedule.wait(begin, 1), MS);
         // The loop was held up for 10 ms: the starts it owes keep their places on the grid.
         let late = begin + 10 * MS;
         let intended: Vec<Instant> = std::iter::from_fn(|| schedule.start(late, 0)).collect();
@@ -170,8 +174,45 @@ mod tests {
         let mut schedule = Schedule::new(every(MS), begin, bounds(1, u64::MAX));
         assert!(schedule.start(begin, 0).is_some());
         assert_eq!(schedule.start(begin + 50 * MS, 1), None);
-        assert_eq!(schedule.start(begin + 100 * MS, 0), None, "the end is exclusive");
+        assert!(!schedule.is_over(begin + 99 * MS, 1));
+        assert!(schedule.is_over(begin + 100 * MS, 1), "nothing is waited for beyond the end");
         assert_eq!(schedule.missed(), 99);
+    }
+
+    #[test]
+    fn what_is_due_before_the_end_is_made_behind_it_where_there_is_a_place() {
+        let begin = Instant::now();
+        let mut schedule = Schedule::new(every(MS), begin, bounds(100, u64::MAX));
+        // The client slept from the 98th start on.
+        let made = std::iter::from_fn(|| schedule.start(begin + 97 * MS, 0)).count();
+        assert_eq!(made, 98);
+        let late = begin + 103 * MS;
+        assert!(!schedule.is_over(late, 0));
+        let intended: Vec<Instant> = std::iter::from_fn(|| schedule.start(late, 0)).collect();
+        assert_eq!(intended, [begin + 98 * MS, begin + 99 * MS], "the end is exclusive");
+        assert!(schedule.is_over(late, 0));
+        assert_eq!(schedule.missed(), 0);
+    }
+
+    #[test]
+    fn a_client_that_cannot_keep_up_gives_up_soon_after_the_end() {
+        let begin = Instant::now();
+        let mut schedule = Schedule::new(every(MS), begin, bounds(100, u64::MAX));
+        assert!(schedule.start(begin, 0).is_some());
+        let end = begin + 100 * MS;
+        assert!(!schedule.is_over(end + LATE_MAX - MS, 0));
+        assert!(schedule.is_over(end + LATE_MAX, 0));
+        assert_eq!(schedule.missed(), 99);
+    }
+
+    #[test]
+    fn the_closed_loop_ends_at_the_end() {
+        let begin = Instant::now();
+        let mut schedule = Schedule::new(Pace::Closed, begin, bounds(2, u64::MAX));
+        let end = begin + 100 * MS;
+        assert!(!schedule.is_over(end - MS, 0));
+        assert!(schedule.is_over(end, 0));
+        assert_eq!(schedule.start(end, 0), None);
     }
 
     #[test]
@@ -192,7 +233,7 @@ mod tests {
         let mut closed = Schedule::new(Pace::Closed, begin, bounds(1, 9));
         closed.pause(begin + 5 * MS);
         assert_eq!(closed.start(begin, 0), None);
-        assert_eq!(closed.wait(begin, 0), Some(5 * MS));
+        assert_eq!(closed.wait(begin, 0), 5 * MS);
         assert!(closed.start(begin + 5 * MS, 0).is_some());
         let mut open = Schedule::new(every(MS), begin, bounds(1, 9));
         open.pause(begin + 5 * MS);
@@ -204,7 +245,7 @@ mod tests {
         let begin = Instant::now();
         let mut schedule = Schedule::new(every(MS), begin, bounds(1, u64::MAX));
         schedule.stop(begin + 3 * MS);
-        assert!(schedule.is_over(begin + 3 * MS));
+        assert!(schedule.is_over(begin + 3 * MS, 1), "its place is taken");
         assert_eq!(schedule.missed(), 3);
     }
 }

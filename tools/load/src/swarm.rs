@@ -71,7 +71,7 @@ pub struct Swarm<'a> {
     /// In the order of the starts, which is the order of the deadlines.
     deadlines: VecDeque<(Instant, Key)>,
     pauses: BinaryHeap<Reverse<Wake>>,
-    /// When the last start was made, or the duration was over.
+    /// When the last start was made that was asked for, or the duration was over.
     starts_over: Option<Instant>,
     tally: Tally,
     interval: Interval,
@@ -144,10 +144,7 @@ impl<'a> Swarm<'a> {
     /// Whether all starts are made and what they left open has ended, or had its time. Held connections stay until
     /// the duration is over.
     fn is_done(&mut self, now: Instant) -> bool {
-        if !self.schedule.is_over(now) {
-            return false;
-        }
-        let starts_over = *self.starts_over.get_or_insert(now);
+        let Some(starts_over) = self.starts_over(now) else { return false };
         if self.open == self.held && (self.held == 0 || now >= self.schedule.end()) {
             return true;
         }
@@ -155,14 +152,25 @@ impl<'a> Swarm<'a> {
         now >= drain_from + self.plan.drain
     }
 
+    /// When the starts were over, if they are. Once they are they stay so: a place that frees brings no further one.
+    fn starts_over(&mut self, now: Instant) -> Option<Instant> {
+        if self.starts_over.is_none() && self.schedule.is_over(now, self.open) {
+            self.starts_over = Some(now.min(self.schedule.end()));
+        }
+        self.starts_over
+    }
+
     fn wait(&self, now: Instant) -> Duration {
-        let start = self.schedule.wait(now, self.open);
+        let start = self.starts_over.is_none().then(|| self.schedule.wait(now, self.open));
         let pause = self.pauses.peek().map(|wake| wake.0.at.saturating_duration_since(now));
         let deadline = self.deadlines.front().map(|(at, _)| at.saturating_duration_since(now));
         [start, pause, deadline].into_iter().flatten().fold(TURN_MAX, Duration::min)
     }
 
     fn start_due(&mut self, now: Instant) {
+        if self.starts_over(now).is_some() {
+            return;
+        }
         for _ in 0..STARTS_PER_TURN {
             if self.ring.free_slots() == 0 {
                 return;
