@@ -33,7 +33,7 @@ Examples:
     vestibule-load 127.0.0.1:10143 -c 200 --behaviour normal=80,silent=10,garbage=10
 
   What only some balancers do: split headers, late headers, health checks, aborted connections:
-    vestibule-load 127.0.0.1:10143 --behaviour split:12,bytewise,lazy,local,empty,reset:5,half-close
+    vestibule-load 127.0.0.1:10143 -b split:12,bytewise,lazy,local,empty,reset:5,half-close
 
   Keep 100,000 connections open for a minute (needs so many open files):
     vestibule-load 127.0.0.1:10143 --hold 100000 --rate 5000 --duration 60s --expect banner
@@ -41,8 +41,9 @@ Examples:
   HAProxy, nginx and others behind `accept-proxy`:
     vestibule-load 127.0.0.1:25 --header v1 --expect banner:220 -n 10000
 
-Exit code: 0 when every connection went as it should, 1 when one did not (a wrong answer, a failure) or none ended,
-2 when the run could not be made.";
+Exit code: 0 when every connection went as it should; 1 when one did not (a wrong answer, a
+failure, still open after --drain), none did, or starts of the open loop were not made; 2 when
+the run could not be made.";
 
 /// A swarm of clients that speak the PROXY protocol as balancers do, and as they should not. Measures and checks.
 #[derive(Debug, Parser)]
@@ -271,6 +272,14 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_fits_the_terminal() {
+        const COLUMNS: usize = 96; // from 100 on lines are broken once more
+        for line in EXAMPLES.lines() {
+            assert!(line.len() <= COLUMNS, "{} columns: {line}", line.len());
+        }
     }
 
     #[test]
