@@ -3,7 +3,7 @@
 //!
 //! Data goes one way: [`cli`] (what was typed) becomes a [`plan`] (what it means); one [`swarm`] a thread asks its
 //! [`schedule`] when to start a connection, lets [`conn`] decide each step, and adds the outcome to its [`tally`];
-//! the merged tally becomes a [`report`], which [`output`] prints.
+//! the merged tally becomes a [`report`], whose form is this package's library, and which [`output`] prints.
 #![forbid(unsafe_code)]
 
 mod behaviour;

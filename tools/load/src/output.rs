@@ -10,10 +10,11 @@ use std::time::{Duration, SystemTime};
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
+use vestibule_load::{Quantiles, Report};
 
 use crate::cli::Args;
 use crate::plan::Plan;
-use crate::report::{Quantiles, Report, honest_latencies};
+use crate::report::honest_latencies;
 use crate::swarm::{SAMPLE_EVERY, Sample};
 use crate::tally::{Counts, Latencies, Tally};
 
@@ -75,8 +76,8 @@ impl Progress {
             counts.ok,
             counts.wrong,
             counts.failed,
-            micros(latencies.end.value_at_quantile(0.5)),
-            micros(latencies.end.value_at_quantile(0.99)),
+            micros(latencies.end.at(0.5)),
+            micros(latencies.end.at(0.99)),
         )
     }
 }
@@ -169,7 +170,11 @@ fn with_suffix(prefix: &Path, name: &str) -> PathBuf {
 }
 
 fn named(latencies: &Latencies) -> [(&'static str, &Histogram<u64>); 3] {
-    [("connect", &latencies.connect), ("first-byte", &latencies.first_byte), ("end", &latencies.end)]
+    [
+        ("connect", latencies.connect.histogram()),
+        ("first-byte", latencies.first_byte.histogram()),
+        ("end", latencies.end.histogram()),
+    ]
 }
 
 /// The percentile distribution as HdrHistogram's own tools print it, so that its plotters read it.
@@ -209,7 +214,7 @@ fn table(report: &Report) -> String {
             report.starting_seconds,
             connections.open_max,
             if connections.not_started > 0 {
-                format!("; {} due starts found no place", connections.not_started)
+                format!("; {} due starts were not made", connections.not_started)
             } else {
                 String::new()
             }

@@ -15,7 +15,7 @@ use vestibule::ring::pin_to;
 use crate::cli::Args;
 use crate::output::{IntervalLog, Progress, write_outputs};
 use crate::plan::{Plan, Share};
-use crate::report::{Measured, Report};
+use crate::report::{Measured, report};
 use crate::swarm::{Sample, Swarm};
 use crate::tally::Tally;
 
@@ -26,7 +26,7 @@ pub fn run(args: Args) -> Result<bool, String> {
     let mut log = IntervalLog::new(args.histogram_log.is_some());
     let begin = Begin::now();
     let tally = swarm(&plan, &stop, &args, &mut log)?;
-    let report = Report::new(&plan, &tally, begin.measured(&tally));
+    let report = report(&plan, &tally, begin.measured(stop.load(Ordering::Relaxed)));
     write_outputs(&args, &report, &tally, &plan, &log)?;
     Ok(report.is_good())
 }
@@ -42,8 +42,8 @@ impl Begin {
         Begin { at: Instant::now(), cpu: process_cpu() }
     }
 
-    fn measured(&self, tally: &Tally) -> Measured {
-        Measured { elapsed: self.at.elapsed(), starting: tally.starting, cpu: process_cpu().saturating_sub(self.cpu) }
+    fn measured(&self, interrupted: bool) -> Measured {
+        Measured { elapsed: self.at.elapsed(), cpu: process_cpu().saturating_sub(self.cpu), interrupted }
     }
 }
 

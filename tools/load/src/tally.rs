@@ -13,15 +13,23 @@ use crate::verify::Wrong;
 /// How many wrong answers are kept as examples.
 pub const EXAMPLES_MAX: usize = 5;
 
-/// Latencies in microseconds, all measured from the intended start.
+/// Times in microseconds: a histogram, whose buckets are up to a thousandth wide, and both ends exactly.
 #[derive(Clone, Debug)]
+pub struct Distribution {
+    histogram: Histogram<u64>,
+    min: u64,
+    max: u64,
+}
+
+/// Latencies, all measured from the intended start.
+#[derive(Clone, Debug, Default)]
 pub struct Latencies {
     /// Until connect(2) was through.
-    pub connect: Histogram<u64>,
+    pub connect: Distribution,
     /// Until the first byte of the answer.
-    pub first_byte: Histogram<u64>,
+    pub first_byte: Distribution,
     /// Until the end of the connection.
-    pub end: Histogram<u64>,
+    pub end: Distribution,
 }
 
 /// Outcomes.
@@ -63,8 +71,8 @@ pub struct Tally {
     pub headers: Vec<u64>,
     /// Garbage sent, in the order of [`KINDS`].
     pub garbage: Vec<u64>,
-    /// How long after its intended time a connection was started, in microseconds.
-    pub lag: Histogram<u64>,
+    /// How long after its intended time a connection was started.
+    pub lag: Distribution,
     /// Streams that the receiver ended with a FIN.
     pub fins: u64,
     /// Streams that the receiver ended by an RST.
@@ -81,32 +89,71 @@ pub struct Tally {
     pub starting: Duration,
 }
 
-impl Default for Latencies {
+impl Default for Distribution {
     fn default() -> Self {
-        Latencies { connect: empty_histogram(), first_byte: empty_histogram(), end: empty_histogram() }
+        Distribution { histogram: empty_histogram(), min: u64::MAX, max: 0 }
+    }
+}
+
+impl Distribution {
+    /// Adds a time.
+    pub fn record(&mut self, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.histogram.saturating_record(micros.max(1)); // its lowest value
+        (self.min, self.max) = (self.min.min(micros), self.max.max(micros));
+    }
+
+    /// Adds another's.
+    pub fn add(&mut self, other: &Distribution) {
+        self.histogram.add(&other.histogram).expect("both come from empty_histogram");
+        (self.min, self.max) = (self.min.min(other.min), self.max.max(other.max));
+    }
+
+    /// Forgets everything.
+    pub fn reset(&mut self) {
+        self.histogram.reset();
+        (self.min, self.max) = (u64::MAX, 0);
+    }
+
+    /// The buckets.
+    pub fn histogram(&self) -> &Histogram<u64> {
+        &self.histogram
+    }
+
+    /// The smallest, 0 if there is none.
+    pub fn min(&self) -> u64 {
+        if self.histogram.is_empty() { 0 } else { self.min }
+    }
+
+    /// The largest, 0 if there is none.
+    pub fn max(&self) -> u64 {
+        self.max
+    }
+
+    /// The upper end of a quantile's bucket, as far as something was recorded.
+    pub fn at(&self, quantile: f64) -> u64 {
+        self.histogram.value_at_quantile(quantile).min(self.max)
     }
 }
 
 impl Latencies {
     /// Records a connection that ended `now`.
     pub fn record(&mut self, conn: &Conn, now: Instant) {
-        let record = |histogram: &mut Histogram<u64>, at: Instant| {
-            histogram.saturating_record(micros(at.saturating_duration_since(conn.intended)));
-        };
+        let after = |at: Instant| at.saturating_duration_since(conn.intended);
         if let Some(at) = conn.connected_at {
-            record(&mut self.connect, at);
+            self.connect.record(after(at));
         }
         if let Some(at) = conn.first_byte_at {
-            record(&mut self.first_byte, at);
+            self.first_byte.record(after(at));
         }
-        record(&mut self.end, now);
+        self.end.record(after(now));
     }
 
     /// Adds another's.
     pub fn add(&mut self, other: &Latencies) {
-        add(&mut self.connect, &other.connect);
-        add(&mut self.first_byte, &other.first_byte);
-        add(&mut self.end, &other.end);
+        self.connect.add(&other.connect);
+        self.first_byte.add(&other.first_byte);
+        self.end.add(&other.end);
     }
 
     /// Forgets everything.
@@ -139,7 +186,7 @@ impl Tally {
             examples: Vec::new(),
             headers: vec![0; headers],
             garbage: vec![0; KINDS.len()],
-            lag: empty_histogram(),
+            lag: Distribution::default(),
             fins: 0,
             resets: 0,
             bytes_sent: 0,
@@ -153,7 +200,7 @@ impl Tally {
     /// Counts a start.
     pub fn start(&mut self, behaviour: usize, late: Duration) {
         self.parts[behaviour].counts.started += 1;
-        self.lag.saturating_record(micros(late));
+        self.lag.record(late);
     }
 
     /// Counts an outcome; `Ok` and wrong ones still have to be recorded as latencies.
@@ -192,7 +239,7 @@ impl Tally {
         self.examples.truncate(EXAMPLES_MAX);
         self.headers.iter_mut().zip(&other.headers).for_each(|(count, more)| *count += more);
         self.garbage.iter_mut().zip(&other.garbage).for_each(|(count, more)| *count += more);
-        add(&mut self.lag, &other.lag);
+        self.lag.add(&other.lag);
         self.fins += other.fins;
         self.resets += other.resets;
         self.bytes_sent += other.bytes_sent;
@@ -203,11 +250,27 @@ impl Tally {
     }
 }
 
-fn add(to: &mut Histogram<u64>, from: &Histogram<u64>) {
-    to.add(from).expect("both come from empty_histogram");
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// At least 1: the histograms' lowest value.
-fn micros(took: Duration) -> u64 {
-    u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1)
+    #[test]
+    fn the_ends_of_a_distribution_are_exact() {
+        let mut distribution = Distribution::default();
+        assert_eq!((distribution.min(), distribution.max(), distribution.at(0.5)), (0, 0, 0));
+        // The bucket of both reaches from 2,998,272 to 3,000,319.
+        for micros in [3_000_000, 3_000_100] {
+            distribution.record(Duration::from_micros(micros));
+        }
+        assert_eq!((distribution.histogram().min(), distribution.histogram().max()), (2_998_272, 3_000_319));
+        assert_eq!((distribution.min(), distribution.max()), (3_000_000, 3_000_100));
+        assert_eq!(distribution.at(0.999), 3_000_100, "no percentile is beyond the last");
+        let mut other = Distribution::default();
+        other.record(Duration::ZERO);
+        distribution.add(&other);
+        assert_eq!((distribution.min(), distribution.max()), (0, 3_000_100));
+        distribution.reset();
+        distribution.record(Duration::from_micros(7));
+        assert_eq!((distribution.min(), distribution.max()), (7, 7));
+    }
 }

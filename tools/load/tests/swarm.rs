@@ -192,8 +192,23 @@ fn a_server_that_never_answers_cannot_hold_the_run() {
     let report = json(&output);
     let expected = serde_json::json!([{"phase": "first-byte", "cause": "deadline", "count": 10}]);
     assert_eq!(report["failures"], expected, "{report:#}");
-    let output = load(serve(never_answer), &["-n", "10", "--drain", "100ms"]);
-    assert_eq!(json(&output)["connections"]["unfinished"], 10);
+}
+
+#[test]
+fn connections_that_hang_beyond_the_drain_make_the_exit_code_1() {
+    // Two of the twenty are kept waiting, those from 127.1.0.8 and 127.1.0.18.
+    fn forgetful(stream: TcpStream) {
+        if stream.peer_addr().is_ok_and(|peer| peer.ip().to_string().ends_with('8')) {
+            never_answer(stream);
+        } else {
+            whoami(stream);
+        }
+    }
+    let output = load(serve(forgetful), &["-n", "20", "--header", "v1", "--drain", "300ms"]);
+    let report = json(&output);
+    let counted = ["ok", "wrong", "failed", "unfinished"].map(|outcome| report["connections"][outcome].as_u64());
+    assert_eq!(counted, [Some(18), Some(0), Some(0), Some(2)], "{report:#}");
+    assert_eq!(output.status.code(), Some(1), "{report:#}");
 }
 
 #[test]
@@ -207,11 +222,27 @@ fn the_open_loop_starts_what_is_due() {
 }
 
 #[test]
-fn starts_without_a_place_are_reported() {
-    let output = load(serve(never_answer), &["--rate", "100", "-c", "5", "-d", "500ms", "--drain", "50ms"]);
+fn the_rate_of_the_open_loop_is_over_its_duration() {
+    // The last start is due 50 ms before the end, and nothing happens then that could wake the client.
+    let output = load(serve(whoami), &["--rate", "20", "-d", "500ms", "--header", "v1"]);
     let report = json(&output);
-    assert_eq!(report["connections"]["started"], 5, "{report:#}");
+    assert_eq!(output.status.code(), Some(0), "{report:#}");
+    let figures = [&report["connections"]["started"], &report["starting_seconds"], &report["rate"]];
+    assert_eq!(figures, [&serde_json::json!(10), &serde_json::json!(0.5), &serde_json::json!(20.0)], "{report:#}");
+}
+
+#[test]
+fn starts_without_a_place_are_reported_and_make_the_exit_code_1() {
+    // All are answered, a little after the end of the run.
+    fn slow(stream: TcpStream) {
+        thread::sleep(Duration::from_millis(700));
+        whoami(stream);
+    }
+    let output = load(serve(slow), &["--rate", "100", "-c", "5", "-d", "500ms", "--header", "v1"]);
+    let report = json(&output);
+    assert_eq!(report["connections"]["ok"], 5, "{report:#}");
     assert_eq!(report["connections"]["not_started"], 45, "{report:#}");
+    assert_eq!(output.status.code(), Some(1), "{report:#}");
 }
 
 #[test]
@@ -299,6 +330,7 @@ fn ctrl_c_ends_the_run_with_its_results() {
     let report = json(&output);
     assert!(report["connections"]["ok"].as_u64().is_some_and(|ok| ok > 0), "{report:#}");
     assert!(report["starting_seconds"].as_f64().is_some_and(|seconds| seconds < 30.0), "{report:#}");
+    assert_eq!((&report["interrupted"], output.status.code()), (&true.into(), Some(0)), "{report:#}");
 }
 
 fn scratch(name: &str) -> PathBuf {
