@@ -63,6 +63,10 @@ pub use dispatch::{Accepted, Pool};
 pub use engine::{Engine, Listener};
 pub use worker::Handler;
 
+/// The version of this crate and, if it was built in its own repository, the commit: `0.1.0 (0123456789)`, with `-dirty`
+/// behind the commit if the sources differed from it.
+pub const VERSION: &str = env!("VESTIBULE_VERSION");
+
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct ReadmeExamples;

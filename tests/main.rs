@@ -28,4 +28,5 @@ mod splits;
 mod support;
 mod takeover;
 mod tls;
+mod version;
 mod wrong_configuration;

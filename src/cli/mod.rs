@@ -36,7 +36,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Parser)]
 #[command(
     name = "vestibule",
-    version,
+    version = vestibule::VERSION,
     about = "The accept tier of a mail cluster: PROXY protocol connections, accepted, verified and dispatched on io_uring."
 )]
 struct Arguments {
