@@ -97,11 +97,14 @@ pub fn bars(groups: &[Group]) -> Result<String, String> {
 
 fn one_bar(area: &Area<'_>, bar: &Bar, top: i32, scale: f64) -> Drawn {
     let x = |value: f64| NAMES + ((value * scale).round() as i32).min(ROOM + OVERHANG);
+    // The parts of a bar with a gap are those of what is drawn of it.
+    let whole = x(bar.whole);
+    let first = NAMES + (f64::from(whole - NAMES) * bar.first / bar.whole.max(f64::MIN_POSITIVE)).round() as i32;
     let (upper, lower, middle) = (top + (ROW - BAR) / 2, top + (ROW + BAR) / 2, top + ROW / 2);
     let colour = COLOURS[bar.colour % COLOURS.len()];
     area.draw(&Text::new(bar.name.clone(), (NAMES - 10, middle), text(14, HPos::Right)))?;
-    area.draw(&Rectangle::new([(x(0.0), upper), (x(bar.first), lower)], colour.filled()))?;
-    area.draw(&Rectangle::new([(x(bar.first), upper), (x(bar.whole), lower)], colour.mix(0.55).filled()))?;
+    area.draw(&Rectangle::new([(NAMES, upper), (first, lower)], colour.filled()))?;
+    area.draw(&Rectangle::new([(first, upper), (whole, lower)], colour.mix(0.55).filled()))?;
     let stroke: ShapeStyle = INK.mix(0.8).stroke_width(1);
     let end = if x(bar.spread.1) >= NAMES + ROOM + OVERHANG {
         for at in [ROOM - 20, ROOM - 14] {
@@ -114,7 +117,7 @@ fn one_bar(area: &Area<'_>, bar: &Bar, top: i32, scale: f64) -> Drawn {
         for end in [least, most] {
             area.draw(&PathElement::new(vec![(end, middle - 4), (end, middle + 4)], stroke))?;
         }
-        most.max(x(bar.whole))
+        most.max(whole)
     };
     area.draw(&Text::new(bar.figure.clone(), (end + 8, middle), text(14, HPos::Left)))?;
     Ok(())
@@ -224,6 +227,10 @@ mod tests {
         assert!((2 * (widths[0] + widths[1]) - (widths[2] + widths[3])).abs() <= 4, "{widths:?}");
         // The one far off does not make the others small.
         assert!(widths[2] + widths[3] >= ROOM - 2 && widths[4] + widths[5] <= ROOM + OVERHANG, "{widths:?}");
+        // Its parts stay in proportion: a quarter is dark, as of the others.
+        for bar in widths.chunks(2) {
+            assert!((3 * bar[0] - bar[1]).abs() <= 4, "{widths:?}");
+        }
         assert!(svg.contains("currentColor") && !svg.contains(INK_AS_WRITTEN));
     }
 
