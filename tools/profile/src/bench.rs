@@ -92,9 +92,14 @@ impl Bench {
     /// Starts a system on the server's CPU and lets it serve its first connections, whose answers are checked.
     pub fn warm(&self, system: System) -> Result<Server, String> {
         let server = Server::start(system.recipe(&self.tools)?, self.server_cpu)?;
-        let warmed = self.load(&server, system.expected(), Pace::Count(WARM_UP)).run();
-        warmed.map_err(|error| format!("{error}\n{system} said:\n{}", server.output()))?;
+        self.warm_up(&server, system.expected())?;
         Ok(server)
+    }
+
+    /// Lets a server serve its first connections.
+    pub fn warm_up(&self, server: &Server, expect: &str) -> Result<(), String> {
+        let warmed = self.load(server, expect, Pace::Count(WARM_UP)).run();
+        warmed.map(drop).map_err(|error| format!("{error}\n{} said:\n{}", server.name, server.output()))
     }
 
     /// Waits until a child has ended in success.

@@ -14,7 +14,7 @@ use crate::bench::{self, Bench, time};
 use crate::load::{Load, Pace};
 use crate::machine::Machine;
 use crate::proc;
-use crate::report::{Page, number};
+use crate::report::{FORMAT, Page, number};
 use crate::server::{directory, find_program};
 use crate::systems::{Job, Program, System};
 
@@ -33,8 +33,9 @@ Examples:
   vestibule-profile flame --job discard -d 10s
   vestibule-profile flame --system nginx           the same for a peer
 
-Needs perf(1) (Debian: linux-perf) and the right to profile the kernel: root, or `sysctl kernel.perf_event_paranoid=1`.
-Samples by the software clock cpu-clock, which virtual machines without hardware counters have as well.")]
+Needs perf(1) (Debian: linux-perf) and the right to profile the kernel: root, or
+`sysctl kernel.perf_event_paranoid=1`. Samples by the software clock cpu-clock, which virtual
+machines without hardware counters have as well.")]
 pub struct Args {
     /// How long
     #[arg(short, long, value_name = "TIME", value_parser = time, default_value = "4s")]
@@ -87,8 +88,8 @@ pub fn run(args: &Args) -> Result<(), String> {
     let in_kernel = stacks.iter().filter(|(stack, _)| stack.ends_with("_[k]")).map(|(_, count)| count).sum::<u64>();
     let results = Results {
         tool: "vestibule-profile flame",
-        format: 1,
-        machine: Machine::here(),
+        format: FORMAT,
+        machine: Machine::here(&bench.tools),
         system,
         samples,
         kernel: in_kernel as f64 / samples as f64,

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use vestibule_load::{Connections, Report};
 
 use crate::server::{Process, directory};
 
@@ -14,6 +14,10 @@ use crate::server::{Process, directory};
 const SLACK: Duration = Duration::from_secs(20);
 /// Longest wait for the last connections, where nothing else is needed.
 pub const DRAIN: Duration = Duration::from_secs(3);
+
+/// A run is no measurement if more than one in so many of its connections went wrong, failed or hung, or of its starts were
+/// not made: whatever they would have taken is in none of its figures.
+const TOLERATED: u64 = 1000;
 
 /// Percentiles at which latency curves are drawn.
 pub const CURVE: [f64; 14] =
@@ -63,93 +67,17 @@ pub enum Pace {
     },
 }
 
-/// What came of it. Latencies in microseconds, from the intended start.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+/// What came of it.
+#[derive(Clone, Debug)]
 pub struct Outcome {
-    /// Outcomes of connections.
-    pub connections: Connections,
-    /// Starts a second.
-    pub rate: f64,
-    /// How late the client made its starts.
-    pub start_lag: Quantiles,
-    /// Latencies.
-    pub latency: Latency,
-    /// CPU time of the client.
-    pub client_cpu_seconds: f64,
-    /// From the first start to the last outcome.
-    pub elapsed_seconds: f64,
-    /// By behaviour.
-    #[serde(default)]
-    pub behaviours: Vec<Behaviour>,
-    /// Why connections failed.
-    #[serde(default)]
-    pub failures: Vec<serde_json::Value>,
-    /// Answers that were wrong.
-    #[serde(default)]
-    pub wrong_answers: Vec<serde_json::Value>,
-    /// Percentile curves: first byte and end, at [`CURVE`].
-    #[serde(default)]
+    /// What `vestibule-load` says.
+    pub report: Report,
+    /// Percentile curves.
     pub curves: Curves,
 }
 
-/// Outcomes.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Connections {
-    /// Begun.
-    pub started: u64,
-    /// As they should be.
-    pub ok: u64,
-    /// Answered wrongly.
-    pub wrong: u64,
-    /// Not answered.
-    pub failed: u64,
-    /// Open at the end.
-    pub unfinished: u64,
-    /// Due and never begun.
-    pub not_started: u64,
-}
-
-/// One behaviour of clients.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Behaviour {
-    /// Begun.
-    pub started: u64,
-    /// As they should be.
-    pub ok: u64,
-    /// Latencies.
-    pub latency: Latency,
-}
-
-/// Latencies until an event.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Latency {
-    /// The first byte of the answer.
-    pub first_byte: Quantiles,
-    /// The end of the connection.
-    pub end: Quantiles,
-}
-
-/// A distribution in microseconds.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-pub struct Quantiles {
-    /// Values.
-    pub count: u64,
-    /// Smallest.
-    pub min: u64,
-    /// Median.
-    pub p50: u64,
-    /// 90th percentile.
-    pub p90: u64,
-    /// 99th percentile.
-    pub p99: u64,
-    /// 99.9th percentile.
-    pub p999: u64,
-    /// Largest.
-    pub max: u64,
-}
-
 /// Latency at the percentiles of [`CURVE`], in microseconds.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default)]
 pub struct Curves {
     /// Until the first byte.
     pub first_byte: Vec<f64>,
@@ -158,24 +86,18 @@ pub struct Curves {
 }
 
 impl Load<'_> {
-    /// Makes the run. An error if it could not be made, or more than a thousandth of its connections went wrong.
+    /// Makes the run. An error if it could not be made, or what came of it is no measurement.
     pub fn run(&self) -> Result<Outcome, String> {
         let (mut process, files) = self.start()?;
         let status = process.wait(self.longest()).map_err(|error| format!("vestibule-load {error}"))?;
         let said = process.output();
         let failed = |what: &str| format!("vestibule-load on {}: {what} ({status}); it said:\n{said}", self.target);
         let json = fs::read_to_string(files.path().join("json")).map_err(|_| failed("no results"))?;
-        let mut outcome: Outcome = serde_json::from_str(&json).map_err(|error| failed(&error.to_string()))?;
-        let Connections { started, ok, wrong, failed: lost, .. } = outcome.connections;
-        if ok == 0 || (wrong + lost) * 1000 > started {
-            let why = format!("{:?} {:?}", outcome.failures, outcome.wrong_answers);
-            return Err(failed(&format!("{ok} of {started} connections went as they should: {why}")));
-        }
-        outcome.curves = Curves {
-            first_byte: curve(&fs::read_to_string(files.path().join("curve.first-byte.hgrm")).unwrap_or_default()),
-            end: curve(&fs::read_to_string(files.path().join("curve.end.hgrm")).unwrap_or_default()),
-        };
-        Ok(outcome)
+        let report: Report = serde_json::from_str(&json).map_err(|error| failed(&error.to_string()))?;
+        check(&report).map_err(|error| failed(&error))?;
+        let curve = |name: &str| curve(&fs::read_to_string(files.path().join(name)).unwrap_or_default());
+        let curves = Curves { first_byte: curve("curve.first-byte.hgrm"), end: curve("curve.end.hgrm") };
+        Ok(Outcome { report, curves })
     }
 
     /// Starts it; results come into the directory.
@@ -213,6 +135,34 @@ impl Load<'_> {
     }
 }
 
+/// Connections that were answered wrongly, failed, or hung until the client had waited long enough.
+pub fn lost(connections: &Connections) -> u64 {
+    connections.wrong + connections.failed + connections.unfinished
+}
+
+/// Whether a run can stand as a measurement.
+fn check(report: &Report) -> Result<(), String> {
+    let Connections { started, ok, unfinished, not_started, .. } = report.connections;
+    if report.interrupted {
+        return Err("it was interrupted".to_owned());
+    }
+    if ok == 0 || lost(&report.connections) * TOLERATED > started {
+        let failures = report.failures.iter().map(|it| format!("{} at {}: {}", it.count, it.phase, it.cause));
+        let wrong = report.wrong_answers.iter().map(|it| format!("{} wrong: {}", it.count, it.kind));
+        let hung = (unfinished > 0).then(|| format!("{unfinished} hung"));
+        let why = failures.chain(wrong).chain(hung).collect::<Vec<_>>().join(", ");
+        return Err(format!("{ok} of {started} connections went as they should; {why}"));
+    }
+    if not_started * TOLERATED > started + not_started {
+        return Err(format!(
+            "{not_started} connections were due and not started: the client had no place for them or no time. Ask for a \
+             lower rate than {:.0} a second",
+            report.rate_asked.unwrap_or(report.rate)
+        ));
+    }
+    Ok(())
+}
+
 fn seconds(time: Duration) -> String {
     format!("{}s", time.as_secs_f64())
 }
@@ -246,6 +196,30 @@ mod tests {
         let curve = curve(text);
         assert_eq!(curve.len(), CURVE.len());
         assert_eq!((curve[0], curve[2], curve[3], curve[10], curve[13]), (10.0, 20.0, 30.0, 30.0, 40.0));
+    }
+
+    #[test]
+    fn a_run_with_more_than_one_in_a_thousand_lost_or_left_out_is_no_measurement() {
+        let good = Connections { started: 2000, ok: 1998, ..Connections::default() };
+        let interrupted = Report { connections: good.clone(), interrupted: true, ..Report::default() };
+        assert!(check(&interrupted).is_err(), "a part of a round is none");
+        let judged = |connections: Connections| check(&Report { connections, ..Report::default() });
+        for tolerated in [
+            Connections { wrong: 1, failed: 1, ..good.clone() },
+            Connections { unfinished: 2, ..good.clone() },
+            Connections { not_started: 2, ..good.clone() },
+        ] {
+            assert_eq!(judged(tolerated.clone()), Ok(()), "{tolerated:?}");
+        }
+        for (refused, word) in [
+            (Connections { unfinished: 3, ..good.clone() }, "3 hung"),
+            (Connections { wrong: 1, failed: 1, unfinished: 1, ..good.clone() }, "1998 of 2000"),
+            (Connections { not_started: 3, ..good.clone() }, "lower rate"),
+            (Connections { ok: 0, ..good }, "0 of 2000"),
+        ] {
+            let error = judged(refused.clone()).expect_err("no measurement");
+            assert!(error.contains(word), "{refused:?}: {error}");
+        }
     }
 
     #[test]

@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::time::SystemTime;
 
 use serde::Serialize;
+
+use crate::systems::Tools;
 
 /// The machine and the run.
 #[derive(Clone, Debug, Serialize)]
@@ -18,9 +19,10 @@ pub struct Machine {
     pub memory_mib: u64,
     /// Name and release.
     pub kernel: String,
-    /// Of the source tree that this program was built in, with `-dirty` if it differs; `unknown` outside of one.
-    pub commit: String,
-    /// `release` or `debug`.
+    /// The Vestibule under measurement with the commit that it was built from: what the daemon's own file says, or, where
+    /// the engine runs within this program, this program's.
+    pub vestibule: String,
+    /// `release` or `debug`: this program, and what is usually built with it.
     pub build: &'static str,
     /// The command line, as typed.
     pub command: String,
@@ -29,8 +31,17 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// This one, now.
-    pub fn here() -> Machine {
+    /// This one, now, and the daemon of `tools`.
+    pub fn here(tools: &Tools) -> Machine {
+        Machine::with(tools.daemon_version())
+    }
+
+    /// This one, now, and the engine within this program.
+    pub fn with_own_engine() -> Machine {
+        Machine::with(format!("engine {}", vestibule::VERSION))
+    }
+
+    fn with(vestibule: String) -> Machine {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let uname = rustix::system::uname();
         Machine {
@@ -38,11 +49,17 @@ impl Machine {
             cpus: cpuinfo.lines().filter(|line| line.starts_with("processor")).count(),
             memory_mib: memory_mib(&fs::read_to_string("/proc/meminfo").unwrap_or_default()),
             kernel: format!("{} {}", uname.sysname().to_string_lossy(), uname.release().to_string_lossy()),
-            commit: commit(),
+            vestibule,
             build: if cfg!(debug_assertions) { "debug" } else { "release" },
             command: command(std::env::args()),
             date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
         }
+    }
+
+    /// One for tests.
+    #[cfg(test)]
+    pub fn test() -> Machine {
+        Machine::with("vestibule 0.0.0".into())
     }
 
     /// Name and value of everything, for people.
@@ -50,7 +67,7 @@ impl Machine {
         [
             ("machine", format!("{}, {} CPUs, {} MiB", self.cpu, self.cpus, self.memory_mib)),
             ("kernel", self.kernel.clone()),
-            ("commit", self.commit.clone()),
+            ("Vestibule", self.vestibule.clone()),
             ("build", self.build.to_owned()),
             ("command", self.command.clone()),
             ("date", self.date.clone()),
@@ -71,19 +88,6 @@ fn cpu(cpuinfo: &str) -> String {
 fn memory_mib(meminfo: &str) -> u64 {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
     line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) / 1024
-}
-
-fn commit() -> String {
-    let executable = std::env::current_exe().unwrap_or_default();
-    let directory = executable.parent().unwrap_or(Path::new("."));
-    let ask = |arguments: &[&str]| {
-        let output = Command::new("git").arg("-C").arg(directory).args(arguments).output().ok()?;
-        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    };
-    let Some(commit) = ask(&["rev-parse", "--short=10", "HEAD"]) else { return "unknown".to_owned() };
-    let top = ask(&["rev-parse", "--show-toplevel"]).unwrap_or_default();
-    let changed = ask(&["-C", &top, "status", "--porcelain", "--untracked-files=no"]);
-    if changed.is_some_and(|files| files.is_empty()) { commit } else { commit + "-dirty" }
 }
 
 /// The program by its name only: where it is kept is nobody's business.

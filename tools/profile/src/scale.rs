@@ -1,5 +1,6 @@
 //! `scale`: whether a connection costs the same whatever else the daemon has to do with.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::Mutex;
@@ -15,15 +16,18 @@ use vestibule::worker::Discard;
 use crate::bench::{self, Bench, time};
 use crate::load::{Load, Pace};
 use crate::machine::Machine;
-use crate::report::{Cell, Page, number};
+use crate::measure::{Round, measure};
+use crate::report::{Cell, FORMAT, Page, number};
+use crate::rounds::{SEED, Subject, rounds};
 use crate::server::{Process, Recipe, Server, established, free_address, open_files, pause};
 use crate::stats::{Spread, ratios};
 
 /// Descriptors that programs need beside connections.
 const SPARE: u64 = 512;
 const RAMP: f64 = 10_000.0;
-const WARM_UP: u64 = 2000;
 const NETWORKS_MAX: u32 = 65_536;
+/// What the job discard does.
+const EXPECTED: &str = "close";
 /// Cost may grow by this part.
 const FLAT: f64 = 1.10;
 
@@ -34,8 +38,9 @@ Examples:
   vestibule-profile scale
   vestibule-profile scale --rounds 10 --established 1,50000
 
-Job discard, with TCP_DEFER_ACCEPT. Varies one thing at a time: connections that workers already hold, trusted networks,
-listeners. The peer that connects is trusted by the last network of the list.")]
+Job discard, with TCP_DEFER_ACCEPT. Varies one thing at a time: connections that workers already
+hold, trusted networks, listeners. The peer that connects is trusted by the last network of the
+list.")]
 pub struct Args {
     /// Rounds: each measures every point once
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
@@ -90,14 +95,34 @@ struct Point {
     listeners: u32,
 }
 
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:>6} {}", self.count, self.what)
+    }
+}
+
 #[derive(Debug, Serialize)]
 struct Measured {
     point: Point,
-    /// Microseconds of server CPU a connection, round by round.
-    rounds: Vec<f64>,
+    rounds: Vec<Round>,
+    /// Microseconds of server CPU a connection.
     cpu_us: Option<Spread>,
     /// To the first point of its kind, round by round.
     ratio: Option<Spread>,
+    /// Why it was left out from some round on.
+    failure: Option<String>,
+}
+
+impl fmt::Display for Measured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.point.fmt(f)
+    }
+}
+
+impl Subject for Measured {
+    fn failure(&mut self) -> &mut Option<String> {
+        &mut self.failure
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -105,6 +130,8 @@ struct Results {
     tool: &'static str,
     format: u32,
     machine: Machine,
+    /// What the orders of the rounds came from.
+    order_seed: u64,
     measured: Vec<Measured>,
 }
 
@@ -114,20 +141,26 @@ pub fn run(args: &Args) -> Result<(), String> {
     let room = u32::try_from(open_files().saturating_sub(SPARE)).unwrap_or(u32::MAX);
     let mut measured: Vec<Measured> = points(args, room)
         .into_iter()
-        .map(|point| Measured { point, rounds: Vec::new(), cpu_us: None, ratio: None })
+        .map(|point| Measured { point, rounds: Vec::new(), cpu_us: None, ratio: None, failure: None })
         .collect();
-    for round in 1..=args.rounds {
-        for one in &mut measured {
-            let cpu = cpu(&bench, one.point, args.duration)?;
-            bench.say(format!(
-                "round {round}/{}  {:>6} {:<24} {cpu:6.2} us CPU",
-                args.rounds, one.point.count, one.point.what
-            ));
-            one.rounds.push(cpu);
-        }
+    let say = |line| bench.say(line);
+    rounds("round", usize::from(args.rounds), &mut measured, say, |one| {
+        let round = measure_point(&bench, one.point, args.duration)?;
+        let result = round.to_string();
+        one.rounds.push(round);
+        Ok(result)
+    });
+    if measured.iter().all(|one| one.rounds.is_empty()) {
+        return Err("nothing could be measured: see above".to_owned());
     }
     conclude(&mut measured);
-    let results = Results { tool: "vestibule-profile scale", format: 1, machine: Machine::here(), measured };
+    let results = Results {
+        tool: "vestibule-profile scale",
+        format: FORMAT,
+        machine: Machine::with_own_engine(),
+        order_seed: SEED,
+        measured,
+    };
     print!("{}", text(&results));
     let files = page(&results).write(&Bench::prefix(&args.bench, "scale"), &results)?;
     bench.say(format!("wrote {} and {}", files[0].display(), files[1].display()));
@@ -148,7 +181,8 @@ fn points(args: &Args, room: u32) -> Vec<Point> {
     established.chain(networks).chain(listeners).collect()
 }
 
-fn cpu(bench: &Bench, point: Point, time: Duration) -> Result<f64, String> {
+/// A fresh engine as the point wants it, under load.
+fn measure_point(bench: &Bench, point: Point, time: Duration) -> Result<Round, String> {
     let (address, hold) = (free_address()?, free_address()?);
     let mut command = Command::new(&bench.tools.profile);
     command.args(["serve-engine", &address.to_string(), "--hold", &hold.to_string()]);
@@ -156,11 +190,9 @@ fn cpu(bench: &Bench, point: Point, time: Duration) -> Result<f64, String> {
     let recipe = Recipe { name: "vestibule's engine".into(), command, address, directory: None };
     let server = Server::start(recipe, bench.server_cpu)?;
     let _held = keep(bench, &server, hold, point.established)?;
-    bench.load(&server, "close", Pace::Count(WARM_UP)).run()?;
-    let before = server.usage();
-    let outcome = bench.load(&server, "close", Pace::Closed { in_flight: 64, time }).run()?;
-    let used = server.usage() - before;
-    Ok(used.cpu.as_secs_f64() * 1e6 / outcome.connections.ok.max(1) as f64)
+    bench.warm_up(&server, EXPECTED)?;
+    let (round, _) = measure(bench, &server, EXPECTED, Pace::Closed { in_flight: 64, time })?;
+    Ok(round)
 }
 
 /// Opens connections that stay until the returned client is dropped.
@@ -185,9 +217,9 @@ fn keep(bench: &Bench, server: &Server, hold: SocketAddr, count: u32) -> Result<
 fn conclude(measured: &mut [Measured]) {
     for index in 0..measured.len() {
         let first = measured.iter().position(|other| other.point.what == measured[index].point.what).unwrap_or(index);
-        let ratio = Spread::of(ratios(&measured[index].rounds, &measured[first].rounds, |cpu| *cpu));
+        let ratio = Spread::of(ratios(&measured[index].rounds, &measured[first].rounds, |round| round.cpu_us));
         let one = &mut measured[index];
-        (one.cpu_us, one.ratio) = (Spread::of(one.rounds.iter().copied()), ratio);
+        (one.cpu_us, one.ratio) = (Spread::over(&one.rounds, |round| round.cpu_us), ratio);
     }
 }
 
@@ -207,7 +239,9 @@ fn page(results: &Results) -> Page {
     let mut page = Page::new("Cost of a connection as the rest grows", &results.machine);
     page.paragraph(
         "Server CPU a connection, job discard: median, smallest and largest of the rounds; and its ratio, round by round, \
-         to the first point of its kind. One thing grows at a time. The goal is at most 1.10.",
+         to the first point of its kind. One thing grows at a time. The goal is at most 1.10. CPU is that of the server's \
+         processes and of the kernel's thread for soft interrupts on its CPU, as in compare; the order of the points is \
+         shuffled for each round.",
     );
     page.table(
         &["what", "how many", "CPU µs", "min–max", "ratio", "min–max"],
@@ -223,6 +257,7 @@ fn page(results: &Results) -> Page {
             ])
         }),
     );
+    page.left_out(results.measured.iter().filter_map(|one| Some((one.to_string(), one.failure.as_deref()?))));
     page
 }
 
@@ -271,9 +306,10 @@ mod tests {
         let point = |what, count| Point { what, count, established: 1, networks: 1, listeners: 1 };
         let one = |what, count, rounds: &[f64]| Measured {
             point: point(what, count),
-            rounds: rounds.to_vec(),
+            rounds: rounds.iter().map(|cpu| Round::test(*cpu)).collect(),
             cpu_us: None,
             ratio: None,
+            failure: None,
         };
         let mut measured = vec![one("a", 1, &[10.0, 20.0]), one("b", 1, &[8.0, 8.0]), one("a", 9, &[11.0, 22.0])];
         conclude(&mut measured);

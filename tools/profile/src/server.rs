@@ -26,7 +26,8 @@ const OUTPUT_SHOWN: u64 = 4000;
 
 /// A running server. Dropped, it and all its processes are ended and its directory is removed.
 pub struct Server {
-    name: String,
+    /// What it is called in messages.
+    pub name: String,
     process: Process,
     /// Where it listens.
     pub address: SocketAddr,

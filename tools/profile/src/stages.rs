@@ -12,7 +12,7 @@ use crate::bench::{self, Bench, time};
 use crate::load::{self, CURVE, Load, Pace};
 use crate::machine::Machine;
 use crate::report::plot::{self, Line};
-use crate::report::{Page, number};
+use crate::report::{FORMAT, Page, number};
 use crate::server::on_cpus;
 use crate::systems::Job;
 
@@ -24,12 +24,12 @@ const POOL: &str = "bench";
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  vestibule-profile stages                    at a half, at nine tenths, and at the whole of what one core can do
+  vestibule-profile stages                    at a half, 0.9 and the whole of what a core can
   vestibule-profile stages --rate 5000        at a rate of your own
   vestibule-profile stages --no-defer-accept  with the wait for the first byte inside the engine
 
-With TCP_DEFER_ACCEPT, which listeners for PROXY headers have, the kernel reports a connection when its first byte is there:
-from accept to header is then the time of one read.")]
+With TCP_DEFER_ACCEPT, which listeners for PROXY headers have, the kernel reports a connection
+when its first byte is there: from accept to header is then the time of one read.")]
 pub struct Args {
     /// How long each load lasts
     #[arg(short, long, value_name = "TIME", value_parser = time, default_value = "3s")]
@@ -98,10 +98,10 @@ pub fn run(args: &Args) -> Result<(), String> {
             runs.push(saturated);
         }
     }
-    let machine = Machine::here();
+    let machine = Machine::with_own_engine();
     let results = Results {
         tool: "vestibule-profile stages",
-        format: 1,
+        format: FORMAT,
         machine,
         job: args.job,
         defer_accept: !args.no_defer_accept,
@@ -129,13 +129,17 @@ fn one(bench: &Bench, args: &Args, pace: Pace) -> Result<Run, String> {
     let outcome = load.run()?;
     engine.drain(DRAIN);
     let closed_loop = matches!(pace, Pace::Closed { .. });
-    bench.say(format!("{:.0} /s{}", outcome.rate, if closed_loop { ", as fast as 64 at a time go" } else { "" }));
+    bench.say(format!(
+        "{:.0} /s{}",
+        outcome.report.rate,
+        if closed_loop { ", as fast as 64 at a time go" } else { "" }
+    ));
     let snapshot = engine.snapshot();
     let counters = snapshot.counters().iter().copied().filter(|(_, count)| *count > 0).collect();
     let mut stages = of_engine(&snapshot);
     let seen = match args.job {
-        Job::Whoami => (&outcome.latency.first_byte, &outcome.curves.first_byte),
-        Job::Discard => (&outcome.latency.end, &outcome.curves.end),
+        Job::Whoami => (&outcome.report.latency.first_byte, &outcome.curves.first_byte),
+        Job::Discard => (&outcome.report.latency.end, &outcome.curves.end),
     };
     stages.push(Stage {
         name: if args.job == Job::Whoami { "client: start to first byte" } else { "client: start to end" },
@@ -146,7 +150,13 @@ fn one(bench: &Bench, args: &Args, pace: Pace) -> Result<Run, String> {
         max: seen.0.max,
         curve: seen.1.iter().map(|micros| *micros as u64).collect(),
     });
-    Ok(Run { rate: outcome.rate, closed_loop, connections: outcome.connections.started, stages, counters })
+    Ok(Run {
+        rate: outcome.report.rate,
+        closed_loop,
+        connections: outcome.report.connections.started,
+        stages,
+        counters,
+    })
 }
 
 fn engine(args: &Args) -> Result<Engine, String> {

@@ -12,7 +12,7 @@ use crate::bench::{self, Bench};
 use crate::load::{Load, Pace};
 use crate::machine::Machine;
 use crate::proc;
-use crate::report::{Cell, Page, number};
+use crate::report::{Cell, FORMAT, Page, number};
 use crate::server::{Process, directory, find_program, pause};
 use crate::systems::{Job, Program, System};
 
@@ -29,8 +29,9 @@ Examples:
   vestibule-profile syscalls
   vestibule-profile syscalls --job discard --systems vestibule,haproxy -n 50000
 
-Counts by tracepoints through perf(1), system calls and io_uring operations; where perf is not there or not allowed, by
-strace(1), which sees system calls only. Counting slows a server down: this says how often, not how long.")]
+Counts by tracepoints through perf(1), system calls and io_uring operations; where perf is not
+there or not allowed, by strace(1), which sees system calls only. Counting slows a server down:
+this says how often, not how long.")]
 pub struct Args {
     /// Connections
     #[arg(short = 'n', long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(100..=10_000_000))]
@@ -97,7 +98,13 @@ pub fn run(args: &Args) -> Result<(), String> {
         bench.say(format!("{system:<36} {:.2} system calls a connection", each(&one, total(&one.system_calls))));
         counted.push(one);
     }
-    let results = Results { tool: "vestibule-profile syscalls", format: 1, machine: Machine::here(), counter, counted };
+    let results = Results {
+        tool: "vestibule-profile syscalls",
+        format: FORMAT,
+        machine: Machine::here(&bench.tools),
+        counter,
+        counted,
+    };
     print!("{}", text(&results));
     let files = page(&results).write(&Bench::prefix(&args.bench, "syscalls"), &results)?;
     bench.say(format!("wrote {} and {}", files[0].display(), files[1].display()));
@@ -134,7 +141,7 @@ fn by_perf(bench: &Bench, system: System, connections: u64) -> Result<Counted, S
     let said = fs::read_to_string(&counts).map_err(|error| format!("perf has counted nothing: {error}"))?;
     let mut counted = Counted {
         system,
-        connections: outcome.connections.started,
+        connections: outcome.report.connections.started,
         system_calls: BTreeMap::new(),
         io_uring: BTreeMap::new(),
     };
@@ -167,9 +174,12 @@ fn by_strace(bench: &Bench, system: System, connections: u64) -> Result<Counted,
     let system_calls: BTreeMap<String, u64> = strace_counts(&table).collect();
     match system_calls.is_empty() {
         true => Err(format!("strace has seen no system call of {system}; it said:\n{table}{}", strace.output())),
-        false => {
-            Ok(Counted { system, connections: outcome.connections.started, system_calls, io_uring: BTreeMap::new() })
-        }
+        false => Ok(Counted {
+            system,
+            connections: outcome.report.connections.started,
+            system_calls,
+            io_uring: BTreeMap::new(),
+        }),
     }
 }
 

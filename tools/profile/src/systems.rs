@@ -62,6 +62,13 @@ pub struct Tools {
     pub profile: PathBuf,
 }
 
+impl Tools {
+    /// What the daemon's file says of itself: version and commit.
+    pub fn daemon_version(&self) -> String {
+        version(&self.vestibule, "--version")
+    }
+}
+
 use Job::{Discard, Whoami};
 use Program::{Dovecot, Floor, Haproxy, Nginx, Tokio, Vestibule};
 
@@ -166,21 +173,21 @@ impl fmt::Display for Program {
 
 /// The versions of the programs, as they tell them.
 pub fn versions(tools: &Tools) -> Vec<(Program, String)> {
-    let ask = |program: Command| first_line(program).unwrap_or_else(|| "not installed".into());
-    let with = |path: &Path, option: &str| {
-        let mut command = Command::new(path);
-        command.arg(option);
-        command
-    };
-    let system = |name: &str, option: &str| with(&find_program(name).unwrap_or_else(|| name.into()), option);
+    let system = |name: &str, option: &str| version(&find_program(name).unwrap_or_else(|| name.into()), option);
     vec![
-        (Vestibule, ask(with(&tools.vestibule, "--version"))),
-        (Haproxy, ask(system("haproxy", "-v"))),
-        (Nginx, ask(system("nginx", "-v"))),
-        (Dovecot, ask(system("dovecot", "--version"))),
+        (Vestibule, tools.daemon_version()),
+        (Haproxy, system("haproxy", "-v")),
+        (Nginx, system("nginx", "-v")),
+        (Dovecot, system("dovecot", "--version")),
         (Tokio, "tokio 1 (multi-thread runtime), proxy-header 0.1".into()),
-        (Floor, "vestibule::ring".into()),
+        (Floor, format!("vestibule::ring {}", vestibule::VERSION)),
     ]
+}
+
+fn version(program: &Path, option: &str) -> String {
+    let mut command = Command::new(program);
+    command.arg(option);
+    first_line(command).unwrap_or_else(|| "not installed".into())
 }
 
 fn first_line(mut command: Command) -> Option<String> {

@@ -5,21 +5,21 @@ mod page;
 mod results;
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::bench::{self, Bench, time};
 use crate::load::{Outcome, Pace};
 use crate::machine::Machine;
-use crate::proc::{Memory, cpu_time};
+use crate::measure::{Round, measure};
 use crate::report::plot;
-use crate::server::{is_interrupted, pause};
+use crate::rounds::rounds;
+use crate::server::is_interrupted;
 use crate::systems::{Job, Program, System, versions};
-use results::{LatencyRound, Measured, Results, Round, Used};
+use results::{LatencyRound, Measured, Results};
 
-/// How long a server rests before its CPU time is read: what it still does for the last connections belongs to them.
-const REST: Duration = Duration::from_millis(60);
 const QUICK_ROUNDS: usize = 1;
 const QUICK_TIME: Duration = Duration::from_millis(250);
+const LATENCY_ROUNDS_MAX: usize = 3;
 /// Part of the saturation rate at which latencies are taken.
 const LATENCY_LOAD: f64 = 0.5;
 
@@ -34,8 +34,9 @@ Examples:
   vestibule-profile compare --rate 4000           latencies at a rate of your own
   vestibule-profile compare --svg compare.svg     the picture also by itself
 
-What is compared is CPU time of the server a connection: all its processes and threads, kernel included. On loopback the
-client's core pays for most of the handshake, so connections a second tell about the load generator.")]
+What is compared is CPU time of the server a connection: all its processes and threads, kernel
+included. On loopback the client's core pays for most of the handshake, so connections a second
+tell about the load generator.")]
 pub struct Args {
     /// Rounds: each measures every system once
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
@@ -84,16 +85,15 @@ pub fn run(args: &Args) -> Result<(), String> {
         }
     }
     cpu_rounds(&bench, args, &mut measured);
-    measured.retain(|one| !one.rounds.is_empty());
-    if measured.is_empty() {
-        return Err("nothing could be measured".to_owned());
+    if measured.iter().all(|one| one.rounds.is_empty()) {
+        return Err("nothing could be measured: see above".to_owned());
     }
     let rate = args.rate.unwrap_or_else(|| half_of_saturation(&measured));
     let rate = if is_interrupted() { 0.0 } else { rate };
     if rate > 0.0 {
-        latency_rounds(&bench, args, rate, &mut measured)?;
+        latency_rounds(&bench, args, rate, &mut measured);
     }
-    let results = Results::new(Machine::here(), versions(&bench.tools), rate, measured);
+    let results = Results::new(Machine::here(&bench.tools), versions(&bench.tools), rate, measured);
     let svg = page::picture(&results)?;
     if let Some(path) = &args.svg {
         std::fs::write(path, plot::standalone(&svg)).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -112,55 +112,26 @@ fn wanted(args: &Args) -> impl Iterator<Item = System> {
 }
 
 fn cpu_rounds(bench: &Bench, args: &Args, measured: &mut [Measured]) {
-    let rounds = if args.quick { QUICK_ROUNDS } else { usize::from(args.rounds) };
-    let time = if args.quick { QUICK_TIME } else { args.duration };
+    let (count, time) = extent(args);
     let pace = Pace::Closed { in_flight: usize::from(args.in_flight), time };
-    for round in 0..rounds {
-        for index in in_turn(measured.len(), round) {
-            let one = &mut measured[index];
-            if one.failure.is_some() {
-                continue;
-            }
-            match cpu_round(bench, one.system, pace) {
-                Ok(result) => {
-                    bench.say(format!("round {}/{rounds}  {:<36} {result}", round + 1, one.system.to_string()));
-                    one.rounds.push(result);
-                }
-                Err(_) if is_interrupted() => {
-                    bench.say("interrupted: the report has what was measured until now");
-                    return;
-                }
-                Err(error) => {
-                    bench.say(format!("left out: {}: {error}", one.system));
-                    one.failure = Some(error);
-                }
-            }
-        }
-    }
+    let say = |line| bench.say(line);
+    rounds("round", count, measured, say, |one| {
+        let (round, _) = afresh(bench, one.system, pace)?;
+        let result = round.to_string();
+        one.rounds.push(round);
+        Ok(result)
+    });
 }
 
-/// Every round begins with another system, so that none always follows the same one.
-fn in_turn(count: usize, round: usize) -> impl Iterator<Item = usize> {
-    const STRIDE: usize = 4;
-    (0..count).map(move |index| (index + round * STRIDE) % count)
+/// Rounds, and for how long each system is measured in one.
+fn extent(args: &Args) -> (usize, Duration) {
+    if args.quick { (QUICK_ROUNDS, QUICK_TIME) } else { (usize::from(args.rounds), args.duration) }
 }
 
-fn cpu_round(bench: &Bench, system: System, pace: Pace) -> Result<Round, String> {
-    let (used, memory, outcome) = measure(bench, system, pace)?;
-    Ok(Round::new(used, memory, &outcome))
-}
-
-/// A fresh server under load: what it and others used, what it held at the end, and what the client saw.
-fn measure(bench: &Bench, system: System, pace: Pace) -> Result<(Used, Memory, Outcome), String> {
+/// Measures a system that was started for it.
+fn afresh(bench: &Bench, system: System, pace: Pace) -> Result<(Round, Outcome), String> {
     let server = bench.warm(system)?;
-    pause(REST)?;
-    let (usage, cpu, begun) = (server.usage(), cpu_time(bench.server_cpu), Instant::now());
-    let outcome = bench.load(&server, cheap(system), pace).run()?;
-    let memory = server.memory();
-    pause(REST)?;
-    let cpu = cpu_time(bench.server_cpu) - cpu;
-    let used = Used { server: server.usage() - usage, cpu, time: begun.elapsed() };
-    Ok((used, memory, outcome))
+    measure(bench, &server, cheap(system), pace)
 }
 
 /// The warm-up has checked every answer; while it is measured the client looks at less.
@@ -176,21 +147,18 @@ fn half_of_saturation(measured: &[Measured]) -> f64 {
     (rates.fold(f64::INFINITY, f64::min).min(1e6) * LATENCY_LOAD / 100.0).round() * 100.0
 }
 
-fn latency_rounds(bench: &Bench, args: &Args, rate: f64, measured: &mut [Measured]) -> Result<(), String> {
-    let rounds = if args.quick { QUICK_ROUNDS } else { usize::from(args.rounds).min(3) };
-    let time = if args.quick { QUICK_TIME } else { args.duration };
-    for round in 0..rounds {
-        for index in in_turn(measured.len(), round) {
-            let one = &mut measured[index];
-            // Dovecot is slower than the others: it gets half of what it can do.
-            let rate = one.rate().map_or(rate, |own| rate.min(own * LATENCY_LOAD));
-            let (used, _, outcome) = measure(bench, one.system, Pace::Open { rate, time })?;
-            let result = LatencyRound::new(one.system.job, rate, used, outcome);
-            bench.say(format!("latency {}/{rounds}  {:<36} {result}", round + 1, one.system.to_string()));
-            one.latencies.push(result);
-        }
-    }
-    Ok(())
+fn latency_rounds(bench: &Bench, args: &Args, rate: f64, measured: &mut [Measured]) {
+    let (count, time) = extent(args);
+    let say = |line| bench.say(line);
+    rounds("latency", count.min(LATENCY_ROUNDS_MAX), measured, say, |one| {
+        // Dovecot is slower than the others: it gets half of what it can do.
+        let rate = one.rate().map_or(rate, |own| rate.min(own * LATENCY_LOAD));
+        let (round, outcome) = afresh(bench, one.system, Pace::Open { rate, time })?;
+        let latencies = LatencyRound::new(one.system.job, rate, round, outcome);
+        let result = latencies.to_string();
+        one.latencies.push(latencies);
+        Ok(result)
+    });
 }
 
 fn rate(text: &str) -> Result<f64, String> {
@@ -203,16 +171,6 @@ fn rate(text: &str) -> Result<f64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_round_has_every_system_in_another_order() {
-        let (first, second): (Vec<_>, Vec<_>) = (in_turn(15, 0).collect(), in_turn(15, 1).collect());
-        assert_ne!(first, second);
-        for mut order in [first, second] {
-            order.sort_unstable();
-            assert_eq!(order, (0..15).collect::<Vec<_>>());
-        }
-    }
 
     #[test]
     fn rates_are_bounded() {

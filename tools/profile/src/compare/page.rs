@@ -2,13 +2,14 @@
 
 use std::fmt::Write as _;
 
-use super::results::{DISTURBED, Results, Summary};
+use super::results::{Results, Summary};
 use crate::bench::Bench;
 use crate::load::CURVE;
+use crate::measure::DISTURBED;
 use crate::report::plot::{self, Bar, Group, Line};
 use crate::report::{Cell, Page, number};
 use crate::stats::Spread;
-use crate::systems::{Job, Program, System};
+use crate::systems::{Job, Program};
 
 const JOBS: [(Job, &str); 2] = [
     (Job::Discard, "Job discard: read the header, dispatch, close without an answer"),
@@ -208,9 +209,15 @@ fn method(page: &mut Page, results: &Results, bench: &Bench) {
     page.paragraph(
         "On loopback the client's core pays for most of the TCP handshake, so connections a second measure the load \
          generator: judge by the server's CPU time. Every round starts every server afresh, pinned to one core, serves it \
-         2,000 connections whose answers are checked, and then measures it; rounds interleave all servers and each begins \
-         with another. Ratios are taken within a round, so that a machine that becomes slower does not shift them.",
+         2,000 connections whose answers are checked, and then measures it. Ratios are taken within a round, so that a \
+         machine that becomes slower does not shift them.",
     );
+    page.paragraph(&format!(
+        "Within a round the servers come one after another, in an order that is shuffled for each round (seed {}): none \
+         always follows the same one. A round in which more than one connection in a thousand was lost is none: its \
+         server is left out from there on. Those lost in the others have no part in the latencies.",
+        results.order_seed
+    ));
     page.paragraph(&format!(
         "Servers on CPU {}, clients on CPU {}. The floor is a program on the same ring as Vestibule's: multishot accept, \
          getpeername, one read, close; it neither parses nor dispatches, and answers with MSG_MORE before the close. \
@@ -221,14 +228,7 @@ fn method(page: &mut Page, results: &Results, bench: &Bench) {
         &["program", "version"],
         results.versions.iter().map(|(program, version)| vec![program.to_string().into(), version.clone().into()]),
     );
-    let failed = results.measured.iter().filter_map(|one| Some((one.system, one.failure.as_ref()?)));
-    let failed: String = failed.fold(String::new(), |mut text, (system, failure): (System, _)| {
-        let _ = writeln!(text, "{system}: {failure}"); // writing to a String cannot fail
-        text
-    });
-    if !failed.is_empty() {
-        page.details("Left out from some round on", &failed);
-    }
+    page.left_out(results.measured.iter().filter_map(|one| Some((one.to_string(), one.failure.as_deref()?))));
 }
 
 /// The summary for the terminal, in the form of a Markdown table.

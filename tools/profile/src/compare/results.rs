@@ -1,46 +1,17 @@
 //! What was measured, and what follows from it: the keys of the JSON report.
 
 use std::fmt;
-use std::time::Duration;
 
 use serde::Serialize;
 
 use super::goals::{self, Judged};
 use crate::load::Outcome;
 use crate::machine::Machine;
-use crate::proc::{CpuTime, Memory, Usage};
+use crate::measure::Round;
+use crate::report::FORMAT;
+use crate::rounds::{self, Subject};
 use crate::stats::{Spread, ratios};
 use crate::systems::{Job, Program, System};
-
-/// A round in which others used more than this part of the server's CPU counts as disturbed.
-pub const DISTURBED: f64 = 0.05;
-
-/// One system in one round, closed loop. Times in microseconds a connection.
-#[derive(Clone, Debug, Serialize)]
-pub struct Round {
-    /// CPU time of the server, user and kernel.
-    pub cpu_us: f64,
-    /// Of that in user mode (sampled by the kernel's clock tick: coarse).
-    pub user_us: f64,
-    /// Of that in kernel mode.
-    pub system_us: f64,
-    /// CPU time of the server CPU's thread for soft interrupts, which is included in `cpu_us` and `system_us`.
-    pub softirq_us: f64,
-    /// Part of the server's CPU that others used meanwhile: what disturbed the measurement.
-    pub others_core: f64,
-    /// Context switches a connection that the server made by waiting.
-    pub voluntary: f64,
-    /// Context switches a connection that were forced on it.
-    pub involuntary: f64,
-    /// Connections a second; bounded by the client.
-    pub rate: f64,
-    /// Connections.
-    pub connections: u64,
-    /// Part of a core that the client used.
-    pub client_core: f64,
-    /// Memory at the end of the load.
-    pub memory: Memory,
-}
 
 /// One system in one round, open loop. Latencies in microseconds from the intended start of a connection.
 #[derive(Clone, Debug, Serialize)]
@@ -57,6 +28,8 @@ pub struct LatencyRound {
     pub p999: u64,
     /// How late the client started connections, 99th percentile: part of the above.
     pub start_lag_p99: u64,
+    /// Connections without a latency, as in [`Round`].
+    pub lost: u64,
     /// CPU time of the server a connection at this rate, microseconds, as in [`Round`].
     pub cpu_us: f64,
     /// Part of the server's CPU that others used meanwhile.
@@ -137,12 +110,14 @@ pub struct LatencySummary {
 pub struct Results {
     /// `vestibule-profile compare`.
     pub tool: &'static str,
-    /// Goes up when a key changes its meaning or goes away.
+    /// Of these keys.
     pub format: u32,
     /// Where, when and how.
     pub machine: Machine,
     /// What the programs say of themselves.
     pub versions: Vec<(Program, String)>,
+    /// What the orders of the rounds came from.
+    pub order_seed: u64,
     /// Connections a second at which latencies were taken; 0: not taken.
     pub latency_rate: f64,
     /// What follows.
@@ -153,66 +128,18 @@ pub struct Results {
     pub measured: Vec<Measured>,
 }
 
-/// What was used while a system was measured.
-#[derive(Clone, Copy, Debug)]
-pub struct Used {
-    /// By the server.
-    pub server: Usage,
-    /// On the server's CPU, by everybody.
-    pub cpu: CpuTime,
-    /// For how long.
-    pub time: Duration,
-}
-
-impl Round {
-    /// From what a server has used for an outcome.
-    pub fn new(used: Used, memory: Memory, outcome: &Outcome) -> Round {
-        let connections = outcome.connections.started - outcome.connections.unfinished;
-        let each = |total: f64| total / connections.max(1) as f64;
-        let micros = |time: Duration| each(time.as_secs_f64() * 1e6);
-        let Used { server: used, cpu, time } = used;
-        let user_us = micros(used.cpu) * used.user_share();
-        let cpu_us = micros(used.cpu + cpu.softirq_thread);
-        let others = cpu.busy.saturating_sub(used.cpu + cpu.softirq_thread);
-        Round {
-            cpu_us,
-            user_us,
-            system_us: cpu_us - user_us,
-            softirq_us: micros(cpu.softirq_thread),
-            others_core: others.as_secs_f64() / time.as_secs_f64().max(1e-6),
-            voluntary: each(used.voluntary as f64),
-            involuntary: each(used.involuntary as f64),
-            rate: outcome.rate,
-            connections,
-            client_core: outcome.client_cpu_seconds / outcome.elapsed_seconds.max(1e-6),
-            memory,
-        }
-    }
-}
-
-impl fmt::Display for Round {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:6.2} us CPU  {:7.0} /s  {:5.2} switches",
-            self.cpu_us,
-            self.rate,
-            self.voluntary + self.involuntary
-        )
-    }
-}
-
 impl LatencyRound {
-    /// From an outcome.
-    pub fn new(job: Job, rate: f64, used: Used, outcome: Outcome) -> LatencyRound {
-        let Round { cpu_us, others_core, .. } = Round::new(used, Memory::default(), &outcome);
+    /// From a round of the open loop.
+    pub fn new(job: Job, rate: f64, round: Round, outcome: Outcome) -> LatencyRound {
+        let Round { cpu_us, others_core, lost, .. } = round;
+        let Outcome { report, curves } = outcome;
         let (until, quantiles, curve) = match job {
-            Job::Discard => ("end", outcome.latency.end, outcome.curves.end),
-            Job::Whoami => ("first byte", outcome.latency.first_byte, outcome.curves.first_byte),
+            Job::Discard => ("end", report.latency.end, curves.end),
+            Job::Whoami => ("first byte", report.latency.first_byte, curves.first_byte),
         };
         let (p50, p99, p999) = (quantiles.p50, quantiles.p99, quantiles.p999);
-        let start_lag_p99 = outcome.start_lag.p99;
-        LatencyRound { rate, until, p50, p99, p999, start_lag_p99, cpu_us, others_core, curve }
+        let start_lag_p99 = report.start_lag.p99;
+        LatencyRound { rate, until, p50, p99, p999, start_lag_p99, lost, cpu_us, others_core, curve }
     }
 }
 
@@ -223,6 +150,18 @@ impl fmt::Display for LatencyRound {
             "{:7.0} /s  p50 {} us  p99 {} us  p99.9 {} us  {:6.2} us CPU",
             self.rate, self.p50, self.p99, self.p999, self.cpu_us
         )
+    }
+}
+
+impl fmt::Display for Measured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.system.fmt(f)
+    }
+}
+
+impl Subject for Measured {
+    fn failure(&mut self) -> &mut Option<String> {
+        &mut self.failure
     }
 }
 
@@ -249,9 +188,10 @@ impl Results {
         let summaries: Vec<Summary> = measured.iter().filter_map(|one| summary(one, &measured)).collect();
         Results {
             tool: "vestibule-profile compare",
-            format: 1,
+            format: FORMAT,
             machine,
             versions,
+            order_seed: rounds::SEED,
             latency_rate,
             goals: goals::judge(&summaries),
             summaries,
@@ -304,25 +244,9 @@ fn latency(rounds: &[LatencyRound]) -> Option<LatencySummary> {
 mod tests {
     use super::*;
 
-    fn round(cpu_us: f64) -> Round {
-        Round {
-            cpu_us,
-            user_us: 1.0,
-            system_us: cpu_us - 1.0,
-            softirq_us: 0.0,
-            others_core: 0.0,
-            voluntary: 0.5,
-            involuntary: 0.25,
-            rate: 1000.0,
-            connections: 1,
-            client_core: 1.0,
-            memory: Memory::default(),
-        }
-    }
-
     fn measured(program: Program, defer: bool, cpu: &[f64]) -> Measured {
         let system = System { job: Job::Discard, program, defer };
-        Measured { rounds: cpu.iter().map(|cpu| round(*cpu)).collect(), ..Measured::new(system) }
+        Measured { rounds: cpu.iter().map(|cpu| Round::test(*cpu)).collect(), ..Measured::new(system) }
     }
 
     fn results() -> Results {
@@ -331,7 +255,7 @@ mod tests {
             measured(Program::Vestibule, false, &[20.0, 40.0, 20.0]),
             measured(Program::Haproxy, false, &[40.0, 80.0, 40.0]),
         ];
-        Results::new(Machine::here(), Vec::new(), 0.0, measured)
+        Results::new(Machine::test(), Vec::new(), 0.0, measured)
     }
 
     #[test]
@@ -346,28 +270,19 @@ mod tests {
     }
 
     #[test]
+    fn who_failed_before_its_first_round_is_reported_but_has_no_figures() {
+        let failed = Measured { failure: Some("it hung".into()), ..measured(Program::Nginx, false, &[]) };
+        let results =
+            Results::new(Machine::test(), Vec::new(), 0.0, vec![measured(Program::Floor, true, &[9.0]), failed]);
+        assert_eq!((results.summaries.len(), results.measured.len()), (1, 2));
+        let json = serde_json::to_string(&results).expect("it is data");
+        assert!(json.contains("it hung"), "{json}");
+    }
+
+    #[test]
     fn goals_are_judged_only_where_both_were_measured() {
         let goals = results().goals;
         assert_eq!(goals.len(), 1);
         assert_eq!((goals[0].program, goals[0].reached), (Program::Haproxy, true));
-    }
-
-    #[test]
-    fn cost_is_shared_among_connections() {
-        let json = r#"{"connections":{"started":1010,"ok":1000,"wrong":0,"failed":0,"unfinished":10,"not_started":0},
-            "rate":500.0,"start_lag":{"count":0,"min":0,"p50":0,"p90":0,"p99":0,"p999":0,"max":0},
-            "latency":{"first_byte":{"count":0,"min":0,"p50":0,"p90":0,"p99":0,"p999":0,"max":0},
-                       "end":{"count":1,"min":7,"p50":7,"p90":7,"p99":8,"p999":9,"max":9}},
-            "client_cpu_seconds":1.0,"elapsed_seconds":2.0}"#;
-        let outcome: Outcome = serde_json::from_str(json).expect("the keys of vestibule-load");
-        let server =
-            Usage { cpu: Duration::from_millis(20), user_ticks: 1, system_ticks: 3, voluntary: 500, involuntary: 0 };
-        let cpu = CpuTime { busy: Duration::from_millis(125), softirq_thread: Duration::from_millis(5) };
-        let used = Used { server, cpu, time: Duration::from_secs(1) };
-        let round = Round::new(used, Memory::default(), &outcome);
-        assert_eq!((round.cpu_us, round.user_us, round.system_us, round.softirq_us), (25.0, 5.0, 20.0, 5.0));
-        assert_eq!((round.voluntary, round.client_core, round.connections), (0.5, 0.5, 1000));
-        assert!((round.others_core - 0.1).abs() < 1e-9);
-        assert_eq!(LatencyRound::new(Job::Discard, 1.0, used, outcome).p99, 8);
     }
 }

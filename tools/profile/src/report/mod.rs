@@ -9,6 +9,10 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::machine::Machine;
+use crate::server::is_interrupted;
+
+/// Of the keys of all JSON reports: goes up when one changes its meaning or goes away.
+pub const FORMAT: u32 = 2;
 
 const STYLE: &str = include_str!("style.css");
 
@@ -56,6 +60,9 @@ impl Page {
         page.body.push_str("</dl>\n");
         if machine.build == "debug" {
             page.paragraph("This is a debug build: its figures say nothing about a release build.");
+        }
+        if is_interrupted() {
+            page.paragraph("The run was interrupted: there are fewer rounds than were asked for.");
         }
         page
     }
@@ -105,6 +112,14 @@ impl Page {
     pub fn details(&mut self, summary: &str, text: &str) {
         let _ =
             writeln!(self.body, "<details><summary>{}</summary><pre>{}</pre></details>", escape(summary), escape(text));
+    }
+
+    /// What was left out from some round on, and why; nothing if there is none.
+    pub fn left_out<'a>(&mut self, failed: impl Iterator<Item = (String, &'a str)>) {
+        let text: String = failed.map(|(what, why)| format!("{what}: {why}\n")).collect();
+        if !text.is_empty() {
+            self.details("Left out from some round on", &text);
+        }
     }
 
     fn html(&self) -> String {
@@ -185,14 +200,24 @@ mod tests {
 
     #[test]
     fn what_was_typed_cannot_become_markup() {
-        let machine = Machine { command: "compare <script>\"&".into(), ..Machine::here() };
+        let machine = Machine { command: "compare <script>\"&".into(), ..Machine::test() };
         let html = Page::new("a < b", &machine).html();
         assert!(html.contains("<dd>compare &lt;script&gt;&quot;&amp;</dd>") && html.contains("<h1>a &lt; b</h1>"));
     }
 
     #[test]
+    fn what_is_left_out_is_named_with_its_cause() {
+        let mut page = Page::new("a page", &Machine::test());
+        page.left_out(std::iter::empty());
+        assert!(!page.html().contains("Left out"));
+        page.left_out([("discard nginx".to_owned(), "it hung")].into_iter());
+        let html = page.html();
+        assert!(html.contains("Left out") && html.contains("discard nginx: it hung"), "{html}");
+    }
+
+    #[test]
     fn a_page_asks_nothing_of_the_network() {
-        let mut page = Page::new("a page", &Machine::here());
+        let mut page = Page::new("a page", &Machine::test());
         page.framed("<svg xmlns=\"http://www.w3.org/2000/svg\"/>", "a picture");
         let html = page.html();
         for outside in ["src=", "href=", "url(", "@import"] {
