@@ -10,10 +10,12 @@ pub mod observe;
 pub mod oracle;
 pub mod peers;
 pub mod process;
+pub mod skip;
 pub mod steady;
 pub mod swarm;
 
-use std::io::Write;
+pub use skip::record_skip;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -48,23 +50,6 @@ macro_rules! needs_root {
             $crate::skip!("root")
         }
     };
-}
-
-/// Says that the running test is skipped, past the test runner's capture, and notes it for the closing line of
-/// `tests/run`, which subtracts it from the passed ones.
-pub fn record_skip(what: &str) {
-    let thread = std::thread::current();
-    let test = thread.name().unwrap_or("a test");
-    let _ = writeln!(std::io::stderr(), "skipped: needs {what} ({test})");
-    if let Some(file) = std::env::var_os("VESTIBULE_SKIPS") {
-        let line = format!("{test}: needs {what}\n");
-        std::fs::OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(file)
-            .and_then(|mut file| file.write_all(line.as_bytes()))
-            .expect("the file for skips, named by VESTIBULE_SKIPS, can be written");
-    }
 }
 
 /// Where a program is installed: on the `PATH` or in the system directories that a user's `PATH` may lack.

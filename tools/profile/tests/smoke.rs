@@ -1,51 +1,160 @@
 //! The comparison on this host, with whatever peers are installed: short, and only whether it works.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+#[path = "../../../tests/support/skip.rs"]
+mod skip;
 
-/// Our own programs lie beside each other; the root package's and the load generator's may not have been built.
-fn beside(name: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_BIN_EXE_vestibule-profile")).with_file_name(name);
-    path.is_file().then_some(path)
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use skip::record_skip;
+use tempfile::TempDir;
+
+/// Where our own programs lie beside each other. The daemon and the load generator belong to other packages: they are
+/// built now, which does nothing where they are up to date.
+fn programs() -> &'static Path {
+    static PROGRAMS: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAMS.get_or_init(|| {
+        let directory = Path::new(env!("CARGO_BIN_EXE_vestibule-profile")).parent().expect("it is in a directory");
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "--package", "vestibule", "--package", "vestibule-load", "--bins"]);
+        build.arg("--target-dir").arg(directory.parent().expect("target/PROFILE"));
+        build.args((directory.file_name() == Some("release".as_ref())).then_some("--release"));
+        // What describes this package would make build scripts run again that look at it, as ring's does.
+        let about_this_package = ["CARGO_PKG_", "CARGO_MANIFEST_"];
+        for (name, _) in std::env::vars().filter(|(name, _)| about_this_package.iter().any(|it| name.starts_with(it))) {
+            build.env_remove(name);
+        }
+        assert!(build.status().expect("cargo runs").success(), "vestibule and vestibule-load do not build");
+        directory.to_owned()
+    })
+}
+
+/// A short comparison and what came of it.
+struct Comparison {
+    directory: TempDir,
+    said: String,
+    json: Value,
+}
+
+impl Comparison {
+    fn of(systems: &str, arguments: &[&str]) -> Comparison {
+        Comparison::interrupted(None, &[&["--quick", "--systems", systems], arguments].concat())
+    }
+
+    /// Ended by SIGINT, where one is given, as soon as the program says that.
+    fn interrupted(at: Option<&str>, arguments: &[&str]) -> Comparison {
+        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        let mut command = Command::new(programs().join("vestibule-profile"));
+        command.arg("compare").args(arguments).current_dir(directory.path());
+        let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("the program was built");
+        let pid = Pid::from_child(&child);
+        let mut said = String::new();
+        for line in BufReader::new(child.stderr.take().expect("a pipe")).lines() {
+            said += &(line.expect("UTF-8") + "\n");
+            if at.is_some_and(|words| said.lines().last().is_some_and(|line| line.contains(words))) {
+                kill_process(pid, Signal::INT).expect("it is our child");
+            }
+        }
+        assert!(child.wait().expect("it is our child").success(), "{said}");
+        let json = std::fs::read(directory.path().join("vestibule-compare.json")).expect("it was written");
+        Comparison { directory, said, json: serde_json::from_slice(&json).expect("it is JSON") }
+    }
+
+    fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.directory.path().join(name)).expect("it was written")
+    }
+
+    fn summaries(&self, program: &str) -> Vec<&Value> {
+        let all = self.json["summaries"].as_array().expect("a list");
+        all.iter().filter(|one| one["system"]["program"] == program).collect()
+    }
+
+    /// So many settings of a program, all of them with figures.
+    fn assert_measured(&self, program: &str, settings: usize) {
+        assert!(!self.said.contains("left out"), "{}", self.said);
+        let summaries = self.summaries(program);
+        assert_eq!(summaries.len(), settings, "{}", self.said);
+        for summary in summaries {
+            assert!(summary["cpu_us"]["median"].as_f64().is_some_and(|cpu| cpu > 0.0), "{summary}");
+            assert!(summary["ratio_equal"]["median"].as_f64().is_some_and(|ratio| ratio > 0.0), "{summary}");
+        }
+    }
 }
 
 #[test]
 fn compare_writes_a_report_that_stands_alone() {
-    for name in ["vestibule", "vestibule-load"] {
-        if beside(name).is_none() {
-            eprintln!("skipped: needs {name} beside this test: cargo build --workspace");
-            return;
+    let comparison = Comparison::of("vestibule,floor,tokio", &["--svg", "picture.svg"]);
+    // Two jobs, with and without TCP_DEFER_ACCEPT, which tokio has not.
+    for (program, settings) in [("vestibule", 4), ("floor", 4), ("tokio", 2)] {
+        comparison.assert_measured(program, settings);
+        for summary in comparison.summaries(program) {
+            assert!(summary["latency"]["p99"]["median"].as_f64().is_some_and(|micros| micros > 0.0), "{summary}");
         }
     }
-    let directory = tempfile::tempdir().expect("a temporary directory can be made");
-    let prefix = directory.path().join("report");
-    let picture = directory.path().join("picture.svg");
-    let output = Command::new(env!("CARGO_BIN_EXE_vestibule-profile"))
-        .args(["compare", "--quick", "--systems", "vestibule,floor,haproxy,nginx,tokio"])
-        .arg("--output")
-        .arg(&prefix)
-        .arg("--svg")
-        .arg(&picture)
-        .output()
-        .expect("the program was built");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
-    // Not installed is a visible skip; anything else that is left out is a failure.
-    assert!(!said.contains("left out"), "{said}");
-    for line in said.lines().filter(|line| line.contains("skipped: ")) {
-        eprintln!("{line}");
-    }
-    let json = std::fs::read_to_string(prefix.with_extension("json")).expect("it was written");
-    let json: serde_json::Value = serde_json::from_str(&json).expect("it is JSON");
-    let summaries = json["summaries"].as_array().expect("a list");
-    let ours = summaries.iter().filter(|one| one["system"]["program"] == "vestibule").count();
-    assert_eq!(ours, 4, "two jobs, with and without TCP_DEFER_ACCEPT: {said}");
-    for summary in summaries {
-        assert!(summary["cpu_us"]["median"].as_f64().is_some_and(|cpu| cpu > 0.0), "{summary}");
-        assert!(summary["ratio_equal"]["median"].as_f64().is_some_and(|ratio| ratio > 0.0), "{summary}");
-    }
-    assert!(json["machine"]["kernel"].as_str().is_some_and(|kernel| kernel.starts_with("Linux ")));
-    let html = std::fs::read_to_string(prefix.with_extension("html")).expect("it was written");
+    let machine = &comparison.json["machine"];
+    assert!(machine["kernel"].as_str().is_some_and(|kernel| kernel.starts_with("Linux ")), "{machine}");
+    let daemon = Command::new(programs().join("vestibule")).arg("--version").output().expect("it was built");
+    let daemon = String::from_utf8_lossy(&daemon.stdout);
+    assert_eq!(machine["vestibule"], daemon.trim(), "what was measured says what it is");
+    let html = comparison.read("vestibule-compare.html");
     assert!(html.contains("<svg") && !html.contains("src=") && !html.contains("href="));
-    assert!(std::fs::read_to_string(picture).expect("it was written").contains("prefers-color-scheme"));
+    assert!(html.contains(daemon.trim()));
+    assert!(comparison.read("picture.svg").contains("prefers-color-scheme"));
+}
+
+#[test]
+fn compare_measures_haproxy() {
+    measures("haproxy", 2);
+}
+
+#[test]
+fn compare_measures_nginx() {
+    measures("nginx", 1);
+}
+
+/// A peer with so many settings for the job discard, if it is installed.
+fn measures(peer: &str, settings: usize) {
+    let comparison = Comparison::of(&format!("vestibule,{peer}"), &["--jobs", "discard", "--rate", "0"]);
+    if comparison.said.contains("skipped: ") {
+        return record_skip(peer);
+    }
+    comparison.assert_measured(peer, settings);
+}
+
+#[test]
+fn what_fails_while_latencies_are_taken_is_left_out_and_the_rest_is_reported() {
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    let refusing = directory.path().join("refusing");
+    let load = programs().join("vestibule-load");
+    let script = format!(
+        "#!/bin/sh\ncase \"$*\" in *--rate*) echo no such luck >&2; exit 2;; esac\nexec '{}' \"$@\"\n",
+        load.display()
+    );
+    std::fs::write(&refusing, script).expect("it can be written");
+    std::fs::set_permissions(&refusing, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+    let refusing = refusing.to_str().expect("UTF-8");
+    let comparison = Comparison::of("floor", &["--jobs", "discard", "--load", refusing]);
+    assert_eq!(comparison.summaries("floor").len(), 2, "what was measured before stays: {}", comparison.said);
+    let measured = comparison.json["measured"].as_array().expect("a list");
+    assert_eq!(measured.len(), 2);
+    for one in measured {
+        assert!(one["failure"].as_str().is_some_and(|failure| failure.contains("no such luck")), "{one}");
+    }
+    let html = comparison.read("vestibule-compare.html");
+    assert!(html.contains("Left out") && html.contains("no such luck"), "{}", comparison.said);
+}
+
+#[test]
+fn an_interrupted_comparison_reports_what_it_has() {
+    let arguments = ["--rounds", "2", "-d", "200ms", "--jobs", "discard", "--systems", "floor"];
+    let comparison = Comparison::interrupted(Some("latency 1/2"), &arguments);
+    let measured = comparison.json["measured"].as_array().expect("a list");
+    let rounds = |key: &str| measured.iter().map(|one| one[key].as_array().expect("a list").len()).sum::<usize>();
+    assert_eq!((rounds("rounds"), rounds("latencies")), (2 * 2, 1), "{}", comparison.said);
+    assert!(comparison.read("vestibule-compare.html").contains("was interrupted"), "{}", comparison.said);
 }
