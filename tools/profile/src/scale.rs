@@ -237,12 +237,13 @@ fn text(results: &Results) -> String {
 
 fn page(results: &Results) -> Page {
     let mut page = Page::new("Cost of a connection as the rest grows", &results.machine);
-    page.paragraph(
+    page.paragraph(&format!(
         "Server CPU a connection, job discard: median, smallest and largest of the rounds; and its ratio, round by round, \
          to the first point of its kind. One thing grows at a time. The goal is at most 1.10. CPU is that of the server's \
          processes and of the kernel's thread for soft interrupts on its CPU, as in compare; the order of the points is \
-         shuffled for each round.",
-    );
+         shuffled for each round (seed {}).",
+        results.order_seed
+    ));
     page.table(
         &["what", "how many", "CPU µs", "min–max", "ratio", "min–max"],
         results.measured.iter().filter_map(|one| {

@@ -84,6 +84,9 @@ pub fn run(args: &Args) -> Result<(), String> {
             None => measured.push(Measured::new(system)),
         }
     }
+    if measured.is_empty() {
+        return Err("nothing to measure: no program of --systems that is installed has a job of --jobs".to_owned());
+    }
     cpu_rounds(&bench, args, &mut measured);
     if measured.iter().all(|one| one.rounds.is_empty()) {
         return Err("nothing could be measured: see above".to_owned());
