@@ -19,7 +19,7 @@ use super::configuration::{self, Ready};
 use super::log::{self, Log};
 use super::privileges::Target;
 use super::systemd::Inherited;
-use super::takeover::{self, Claim, Place};
+use super::takeover::{self, Claim, Limits, Place};
 use super::tier::{Event, Tier};
 use super::{Error, lock, plan, privileges, systemd};
 
@@ -95,7 +95,7 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
     let place = Arc::new(place);
     if place.is_some() {
         let (place, tier) = (place.clone(), tier.clone());
-        let body = move || place.iter().for_each(|place| takeover::answer(place, &tier));
+        let body = move || place.iter().for_each(|place| takeover::answer(place, &tier, Limits::USUAL));
         thread::Builder::new().name("takeover".into()).spawn(body)?;
     }
     thread::Builder::new().name("signals".into()).spawn(move || forward(signals, &tell))?;
@@ -123,7 +123,7 @@ fn start(
 ) -> Result<Started, Error> {
     let Ready { loaded, identity } = ready;
     let settings = &loaded.settings;
-    let mut claim = from.as_deref().map(Claim::open).transpose()?;
+    let mut claim = from.as_deref().map(|path| Claim::open(path, Limits::USUAL)).transpose()?;
     if let (None, Some(path)) = (&claim, &settings.takeover_socket)
         && Place::is_served(path)
     {

@@ -8,11 +8,13 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt,
+    SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType, sockopt,
 };
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use vestibule::ring::{self, Credentials};
 
 use super::wire::{self, ENTRIES_MAX, MESSAGE_MAX, Malformed, Message};
@@ -22,6 +24,12 @@ const CONTROL_BYTES: usize = rustix::cmsg_space!(ScmRights(ENTRIES_MAX));
 
 /// Rest while too many descriptors are on the way.
 const REST: Duration = Duration::from_millis(1);
+
+/// How long a last word may take to be sent, whatever was allowed for what went before.
+const LAST_WORD_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long a process that has closed its end may take to be gone, if it is about to end: its memory goes first.
+const END_LIMIT: Duration = Duration::from_secs(2);
 
 /// One end of the connection.
 pub struct Channel {
@@ -59,7 +67,7 @@ impl fmt::Display for Broken {
         match self {
             Broken::Closed => f.write_str("the other process has closed the connection"),
             Broken::Refused(reason) => write!(f, "the other process refuses: {reason}"),
-            Broken::Late => f.write_str("the other process does not answer in time"),
+            Broken::Late => f.write_str("no answer in time"),
             Broken::Malformed(malformed) => malformed.fmt(f),
             Broken::Unexpected(what) => f.write_str(what),
             Broken::System(error) => error.fmt(f),
@@ -109,6 +117,11 @@ impl Channel {
         self.deadline = Instant::now() + patience;
     }
 
+    /// An error once that time has passed.
+    pub fn check_time(&self) -> Result<(), Broken> {
+        until(self.deadline).map(drop)
+    }
+
     /// Who is at the other end.
     pub fn peer(&self) -> io::Result<Credentials> {
         ring::peer_credentials(self.socket.as_fd())
@@ -116,7 +129,21 @@ impl Channel {
 
     /// Sends a message with the descriptors of its entries.
     pub fn send(&self, message: &Message, descriptors: &[BorrowedFd<'_>]) -> Result<(), Broken> {
-        sockopt::set_socket_timeout(&self.socket, sockopt::Timeout::Send, Some(self.left()?))?;
+        self.send_until(self.deadline, message, descriptors)
+    }
+
+    /// Sends a message after which nothing is waited for. The other side may be gone, or take no more.
+    pub fn send_last(&self, message: &Message) {
+        let _ = self.send_until(Instant::now() + LAST_WORD_LIMIT, message, &[]);
+    }
+
+    /// Tells the other side to go no further.
+    pub fn refuse(&self, reason: &str) {
+        self.send_last(&Message::Refused(reason.to_owned()));
+    }
+
+    fn send_until(&self, deadline: Instant, message: &Message, descriptors: &[BorrowedFd<'_>]) -> Result<(), Broken> {
+        sockopt::set_socket_timeout(&self.socket, sockopt::Timeout::Send, Some(until(deadline)?))?;
         let packet = wire::encode(message);
         let mut space = [MaybeUninit::uninit(); CONTROL_BYTES];
         let mut control = SendAncillaryBuffer::new(&mut space);
@@ -127,7 +154,7 @@ impl Channel {
             let parts = [IoSlice::new(&packet)];
             match retry_on_intr(|| rustix::net::sendmsg(&self.socket, &parts, &mut control, SendFlags::NOSIGNAL)) {
                 // As many descriptors as this user may have on the way: they become fewer as the other side reads.
-                Err(Errno::TOOMANYREFS) => thread::sleep(REST.min(self.left()?)),
+                Err(Errno::TOOMANYREFS) => thread::sleep(REST.min(until(deadline)?)),
                 sent => return Ok(sent.map(drop)?),
             }
         }
@@ -135,8 +162,24 @@ impl Channel {
 
     /// The next message and its descriptors.
     pub fn receive(&self) -> Result<(Message, Vec<OwnedFd>), Broken> {
-        sockopt::set_socket_timeout(&self.socket, sockopt::Timeout::Recv, Some(self.left()?))?;
+        sockopt::set_socket_timeout(&self.socket, sockopt::Timeout::Recv, Some(until(self.deadline)?))?;
         self.receive_now()
+    }
+
+    /// The next message; if it is late, none comes any more: whatever the other side says from then on fails there, so
+    /// that the two cannot part in different beliefs.
+    pub fn receive_or_hang_up(&self) -> Result<(Message, Vec<OwnedFd>), Broken> {
+        match self.receive() {
+            Err(Broken::Late) => {
+                rustix::net::shutdown(&self.socket, Shutdown::Read)?;
+                // What was said before is still there.
+                self.receive_now().map_err(|broken| match broken {
+                    Broken::Closed => Broken::Late,
+                    broken => broken,
+                })
+            }
+            received => received,
+        }
     }
 
     /// The next message, whenever it comes.
@@ -145,10 +188,19 @@ impl Channel {
         self.receive_now()
     }
 
-    /// Tells the other side to go no further.
-    pub fn refuse(&self, reason: &str) {
-        // It may be gone.
-        let _ = self.send(&Message::Refused(reason.to_owned()), &[]);
+    /// Whether the process at the other end has ended, and did not merely close the connection. One that is about to end
+    /// is waited for; one that cannot be seen from here, in another PID namespace, counts as alive.
+    pub fn peer_has_ended(&self) -> bool {
+        let peer = self.peer().ok().and_then(|peer| Pid::from_raw(i32::try_from(peer.pid).ok()?));
+        let Some(peer) = peer else { return false };
+        match pidfd_open(peer, PidfdFlags::empty()) {
+            Ok(process) => {
+                let limit = Timespec { tv_sec: END_LIMIT.as_secs() as i64, tv_nsec: END_LIMIT.subsec_nanos().into() };
+                let ended = retry_on_intr(|| poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&limit)));
+                ended.is_ok_and(|ready| ready > 0)
+            }
+            Err(errno) => errno == Errno::SRCH,
+        }
     }
 
     fn receive_now(&self) -> Result<(Message, Vec<OwnedFd>), Broken> {
@@ -181,10 +233,10 @@ impl Channel {
             },
         }
     }
+}
 
-    fn left(&self) -> Result<Duration, Broken> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        // The kernel takes no time at all for no limit at all.
-        if left < Duration::from_millis(1) { Err(Broken::Late) } else { Ok(left) }
-    }
+fn until(deadline: Instant) -> Result<Duration, Broken> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    // The kernel takes no time at all for no limit at all.
+    if left < Duration::from_millis(1) { Err(Broken::Late) } else { Ok(left) }
 }

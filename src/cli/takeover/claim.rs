@@ -8,10 +8,10 @@ use std::time::Instant;
 
 use vestibule::engine::Pending;
 
+use super::Limits;
 use super::channel::{Broken, Channel};
 use super::offer::{Offered, other_version};
 use super::wire::{ADDRESSES_MAX, Connection, ENTRIES_MAX, Message, SOCKETS_MAX, Socket, VERSION};
-use super::{PENDING_LIMIT, START_LIMIT};
 
 /// The running process, which this one is about to take the place of. Dropped before [`serve`](Claim::serve), it leaves
 /// everything as it is.
@@ -20,6 +20,7 @@ pub struct Claim {
     /// The process's number, for the log.
     pub pid: u32,
     sockets: Vec<Offered>,
+    limits: Limits,
 }
 
 impl Claim {
@@ -27,8 +28,8 @@ impl Claim {
     ///
     /// # Errors
     /// Say what to do. Nothing has changed then.
-    pub fn open(path: &Path) -> Result<Claim, String> {
-        let channel = Channel::connect(path, START_LIMIT).map_err(|error| unreachable(path, &error))?;
+    pub fn open(path: &Path, limits: Limits) -> Result<Claim, String> {
+        let channel = Channel::connect(path, limits.start).map_err(|error| unreachable(path, &error))?;
         let peer = channel.peer().map_err(|error| unreachable(path, &error))?;
         let own = nix::unistd::geteuid().as_raw();
         if ![own, 0].contains(&peer.uid) && own != 0 {
@@ -36,7 +37,7 @@ impl Claim {
         }
         let sockets = ask(&channel).map_err(|broken| format!("--takeover {}: {broken}", path.display()))?;
         tracing::info!("takes over from process {}: {} listening sockets", peer.pid, sockets.len());
-        Ok(Claim { channel, pid: peer.pid, sockets })
+        Ok(Claim { channel, pid: peer.pid, sockets, limits })
     }
 
     /// Takes the sockets that are bound to this address.
@@ -65,6 +66,8 @@ impl Claim {
         complete: impl FnOnce() -> Result<(), String>,
     ) -> Result<Vec<Pending>, String> {
         let taken = self.take(listeners).and_then(|taken| {
+            // One that was held up must not put itself in the place of a process that goes on.
+            self.channel.check_time()?;
             complete().map_err(Broken::Unexpected)?;
             self.confirm(taken)
         });
@@ -83,9 +86,12 @@ impl Claim {
     }
 
     fn take(&mut self, listeners: &[SocketAddr]) -> Result<Vec<Pending>, Broken> {
-        self.channel.allow(2 * PENDING_LIMIT);
         let wanted = listeners.iter().copied().take(ADDRESSES_MAX).collect();
-        say(&self.channel, &Message::Serving(wanted))?;
+        say(&self.channel, &Message::Serving(wanted)).map_err(|broken| match broken {
+            Broken::Late => Broken::Unexpected(format!("it took longer than {:?} to start", self.limits.start)),
+            broken => broken,
+        })?;
+        self.channel.allow(self.limits.taking);
         let mut all = Vec::new();
         // Until the end, be it that of the other process.
         loop {
@@ -97,6 +103,7 @@ impl Claim {
                 Ok((Message::End { pending }, _)) if pending as usize == all.len() => return Ok(all),
                 Ok(_) => return Err(Broken::unexpected("its pending connections are not complete")),
                 Err(Broken::Closed) => {
+                    self.outlived()?;
                     tracing::warn!("process {} has ended before it had handed everything over", self.pid);
                     return Ok(all);
                 }
@@ -106,8 +113,24 @@ impl Claim {
     }
 
     fn confirm(&self, taken: Vec<Pending>) -> Result<Vec<Pending>, Broken> {
-        say(&self.channel, &Message::Taken { pending: taken.len() as u32 })?;
-        Ok(taken)
+        match self.channel.send(&Message::Taken { pending: taken.len() as u32 }, &[]) {
+            Ok(()) => Ok(taken),
+            // It has thought better of it, and says so; or it has died.
+            Err(Broken::Closed) => match self.channel.receive() {
+                Err(Broken::Closed) => self.outlived().map(|()| taken),
+                Err(broken) => Err(broken),
+                Ok(_) => Err(Broken::unexpected("it says something else after the end")),
+            },
+            Err(broken) => Err(broken),
+        }
+    }
+
+    /// The other process has closed the connection without a word: an error unless it has ended.
+    fn outlived(&self) -> Result<(), Broken> {
+        match self.channel.peer_has_ended() {
+            true => Ok(()),
+            false => Err(Broken::unexpected("it has closed the connection, and lives")),
+        }
     }
 }
 

@@ -15,6 +15,11 @@
 //! keeps the listening sockets until it leaves, and accepts again should the new process die before. So the addresses
 //! are served as long as one of the two lives.
 //!
+//! Never do both believe that they serve, however long one of them is held up. A step that is late is refused, in a
+//! message that has a time of its own; `Taken` either reaches the old process, or cannot be sent any more
+//! ([`Channel::receive_or_hang_up`](channel::Channel)). The new one takes a connection that closes for the old one's
+//! death only if the process has ended.
+//!
 //! SIGUSR2 lets the old process start the new one itself ([`successor`]). [`wire`] is the format, [`channel`] carries it,
 //! [`offer`] is the old process's side, [`claim`] the new one's.
 
@@ -29,12 +34,31 @@ use std::time::Duration;
 pub use claim::Claim;
 pub use offer::{Offered, Place, Predecessor, answer};
 
-/// How long one who connects may take to say what he wants.
-const HELLO_LIMIT: Duration = Duration::from_secs(5);
-/// How long a new process may take from there until it serves.
-const START_LIMIT: Duration = Duration::from_secs(30);
-/// How long the pending connections may take from one process to the other.
-const PENDING_LIMIT: Duration = Duration::from_secs(10);
+/// How long each step may take. Of one step the new process's patience ends before the old one's, which begins later: a
+/// process that was held up finds out by itself that it is too late, and has not served by then.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Until one who connects has said what he wants.
+    hello: Duration,
+    /// From there until the new process serves.
+    start: Duration,
+    /// From there until the new process has the pending connections, as the old one sees it.
+    pending: Duration,
+    /// The same as the new one sees it: shorter.
+    taking: Duration,
+}
+
+impl Limits {
+    /// Those of a daemon.
+    pub const USUAL: Limits = Limits {
+        hello: Duration::from_secs(5),
+        start: Duration::from_secs(30),
+        pending: Duration::from_secs(10),
+        taking: Duration::from_secs(8),
+    };
+}
+
+const _: () = assert!(Limits::USUAL.taking.as_secs() < Limits::USUAL.pending.as_secs());
 
 #[cfg(test)]
 mod tests;

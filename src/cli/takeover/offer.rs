@@ -15,9 +15,9 @@ use rustix::net::{SocketAddrUnix, SocketFlags};
 use vestibule::engine::Pending;
 use vestibule::ring::Credentials;
 
+use super::Limits;
 use super::channel::{self, Broken, Channel};
 use super::wire::{ADDRESSES_MAX, Connection, ENTRIES_MAX, MESSAGE_MAX, Message, SOCKETS_MAX, Socket, VERSION};
-use super::{HELLO_LIMIT, PENDING_LIMIT, START_LIMIT};
 use crate::cli::lock;
 
 /// Those who may wait to be heard.
@@ -86,7 +86,7 @@ impl Place {
 
     /// Whether somebody listens there.
     pub fn is_served(path: &Path) -> bool {
-        Channel::connect(path, HELLO_LIMIT).is_ok()
+        Channel::connect(path, Limits::USUAL.hello).is_ok()
     }
 
     /// Puts the socket in its place, instead of that of a process before, in one step.
@@ -165,12 +165,12 @@ impl Drop for Place {
 }
 
 /// Answers those who ask to take over, one after the other, as long as the place is held.
-pub fn answer(place: &Place, host: &Mutex<impl Predecessor>) {
+pub fn answer(place: &Place, host: &Mutex<impl Predecessor>, limits: Limits) {
     while let Some(listener) = place.listener() {
         match rustix::net::accept_with(&listener, SocketFlags::CLOEXEC) {
             Ok(socket) => {
                 drop(listener);
-                converse(Channel::new(socket, HELLO_LIMIT), place, host);
+                converse(Channel::new(socket, limits.hello), place, host, limits);
             }
             Err(Errno::INTR | Errno::CONNABORTED) => {}
             Err(error) => {
@@ -182,7 +182,7 @@ pub fn answer(place: &Place, host: &Mutex<impl Predecessor>) {
 }
 
 /// One who asks to take over, from his first word to the end of this process or of his own.
-fn converse(mut channel: Channel, place: &Place, host: &Mutex<impl Predecessor>) {
+fn converse(mut channel: Channel, place: &Place, host: &Mutex<impl Predecessor>, limits: Limits) {
     let peer = match admit(&channel) {
         Ok(Some(peer)) => peer,
         Ok(None) => return, // only looked whether somebody is there
@@ -192,14 +192,14 @@ fn converse(mut channel: Channel, place: &Place, host: &Mutex<impl Predecessor>)
         }
     };
     tracing::info!("process {} asks to take over", peer.pid);
-    let wanted = match introduce(&mut channel, host) {
+    let wanted = match introduce(&mut channel, host, limits.start) {
         Ok(wanted) => wanted,
         Err(broken) => {
             channel.refuse(&broken.to_string());
             return tracing::warn!("process {} does not take over, everything stays: {broken}", peer.pid);
         }
     };
-    if let Err(broken) = hand_over(&mut channel, &wanted, host) {
+    if let Err(broken) = hand_over(&mut channel, &wanted, host, limits.pending) {
         channel.refuse(&broken.to_string());
         place.take_back();
         look_for_a_while(host);
@@ -249,7 +249,11 @@ pub fn other_version(theirs: u16) -> String {
 }
 
 /// Offers the listening sockets and waits until the new process serves; tells whose pending connections it wants.
-fn introduce(channel: &mut Channel, host: &Mutex<impl Predecessor>) -> Result<Vec<SocketAddr>, Broken> {
+fn introduce(
+    channel: &mut Channel,
+    host: &Mutex<impl Predecessor>,
+    limit: Duration,
+) -> Result<Vec<SocketAddr>, Broken> {
     let offered = lock(host).offer().map_err(Broken::Unexpected)?;
     if offered.len() > SOCKETS_MAX {
         return Err(Broken::Unexpected(format!(
@@ -257,7 +261,7 @@ fn introduce(channel: &mut Channel, host: &Mutex<impl Predecessor>) -> Result<Ve
             offered.len()
         )));
     }
-    channel.allow(START_LIMIT);
+    channel.allow(limit);
     channel.send(&Message::Welcome { version: VERSION, sockets: offered.len() as u32 }, &[])?;
     for some in offered.chunks(ENTRIES_MAX) {
         let entries = some.iter().map(|one| Socket { address: one.address, name: one.name.clone() }).collect();
@@ -271,10 +275,15 @@ fn introduce(channel: &mut Channel, host: &Mutex<impl Predecessor>) -> Result<Ve
 }
 
 /// The step that counts. The host is held all the time: no reload or drain comes between.
-fn hand_over(channel: &mut Channel, wanted: &[SocketAddr], host: &Mutex<impl Predecessor>) -> Result<(), Broken> {
+fn hand_over(
+    channel: &mut Channel,
+    wanted: &[SocketAddr],
+    host: &Mutex<impl Predecessor>,
+    limit: Duration,
+) -> Result<(), Broken> {
     let mut host = lock(host);
     let pending = host.hand_over(wanted).map_err(Broken::Unexpected)?;
-    channel.allow(PENDING_LIMIT);
+    channel.allow(limit);
     match give(channel, &pending) {
         Ok(()) => host.let_go(),
         Err(broken) => {
@@ -305,7 +314,7 @@ fn give(channel: &Channel, pending: &[Pending]) -> Result<(), Broken> {
         channel.send(&Message::Pending(entries), &descriptors)?;
     }
     channel.send(&Message::End { pending: pending.len() as u32 }, &[])?;
-    match channel.receive()?.0 {
+    match channel.receive_or_hang_up()?.0 {
         Message::Taken { pending: taken } if taken as usize == pending.len() => Ok(()),
         _ => Err(Broken::unexpected("it does not say that it has taken everything")),
     }

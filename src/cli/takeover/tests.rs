@@ -3,11 +3,13 @@
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tempfile::TempDir;
 use vestibule::engine::Pending;
 
@@ -15,6 +17,7 @@ use super::channel::{Broken, Channel};
 use super::wire::{Message, VERSION};
 use super::*;
 
+const SOON: Duration = Duration::from_secs(5);
 const BYTES: &[u8] = b"PROXY TCP4 198.51.";
 
 /// An old process that notes what is asked of it.
@@ -22,8 +25,13 @@ struct Old {
     listener: TcpListener,
     pending: Vec<Pending>,
     calls: Vec<String>,
+    /// When the other process serves, this one ends,
     dies: bool,
+    /// or only the thread that speaks to it.
+    panics: bool,
 }
+
+const EXIT_OF_THE_DYING: i32 = 7;
 
 impl Predecessor for Old {
     fn offer(&mut self) -> Result<Vec<Offered>, String> {
@@ -35,7 +43,10 @@ impl Predecessor for Old {
 
     fn hand_over(&mut self, listeners: &[SocketAddr]) -> Result<Vec<Pending>, String> {
         self.calls.push(format!("hand over of {}", listeners.len()));
-        assert!(!self.dies, "this process dies");
+        if self.dies {
+            std::process::exit(EXIT_OF_THE_DYING);
+        }
+        assert!(!self.panics, "as told");
         Ok(std::mem::take(&mut self.pending))
     }
 
@@ -63,15 +74,20 @@ struct Stage {
 
 impl Stage {
     fn new(pending: usize) -> Stage {
+        Stage::with_limits(pending, Limits::USUAL)
+    }
+
+    /// An old process that waits no longer than this.
+    fn with_limits(pending: usize, limits: Limits) -> Stage {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let place = Arc::new(Place::prepare(&directory.path().join("socket")).expect("the directory is ours"));
         place.publish().expect("the directory is ours");
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let (clients, pending) = (0..pending).map(|number| connection(&listener, number)).unzip();
-        let old = Arc::new(Mutex::new(Old { listener, pending, calls: Vec::new(), dies: false }));
+        let old = Arc::new(Mutex::new(Old { listener, pending, calls: Vec::new(), dies: false, panics: false }));
         let (its_place, its_old) = (place.clone(), old.clone());
-        let thread = std::thread::spawn(move || answer(&its_place, &its_old));
+        let thread = std::thread::spawn(move || answer(&its_place, &its_old, limits));
         Stage { directory, place, old, address, clients, thread: Some(thread) }
     }
 
@@ -79,13 +95,17 @@ impl Stage {
         self.directory.path().join("socket")
     }
 
+    fn claim(&self) -> Result<Claim, String> {
+        Claim::open(&self.path(), Limits::USUAL)
+    }
+
     fn channel(&self) -> Channel {
-        Channel::connect(&self.path(), Duration::from_secs(5)).expect("somebody listens there")
+        Channel::connect(&self.path(), SOON).expect("somebody listens there")
     }
 
     /// Waits until the old process has done exactly this.
     fn expect(&self, calls: &[&str]) {
-        let end = Instant::now() + Duration::from_secs(5);
+        let end = Instant::now() + SOON;
         loop {
             let done = self.old.lock().unwrap_or_else(std::sync::PoisonError::into_inner).calls.clone();
             if done == calls {
@@ -116,7 +136,7 @@ fn connection(listener: &TcpListener, number: usize) -> (TcpStream, Pending) {
 fn everything_arrives_and_the_old_process_lets_go() {
     const MANY: usize = 200;
     let stage = Stage::new(MANY);
-    let mut claim = Claim::open(&stage.path()).expect("nothing is in the way");
+    let mut claim = stage.claim().expect("nothing is in the way");
     let sockets = claim.sockets_at(stage.address);
     assert_eq!((sockets.len(), claim.sockets_at(stage.address).len()), (1, 0));
     stage.expect(&["offer"]);
@@ -141,7 +161,7 @@ fn everything_arrives_and_the_old_process_lets_go() {
 fn a_new_process_that_is_gone_before_it_serves_changes_nothing() {
     let stage = Stage::new(1);
     for _ in 0..3 {
-        drop(Claim::open(&stage.path()).expect("nothing is in the way"));
+        drop(stage.claim().expect("nothing is in the way"));
     }
     stage.expect(&["offer"; 3]);
 }
@@ -156,14 +176,14 @@ fn a_new_process_that_is_gone_before_it_has_everything_leaves_it_to_the_old_one(
     while !matches!(channel.receive().expect("it answers").0, Message::End { .. }) {}
     drop(channel);
     stage.expect(&["offer", "hand over of 1", "stay with 3"]);
-    let mut claim = Claim::open(&stage.path()).expect("the place is still there");
+    let mut claim = stage.claim().expect("the place is still there");
     assert_eq!(claim.serve(&[stage.address], || Ok(())).expect("nothing is in the way").len(), 3);
 }
 
 #[test]
 fn a_new_process_that_cannot_take_the_place_leaves_everything_to_the_old_one() {
     let stage = Stage::new(2);
-    let mut claim = Claim::open(&stage.path()).expect("nothing is in the way");
+    let mut claim = stage.claim().expect("nothing is in the way");
     let failed = claim.serve(&[stage.address], || Err("no room".into())).expect_err("it cannot complete");
     assert!(failed.contains("this one ends: no room"), "{failed}");
     stage.expect(&["offer", "hand over of 1", "stay with 2"]);
@@ -172,25 +192,114 @@ fn a_new_process_that_cannot_take_the_place_leaves_everything_to_the_old_one() {
 #[test]
 fn a_new_process_that_is_gone_later_gives_place_to_the_old_one_again() {
     let stage = Stage::new(0);
-    let mut claim = Claim::open(&stage.path()).expect("nothing is in the way");
+    let mut claim = stage.claim().expect("nothing is in the way");
     claim.serve(&[stage.address], || Ok(())).expect("nothing is in the way");
     drop(claim);
     stage.expect(&["offer", "hand over of 1", "let go", "stay with 0"]);
-    let end = Instant::now() + Duration::from_secs(5);
+    let end = Instant::now() + SOON;
     while !Place::is_served(&stage.path()) {
         assert!(Instant::now() < end, "it listens again");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
 
+/// Says to the test below that it is the process that dies, and where it is to listen.
+const PATH_OF_THE_DYING: &str = "VESTIBULE_TEST_DYING";
+
 #[test]
 fn an_old_process_that_dies_in_the_middle_does_not_keep_the_new_one_from_serving() {
+    if let Some(path) = std::env::var_os(PATH_OF_THE_DYING) {
+        let place = Place::prepare(Path::new(&path)).expect("the directory is the parent's");
+        place.publish().expect("the directory is the parent's");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        answer(
+            &place,
+            &Mutex::new(Old { listener, pending: Vec::new(), calls: Vec::new(), dies: true, panics: false }),
+            Limits::USUAL,
+        );
+    }
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("socket");
+    let (_, module) = module_path!().split_once("::").expect("the crate's name stands before it");
+    let this = format!("{module}::an_old_process_that_dies_in_the_middle_does_not_keep_the_new_one_from_serving");
+    let mut old = Command::new(std::env::current_exe().expect("it runs"));
+    old.args(["--exact", &this]).env(PATH_OF_THE_DYING, &path).stdout(Stdio::null());
+    let mut old = old.spawn().expect("a process can be had");
+    let end = Instant::now() + SOON;
+    while !Place::is_served(&path) {
+        assert!(Instant::now() < end, "it listens");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let mut claim = Claim::open(&path, Limits::USUAL).expect("nothing is in the way");
+    assert_eq!(claim.serve(&[], || Ok(())).expect("it can serve").len(), 0);
+    assert_eq!(old.wait().expect("it is a child").code(), Some(EXIT_OF_THE_DYING));
+}
+
+#[test]
+fn an_old_process_that_only_closes_the_connection_keeps_the_new_one_from_serving() {
     let mut stage = Stage::new(3);
-    stage.old.lock().expect("nobody has panicked").dies = true;
-    let mut claim = Claim::open(&stage.path()).expect("nothing is in the way");
-    assert_eq!(claim.sockets_at(stage.address).len(), 1);
-    assert_eq!(claim.serve(&[stage.address], || Ok(())).expect("it can serve").len(), 0);
-    assert!(stage.thread.take().expect("there is one").join().is_err(), "it has died");
+    stage.old.lock().expect("nobody has panicked").panics = true;
+    let mut claim = stage.claim().expect("nothing is in the way");
+    let failed = claim.serve(&[stage.address], || Ok(())).expect_err("the process lives");
+    assert!(failed.contains("it has closed the connection, and lives"), "{failed}");
+    assert!(stage.thread.take().expect("there is one").join().is_err(), "its thread has panicked");
+}
+
+/// Less than a claimant sleeps to be late.
+const BRIEF: Duration = Duration::from_millis(100);
+const LATE: Duration = Duration::from_millis(300);
+
+#[test]
+fn a_new_process_that_starts_too_late_is_refused_and_nothing_has_changed() {
+    let stage = Stage::with_limits(1, Limits { start: BRIEF, ..Limits::USUAL });
+    let mut claim = stage.claim().expect("nothing is in the way");
+    std::thread::sleep(LATE);
+    let failed = claim.serve(&[stage.address], || panic!("it is not its turn")).expect_err("it is late");
+    assert!(failed.contains("the other process refuses: no answer in time"), "{failed}");
+    stage.expect(&["offer"]);
+}
+
+#[test]
+fn a_new_process_that_confirms_too_late_is_refused_and_the_old_one_has_everything() {
+    let stage = Stage::with_limits(3, Limits { pending: BRIEF, ..Limits::USUAL });
+    let mut claim = stage.claim().expect("nothing is in the way");
+    let sleep = || {
+        std::thread::sleep(LATE);
+        Ok(())
+    };
+    let failed = claim.serve(&[stage.address], sleep).expect_err("it is late");
+    assert!(failed.contains("the other process refuses: no answer in time"), "{failed}");
+    stage.expect(&["offer", "hand over of 1", "stay with 3"]);
+}
+
+#[test]
+fn a_new_process_finds_out_by_itself_that_it_is_late() {
+    let stage = Stage::new(1);
+    let mut claim = Claim::open(&stage.path(), Limits { start: BRIEF, ..Limits::USUAL }).expect("it listens");
+    std::thread::sleep(LATE);
+    let failed = claim.serve(&[stage.address], || panic!("it is not its turn")).expect_err("it is late");
+    assert!(failed.contains("it took longer than 100ms to start"), "{failed}");
+    let mut claim = Claim::open(&stage.path(), Limits { taking: BRIEF, ..Limits::USUAL }).expect("it listens");
+    let sleep = || {
+        std::thread::sleep(LATE);
+        Ok(())
+    };
+    let failed = claim.serve(&[stage.address], sleep).expect_err("it is late");
+    assert!(failed.contains("this one ends: no answer in time"), "{failed}");
+    stage.expect(&["offer", "offer", "hand over of 1", "stay with 1"]);
+}
+
+#[test]
+fn what_was_said_in_time_is_heard_by_one_who_hangs_up_and_nothing_later() {
+    let (old, new) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .expect("descriptors are left");
+    let (old, new) = (Channel::new(old, Duration::ZERO), Channel::new(new, SOON));
+    new.send(&Message::Taken { pending: 7 }, &[]).expect("it is connected");
+    assert!(matches!(old.receive_or_hang_up(), Ok((Message::Taken { pending: 7 }, _))));
+    assert!(matches!(new.send(&Message::Taken { pending: 8 }, &[]), Err(Broken::Closed)));
+    assert!(matches!(old.receive_or_hang_up(), Err(Broken::Late)));
+    old.refuse("too late");
+    assert!(matches!(new.receive(), Err(Broken::Refused(reason)) if reason == "too late"));
 }
 
 #[test]
@@ -232,7 +341,7 @@ fn the_file_is_for_its_owner_and_another_process_s_stays() {
 #[test]
 fn an_unreachable_place_is_named_with_a_remedy() {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let nobody = Claim::open(&directory.path().join("nobody")).err().expect("nobody listens");
+    let nobody = Claim::open(&directory.path().join("nobody"), Limits::USUAL).err().expect("nobody listens");
     assert!(nobody.contains("start without --takeover"), "{nobody}");
     let missing = Place::prepare(&directory.path().join("missing/socket")).err().expect("no directory");
     assert!(missing.contains("its directory must exist"), "{missing}");
