@@ -38,23 +38,56 @@ fn the_closing_table_counts_what_was_done() {
     }
 }
 
-#[test]
-fn a_second_signal_ends_it_at_once() {
+/// A daemon whose only listener speaks TLS, so that a client without a handshake holds a worker, and that client.
+fn with_a_held_worker(globals: &str) -> (Daemon, u16, Client) {
     let port = free_port();
-    let configuration = format!(
-        "service imap-login {{\n inet_listener imaps {{\n address = 127.0.0.1\n port = {port}\n ssl = yes\n }}\n}}\n"
-    );
-    let mut daemon = Daemon::start(&configuration, &[port]);
-    // A handshake that never comes holds a worker, and with it the drain.
+    let listener = format!("inet_listener imaps {{\n address = 127.0.0.1\n port = {port}\n ssl = yes\n }}");
+    let daemon = Daemon::start(&format!("{globals}\nservice imap-login {{\n {listener}\n}}\n"), &[port]);
     let silent = Client::connect(TRUSTED, loopback(port));
     std::thread::sleep(Duration::from_millis(300));
-    daemon.signal(Signal::TERM);
-    assert!(wait_until(PATIENCE, || !is_listening(loopback(port))), "the first signal stops accepting");
-    std::thread::sleep(Duration::from_millis(300));
-    assert!(daemon.exited().is_none(), "the first signal waits for the worker; it said:\n{}", daemon.output());
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.wait(PATIENCE).code(), Some(1), "a drain that came to its end would say 0");
-    drop(silent);
+    (daemon, port, silent)
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    // Also when it drains already.
+    for signals in [&[Signal::TERM][..], &[Signal::USR1, Signal::TERM]] {
+        let (mut daemon, port, _silent) = with_a_held_worker("");
+        for &signal in signals {
+            daemon.signal(signal);
+            assert!(wait_until(PATIENCE, || !is_listening(loopback(port))), "the first signal stops accepting");
+            std::thread::sleep(Duration::from_millis(300));
+            assert!(daemon.exited().is_none(), "{signal:?} waits for the worker; it said:\n{}", daemon.output());
+        }
+        daemon.signal(Signal::TERM);
+        assert_eq!(daemon.wait(PATIENCE).code(), Some(1), "a drain that came to its end would say 0");
+    }
+}
+
+#[test]
+fn usr1_drains_and_stays_until_term() {
+    let (mut daemon, listener) = Daemon::haproxy("", "");
+    daemon.signal(Signal::USR1);
+    daemon.wait_for_output("drained in");
+    assert!(!is_listening(listener));
+    daemon.signal(Signal::HUP);
+    daemon.wait_for_output("not reloaded: it is draining");
+    assert!(daemon.exited().is_none() && !is_listening(listener), "{}", daemon.output());
+    daemon.stop();
+}
+
+#[test]
+fn a_drain_that_was_incomplete_before_term_is_said_by_the_exit_code() {
+    for (signal, words) in [
+        (Signal::USR1, "not everything ended within drain_timeout"),
+        (Signal::HUP, "not everything of the engine before ended within drain_timeout"),
+    ] {
+        let (mut daemon, _, _silent) = with_a_held_worker("drain_timeout = 1 secs");
+        daemon.signal(signal);
+        daemon.wait_for_output(words);
+        daemon.signal(Signal::TERM);
+        assert_eq!(daemon.wait(PATIENCE).code(), Some(1), "{}", daemon.output());
+    }
 }
 
 #[test]

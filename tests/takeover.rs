@@ -394,14 +394,135 @@ fn without_a_running_daemon_there_is_nothing_to_take_over_and_beside_one_nothing
     first.stop();
 }
 
+/// A daemon that has been taken over from, one of whose workers is still held by an engine from before a reload.
+fn finishing_what_an_earlier_engine_has() -> (Scene, Daemon, Daemon, Client) {
+    let (scene, tls) = Scene::with_tls();
+    let first = scene.first();
+    let held = hold_a_worker(tls);
+    first.signal(Signal::HUP);
+    first.wait_for_output("reloaded: ");
+    let second = scene.successor();
+    thread::sleep(Duration::from_millis(200)); // the engine that was taken over has nothing to finish
+    (scene, first, second, held)
+}
+
+#[test]
+fn the_new_daemon_s_death_is_made_up_for_at_once_though_an_earlier_engine_still_finishes() {
+    let (scene, first, mut second, _held) = finishing_what_an_earlier_engine_has();
+    second.signal(Signal::KILL);
+    second.wait(PATIENCE);
+    scene.assert_served();
+    first.wait_for_output("accepting again on");
+    first.signal(Signal::KILL); // it would wait for its worker
+}
+
+#[test]
+fn an_old_daemon_that_still_finishes_obeys_signals() {
+    let (scene, mut first, mut second, _held) = finishing_what_an_earlier_engine_has();
+    first.signal(Signal::TERM);
+    thread::sleep(Duration::from_millis(100));
+    assert!(first.exited().is_none(), "it waits for the worker:\n{}", first.output());
+    second.signal(Signal::KILL);
+    second.wait(PATIENCE);
+    first.wait_for_output("nobody accepts any more: this process was told to end");
+    assert!(wait_until(PATIENCE, || !is_listening(scene.listener())), "nobody waits where nobody comes");
+    first.signal(Signal::TERM);
+    assert_eq!(first.wait(PATIENCE).code(), Some(1), "the second signal: {}", first.output());
+}
+
+#[test]
+fn a_new_daemon_that_is_told_to_end_does_not_bring_the_old_one_back() {
+    let (scene, tls) = Scene::with_tls();
+    let mut first = scene.first();
+    let held = hold_a_worker(tls);
+    scene.successor().stop();
+    first.wait_for_output("ends on purpose: this one does not accept again");
+    let left = || !is_listening(scene.listener()) && !scene.path().exists();
+    assert!(wait_until(PATIENCE, left), "nobody waits where nobody comes");
+    assert!(first.exited().is_none(), "it waits for the worker:\n{}", first.output());
+    drop(held);
+    assert!(!assert_left(first).contains("accepting again"));
+}
+
+#[test]
+fn of_three_daemons_only_the_last_accepts() {
+    let (scene, tls) = Scene::with_tls();
+    let first = scene.first();
+    let held = hold_a_worker(tls);
+    let mut second = scene.successor();
+    let _held_there = hold_a_worker(tls);
+    let third = scene.successor();
+    // While it still finishes, so that only what it has said before can keep the first from accepting again.
+    second.signal(Signal::KILL);
+    second.wait(PATIENCE);
+    first.wait_for_output("ends on purpose: this one does not accept again");
+    for _ in 0..20 {
+        scene.assert_served();
+    }
+    drop(held);
+    assert!(!assert_left(first).contains("accepting again"));
+    assert_eq!(counted(&third.stop(), "local"), Some(20));
+}
+
+/// A place where somebody listens who speaks for himself; what a running daemon would say is up to the test.
+fn place_of_somebody(directory: &Path) -> (PathBuf, Socket) {
+    let path = directory.join("somebody.sock");
+    let listener = Socket::new(Domain::UNIX, Type::SEQPACKET, None).expect("a socket");
+    listener.bind(&SockAddr::unix(&path).expect("a short path")).expect("the directory is ours");
+    listener.listen(1).expect("it is bound");
+    (path, listener)
+}
+
+#[test]
+fn a_daemon_that_waits_for_a_silent_one_can_be_interrupted() {
+    let directory = temp_dir();
+    let (path, listener) = place_of_somebody(directory.path());
+    for signal in [Signal::INT, Signal::TERM] {
+        let mut next = Daemon::taking_over(&path, &haproxy_configuration(free_port(), "", ""));
+        let _silent = listener.accept().expect("it asks to take over");
+        next.signal(signal);
+        assert_eq!(next.wait(PATIENCE).code(), Some(1), "{}", next.output());
+    }
+}
+
+#[test]
+fn a_daemon_whose_place_is_taken_back_ends_without_a_word_to_the_service_manager() {
+    let directory = temp_dir();
+    let (path, listener) = place_of_somebody(directory.path());
+    let (manager, variable) = service_manager(directory.path());
+    let port = free_port();
+    let mut next = Daemon::taking_over_under(&["env", &variable], &path, &haproxy_configuration(port, "", ""));
+    let (old, _) = listener.accept().expect("it asks to take over");
+    let hear = |kind: u8| {
+        let mut packet = [0; 512];
+        let length = (&old).read(&mut packet).expect("it says something");
+        assert!(length > 0 && packet[0] == kind, "{:?}", &packet[..length]);
+    };
+    hear(1);
+    old.send(b"\x02VESTIBUL\x00\x01\0\0\0\0").expect("Welcome, without a socket");
+    hear(4);
+    old.send(b"\x06\0\0\0\0").expect("the end of no pending connections");
+    hear(7);
+    told_next(&manager, "MAINPID=");
+    old.send(b"\xff\0\x04back").expect("a refusal");
+    assert_eq!(next.wait(PATIENCE).code(), Some(1), "{}", next.output());
+    assert!(next.output().contains("goes on: back; this one ends"), "{}", next.output());
+    let told = everything_told(&manager);
+    assert!(told.iter().all(|message| !message.contains("STOPPING")), "it would stop the other one too: {told:?}");
+}
+
 #[test]
 fn after_a_takeover_the_old_daemon_leaves_reloads_to_the_new_one() {
     let (scene, tls) = Scene::with_tls();
-    let first = scene.first();
+    let (manager, variable) = service_manager(scene.directory.path());
+    let first = Daemon::start_under(&["env", &variable], &scene.configuration(), &[scene.port]);
+    first.wait_for_output("is ready");
     let held = hold_a_worker(tls);
     let second = scene.successor();
     first.signal(Signal::HUP);
     first.wait_for_output("another process has taken over: tell that one to reload");
+    let told = everything_told(&manager);
+    assert!(told.iter().all(|message| !message.contains("RELOADING")), "it would wait for ever: {told:?}");
     second.signal(Signal::HUP);
     second.wait_for_output("reloaded: ");
     drop(held);
@@ -413,10 +534,7 @@ fn after_a_takeover_the_old_daemon_leaves_reloads_to_the_new_one() {
 #[test]
 fn usr2_starts_the_program_anew_and_the_service_manager_follows() {
     let scene = Scene::new("haproxy_timeout = 60 secs\nrings = 1");
-    let address = scene.directory.path().join("notify");
-    let manager = UnixDatagram::bind(&address).expect("a socket in a temporary directory");
-    manager.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    let variable = format!("NOTIFY_SOCKET={}", address.display());
+    let (manager, variable) = service_manager(scene.directory.path());
     let wrapper = ["env", &variable, "WATCHDOG_USEC=400000"];
     let mut first = Daemon::start_under(&wrapper, &scene.configuration(), &[scene.port]);
     let waiting = half_headers(scene.listener(), 5);
@@ -430,9 +548,7 @@ fn usr2_starts_the_program_anew_and_the_service_manager_follows() {
     assert_eq!(first.exited().and_then(|status| status.code()), Some(0), "{}", first.output());
     complete(&waiting);
     scene.assert_served();
-    manager.set_nonblocking(true).expect("a flag");
-    while manager.recv(&mut [0; 512]).is_ok() {}
-    manager.set_nonblocking(false).expect("a flag");
+    everything_told(&manager);
     told_next(&manager, "WATCHDOG=1"); // only the new one is left to feed it
     let listener = scene.listener();
     drop(next);
@@ -455,6 +571,24 @@ impl Drop for Orphan {
         let pid = Pid::from_raw(self.0).expect("a process id");
         let _ = kill_process(pid, Signal::TERM); // it may be gone
     }
+}
+
+/// Where a service manager listens, and the variable that says so.
+fn service_manager(directory: &Path) -> (UnixDatagram, String) {
+    let address = directory.join("notify");
+    let manager = UnixDatagram::bind(&address).expect("a socket in a temporary directory");
+    manager.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    (manager, format!("NOTIFY_SOCKET={}", address.display()))
+}
+
+/// What the service manager has been told and nobody has looked at yet.
+fn everything_told(manager: &UnixDatagram) -> Vec<String> {
+    let mut buffer = [0; 512];
+    manager.set_nonblocking(true).expect("a flag");
+    let next = || manager.recv(&mut buffer).ok().map(|length| String::from_utf8_lossy(&buffer[..length]).into_owned());
+    let told = std::iter::from_fn(next).collect();
+    manager.set_nonblocking(false).expect("a flag");
+    told
 }
 
 /// The next thing that the service manager is told and that starts so.

@@ -40,7 +40,7 @@ Examples:
 
 Signals:
   TERM, INT  stop accepting, let connections reach their workers, end with a table of what
-             happened; again: at once
+             happened; again, or before it serves: end at once
   HUP        re-read the configuration: a new engine takes the listening sockets over and the
              old one finishes what it has; a configuration that does not check is refused and
              the old one stays
@@ -48,8 +48,8 @@ Signals:
   USR2       start the program anew, perhaps a newer version, with the same configuration file
              and --takeover
 
-Exit codes: 0 after a complete drain, 1 if it could not start or drain, 78 if the configuration
-is wrong.")]
+Exit codes: 0 after a complete drain, 1 if it could not start, or if anything it let finish did
+not end within drain_timeout, 78 if the configuration is wrong.")]
 pub struct Args {
     /// Configuration in Dovecot's syntax; the built-in one if not given
     #[arg(short, long, value_name = "FILE")]
@@ -85,41 +85,50 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
         tracing::warn!("the limit of open files stays as it is: {error}");
     }
     // Before the engine's threads, so that none of them gets a signal meant for the daemon.
+    // In this order: the flag that a signal sets counts for the next one, not for itself.
+    let ending = end_at_once()?;
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2])?;
-    let ending = second_signal_ends()?;
-    let (tell, events) = crossbeam_channel::unbounded(); // EVENTS_MAX, and one for each takeover that has failed
+    // EVENTS_MAX, and one for each engine that ends and each takeover that fails.
+    let (tell, events) = crossbeam_channel::unbounded();
     let settings = &ready.loaded.settings;
-    let Started { engine, place } = start(&ready, target.as_ref(), args.takeover, &tell)?;
+    let Started { engine, place, predecessor } = start(&ready, target.as_ref(), args.takeover, &ending)?;
     say_ready(&log, settings, engine.addresses());
-    let tier = Arc::new(Mutex::new(Tier::new(args.config, ready, engine, tell.clone())));
+    if let Some(claim) = predecessor.clone() {
+        let tell = tell.clone();
+        thread::Builder::new().name("predecessor".into()).spawn(move || await_its_end(&claim, &tell))?;
+    }
+    let tier = Arc::new(Mutex::new(Tier::new(args.config, ready, engine, predecessor, tell.clone())));
     let place = Arc::new(place);
     if place.is_some() {
         let (place, tier) = (place.clone(), tier.clone());
         let body = move || place.iter().for_each(|place| takeover::answer(place, &tier, Limits::USUAL));
         thread::Builder::new().name("takeover".into()).spawn(body)?;
     }
-    thread::Builder::new().name("signals".into()).spawn(move || forward(signals, &tell))?;
+    let flag = ending.clone();
+    thread::Builder::new().name("signals".into()).spawn(move || forward(signals, &tell, &flag))?;
     let clean = watch(&tier, events, &ending);
     place.iter().for_each(Place::leave);
-    log.say(format_args!("{}", lock(&tier).end()));
+    log.say(format_args!("{}", lock(&tier).snapshot()));
     if log.lost() > 0 {
         log.say(format_args!("{}", log::losses(log.lost())));
     }
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// An engine that accepts, and the place where another process can take over.
+/// An engine that accepts, the place where another process can take over, and the process that this one has taken over from.
 struct Started {
     engine: Engine,
     place: Option<Place>,
+    predecessor: Option<Arc<Claim>>,
 }
 
-/// Binds, gives up privileges, starts, and takes over from a running process if there is one.
+/// Binds, gives up privileges, starts, and takes over from a running process if there is one. `ending` is cleared as soon
+/// as somebody would miss this process.
 fn start(
     ready: &Ready,
     target: Option<&Target>,
     from: Option<PathBuf>,
-    events: &Sender<Event>,
+    ending: &AtomicBool,
 ) -> Result<Started, Error> {
     let Ready { loaded, identity } = ready;
     let settings = &loaded.settings;
@@ -141,51 +150,52 @@ fn start(
     if let Some(target) = target {
         privileges::drop_to(target)?;
     }
+    ending.store(false, Ordering::SeqCst);
     let place = settings.takeover_socket.as_deref().map(Place::prepare).transpose()?;
-    let mut started = Started { engine: bound.start()?, place };
-    let takes_over = claim.is_some();
-    let publish = || started.place.as_ref().map_or(Ok(()), Place::publish);
-    let done = match claim {
-        Some(claim) => take_over(claim, &started.engine, publish, events),
+    let mut engine = bound.start()?;
+    let publish = || place.as_ref().map_or(Ok(()), Place::publish);
+    let done = match &mut claim {
+        Some(claim) => take_over(claim, &engine, publish),
         None => publish(),
     };
     if let Err(error) = done {
         // Whom it has accepted meanwhile is served to the end.
-        started.engine.drain(settings.drain_timeout);
+        engine.drain(settings.drain_timeout);
         return Err(error.into());
     }
-    let tell = if takes_over { systemd::ready_instead } else { systemd::ready };
-    tell(started.engine.addresses().len());
-    Ok(started)
+    let tell = if claim.is_some() { systemd::ready_instead } else { systemd::ready };
+    tell(engine.addresses().len());
+    Ok(Started { engine, place, predecessor: claim.map(Arc::new) })
 }
 
 /// Goes on where the process before stops.
-fn take_over(
-    mut claim: Claim,
-    engine: &Engine,
-    publish: impl FnOnce() -> Result<(), String>,
-    events: &Sender<Event>,
-) -> Result<(), String> {
+fn take_over(claim: &mut Claim, engine: &Engine, publish: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
     let wanted: Vec<SocketAddr> =
         engine.addresses().iter().copied().filter(|&address| engine.expects_header_at(address)).collect();
     let pending = claim.serve(&wanted, publish)?;
     tracing::info!("has taken over from process {}, with {} pending connections", claim.pid, pending.len());
     engine.take_in(pending);
-    let events = events.clone();
-    let body = move || match claim.await_its_end() {
+    Ok(())
+}
+
+/// Waits until the process before has left, or has taken everything back.
+fn await_its_end(claim: &Claim, events: &Sender<Event>) {
+    match claim.await_its_end() {
         Ok(()) => tracing::info!("process {} has left", claim.pid),
         Err(error) => {
             tracing::error!("{error}; this one ends");
             let _ = events.send(Event::Failed); // it ends already
         }
-    };
-    thread::Builder::new().name("predecessor".into()).spawn(body).map_err(|error| error.to_string())?;
-    Ok(())
+    }
 }
 
-/// Sends signals on; those that come while many wait count as one of their kind.
-fn forward(mut signals: Signals, events: &Sender<Event>) {
+/// Sends signals on; those that come while many wait count as one of their kind. After the first that ends the process the
+/// next one does so at once, whatever is being done.
+fn forward(mut signals: Signals, events: &Sender<Event>, ending: &AtomicBool) {
     for signal in signals.forever() {
+        if [SIGTERM, SIGINT].contains(&signal) {
+            ending.store(true, Ordering::SeqCst);
+        }
         while events.len() >= EVENTS_MAX {
             thread::sleep(EVENTS_REST);
         }
@@ -195,33 +205,44 @@ fn forward(mut signals: Signals, events: &Sender<Event>) {
     }
 }
 
-/// Does what signals and takeovers demand until the daemon is to end, and drains it. Tells whether all ended well.
+/// Does what signals and takeovers demand, never waiting for a connection, until the daemon is to end and nothing is left
+/// to finish. Tells whether all ended well.
 fn watch(tier: &Mutex<Tier>, events: Receiver<Event>, ending: &AtomicBool) -> bool {
+    let (mut told_to_end, mut well) = (false, true);
     for event in events {
         let mut tier = lock(tier);
         match event {
             Event::Signal(SIGHUP) => tier.reload(),
             Event::Signal(SIGUSR2) => tier.start_successor(),
-            Event::Signal(SIGUSR1) => {
-                tier.drain();
-            }
-            Event::Signal(_) | Event::Failed => {
-                ending.store(true, Ordering::SeqCst);
+            Event::Signal(SIGUSR1) => tier.drain(),
+            Event::Signal(_) => {
+                told_to_end = true;
                 if tier.is_in_charge() {
                     systemd::stopping(tier.drain_timeout());
                 }
-                return tier.drain() && event != Event::Failed;
+                tier.drain();
             }
-            Event::Finished if tier.is_in_charge() => {}
-            Event::Finished => return true,
+            // Not a word to the service manager: it would stop the other process too.
+            Event::Failed => {
+                (told_to_end, well) = (true, false);
+                ending.store(true, Ordering::SeqCst);
+                tier.drain();
+            }
+            Event::Ended => tier.collect(),
+        }
+        if tier.is_idle() && (told_to_end || !tier.is_in_charge()) {
+            // Should the other process end in this moment, it is too late to accept again.
+            tier.drain();
+            return well && tier.is_complete();
         }
     }
     unreachable!("the daemon itself can send events")
 }
 
-/// Once the flag is set, TERM or INT end the process at once.
-fn second_signal_ends() -> std::io::Result<Arc<AtomicBool>> {
-    let ending = Arc::new(AtomicBool::new(false));
+/// TERM and INT end the process at once while the flag is set. It is, to begin with: nobody needs a process that does not
+/// serve yet.
+fn end_at_once() -> std::io::Result<Arc<AtomicBool>> {
+    let ending = Arc::new(AtomicBool::new(true));
     for signal in [SIGTERM, SIGINT] {
         signal_hook::flag::register_conditional_shutdown(signal, 1, ending.clone())?;
     }

@@ -3,80 +3,135 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::thread::JoinHandle;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender};
 use vestibule::config::{InetListener, Settings};
-use vestibule::engine::{ClientCounts, Engine, Pending, Snapshot};
+use vestibule::engine::{ClientCounts, Engine, Meter, Pending, Snapshot};
 use vestibule::worker::tls::Identity;
 
 use super::configuration::{self, Ready};
 use super::systemd::{self, Watchdog};
-use super::takeover::{Offered, Predecessor, successor};
+use super::takeover::{Claim, Offered, Predecessor, successor};
 use super::{Error, plan};
 
 /// Engines that were replaced and have not ended yet; with so many of them a reload is refused.
-const RETIRED_MAX: usize = 8;
+const FINISHING_MAX: usize = 8;
 
 /// What the daemon's main thread waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A signal.
     Signal(i32),
-    /// Another process has taken over, and what was left to finish has ended.
-    Finished,
+    /// An engine that was to finish has ended.
+    Ended,
     /// Another process should have the sockets but has not, and this one cannot accept on them either; or it is the other
     /// way round, and this process is one too many.
     Failed,
 }
 
-/// The engine that accepts, and those before it that still finish what they have.
+/// The engine that accepts, and those that finish what they have: replaced by a reload, taken over from, or draining.
 pub struct Tier {
     file: Option<PathBuf>,
     /// In force.
     settings: Settings,
     identity: Option<Identity>,
-    /// `None` once another process has taken over.
+    /// Accepts. `None` once this process drains or another one has taken over.
     engine: Option<Engine>,
+    /// Another process accepts.
+    taken_over: bool,
+    /// Told to drain: nothing makes this process accept again.
+    leaving: bool,
     /// What another process that has taken over accepts on, and the counts of clients, should it fail.
     kept: Vec<(SocketAddr, TcpListener)>,
     counts: ClientCounts,
-    retired: Vec<JoinHandle<Snapshot>>,
+    /// The process that this one has taken over from, as long as it is to accept again should this one die.
+    predecessor: Option<Arc<Claim>>,
+    finishing: Vec<Finishing>,
+    /// Engines that were to finish so far.
+    finished: usize,
+    /// Where they say that they have ended.
+    ends: (Sender<End>, Receiver<End>),
     /// What those have counted that have ended.
     past: Option<Snapshot>,
+    /// Whether all of them have ended in time.
+    complete: bool,
     watchdog: Watchdog,
     events: Sender<Event>,
 }
 
+/// An engine that ends on a thread of its own.
+struct Finishing {
+    number: usize,
+    meter: Meter,
+}
+
+/// It has ended.
+struct End {
+    number: usize,
+    in_time: bool,
+}
+
 impl Tier {
     /// Of an engine that was started with these settings, read from `file`.
-    pub fn new(file: Option<PathBuf>, ready: Ready, engine: Engine, events: Sender<Event>) -> Tier {
+    pub fn new(
+        file: Option<PathBuf>,
+        ready: Ready,
+        engine: Engine,
+        predecessor: Option<Arc<Claim>>,
+        events: Sender<Event>,
+    ) -> Tier {
         Tier {
             file,
             settings: ready.loaded.settings,
             identity: ready.identity,
             watchdog: Watchdog::start(engine.pulse()),
             engine: Some(engine),
+            taken_over: false,
+            leaving: false,
             kept: Vec::new(),
             counts: ClientCounts::default(),
-            retired: Vec::new(),
+            predecessor,
+            finishing: Vec::new(),
+            finished: 0,
+            ends: crossbeam_channel::unbounded(), // one for each of `finishing`
             past: None,
+            complete: true,
             events,
         }
     }
 
-    /// Whether this process accepts, or drains by itself.
+    /// Whether no other process has taken over: the service manager listens to this one.
     pub fn is_in_charge(&self) -> bool {
-        self.engine.is_some()
+        !self.taken_over
+    }
+
+    /// Whether nothing accepts or finishes here any more.
+    pub fn is_idle(&self) -> bool {
+        self.engine.is_none() && self.finishing.is_empty()
+    }
+
+    /// Whether everything that was to finish so far has done so in time.
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// The engine that accepts, or why there is none.
+    fn accepting(&self) -> Result<&Engine, &'static str> {
+        self.engine.as_ref().ok_or(self.why_not())
+    }
+
+    fn why_not(&self) -> &'static str {
+        if self.taken_over { "another process has taken over" } else { "it is draining" }
     }
 
     /// Starts the program anew, to take over from this process.
     pub fn start_successor(&self) {
-        let problem = match &self.settings.takeover_socket {
-            _ if self.engine.is_none() => "another process has taken over already".to_owned(),
-            None => "takeover_socket is not set".to_owned(),
-            Some(socket) => match successor::start(self.file.as_deref(), socket) {
+        let problem = match (self.accepting(), &self.settings.takeover_socket) {
+            (Err(reason), _) => reason.to_owned(),
+            (Ok(_), None) => "takeover_socket is not set".to_owned(),
+            (Ok(_), Some(socket)) => match successor::start(self.file.as_deref(), socket) {
                 Ok(()) => return,
                 Err(error) => error.to_string(),
             },
@@ -91,26 +146,24 @@ impl Tier {
 
     /// Puts an engine of the new configuration in the place of the present one, or leaves everything as it is.
     pub fn reload(&mut self) {
+        if let Err(reason) = self.accepting() {
+            // Nothing of it to the service manager, which would wait for this process to be ready again.
+            let remedy = if self.taken_over { ": tell that one to reload" } else { "" };
+            return tracing::error!("not reloaded: {reason}{remedy}");
+        }
         systemd::reloading();
         if let Err(problems) = self.try_reload() {
             problems.iter().for_each(|problem| tracing::error!("{problem}"));
             tracing::error!("not reloaded: the configuration before stays in force");
         }
-        if let Some(engine) = &self.engine {
-            systemd::ready(engine.addresses().len());
-        }
+        systemd::ready(self.engine.as_ref().map_or(0, |engine| engine.addresses().len()));
     }
 
     fn try_reload(&mut self) -> Result<(), Vec<String>> {
-        let Some(engine) = &self.engine else {
-            return Err(vec!["another process has taken over: tell that one to reload".to_owned()]);
-        };
-        let (ended, busy) = std::mem::take(&mut self.retired).into_iter().partition(JoinHandle::is_finished);
-        self.retired = busy;
-        remember(&mut self.past, ended);
-        if self.retired.len() >= RETIRED_MAX {
+        self.collect();
+        if self.finishing.len() >= FINISHING_MAX {
             return Err(vec![format!(
-                "{RETIRED_MAX} earlier configurations still finish their connections: try later"
+                "{FINISHING_MAX} earlier configurations still finish their connections: try later"
             )]);
         }
         let Ready { loaded, identity } = configuration::load(self.file.as_deref())
@@ -121,6 +174,7 @@ impl Tier {
         if loaded.settings.takeover_socket != self.settings.takeover_socket {
             tracing::warn!("takeover_socket stays as it is until the daemon is restarted or taken over");
         }
+        let engine = self.accepting().map_err(|reason| vec![reason.to_owned()])?;
         let sockets = engine.sockets().map_err(|error| vec![error.to_string()])?;
         let counts = engine.client_counts();
         let next =
@@ -139,49 +193,74 @@ impl Tier {
             old.leave_counts_to(&next);
             // Nobody leaves; but when this returns, the present engine has stopped accepting.
             old.hand_over(&[], self.settings.drain_timeout);
-            self.retire(old, |_| {});
+            self.retire(old);
         }
         self.engine = Some(next);
     }
 
-    /// Lets an engine finish; `then` runs when it has.
-    fn retire(&mut self, mut old: Engine, then: impl FnOnce(&Sender<Event>) + Send + 'static) {
-        let (limit, events) = (self.settings.drain_timeout, self.events.clone());
-        self.retired.push(std::thread::spawn(move || {
-            if !old.retire(limit) {
+    fn retire(&mut self, old: Engine) {
+        self.finish(old, |old, limit| {
+            let in_time = old.retire(limit);
+            if !in_time {
                 tracing::warn!("not everything of the engine before ended within drain_timeout");
             }
-            then(&events);
-            old.snapshot()
-        }));
+            in_time
+        });
     }
 
-    /// Stops accepting and finishes. Tells whether everything ended in time.
-    pub fn drain(&mut self) -> bool {
-        let limit = self.settings.drain_timeout;
-        // Once another process has taken over, what is left ends by itself, within the same limit.
-        let Some(engine) = &mut self.engine else { return true };
+    /// Stops accepting, for ever, and finishes. Once another process has taken over, what is left ends by itself, within
+    /// the same limit.
+    pub fn drain(&mut self) {
+        self.leaving = true;
+        self.forget();
+        self.leave_predecessor();
+        let Some(engine) = self.engine.take() else { return };
         self.watchdog.let_go();
-        tracing::info!("draining for at most {} s", limit.as_secs());
-        let begun = Instant::now();
-        let in_time = engine.drain(limit);
-        match in_time {
-            true => tracing::info!("drained in {} ms", begun.elapsed().as_millis()),
-            false => tracing::warn!("not everything ended within drain_timeout"),
-        }
-        in_time
+        tracing::info!("draining for at most {} s", self.settings.drain_timeout.as_secs());
+        self.finish(engine, |engine, limit| {
+            let begun = Instant::now();
+            let in_time = engine.drain(limit);
+            match in_time {
+                true => tracing::info!("drained in {} ms", begun.elapsed().as_millis()),
+                false => tracing::warn!("not everything ended within drain_timeout"),
+            }
+            in_time
+        });
     }
 
-    /// What all engines have counted, after the last has ended.
-    pub fn end(&mut self) -> Snapshot {
-        remember(&mut self.past, std::mem::take(&mut self.retired));
-        let mut total = self.engine.as_ref().map(Engine::snapshot);
-        match (&mut total, &self.past) {
-            (Some(total), Some(past)) => *total += past,
-            (None, past) => total = past.clone(),
-            (Some(_), None) => {}
+    /// Lets an engine end, within drain_timeout, on a thread of its own: signals and takeovers do not wait for that.
+    fn finish(&mut self, mut engine: Engine, end: fn(&mut Engine, Duration) -> bool) {
+        let (limit, number) = (self.settings.drain_timeout, self.finished);
+        let (ends, events) = (self.ends.0.clone(), self.events.clone());
+        self.finished += 1;
+        self.finishing.push(Finishing { number, meter: engine.meter() });
+        std::thread::spawn(move || {
+            let in_time = end(&mut engine, limit);
+            // Nobody waits for it once the process ends.
+            let _ = ends.send(End { number, in_time }).map(|()| events.send(Event::Ended));
+        });
+    }
+
+    /// Keeps what those engines have counted that have ended.
+    pub fn collect(&mut self) {
+        for End { number, in_time } in self.ends.1.try_iter() {
+            self.complete &= in_time;
+            for ended in self.finishing.extract_if(.., |one| one.number == number) {
+                self.past = sum([self.past.take(), Some(ended.meter.snapshot())].into_iter().flatten());
+            }
         }
-        total.expect("an engine runs or has run")
+    }
+
+    /// What all engines have counted so far.
+    pub fn snapshot(&self) -> Snapshot {
+        let present = self.engine.iter().map(Engine::snapshot);
+        let finishing = self.finishing.iter().map(|one| one.meter.snapshot());
+        sum(present.chain(finishing).chain(self.past.clone())).expect("an engine runs or has run")
+    }
+
+    /// The process that this one has taken over from shall not accept again when this one ends.
+    fn leave_predecessor(&mut self) {
+        self.predecessor.take().iter().for_each(|claim| claim.leave());
     }
 
     /// The listeners' names by address, in the order of the settings.
@@ -195,43 +274,40 @@ impl Tier {
 
 impl Predecessor for Tier {
     fn offer(&mut self) -> Result<Vec<Offered>, String> {
-        let engine = self.engine.as_ref().ok_or("another process has taken over already")?;
-        let sockets = engine.sockets().map_err(|error| error.to_string())?;
-        if sockets.is_empty() {
-            return Err("it is draining".to_owned());
-        }
+        let sockets = self.accepting()?.sockets().map_err(|error| error.to_string())?;
         let offered = |(address, socket)| Offered { address, name: self.name_of(address), socket };
         Ok(sockets.into_iter().map(offered).collect())
     }
 
     fn hand_over(&mut self, listeners: &[SocketAddr]) -> Result<Vec<Pending>, String> {
-        let limit = self.settings.drain_timeout;
-        let engine = self.engine.as_mut().ok_or("another process has taken over already")?;
-        let kept = engine.sockets().map_err(|error| error.to_string())?;
-        if kept.is_empty() {
-            return Err("it is draining".to_owned());
-        }
-        (self.kept, self.counts) = (kept, engine.client_counts());
-        Ok(engine.hand_over(listeners, limit))
+        let why_not = self.why_not();
+        let engine = self.engine.as_mut().ok_or(why_not)?;
+        (self.kept, self.counts) = (engine.sockets().map_err(|error| error.to_string())?, engine.client_counts());
+        Ok(engine.hand_over(listeners, self.settings.drain_timeout))
     }
 
     fn let_go(&mut self) {
         // The service manager listens to the other process from now on.
         self.watchdog.stop();
+        self.taken_over = true;
+        // Should that process fail, this one accepts again, and no third one.
+        self.leave_predecessor();
         if let Some(engine) = self.engine.take() {
-            self.retire(engine, |events| {
-                let _ = events.send(Event::Finished); // nobody waits for it after TERM
-            });
+            self.retire(engine);
         }
     }
 
     fn stay(&mut self, pending: Vec<Pending>) {
-        let counts = std::mem::take(&mut self.counts);
-        match start(&self.settings, self.identity.as_ref(), &self.kept, counts) {
+        let (kept, counts) = (std::mem::take(&mut self.kept), std::mem::take(&mut self.counts));
+        if self.leaving {
+            return tracing::info!("nobody accepts any more: this process was told to end");
+        }
+        match start(&self.settings, self.identity.as_ref(), &kept, counts) {
             Ok(next) => {
                 let addresses = next.addresses().len();
                 next.take_in(pending);
                 self.follow(next);
+                self.taken_over = false;
                 systemd::ready_instead(addresses);
                 tracing::info!("accepting again on {addresses} addresses");
             }
@@ -240,7 +316,11 @@ impl Predecessor for Tier {
                 let _ = self.events.send(Event::Failed);
             }
         }
+    }
+
+    fn forget(&mut self) {
         self.kept.clear();
+        self.counts = ClientCounts::default();
     }
 
     fn look(&mut self) {
@@ -262,12 +342,9 @@ fn start(
     Ok(plan::builder(settings, identity, open)?.client_counts(counts).start()?)
 }
 
-/// Waits for engines that were replaced, within limits that began when they were, and keeps what they counted.
-fn remember(past: &mut Option<Snapshot>, ended: Vec<JoinHandle<Snapshot>>) {
-    for snapshot in ended.into_iter().flat_map(JoinHandle::join) {
-        match past {
-            Some(past) => *past += &snapshot,
-            None => *past = Some(snapshot),
-        }
-    }
+fn sum(snapshots: impl Iterator<Item = Snapshot>) -> Option<Snapshot> {
+    snapshots.reduce(|mut all, one| {
+        all += &one;
+        all
+    })
 }

@@ -28,7 +28,7 @@ mod tally;
 mod tests;
 
 pub use listener::{Listener, TIMEOUT_DEFAULT, TIMEOUT_MAX};
-pub use snapshot::Snapshot;
+pub use snapshot::{Meter, Snapshot};
 pub use start::{Bound, EngineBuilder, PENDING_LIMIT_DEFAULT, PENDING_LIMIT_MAX, RINGS_MAX, StartError};
 pub use takeover::{ClientCounts, Pending};
 
@@ -43,7 +43,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 
-use crate::conn::{ClientTable, Clients};
+use crate::conn::Clients;
 use crate::dispatch::{PoolRecord, RunningWorkers};
 use crate::ring::{Ring, Waker};
 use acceptor::{Acceptor, Departing};
@@ -122,26 +122,13 @@ impl Engine {
 
     /// What all rings and pools have counted and measured so far.
     pub fn snapshot(&self) -> Snapshot {
-        let names = Tally::names();
-        let mut totals = vec![0; names.len()];
-        let mut header_wait = crate::stats::empty_histogram();
-        for thread in &self.threads {
-            thread.tally.add_counts_to(&mut totals);
-            thread.tally.add_header_waits_to(&mut header_wait);
-        }
-        let mut accept_to_worker = crate::stats::empty_histogram();
-        for pool in &self.pools {
-            pool.add_waits_to(&mut accept_to_worker);
-        }
-        let losses = self.pools.iter().map(|pool| pool.losses()).sum();
-        let table = |count: fn(&ClientTable) -> u64| self.clients.table().map_or(0, |table| count(table));
-        let others = [
-            ("lost-in-pool", losses),
-            ("client-evicted", table(ClientTable::evicted)),
-            ("client-uncounted", table(ClientTable::uncounted)),
-        ];
-        let counters = names.into_iter().zip(totals).chain(others).collect();
-        Snapshot { counters, header_wait, accept_to_worker }
+        self.meter().snapshot()
+    }
+
+    /// The same for another thread, also while the engine ends.
+    pub fn meter(&self) -> Meter {
+        let rings = self.threads.iter().map(|thread| thread.tally.clone()).collect();
+        Meter { rings, pools: self.pools.clone(), clients: self.clients.clone() }
     }
 
     /// For a watchdog on another thread.

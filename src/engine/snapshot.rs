@@ -2,8 +2,47 @@
 
 use std::fmt;
 use std::ops::AddAssign;
+use std::sync::Arc;
 
 use hdrhistogram::Histogram;
+
+use super::tally::Tally;
+use crate::conn::{ClientTable, Clients};
+use crate::dispatch::PoolRecord;
+
+/// Reads what an engine's rings and pools have counted, whether it runs, ends or has ended.
+#[derive(Clone, Debug)]
+pub struct Meter {
+    pub(super) rings: Vec<Arc<Tally>>,
+    pub(super) pools: Vec<Arc<PoolRecord>>,
+    pub(super) clients: Clients,
+}
+
+impl Meter {
+    /// What there is so far.
+    pub fn snapshot(&self) -> Snapshot {
+        let names = Tally::names();
+        let mut totals = vec![0; names.len()];
+        let mut header_wait = crate::stats::empty_histogram();
+        for ring in &self.rings {
+            ring.add_counts_to(&mut totals);
+            ring.add_header_waits_to(&mut header_wait);
+        }
+        let mut accept_to_worker = crate::stats::empty_histogram();
+        for pool in &self.pools {
+            pool.add_waits_to(&mut accept_to_worker);
+        }
+        let losses = self.pools.iter().map(|pool| pool.losses()).sum();
+        let table = |count: fn(&ClientTable) -> u64| self.clients.table().map_or(0, |table| count(table));
+        let others = [
+            ("lost-in-pool", losses),
+            ("client-evicted", table(ClientTable::evicted)),
+            ("client-uncounted", table(ClientTable::uncounted)),
+        ];
+        let counters = names.into_iter().zip(totals).chain(others).collect();
+        Snapshot { counters, header_wait, accept_to_worker }
+    }
+}
 
 /// Counters and latencies of all rings and pools, merged at one moment.
 #[derive(Clone, Debug)]

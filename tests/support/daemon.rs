@@ -51,7 +51,12 @@ impl Daemon {
 
     /// Starts it to take over from the daemon whose `takeover_socket` is `path`; it may fail.
     pub fn taking_over(path: &Path, configuration: &str) -> Daemon {
-        let (mut command, directory) = Daemon::command(&[], configuration);
+        Daemon::taking_over_under(&[], path, configuration)
+    }
+
+    /// The same under another program.
+    pub fn taking_over_under(wrapper: &[&str], path: &Path, configuration: &str) -> Daemon {
+        let (mut command, directory) = Daemon::command(wrapper, configuration);
         command.arg("--takeover").arg(path);
         Daemon { process: Process::start(command), directory }
     }

@@ -85,6 +85,11 @@ impl Claim {
         }
     }
 
+    /// Tells the process before that this one ends on purpose: it shall not accept again.
+    pub fn leave(&self) {
+        self.channel.send_last(&Message::Leaving);
+    }
+
     fn take(&mut self, listeners: &[SocketAddr]) -> Result<Vec<Pending>, Broken> {
         let wanted = listeners.iter().copied().take(ADDRESSES_MAX).collect();
         say(&self.channel, &Message::Serving(wanted)).map_err(|broken| match broken {

@@ -9,11 +9,12 @@
 //!   |-------- Pending with fds ..., End -------->|
 //!   |<------------------- Taken -----------------|  reads on
 //!   |  finishes what its workers hold, leaves    |
+//!   |<------------------ Leaving ----------------|  only if the new one is told to end before
 //! ```
 //! Until `Serving` nothing has happened to the old process. Until `Taken` it keeps a descriptor of everything that it
 //! gives, and nobody reads: if the new process fails or dies, the old one goes on with all of it. After that it still
-//! keeps the listening sockets until it leaves, and accepts again should the new process die before. So the addresses
-//! are served as long as one of the two lives.
+//! keeps the listening sockets until it leaves, and accepts again should the new process die before, unless that one has
+//! said that it ends on purpose. So the addresses are served as long as one of the two lives and is to serve.
 //!
 //! Never do both believe that they serve, however long one of them is held up. A step that is late is refused, in a
 //! message that has a time of its own; `Taken` either reaches the old process, or cannot be sent any more

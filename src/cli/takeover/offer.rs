@@ -36,7 +36,8 @@ pub struct Offered {
     pub socket: TcpListener,
 }
 
-/// What a process does that another one takes the place of. Called in this order, `stay` whenever the other one fails.
+/// What a process does that another one takes the place of. Called in this order; `stay` if the other one fails, `forget` if
+/// it ends on purpose.
 pub trait Predecessor: Send {
     /// All listening sockets. Nothing changes.
     fn offer(&mut self) -> Result<Vec<Offered>, String>;
@@ -49,6 +50,9 @@ pub trait Predecessor: Send {
 
     /// The other process is gone: accepts again, and goes on with what it did not take.
     fn stay(&mut self, pending: Vec<Pending>);
+
+    /// The other process ends on purpose: lets go of what accepting again would need, for nobody is to wait there.
+    fn forget(&mut self);
 
     /// Accepts who waits, woken or not.
     fn look(&mut self);
@@ -208,7 +212,14 @@ fn converse(mut channel: Channel, place: &Place, host: &Mutex<impl Predecessor>,
     tracing::info!("process {} has taken over; this one finishes what its workers hold and leaves", peer.pid);
     place.close();
     // Nothing more is to come but its end, should that be earlier than ours.
-    let broken = channel.receive_at_any_time().err().unwrap_or_else(|| Broken::unexpected("it says something"));
+    let broken = match channel.receive_at_any_time() {
+        Ok((Message::Leaving, _)) => {
+            lock(host).forget();
+            return tracing::info!("process {} ends on purpose: this one does not accept again", peer.pid);
+        }
+        Ok(_) => Broken::unexpected("it says something"),
+        Err(broken) => broken,
+    };
     channel.refuse("it had not left yet and goes on");
     tracing::error!("process {} is gone, this one goes on: {broken}", peer.pid);
     lock(host).stay(Vec::new());

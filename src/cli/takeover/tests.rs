@@ -59,6 +59,10 @@ impl Predecessor for Old {
         self.pending = pending;
     }
 
+    fn forget(&mut self) {
+        self.calls.push("forget".into());
+    }
+
     fn look(&mut self) {}
 }
 
@@ -233,6 +237,17 @@ fn an_old_process_that_dies_in_the_middle_does_not_keep_the_new_one_from_serving
     let mut claim = Claim::open(&path, Limits::USUAL).expect("nothing is in the way");
     assert_eq!(claim.serve(&[], || Ok(())).expect("it can serve").len(), 0);
     assert_eq!(old.wait().expect("it is a child").code(), Some(EXIT_OF_THE_DYING));
+}
+
+#[test]
+fn a_new_process_that_ends_on_purpose_does_not_make_the_old_one_accept_again() {
+    let mut stage = Stage::new(0);
+    let mut claim = stage.claim().expect("nothing is in the way");
+    claim.serve(&[stage.address], || Ok(())).expect("nothing is in the way");
+    claim.leave();
+    drop(claim);
+    stage.thread.take().expect("there is one").join().expect("it has nothing left to hear");
+    stage.expect(&["offer", "hand over of 1", "let go", "forget"]);
 }
 
 #[test]

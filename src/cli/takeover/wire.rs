@@ -39,6 +39,8 @@ pub enum Message {
     End { pending: u32 },
     /// The new process has so many and reads on.
     Taken { pending: u32 },
+    /// The new process was told to end: the old one shall not accept again.
+    Leaving,
     /// The other side shall go no further, for this reason.
     Refused(String),
 }
@@ -91,6 +93,7 @@ const SERVING: u8 = 4;
 const PENDING: u8 = 5;
 const END: u8 = 6;
 const TAKEN: u8 = 7;
+const LEAVING: u8 = 8;
 const REFUSED: u8 = 255;
 
 /// The bytes of a message. Texts are cut to [`TEXT_MAX`]; lists must keep their limits.
@@ -118,6 +121,7 @@ pub fn encode(message: &Message) -> Vec<u8> {
         }
         Message::End { pending } => out.kind(END).number(pending.to_be_bytes()),
         Message::Taken { pending } => out.kind(TAKEN).number(pending.to_be_bytes()),
+        Message::Leaving => out.kind(LEAVING),
         Message::Refused(reason) => out.kind(REFUSED).text(reason),
     };
     out.0
@@ -140,6 +144,7 @@ pub fn decode(packet: &[u8]) -> Result<Message, Malformed> {
         [PENDING] => Message::Pending(rest.list(ENTRIES_MAX, Reader::connection)?),
         [END] => Message::End { pending: rest.long()? },
         [TAKEN] => Message::Taken { pending: rest.long()? },
+        [LEAVING] => Message::Leaving,
         [REFUSED] => Message::Refused(rest.text()?),
         _ => return Err(Malformed("an unknown kind")),
     };
@@ -290,6 +295,7 @@ mod tests {
             Message::Pending(vec![connection(b""), connection(b"PROXY TCP4 ")]),
             Message::End { pending: 2 },
             Message::Taken { pending: 2 },
+            Message::Leaving,
             Message::Refused("the reason".into()),
         ]
     }
@@ -328,7 +334,7 @@ mod tests {
             }
         }
         for len in 0..512 {
-            let noise: Vec<u8> = (0..len).map(|_| random.u8(8..255)).collect();
+            let noise: Vec<u8> = (0..len).map(|_| random.u8(9..255)).collect();
             assert!(decode(&noise).is_err());
         }
     }
