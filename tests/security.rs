@@ -120,6 +120,41 @@ fn wrong_names_stop_the_start_and_say_why() {
 }
 
 #[test]
+fn who_is_not_root_must_be_of_the_user_and_group_already() {
+    needs_root!();
+    needs!("setpriv");
+    let (nobody, none) = (["--reuid", "65534", "--regid", "65534"], "--clear-groups");
+    for (globals, ids, code, words) in [
+        ("user = nobody", nobody, None, "is ready"),
+        (
+            "user = nobody\ngroup = daemon",
+            nobody,
+            Some(1),
+            "group: only root may change it, this is group id 65534, and user nobody is to run with 1",
+        ),
+        ("user = nobody\ngroup = daemon", nobody, Some(1), "set Group= in the unit"),
+        ("user = nobody", ["--reuid", "65534", "--regid", "1"], Some(1), "set Group= in the unit"),
+        ("user = nobody", ["--reuid", "1", "--regid", "1"], Some(1), "set User= in the unit"),
+        ("user = nobody\nchroot = /", nobody, Some(1), "set RootDirectory= in the unit"),
+    ] {
+        let directory = configured(free_port(), globals);
+        let mut command = Command::new("setpriv");
+        command.args(ids).arg(none).arg(vestibule().get_program()).args(["serve", "-c"]);
+        let mut process = Process::start({
+            command.arg(directory.path().join("vestibule.conf"));
+            command
+        });
+        match code {
+            None => process.wait_for_output(words),
+            code => {
+                assert_eq!(process.wait(PATIENCE).code(), code, "{globals}: {}", process.output());
+                assert!(process.output().contains(words), "{globals}: {}", process.output());
+            }
+        }
+    }
+}
+
+#[test]
 fn the_service_manager_is_told() {
     let (port, manager) = (free_port(), temp_dir());
     let directory = configured(port, "");

@@ -7,7 +7,7 @@ use std::ffi::CString;
 use std::path::PathBuf;
 
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
-use nix::unistd::{Gid, Group, Uid, User, chdir, chroot, getgrouplist, setgid, setgroups, setuid};
+use nix::unistd::{Gid, Group, Uid, User, chdir, chroot, getgrouplist, getgroups, setgid, setgroups, setuid};
 use vestibule::config::{Privileges, Problem};
 
 use super::Error;
@@ -91,10 +91,22 @@ pub fn drop_to(target: &Target) -> Result<(), Error> {
 
 /// Who is not root can become nobody else; that he is already is as good.
 fn already(target: &Target) -> Result<(), Error> {
-    let me = Uid::effective();
-    if me == target.uid && target.chroot.is_none() {
+    let (user, group) = (Uid::effective(), Gid::effective());
+    let groups = getgroups()?;
+    let missing = target.groups.iter().find(|wanted| **wanted != group && !groups.contains(wanted));
+    let (setting, difference, unit) = if target.chroot.is_some() {
+        ("chroot", format!("this is user id {user}"), "RootDirectory=")
+    } else if user != target.uid {
+        ("user", format!("this is user id {user}, and {} is {}", target.name, target.uid), "User=")
+    } else if group != target.gid {
+        ("group", format!("this is group id {group}, and user {} is to run with {}", target.name, target.gid), "Group=")
+    } else if let Some(missing) = missing {
+        ("user", format!("user {} is in group id {missing}, this process is not", target.name), "SupplementaryGroups=")
+    } else {
         return Ok(());
-    }
-    let wanted = if target.chroot.is_some() { "chroot" } else { "user" };
-    Err(format!("{wanted}: only root may change it, this is user id {me}; start as root, or remove the setting").into())
+    };
+    Err(format!(
+        "{setting}: only root may change it, {difference}; set {unit} in the unit, start as root, or remove the setting"
+    )
+    .into())
 }
