@@ -5,11 +5,11 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::thread;
 
-use crate::needs;
 use crate::support::client::{Client, TRUSTED, loopback, whoami};
-use crate::support::daemon::Daemon;
+use crate::support::daemon::{Daemon, counted, vestibule};
 use crate::support::process::run;
 use crate::support::{certificate, free_port, header, temp_dir};
+use crate::{needs, needs_root};
 
 fn tls_configuration(port: u16, certificate: &str) -> String {
     format!(
@@ -82,7 +82,31 @@ fn no_handshake_and_no_tls_cost_that_connection_only() {
     let mut gone = Client::send_to(loopback(port), &header::local());
     gone.stream.flush().expect("nothing to flush");
     drop(gone);
-    assert_eq!(daemon.stop().matches("panicked").count(), 0);
+    let log = daemon.stop();
+    assert_eq!(log.matches("panicked").count(), 0);
+    let line = log.lines().find(|line| line.contains("TLS handshaking failed")).expect("it is logged");
+    assert!(line.contains("Z imap-login: Warning: TLS handshaking failed (rip=127.0.0.1, lip=127.0.0.1): "), "{line}");
+    assert_eq!(counted(&log, "tls-failed"), Some(2), "{log}");
+}
+
+#[test]
+fn a_key_that_this_user_must_not_read_is_said_to_be_so() {
+    needs_root!();
+    needs!("openssl", "setpriv");
+    let directory = temp_dir();
+    let (certificate, key) = certificate(directory.path());
+    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o640)).expect("it is ours");
+    let file = directory.path().join("vestibule.conf");
+    let files = format!("ssl_cert = <{}\nssl_key = <{}", certificate.display(), key.display());
+    std::fs::write(&file, tls_configuration(free_port(), &files)).expect("it is ours");
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+    command.arg(vestibule().get_program()).args(["check", "-c"]).arg(&file);
+    let checked = run(command, b"");
+    assert_eq!(checked.code, Some(78), "{checked:?}");
+    let words =
+        "Permission denied (os error 13); this is user nobody: let it in by a group (SupplementaryGroups= in the unit)";
+    assert!(checked.stderr.contains(words) && checked.stderr.contains("ssl_key"), "{checked:?}");
 }
 
 /// Listens for one connection and joins it to a new one to `server`, on which it has sent `header` first: no usual client

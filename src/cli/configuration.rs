@@ -1,8 +1,10 @@
 //! What the subcommands do alike: read the configuration and the certificate that it names, and say what is wrong.
 
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
+use nix::unistd::User;
 use vestibule::config::{self, InetListener, Loaded, Problem, Settings, SourcedPath};
 use vestibule::worker::tls::{Identity, TlsError};
 
@@ -58,7 +60,19 @@ fn identity(settings: &Settings) -> Result<Option<Identity>, Problem> {
 fn problem(error: &TlsError, cert: &SourcedPath, key: &SourcedPath, users: &[&InetListener]) -> Problem {
     let (setting, at) = if blames_key(error, cert, key) { ("ssl_key", &key.at) } else { ("ssl_cert", &cert.at) };
     let users: Vec<&str> = users.iter().map(|listener| listener.name.as_str()).collect();
-    at.problem(format!("{setting}: {error} (needed by inet_listener {})", users.join(", ")))
+    let remedy = if is_forbidden(error) { remedy_of_permissions() } else { String::new() };
+    at.problem(format!("{setting}: {error}{remedy} (needed by inet_listener {})", users.join(", ")))
+}
+
+fn is_forbidden(error: &TlsError) -> bool {
+    matches!(error, TlsError::Unreadable { error, .. } if error.kind() == io::ErrorKind::PermissionDenied)
+}
+
+/// Keys are commonly for root and one group only, and whoever looks at them as root does not see why.
+fn remedy_of_permissions() -> String {
+    let uid = nix::unistd::geteuid();
+    let name = User::from_uid(uid).ok().flatten().map_or_else(|| format!("id {uid}"), |user| user.name);
+    format!("; this is user {name}: let it in by a group (SupplementaryGroups= in the unit), or give it a copy")
 }
 
 fn blames_key(error: &TlsError, cert: &SourcedPath, key: &SourcedPath) -> bool {

@@ -2,6 +2,8 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use vestibule::config::{InetListener, Service, Settings, WorkerKind};
 use vestibule::dispatch::Pool;
@@ -11,10 +13,19 @@ use vestibule::worker::{Discard, Handler, Whoami};
 
 use super::Error;
 
+/// What pools are made with that is in no settings.
+#[derive(Clone, Default)]
+pub struct Means {
+    /// What listeners with `ssl = yes` show.
+    pub identity: Option<Identity>,
+    /// Handshakes that have failed, of every engine.
+    pub tls_failures: Arc<AtomicU64>,
+}
+
 /// The engine that the settings describe; `open` gives the sockets that listen on an address already.
 pub fn builder(
     settings: &Settings,
-    identity: Option<&Identity>,
+    means: &Means,
     mut open: impl FnMut(SocketAddr) -> std::io::Result<Vec<TcpListener>>,
 ) -> Result<EngineBuilder, Error> {
     let mut builder = Engine::builder()
@@ -26,8 +37,8 @@ pub fn builder(
     }
     for service in &settings.services {
         builder = builder.pool(match service.worker {
-            WorkerKind::Whoami => pool(service, identity, Whoami),
-            WorkerKind::Discard => pool(service, identity, Discard),
+            WorkerKind::Whoami => pool(service, means, Whoami),
+            WorkerKind::Discard => pool(service, means, Discard),
         });
         for listener in &service.listeners {
             for &address in &listener.addresses {
@@ -41,12 +52,12 @@ pub fn builder(
     Ok(builder)
 }
 
-fn pool(service: &Service, identity: Option<&Identity>, handler: impl Handler) -> Pool {
+fn pool(service: &Service, means: &Means, handler: impl Handler) -> Pool {
     let threads = workers(service);
-    let pool = match identity {
+    let pool = match &means.identity {
         Some(identity) => {
             let handler = Tls::new(identity, alpn_of_service(&service.name), handler);
-            Pool::threads(&service.name, threads, handler)
+            Pool::threads(&service.name, threads, handler.count_failures_in(means.tls_failures.clone()))
         }
         None => Pool::threads(&service.name, threads, handler),
     };

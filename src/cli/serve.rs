@@ -15,13 +15,14 @@ use vestibule::config::{InetListener, Service, Settings, WorkerKind};
 use vestibule::engine::Engine;
 use vestibule::ring;
 
-use super::configuration::{self, Ready};
+use super::configuration;
 use super::log::{self, Log};
+use super::plan::{self, Means};
 use super::privileges::Target;
 use super::systemd::Inherited;
 use super::takeover::{self, Claim, Limits, Place};
-use super::tier::{Event, Tier};
-use super::{Error, lock, plan, privileges, systemd};
+use super::tier::{Event, Parts, Tier};
+use super::{Error, lock, privileges, systemd};
 
 /// Accept, verify and dispatch connections until told to stop (this is what `vestibule` alone does).
 #[derive(clap::Args, Default)]
@@ -90,14 +91,16 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2])?;
     // EVENTS_MAX, and one for each engine that ends and each takeover that fails.
     let (tell, events) = crossbeam_channel::unbounded();
-    let settings = &ready.loaded.settings;
-    let Started { engine, place, predecessor } = start(&ready, target.as_ref(), args.takeover, &ending)?;
-    say_ready(&log, settings, engine.addresses());
+    let settings = ready.loaded.settings;
+    let means = Means { identity: ready.identity, ..Means::default() };
+    let Started { engine, place, predecessor } = start(&settings, &means, target.as_ref(), args.takeover, &ending)?;
+    say_ready(&log, &settings, engine.addresses());
     if let Some(claim) = predecessor.clone() {
         let tell = tell.clone();
         thread::Builder::new().name("predecessor".into()).spawn(move || await_its_end(&claim, &tell))?;
     }
-    let tier = Arc::new(Mutex::new(Tier::new(args.config, ready, engine, predecessor, tell.clone())));
+    let tier = Tier::new(Parts { file: args.config, settings, means, engine, predecessor, events: tell.clone() });
+    let tier = Arc::new(Mutex::new(tier));
     let place = Arc::new(place);
     if place.is_some() {
         let (place, tier) = (place.clone(), tier.clone());
@@ -125,13 +128,12 @@ struct Started {
 /// Binds, gives up privileges, starts, and takes over from a running process if there is one. `ending` is cleared as soon
 /// as somebody would miss this process.
 fn start(
-    ready: &Ready,
+    settings: &Settings,
+    means: &Means,
     target: Option<&Target>,
     from: Option<PathBuf>,
     ending: &AtomicBool,
 ) -> Result<Started, Error> {
-    let Ready { loaded, identity } = ready;
-    let settings = &loaded.settings;
     let mut claim = from.as_deref().map(|path| Claim::open(path, Limits::USUAL)).transpose()?;
     if let (None, Some(path)) = (&claim, &settings.takeover_socket)
         && Place::is_served(path)
@@ -144,7 +146,7 @@ fn start(
         Some(sockets) if !sockets.is_empty() => Ok(sockets),
         _ => Ok(inherited.bound_to(address)),
     };
-    let bound = plan::builder(settings, identity.as_ref(), open)?.bind()?;
+    let bound = plan::builder(settings, means, open)?.bind()?;
     inherited.all_taken()?;
     claim.iter_mut().for_each(Claim::let_go_of_the_rest);
     if let Some(target) = target {

@@ -4,17 +4,18 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 use vestibule::config::{InetListener, Settings};
 use vestibule::engine::{ClientCounts, Engine, Meter, Pending, Snapshot};
-use vestibule::worker::tls::Identity;
 
+use super::Error;
 use super::configuration::{self, Ready};
+use super::plan::{self, Means};
 use super::systemd::{self, Watchdog};
 use super::takeover::{Claim, Offered, Predecessor, successor};
-use super::{Error, plan};
 
 /// Engines that were replaced and have not ended yet; with so many of them a reload is refused.
 const FINISHING_MAX: usize = 8;
@@ -36,7 +37,7 @@ pub struct Tier {
     file: Option<PathBuf>,
     /// In force.
     settings: Settings,
-    identity: Option<Identity>,
+    means: Means,
     /// Accepts. `None` once this process drains or another one has taken over.
     engine: Option<Engine>,
     /// Another process accepts.
@@ -61,6 +62,20 @@ pub struct Tier {
     events: Sender<Event>,
 }
 
+/// What a tier begins with.
+pub struct Parts {
+    /// Where the settings were read from.
+    pub file: Option<PathBuf>,
+    pub settings: Settings,
+    pub means: Means,
+    /// Was started with those.
+    pub engine: Engine,
+    /// The process that it was taken over from.
+    pub predecessor: Option<Arc<Claim>>,
+    /// Where the main thread is told what happens.
+    pub events: Sender<Event>,
+}
+
 /// An engine that ends on a thread of its own.
 struct Finishing {
     number: usize,
@@ -74,18 +89,12 @@ struct End {
 }
 
 impl Tier {
-    /// Of an engine that was started with these settings, read from `file`.
-    pub fn new(
-        file: Option<PathBuf>,
-        ready: Ready,
-        engine: Engine,
-        predecessor: Option<Arc<Claim>>,
-        events: Sender<Event>,
-    ) -> Tier {
+    /// Of an engine that accepts.
+    pub fn new(Parts { file, settings, means, engine, predecessor, events }: Parts) -> Tier {
         Tier {
             file,
-            settings: ready.loaded.settings,
-            identity: ready.identity,
+            settings,
+            means,
             watchdog: Watchdog::start(engine.pulse()),
             engine: Some(engine),
             taken_over: false,
@@ -177,9 +186,9 @@ impl Tier {
         let engine = self.accepting().map_err(|reason| vec![reason.to_owned()])?;
         let sockets = engine.sockets().map_err(|error| vec![error.to_string()])?;
         let counts = engine.client_counts();
-        let next =
-            start(&loaded.settings, identity.as_ref(), &sockets, counts).map_err(|error| vec![error.to_string()])?;
-        (self.settings, self.identity) = (loaded.settings, identity);
+        let means = Means { identity, ..self.means.clone() };
+        let next = start(&loaded.settings, &means, &sockets, counts).map_err(|error| vec![error.to_string()])?;
+        (self.settings, self.means) = (loaded.settings, means);
         let addresses = next.addresses().len();
         self.follow(next);
         tracing::info!("reloaded: accepting on {addresses} addresses");
@@ -255,7 +264,10 @@ impl Tier {
     pub fn snapshot(&self) -> Snapshot {
         let present = self.engine.iter().map(Engine::snapshot);
         let finishing = self.finishing.iter().map(|one| one.meter.snapshot());
-        sum(present.chain(finishing).chain(self.past.clone())).expect("an engine runs or has run")
+        let all = present.chain(finishing).chain(self.past.clone());
+        let mut all = sum(all).expect("an engine runs or has run");
+        all.add("tls-failed", self.means.tls_failures.load(Ordering::Relaxed));
+        all
     }
 
     /// The process that this one has taken over from shall not accept again when this one ends.
@@ -302,7 +314,7 @@ impl Predecessor for Tier {
         if self.leaving {
             return tracing::info!("nobody accepts any more: this process was told to end");
         }
-        match start(&self.settings, self.identity.as_ref(), &kept, counts) {
+        match start(&self.settings, &self.means, &kept, counts) {
             Ok(next) => {
                 let addresses = next.addresses().len();
                 next.take_in(pending);
@@ -331,7 +343,7 @@ impl Predecessor for Tier {
 /// An engine on sockets that listen already, where there are some.
 fn start(
     settings: &Settings,
-    identity: Option<&Identity>,
+    means: &Means,
     sockets: &[(SocketAddr, TcpListener)],
     counts: ClientCounts,
 ) -> Result<Engine, Error> {
@@ -339,7 +351,7 @@ fn start(
         let there = sockets.iter().filter(|(bound, _)| *bound == address);
         there.map(|(_, socket)| socket.try_clone()).collect()
     };
-    Ok(plan::builder(settings, identity, open)?.client_counts(counts).start()?)
+    Ok(plan::builder(settings, means, open)?.client_counts(counts).start()?)
 }
 
 fn sum(snapshots: impl Iterator<Item = Snapshot>) -> Option<Snapshot> {

@@ -48,7 +48,7 @@ impl Losses {
     pub fn record(&self, client: SocketAddr, cause: &dyn fmt::Display) {
         self.count.fetch_add(1, Ordering::Relaxed);
         if let Some(passed_over) = self.lines.admit((), Instant::now()) {
-            tracing::error!("{}: Connection lost (rip={}): {cause}{passed_over}", self.pool, client.ip());
+            tracing::error!(service = self.pool, "Connection lost (rip={}): {cause}{passed_over}", client.ip());
         }
     }
 
@@ -71,7 +71,53 @@ impl fmt::Display for Panic<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tracing::field::{Field, Visit};
+    use tracing::span::{Attributes, Id, Record};
+    use tracing::{Event, Metadata, Subscriber};
+
     use super::*;
+
+    /// Keeps the fields of events.
+    #[derive(Clone, Default)]
+    struct Heard(Arc<Mutex<Vec<(&'static str, String)>>>);
+
+    impl Subscriber for Heard {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+        fn event(&self, event: &Event<'_>) {
+            event.record(&mut self.clone());
+        }
+        fn enter(&self, _: &Id) {}
+        fn exit(&self, _: &Id) {}
+    }
+
+    impl Visit for Heard {
+        fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+            self.0.lock().expect("nobody panics here").push((field.name(), format!("{value:?}")));
+        }
+        fn record_str(&mut self, field: &Field, value: &str) {
+            self.0.lock().expect("nobody panics here").push((field.name(), value.into()));
+        }
+    }
+
+    #[test]
+    fn the_log_names_the_service_in_its_own_field() {
+        let heard = Heard::default();
+        let losses = Losses::new("imap-login");
+        let lose = || losses.record(SocketAddr::from(([192, 0, 2, 1], 4000)), &"as told");
+        tracing::subscriber::with_default(heard.clone(), lose);
+        let heard = heard.0.lock().expect("nobody panics here");
+        assert!(heard.contains(&("service", "imap-login".into())), "{heard:?}");
+        assert!(heard.contains(&("message", "Connection lost (rip=192.0.2.1): as told".into())), "{heard:?}");
+    }
 
     #[test]
     fn a_panic_is_contained_and_named() {

@@ -63,6 +63,14 @@ impl Snapshot {
         self.counters.iter().find(|(known, _)| *known == name).map_or(0, |(_, value)| *value)
     }
 
+    /// Adds to a counter; one of a name that does not exist, such as the embedding server's own, comes behind the others.
+    pub fn add(&mut self, name: &'static str, count: u64) {
+        match self.counters.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, total)) => *total += count,
+            None => self.counters.push((name, count)),
+        }
+    }
+
     /// From accept to the complete header, in microseconds.
     pub fn header_wait(&self) -> &Histogram<u64> {
         &self.header_wait
@@ -77,12 +85,7 @@ impl Snapshot {
 impl AddAssign<&Snapshot> for Snapshot {
     /// Adds what another engine has counted and measured: that of a time before a reload, or on another address.
     fn add_assign(&mut self, other: &Snapshot) {
-        for (name, value) in &other.counters {
-            match self.counters.iter_mut().find(|(known, _)| known == name) {
-                Some((_, total)) => *total += value,
-                None => self.counters.push((name, *value)),
-            }
-        }
+        other.counters.iter().for_each(|(name, value)| self.add(name, *value));
         self.header_wait.add(&other.header_wait).expect("all histograms have the same bounds");
         self.accept_to_worker.add(&other.accept_to_worker).expect("all histograms have the same bounds");
     }

@@ -23,6 +23,8 @@ use crate::stats::Repeats;
 
 /// From the moment a worker takes the connection until the session must stand.
 pub const HANDSHAKE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
+/// The longest that can be set: a handshake holds a worker, and a clock cannot show every time to come.
+pub const HANDSHAKE_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 
 /// A client that fails for the same reason is logged once in this time; the next line counts the others.
 const LOG_PERIOD: Duration = Duration::from_secs(60);
@@ -60,9 +62,15 @@ impl<H: Handler> Tls<H> {
         }
     }
 
-    /// Another limit than [`HANDSHAKE_TIMEOUT_DEFAULT`] for the whole handshake.
+    /// Another limit than [`HANDSHAKE_TIMEOUT_DEFAULT`] for the whole handshake, at most [`HANDSHAKE_TIMEOUT_MAX`].
     pub fn timeout(mut self, timeout: Duration) -> Tls<H> {
-        self.timeout = timeout;
+        self.timeout = timeout.min(HANDSHAKE_TIMEOUT_MAX);
+        self
+    }
+
+    /// Counts handshakes that fail in `failures`, which others may share.
+    pub fn count_failures_in(mut self, failures: Arc<AtomicU64>) -> Tls<H> {
+        self.failures = failures;
         self
     }
 
@@ -76,8 +84,8 @@ impl<H: Handler> Tls<H> {
         let Some(code) = failure.code() else { return };
         let rip = connection.client().ip();
         if let Some(passed_over) = self.lines.admit((rip, code), Instant::now()) {
-            let (service, lip) = (&connection.listener().service, connection.destination().ip());
-            tracing::warn!("{service}: TLS handshaking failed (rip={rip}, lip={lip}): {failure}{passed_over}");
+            let (service, lip) = (&*connection.listener().service, connection.destination().ip());
+            tracing::warn!(service, "TLS handshaking failed (rip={rip}, lip={lip}): {failure}{passed_over}");
         }
     }
 }
@@ -209,6 +217,16 @@ mod tests {
         let server = Tls::new(&identity(), &[], Whoami).timeout(SHORT);
         assert_eq!(failing(server, all_of), (vec![], 1));
         assert!(started.elapsed() >= SHORT);
+    }
+
+    #[test]
+    fn no_timeout_is_too_long_to_be_set() {
+        let close = |socket: TcpStream| {
+            drop(socket);
+            Vec::new()
+        };
+        let server = Tls::new(&identity(), &[], Whoami).timeout(Duration::MAX);
+        assert_eq!(failing(server, close).1, 1);
     }
 
     #[test]
