@@ -91,6 +91,18 @@ impl EngineBuilder {
         self
     }
 
+    /// What each ring is made for: the connections whose header is awaited, and what all listeners may bring at once.
+    #[doc(hidden)] // for whoever asks beforehand whether the machine can do it
+    pub fn ring_sizes(&self) -> Sizes {
+        let slots = self.pending_limit_or_default() + SPARE_SLOTS;
+        let longest = self.listeners.iter().map(Listener::header_limit).max().unwrap_or_default() + SLOT_BYTES;
+        Sizes { slots, longest, completions: slots + BACKLOG * self.listeners.len() as u32 }
+    }
+
+    fn pending_limit_or_default(&self) -> u32 {
+        self.pending_limit.unwrap_or(PENDING_LIMIT_DEFAULT)
+    }
+
     /// Binds all listeners and starts rings and pools. No connection is accepted before all of them are there.
     ///
     /// # Errors
@@ -134,9 +146,10 @@ impl EngineBuilder {
         let Bound { builder, cpus, pool_of, declared, sockets: Sockets { addresses, mut by_ring, all } } = bound;
         let rings = by_ring.len();
         let plan = Arc::new(Plan {
+            sizes: builder.ring_sizes(),
+            pending_limit: builder.pending_limit_or_default(),
             doors: builder.listeners.into_iter().zip(pool_of).zip(addresses.iter().copied()).map(Plan::door).collect(),
             exact: builder.pools.iter().map(|pool| pool.exact).collect(),
-            pending_limit: builder.pending_limit.unwrap_or(PENDING_LIMIT_DEFAULT),
             pending_peer_limit: builder.pending_peer_limit,
             clients: builder.counts.changed(builder.clients, Instant::now()),
         });
@@ -229,6 +242,7 @@ impl Bound {
 
 /// What all rings have in common.
 struct Plan {
+    sizes: Sizes,
     doors: Vec<DoorPlan>,
     /// By pool: whether its connections leave the residual in the socket.
     exact: Vec<bool>,
@@ -246,12 +260,6 @@ struct DoorPlan {
 impl Plan {
     fn door(((listener, pool), bound): ((Listener, usize), SocketAddr)) -> DoorPlan {
         DoorPlan { listener, pool, bound }
-    }
-
-    fn sizes(&self) -> Sizes {
-        let slots = self.pending_limit + SPARE_SLOTS;
-        let longest = self.doors.iter().map(|door| door.listener.header_limit()).max().unwrap_or_default() + SLOT_BYTES;
-        Sizes { slots, longest, completions: slots + BACKLOG * self.doors.len() as u32 }
     }
 }
 
@@ -321,7 +329,7 @@ fn build(
     {
         tracing::warn!("ring {} is not pinned to CPU {cpu}: {error}", seat.index);
     }
-    let sizes = plan.sizes();
+    let sizes = plan.sizes;
     let driver = Ring::new(sizes, seat.sockets, waker.clone())?;
     if let Some(error) = driver.unregistered() {
         let limit = ring::limit(ring::Resource::LockedMemory).map_or(0, |(soft, _)| soft / 1024);

@@ -9,10 +9,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use vestibule::config::Settings;
-use vestibule::ring::{self, BACKLOG, SLOT_BYTES, Sizes};
+use vestibule::ring::{self, SLOT_BYTES, Sizes};
 
 use self::facts::Facts;
 use self::findings::Verdict;
+use super::plan::{self, Means};
 use super::{Error, configuration};
 
 /// Say whether this machine can run the daemon, and what keeps it from running well.
@@ -56,6 +57,7 @@ const KERNEL_BYTES_A_CONNECTION: u64 = 6 * 1024;
 #[derive(Clone, Copy, Debug)]
 struct Needs {
     rings: usize,
+    /// As the engine makes each.
     sizes: Sizes,
     /// Most connections at once: pending, queued, and with a worker.
     connections: u64,
@@ -68,16 +70,11 @@ impl Needs {
         let rings = settings.rings.map_or(cpus, usize::from);
         let addresses: usize = settings.services.iter().flat_map(|s| &s.listeners).map(|l| l.addresses.len()).sum();
         let at_pools: usize = settings.services.iter().map(|s| s.queue + s.workers.map_or(cpus, usize::from)).sum();
-        let slots = settings.pending_limit;
-        let sizes = Sizes {
-            slots,
-            longest: settings.header_limit + SLOT_BYTES,
-            completions: slots + BACKLOG * addresses as u32,
-        };
+        let engine = plan::builder(settings, &Means::default(), |_| Ok(Vec::new())).expect("no socket is asked for");
         Needs {
             rings,
-            sizes,
-            connections: rings as u64 * u64::from(slots) + at_pools as u64,
+            sizes: engine.ring_sizes(),
+            connections: rings as u64 * u64::from(settings.pending_limit) + at_pools as u64,
             sockets: (rings * addresses) as u64,
         }
     }
@@ -90,5 +87,20 @@ impl Needs {
     fn memory(&self) -> u64 {
         let buffers = self.rings as u64 * u64::from(self.sizes.slots) * u64::from(SLOT_BYTES);
         buffers + self.connections * KERNEL_BYTES_A_CONNECTION
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vestibule::config;
+    use vestibule::ring::BACKLOG;
+
+    #[test]
+    fn the_rings_of_a_trial_are_those_that_serve_makes() {
+        let settings = config::builtin().settings;
+        let sizes = Needs::of(&settings, 1).sizes;
+        assert!(sizes.slots > settings.pending_limit, "the engine has slots to spare: {sizes:?}");
+        assert_eq!((sizes.completions, sizes.longest), (sizes.slots + BACKLOG, settings.header_limit + SLOT_BYTES));
     }
 }
