@@ -3,6 +3,7 @@
 mod clock;
 mod codec_cli;
 mod config;
+mod ctl;
 mod doctor;
 mod faults;
 mod floods;

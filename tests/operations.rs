@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use serde_json::Value;
+use vestibule::Pool;
 use vestibule::proxy::Diagnosis;
-use vestibule::{Accepted, Engine, Pool};
 
-use crate::support::daemon::vestibule_run;
+use crate::support::daemon::{Daemon, vestibule_run};
+use crate::support::temp_dir;
 
 const DOCUMENT: &str = include_str!("../docs/operations.md");
 
@@ -25,11 +27,14 @@ fn assert_same(documented: &BTreeSet<&str>, existing: &BTreeSet<&str>) {
 
 #[test]
 fn every_counter_is_documented_and_nothing_else() {
-    let mut engine =
-        Engine::builder().pool(Pool::threads("none", 1, |_: Accepted| {})).start().expect("an idle engine");
-    let mut counters: BTreeSet<&str> = engine.snapshot().counters().iter().map(|(name, _)| *name).collect();
-    counters.insert("tls-failed"); // the daemon's own
-    assert!(engine.drain(crate::support::PATIENCE));
+    let directory = temp_dir();
+    let socket = directory.path().join("takeover.sock").to_string_lossy().into_owned();
+    let (daemon, _) = Daemon::haproxy(&format!("takeover_socket = {socket}"), "");
+    daemon.wait_for_output("is ready");
+    let told = vestibule_run(&["ctl", "stats", "--json", "--socket", &socket], b"").stdout;
+    let told: Value = serde_json::from_str(&told).expect("one line of JSON");
+    let counters = told["counters"].as_object().expect("counters by name");
+    let counters = counters.keys().map(String::as_str).collect();
     assert_same(&documented("## Counters"), &counters);
 }
 

@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 mod check;
 mod config;
 mod configuration;
+mod ctl;
 mod decode;
 mod doctor;
 mod encode;
@@ -49,6 +50,7 @@ enum Command {
     Serve(serve::Args),
     Check(check::Args),
     Config(config::Args),
+    Ctl(ctl::Args),
     Doctor(doctor::Args),
     Decode(decode::Args),
     Encode(encode::Args),
@@ -60,6 +62,7 @@ pub fn run() -> Result<ExitCode, Error> {
         Command::Serve(args) => serve::run(args),
         Command::Check(args) => check::run(args),
         Command::Config(args) => config::run(args),
+        Command::Ctl(args) => ctl::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Decode(args) => decode::run(args),
         Command::Encode(args) => encode::run(args),

@@ -11,11 +11,11 @@ use crossbeam_channel::{Receiver, Sender};
 use vestibule::config::{InetListener, Settings};
 use vestibule::engine::{ClientCounts, Engine, Meter, Pending, Snapshot};
 
-use super::Error;
 use super::configuration::{self, Ready};
 use super::plan::{self, Means};
 use super::systemd::{self, Watchdog};
-use super::takeover::{Claim, Offered, Predecessor, successor};
+use super::takeover::{Claim, Form, Offered, Predecessor, successor};
+use super::{Error, ctl};
 
 /// Engines that were replaced and have not ended yet; with so many of them a reload is refused.
 const FINISHING_MAX: usize = 8;
@@ -337,6 +337,14 @@ impl Predecessor for Tier {
 
     fn look(&mut self) {
         self.engine.iter().for_each(Engine::look);
+    }
+
+    fn counters(&self, form: Form) -> String {
+        let snapshot = self.snapshot();
+        match form {
+            Form::Table => format!("{snapshot}\n"),
+            Form::Json => ctl::json(&snapshot),
+        }
     }
 }
 

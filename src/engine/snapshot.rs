@@ -71,6 +71,14 @@ impl Snapshot {
         }
     }
 
+    /// The quantiles that are shown, with their names.
+    pub const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)];
+
+    /// All latencies by name, in microseconds.
+    pub fn latencies(&self) -> [(&'static str, &Histogram<u64>); 2] {
+        [("header wait", &self.header_wait), ("accept to worker", &self.accept_to_worker)]
+    }
+
     /// From accept to the complete header, in microseconds.
     pub fn header_wait(&self) -> &Histogram<u64> {
         &self.header_wait
@@ -99,10 +107,11 @@ impl fmt::Display for Snapshot {
             writeln!(f, "{name:<24} {value:>12}")?;
         }
         writeln!(f)?;
-        write!(f, "{:<24} {:>12} {:>9} {:>9} {:>9} {:>9}", "microseconds", "count", "p50", "p99", "p99.9", "max")?;
-        for (name, histogram) in [("header wait", &self.header_wait), ("accept to worker", &self.accept_to_worker)] {
+        write!(f, "{:<24} {:>12}", "microseconds", "count")?;
+        Snapshot::QUANTILES.iter().try_for_each(|(name, _)| write!(f, " {name:>9}"))?;
+        for (name, histogram) in self.latencies() {
             write!(f, "\n{name:<24} {:>12}", histogram.len())?;
-            for quantile in [0.5, 0.99, 0.999, 1.0] {
+            for (_, quantile) in Snapshot::QUANTILES {
                 write!(f, " {:>9}", histogram.value_at_quantile(quantile))?;
             }
         }

@@ -107,6 +107,26 @@ impl Channel {
         Ok(channel)
     }
 
+    /// The same, if it is this user's process or root's; with its credentials. `otherwise` is what to do if there is none.
+    ///
+    /// # Errors
+    /// Say what to do.
+    pub fn to_trusted(path: &Path, patience: Duration, otherwise: &str) -> Result<(Channel, Credentials), String> {
+        let unreachable = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                format!("{error}; nobody listens there: name the takeover_socket of the running daemon{otherwise}")
+            }
+            io::ErrorKind::PermissionDenied => format!("{error}; only root and the user of the running daemon may ask"),
+            _ => error.to_string(),
+        };
+        let channel = Channel::connect(path, patience).map_err(unreachable)?;
+        let peer = channel.peer().map_err(unreachable)?;
+        match nix::unistd::geteuid().as_raw() {
+            own if own == 0 || [own, 0].contains(&peer.uid) => Ok((channel, peer)),
+            own => Err(format!("user id {} listens there, this is {own}", peer.uid)),
+        }
+    }
+
     /// A connection that was accepted.
     pub fn new(socket: OwnedFd, patience: Duration) -> Channel {
         Channel { socket, deadline: Instant::now() + patience }

@@ -1,6 +1,5 @@
 //! The new process's side.
 
-use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -29,13 +28,10 @@ impl Claim {
     /// # Errors
     /// Say what to do. Nothing has changed then.
     pub fn open(path: &Path, limits: Limits) -> Result<Claim, String> {
-        let channel = Channel::connect(path, limits.start).map_err(|error| unreachable(path, &error))?;
-        let peer = channel.peer().map_err(|error| unreachable(path, &error))?;
-        let own = nix::unistd::geteuid().as_raw();
-        if ![own, 0].contains(&peer.uid) && own != 0 {
-            return Err(format!("--takeover {}: user id {} listens there, this is {own}", path.display(), peer.uid));
-        }
-        let sockets = ask(&channel).map_err(|broken| format!("--takeover {}: {broken}", path.display()))?;
+        let failed = |problem: String| format!("--takeover {}: {problem}", path.display());
+        let otherwise = ", or start without --takeover";
+        let (channel, peer) = Channel::to_trusted(path, limits.start, otherwise).map_err(failed)?;
+        let sockets = ask(&channel).map_err(|broken| failed(broken.to_string()))?;
         tracing::info!("takes over from process {}: {} listening sockets", peer.pid, sockets.len());
         Ok(Claim { channel, pid: peer.pid, sockets, limits })
     }
@@ -187,17 +183,6 @@ fn pending(entry: Connection, socket: OwnedFd, now: Instant) -> Pending {
     // Times that no clock can show end now.
     let (accepted_at, deadline) = (now.checked_sub(age).unwrap_or(now), now.checked_add(left).unwrap_or(now));
     Pending { socket, listener, peer, accepted_at, deadline, bytes }
-}
-
-fn unreachable(path: &Path, error: &io::Error) -> String {
-    let remedy = match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-            "; nobody listens there: name the takeover_socket of the running daemon, or start without --takeover"
-        }
-        io::ErrorKind::PermissionDenied => "; only root and the user of the running daemon may take over",
-        _ => "",
-    };
-    format!("--takeover {}: {error}{remedy}", path.display())
 }
 
 const _: () = assert!(ENTRIES_MAX <= 253, "SCM_MAX_FD");

@@ -21,9 +21,12 @@
 //! ([`Channel::receive_or_hang_up`](channel::Channel)). The new one takes a connection that closes for the old one's
 //! death only if the process has ended.
 //!
+//! Somebody may also connect only to [`ask`] what the running process has counted; he is answered between takeovers.
+//!
 //! SIGUSR2 lets the old process start the new one itself ([`successor`]). [`wire`] is the format, [`channel`] carries it,
 //! [`offer`] is the old process's side, [`claim`] the new one's.
 
+mod ask;
 mod channel;
 mod claim;
 mod offer;
@@ -32,8 +35,10 @@ mod wire;
 
 use std::time::Duration;
 
+pub use ask::ask;
 pub use claim::Claim;
 pub use offer::{Offered, Place, Predecessor, answer};
+pub use wire::Form;
 
 /// How long each step may take. Of one step the new process's patience ends before the old one's, which begins later: a
 /// process that was held up finds out by itself that it is too late, and has not served by then.

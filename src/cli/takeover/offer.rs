@@ -17,7 +17,7 @@ use vestibule::ring::Credentials;
 
 use super::Limits;
 use super::channel::{self, Broken, Channel};
-use super::wire::{ADDRESSES_MAX, Connection, ENTRIES_MAX, MESSAGE_MAX, Message, SOCKETS_MAX, Socket, VERSION};
+use super::wire::{ADDRESSES_MAX, Connection, ENTRIES_MAX, Form, MESSAGE_MAX, Message, SOCKETS_MAX, Socket, VERSION};
 use crate::cli::lock;
 
 /// Those who may wait to be heard.
@@ -56,6 +56,19 @@ pub trait Predecessor: Send {
 
     /// Accepts who waits, woken or not.
     fn look(&mut self);
+
+    /// What was counted so far. Asked at any time.
+    fn counters(&self, form: Form) -> String;
+}
+
+/// Why somebody has connected.
+enum Wish {
+    /// To take over.
+    Succeed(Credentials),
+    /// To know what was counted.
+    Counters(Form),
+    /// To see whether somebody is there.
+    Nothing,
 }
 
 /// The Unix socket on which other processes ask to take over.
@@ -168,7 +181,7 @@ impl Drop for Place {
     }
 }
 
-/// Answers those who ask to take over, one after the other, as long as the place is held.
+/// Answers those who ask to take over, or for the counters, one after the other, as long as the place is held.
 pub fn answer(place: &Place, host: &Mutex<impl Predecessor>, limits: Limits) {
     while let Some(listener) = place.listener() {
         match rustix::net::accept_with(&listener, SocketFlags::CLOEXEC) {
@@ -185,11 +198,15 @@ pub fn answer(place: &Place, host: &Mutex<impl Predecessor>, limits: Limits) {
     }
 }
 
-/// One who asks to take over, from his first word to the end of this process or of his own.
+/// One who has connected, from his first word to the end of this process or of his own.
 fn converse(mut channel: Channel, place: &Place, host: &Mutex<impl Predecessor>, limits: Limits) {
     let peer = match admit(&channel) {
-        Ok(Some(peer)) => peer,
-        Ok(None) => return, // only looked whether somebody is there
+        Ok(Wish::Succeed(peer)) => peer,
+        Ok(Wish::Counters(form)) => {
+            let text = lock(host).counters(form);
+            return channel.send_last(&Message::Answer(text));
+        }
+        Ok(Wish::Nothing) => return,
         Err(broken) => {
             channel.refuse(&broken.to_string());
             return tracing::warn!("takeover_socket: somebody is turned away: {broken}");
@@ -235,8 +252,8 @@ fn look_for_a_while(host: &Mutex<impl Predecessor>) {
     }
 }
 
-/// Who may take over: root, or who could as well have stopped this process. `None` for one who says nothing.
-fn admit(channel: &Channel) -> Result<Option<Credentials>, Broken> {
+/// Who may ask: root, or who could as well have stopped this process.
+fn admit(channel: &Channel) -> Result<Wish, Broken> {
     let peer = channel.peer().map_err(Broken::System)?;
     let own = nix::unistd::geteuid().as_raw();
     if peer.uid != own && peer.uid != 0 {
@@ -244,10 +261,11 @@ fn admit(channel: &Channel) -> Result<Option<Credentials>, Broken> {
         return Err(Broken::Unexpected(words));
     }
     match channel.receive() {
-        Ok((Message::Hello { version: VERSION }, _)) => Ok(Some(peer)),
+        Ok((Message::Hello { version: VERSION }, _)) => Ok(Wish::Succeed(peer)),
+        Ok((Message::Ask(form), _)) => Ok(Wish::Counters(form)),
         Ok((Message::Hello { version }, _)) => Err(Broken::Unexpected(other_version(version))),
         Ok(_) => Err(Broken::unexpected("it does not begin with Hello")),
-        Err(Broken::Closed) => Ok(None),
+        Err(Broken::Closed) => Ok(Wish::Nothing),
         Err(broken) => Err(broken),
     }
 }

@@ -64,6 +64,10 @@ impl Predecessor for Old {
     }
 
     fn look(&mut self) {}
+
+    fn counters(&self, form: Form) -> String {
+        format!("{form:?}")
+    }
 }
 
 /// An old process with pending connections, and the other ends of those.
@@ -258,6 +262,16 @@ fn an_old_process_that_only_closes_the_connection_keeps_the_new_one_from_serving
     let failed = claim.serve(&[stage.address], || Ok(())).expect_err("the process lives");
     assert!(failed.contains("it has closed the connection, and lives"), "{failed}");
     assert!(stage.thread.take().expect("there is one").join().is_err(), "its thread has panicked");
+}
+
+#[test]
+fn whoever_only_asks_is_answered_before_and_after_a_takeover_that_fails() {
+    let stage = Stage::new(0);
+    let asked = || [Form::Table, Form::Json].map(|form| ask(&stage.path(), form).expect("it answers"));
+    assert_eq!(asked(), ["Table", "Json"]);
+    drop(stage.claim().expect("nothing is in the way"));
+    assert_eq!(asked(), ["Table", "Json"]);
+    stage.expect(&["offer"]);
 }
 
 /// Less than a claimant sleeps to be late.

@@ -1,7 +1,7 @@
 //! What two processes say to each other, as bytes: no sockets, no clock. One message a packet; numbers are big endian.
 //!
 //! The first byte names the kind. `Hello`, `Welcome` and `Refused` look the same in every version, so that two versions
-//! that do not understand each other can say so. Descriptors travel beside the bytes, one an entry, in order.
+//! that do not understand each other can say so; so do `Ask` and `Answer`, which have nothing to do with a takeover. Descriptors travel beside the bytes, one an entry, in order.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -19,6 +19,8 @@ pub const SOCKETS_MAX: usize = 1 << 16;
 pub const ADDRESSES_MAX: usize = 2048;
 /// Most bytes of a text: a listener's name, a reason.
 pub const TEXT_MAX: usize = 512;
+/// Most bytes of an answer.
+pub const ANSWER_MAX: usize = 64 << 10;
 
 const MAGIC: [u8; 8] = *b"VESTIBUL";
 
@@ -41,8 +43,21 @@ pub enum Message {
     Taken { pending: u32 },
     /// The new process was told to end: the old one shall not accept again.
     Leaving,
+    /// Somebody wants to know what was counted, and nothing else.
+    Ask(Form),
+    /// The old process's answer to that.
+    Answer(String),
     /// The other side shall go no further, for this reason.
     Refused(String),
+}
+
+/// How counters are to be written. By the one who has them: whoever asks may be of another version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// As at the end of a daemon.
+    Table,
+    /// In one line.
+    Json,
 }
 
 /// A listening socket.
@@ -94,7 +109,12 @@ const PENDING: u8 = 5;
 const END: u8 = 6;
 const TAKEN: u8 = 7;
 const LEAVING: u8 = 8;
+const ASK: u8 = 9;
+const ANSWER: u8 = 10;
 const REFUSED: u8 = 255;
+
+const TABLE: u8 = 1;
+const JSON: u8 = 2;
 
 /// The bytes of a message. Texts are cut to [`TEXT_MAX`]; lists must keep their limits.
 pub fn encode(message: &Message) -> Vec<u8> {
@@ -122,6 +142,12 @@ pub fn encode(message: &Message) -> Vec<u8> {
         Message::End { pending } => out.kind(END).number(pending.to_be_bytes()),
         Message::Taken { pending } => out.kind(TAKEN).number(pending.to_be_bytes()),
         Message::Leaving => out.kind(LEAVING),
+        Message::Ask(Form::Table) => out.kind(ASK).bytes(&MAGIC).kind(TABLE),
+        Message::Ask(Form::Json) => out.kind(ASK).bytes(&MAGIC).kind(JSON),
+        Message::Answer(text) => {
+            let text = &text[..text.floor_char_boundary(ANSWER_MAX)];
+            out.kind(ANSWER).number((text.len() as u32).to_be_bytes()).bytes(text.as_bytes())
+        }
         Message::Refused(reason) => out.kind(REFUSED).text(reason),
     };
     out.0
@@ -145,6 +171,8 @@ pub fn decode(packet: &[u8]) -> Result<Message, Malformed> {
         [END] => Message::End { pending: rest.long()? },
         [TAKEN] => Message::Taken { pending: rest.long()? },
         [LEAVING] => Message::Leaving,
+        [ASK] => Message::Ask(rest.magic()?.form()?),
+        [ANSWER] => Message::Answer(rest.answer()?),
         [REFUSED] => Message::Refused(rest.text()?),
         _ => return Err(Malformed("an unknown kind")),
     };
@@ -224,11 +252,28 @@ impl<'a> Reader<'a> {
 
     fn text(&mut self) -> Result<String, Malformed> {
         let len = usize::from(self.short()?);
-        if len > TEXT_MAX {
+        self.utf8(len, TEXT_MAX)
+    }
+
+    fn answer(&mut self) -> Result<String, Malformed> {
+        let len = self.long()? as usize;
+        self.utf8(len, ANSWER_MAX)
+    }
+
+    fn utf8(&mut self, len: usize, most: usize) -> Result<String, Malformed> {
+        if len > most {
             return Err(Malformed("a text that is too long"));
         }
         let text = std::str::from_utf8(self.bytes(len)?).map_err(|_| Malformed("a text that is not UTF-8"))?;
         Ok(text.to_owned())
+    }
+
+    fn form(&mut self) -> Result<Form, Malformed> {
+        match self.number()? {
+            [TABLE] => Ok(Form::Table),
+            [JSON] => Ok(Form::Json),
+            _ => Err(Malformed("a form of an answer that is not known here")),
+        }
     }
 
     fn address(&mut self) -> Result<SocketAddr, Malformed> {
@@ -296,6 +341,9 @@ mod tests {
             Message::End { pending: 2 },
             Message::Taken { pending: 2 },
             Message::Leaving,
+            Message::Ask(Form::Table),
+            Message::Ask(Form::Json),
+            Message::Answer("accepted  1\n".into()),
             Message::Refused("the reason".into()),
         ]
     }
@@ -334,7 +382,7 @@ mod tests {
             }
         }
         for len in 0..512 {
-            let noise: Vec<u8> = (0..len).map(|_| random.u8(9..255)).collect();
+            let noise: Vec<u8> = (0..len).map(|_| random.u8(11..255)).collect();
             assert!(decode(&noise).is_err());
         }
     }
@@ -379,5 +427,6 @@ mod tests {
         let sockets = vec![Socket { address, name: "n".repeat(TEXT_MAX) }; ENTRIES_MAX];
         assert!(encode(&Message::Sockets(sockets)).len() <= MESSAGE_MAX);
         assert!(encode(&Message::Serving(vec![address; ADDRESSES_MAX])).len() <= MESSAGE_MAX);
+        assert!(encode(&Message::Answer("é".repeat(ANSWER_MAX))).len() <= MESSAGE_MAX);
     }
 }
