@@ -37,6 +37,9 @@
 //! Another engine, in this process or another one, takes over by [`Engine::sockets`], [`Engine::hand_over`] and
 //! [`Engine::take_in`].
 //!
+//! Features: `tokio` and `tokio-uring` bring pools on those runtimes, `tls` brings `worker::tls`; `daemon` (default) is what
+//! only the program needs, and contains `tls`.
+//!
 //! What always holds:
 //! - every accepted descriptor ends exactly once: dispatched, closed, or handed over to another process;
 //! - the kernel writes only to memory that the ring owns, and a buffer in flight is out of safe code's reach;

@@ -1,7 +1,7 @@
 //! What workers do with validated connections: the [`Handler`] trait, the pools that run it, and ready-made handlers.
 //!
 //! A pool is made by `Pool::threads`, `Pool::tokio` (feature `tokio`) or `Pool::tokio_uring` (feature `tokio-uring`).
-//! Ready-made are [`Discard`] and, with feature `daemon`, [`Whoami`] and [`tls::Tls`], which wraps any other.
+//! Ready-made are [`Discard`], with feature `tls` [`tls::Tls`], which wraps any other, and with feature `daemon` [`Whoami`].
 #![forbid(unsafe_code)]
 
 mod crew;
@@ -11,7 +11,7 @@ mod slots;
 #[cfg(test)]
 mod testing;
 mod threads;
-#[cfg(feature = "daemon")]
+#[cfg(feature = "tls")]
 pub mod tls;
 #[cfg(feature = "tokio")]
 mod tokio;

@@ -63,7 +63,7 @@ impl Identity {
         config
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, feature = "daemon"))]
     pub(super) fn certificate(&self) -> CertificateDer<'static> {
         self.certified.cert[0].clone()
     }

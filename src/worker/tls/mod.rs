@@ -102,7 +102,7 @@ impl<H: Handler> Handler for Tls<H> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "daemon"))] // for Whoami
 mod tests {
     use std::io::{Read, Write};
     use std::net::{Shutdown, TcpStream};
