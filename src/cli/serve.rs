@@ -118,7 +118,8 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// An engine that accepts, the place where another process can take over, and the process that this one has taken over from.
+/// An engine that accepts, the place where another process can take over, and the process that this one has taken the
+/// place of.
 struct Started {
     engine: Engine,
     place: Option<Place>,
@@ -161,7 +162,8 @@ fn start(
         None => publish(),
     };
     if let Err(error) = done {
-        // Whom it has accepted meanwhile is served to the end.
+        // Whom it has accepted meanwhile is served to the end, unless a signal comes.
+        ending.store(true, Ordering::SeqCst);
         engine.drain(settings.drain_timeout);
         return Err(error.into());
     }

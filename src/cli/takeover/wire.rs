@@ -402,6 +402,8 @@ mod tests {
             panic!("it fits")
         };
         assert_eq!(cut[0].name.len(), TEXT_MAX);
+        let long = [&[ANSWER][..], &(ANSWER_MAX as u32 + 1).to_be_bytes(), &vec![b'x'; ANSWER_MAX + 1]].concat();
+        assert!(decode(&long).is_err());
         assert!(decode(&encode(&Message::Sockets(vec![socket; ENTRIES_MAX + 1]))).is_err());
         assert!(decode(&encode(&Message::Serving(vec![address("192.0.2.1:1"); ADDRESSES_MAX + 1]))).is_err());
     }
