@@ -12,7 +12,7 @@ use rustix::process::Signal;
 
 use crate::support::client::{Client, TRUSTED, loopback};
 use crate::support::daemon::{Daemon, counted};
-use crate::support::load::{load, load_beside, load_under};
+use crate::support::load::{self, load, load_beside, load_under};
 use crate::support::{PATIENCE, free_port, header, wait_until};
 use crate::{needs, needs_root};
 
@@ -175,6 +175,7 @@ fn honest_clients_get_in_when_silent_ones_have_taken_every_place() {
 fn a_storm_above_the_backlog_is_served_to_the_last_client() {
     needs_root!();
     needs!("unshare", "nsenter", "ip");
+    load::prepare();
     // A network namespace of its own, since somaxconn belongs to it.
     let inside = "ip link set lo up && echo 256 > /proc/sys/net/core/somaxconn && exec \"$@\"";
     let port = free_port();

@@ -69,6 +69,11 @@ impl Report {
     }
 }
 
+/// Has it built now: whoever waits for what a load does must not wait for cargo.
+pub fn prepare() {
+    program();
+}
+
 fn report(mut command: Command) -> Report {
     let output = command.output().expect("vestibule-load starts");
     let told = || format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr));
