@@ -36,8 +36,9 @@ Examples:
       the listeners of a file in Dovecot's syntax
   vestibule serve -c /etc/vestibule.conf --takeover /run/vestibule/takeover.sock
       upgrade: this process takes the place of the running one, which has that path as its
-      takeover_socket, finishes what its workers hold and leaves. No connection is refused or
-      lost. If this process cannot start, the running one goes on as if nothing had happened
+      takeover_socket, finishes what its workers hold within its drain_timeout and leaves. On
+      addresses that both configurations have no connection is refused meanwhile. If this
+      process cannot start, the running one goes on as if nothing had happened
 
 Signals:
   TERM, INT  stop accepting, let connections reach their workers, end with a table of what

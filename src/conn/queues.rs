@@ -32,7 +32,6 @@ pub struct Queues {
 #[derive(Clone, Debug)]
 struct Node {
     since: Instant,
-    silent_since: Instant,
     generation: u32,
     /// `NONE` if the slot waits for nothing.
     class: u32,
@@ -65,8 +64,7 @@ const EMPTY: List = List { head: NONE, tail: NONE };
 impl Queues {
     /// For `slots` slots; `now` is any instant.
     pub fn new(slots: u32, now: Instant) -> Queues {
-        let node =
-            Node { since: now, silent_since: now, generation: 0, class: NONE, deadline: UNLINKED, silence: None };
+        let node = Node { since: now, generation: 0, class: NONE, deadline: UNLINKED, silence: None };
         Queues { nodes: vec![node; slots as usize].into(), classes: Vec::new(), silent: EMPTY, waiting: 0 }
     }
 
@@ -82,14 +80,8 @@ impl Queues {
 
     /// Starts a silent wait at `since`, which must not be earlier than that of anyone before in this class.
     pub fn start(&mut self, key: Key, class: usize, since: Instant) {
-        self.start_silent(key, class, since, since);
-    }
-
-    /// The same for one whose silence began at another time than its wait.
-    pub fn start_silent(&mut self, key: Key, class: usize, since: Instant, silent_since: Instant) {
         self.enter(key, class, since);
-        let node = &mut self.nodes[key.slot as usize];
-        (node.silent_since, node.silence) = (silent_since, Some(UNLINKED));
+        self.nodes[key.slot as usize].silence = Some(UNLINKED);
         push_back(&mut self.nodes, &mut self.silent, key.slot, silence);
     }
 
@@ -147,10 +139,9 @@ impl Queues {
         Some(key)
     }
 
-    /// Takes out who has been silent longest, if for at least this time.
-    pub fn shed_silent(&mut self, silence: Duration, now: Instant) -> Option<Key> {
-        let since = self.nodes.get(self.silent.head as usize)?.silent_since;
-        (since + silence <= now).then(|| self.shed())?
+    /// Who has been silent longest; the one that [`shed`](Queues::shed) would take out.
+    pub fn longest_silent(&self) -> Option<Key> {
+        (self.silent.head != NONE).then(|| self.key(self.silent.head))
     }
 
     /// How many wait.
@@ -168,14 +159,7 @@ impl Queues {
         debug_assert!(tail.is_none_or(|tail| tail.since <= since), "arrivals come in order");
         let node = &mut self.nodes[key.slot as usize];
         debug_assert_eq!(node.class, NONE, "one wait a slot");
-        *node = Node {
-            since,
-            silent_since: since,
-            generation: key.generation,
-            class: class as u32,
-            deadline: UNLINKED,
-            silence: None,
-        };
+        *node = Node { since, generation: key.generation, class: class as u32, deadline: UNLINKED, silence: None };
         push_back(&mut self.nodes, &mut self.classes[class].list, key.slot, deadline);
         self.waiting += 1;
     }
@@ -275,35 +259,13 @@ mod tests {
         }
         queues.heard(key(0));
         queues.heard(key(2));
-        let order: Vec<u32> = std::iter::from_fn(|| queues.shed()).map(|key| key.slot).collect();
+        let mut order = Vec::new();
+        for silent in [Some(key(1)), Some(key(3)), None, None] {
+            assert_eq!(queues.longest_silent(), silent);
+            order.extend(queues.shed().map(|key| key.slot));
+        }
         assert_eq!(order, [1, 3, 0, 2]);
         assert!(queues.is_empty());
-    }
-
-    #[test]
-    fn sheds_only_those_who_have_been_silent_for_long() {
-        let start = Instant::now();
-        let mut queues = Queues::new(3, start);
-        let class = queues.class(MILLIS * 100, false);
-        for slot in 0..3 {
-            queues.start(key(slot), class, start + MILLIS * slot);
-        }
-        queues.heard(key(0));
-        let mut shed = |after: u32| queues.shed_silent(5 * MILLIS, start + after * MILLIS);
-        assert_eq!([shed(5), shed(6), shed(6), shed(7), shed(99)], [None, Some(key(1)), None, Some(key(2)), None]);
-        assert_eq!(queues.len(), 1, "who has spoken stays");
-    }
-
-    #[test]
-    fn silence_may_have_begun_long_before_the_wait() {
-        let start = Instant::now();
-        let mut queues = Queues::new(2, start);
-        let (brought, own) = (queues.class(Duration::ZERO, true), queues.class(MILLIS * 100, false));
-        queues.start_silent(key(0), brought, start + 90 * MILLIS, start);
-        queues.start(key(1), own, start + 20 * MILLIS);
-        let shed: Vec<u32> =
-            std::iter::from_fn(|| queues.shed_silent(5 * MILLIS, start + 30 * MILLIS)).map(|key| key.slot).collect();
-        assert_eq!(shed, [0, 1]);
     }
 
     #[test]

@@ -550,8 +550,13 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     /// accept's rest.
     fn shed_silent(&mut self) {
         for _ in 0..if self.draining.is_none() { SHED_AT_ONCE } else { 0 } {
-            let Some(key) = self.queues.shed_silent(LONG_SILENCE, self.now) else { break };
-            self.cancel(key, Ending::Shed);
+            let Some(key) = self.queues.longest_silent() else { break };
+            let guest = self.slab.get_mut(key).expect("who waits is in the slab");
+            // Not since the wait began: that of one from another process begins at its deadline.
+            if self.now < guest.accepted_at + LONG_SILENCE {
+                break;
+            }
+            self.shed();
         }
     }
 

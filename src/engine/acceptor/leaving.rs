@@ -110,7 +110,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         let proxy = self.doors[guest.listener as usize].proxy.as_ref().expect("only such doors await headers");
         let brought = guest.brought.as_mut().expect("the caller has looked");
         let bytes = std::mem::take(&mut brought.bytes);
-        self.queues.start_silent(key, self.brought_class, brought.deadline, guest.accepted_at);
+        self.queues.start(key, self.brought_class, brought.deadline);
         if !bytes.is_empty() {
             self.queues.heard(key);
         }
