@@ -83,6 +83,9 @@ pub fn reloading() {
     tell(&[NotifyState::Reloading].into_iter().chain(since.ok()).collect::<Vec<_>>());
 }
 
+/// How often the rings are looked at where there is no watchdog, for the log alone.
+const UNWATCHED_STEP: Duration = Duration::from_secs(10);
+
 /// Feeds the watchdog (`WatchdogSec=`), if there is one, as long as every ring turns.
 pub struct Watchdog(Arc<Mutex<Fed>>);
 
@@ -97,15 +100,14 @@ enum Fed {
 }
 
 impl Watchdog {
-    /// Starts to feed it by the rings' pulse.
+    /// Starts to feed it by the rings' pulse. Where nobody watches, a ring that does not turn is only logged.
     pub fn start(pulse: Pulse) -> Watchdog {
         let pulse = Arc::new(Mutex::new(Fed::By(pulse)));
-        if let Some(interval) = sd_notify::watchdog_enabled() {
-            let pulse = pulse.clone();
-            let feed = move || feed(&pulse, interval / 4);
-            if let Err(error) = thread::Builder::new().name("watchdog".into()).spawn(feed) {
-                tracing::warn!("the watchdog is not fed: {error}");
-            }
+        let interval = sd_notify::watchdog_enabled();
+        let fed = pulse.clone();
+        let feed = move || feed(&fed, interval.map_or(UNWATCHED_STEP, |interval| interval / 4), interval.is_some());
+        if let Err(error) = thread::Builder::new().name("watchdog".into()).spawn(feed) {
+            tracing::warn!("the watchdog is not fed: {error}");
         }
         Watchdog(pulse)
     }
@@ -126,7 +128,7 @@ impl Watchdog {
     }
 }
 
-fn feed(fed: &Mutex<Fed>, step: Duration) {
+fn feed(fed: &Mutex<Fed>, step: Duration, watched: bool) {
     loop {
         thread::sleep(step);
         let fed = lock(fed).clone();
@@ -134,8 +136,8 @@ fn feed(fed: &Mutex<Fed>, step: Duration) {
             Fed::By(pulse) if !pulse.beats(step) => {
                 tracing::error!("a ring has not turned for {} ms", step.as_millis());
             }
-            Fed::By(_) | Fed::Always => tell(&[NotifyState::Watchdog]),
-            Fed::Never => {}
+            Fed::By(_) | Fed::Always if watched => tell(&[NotifyState::Watchdog]),
+            Fed::By(_) | Fed::Always | Fed::Never => {}
         }
     }
 }
