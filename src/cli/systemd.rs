@@ -1,5 +1,5 @@
 //! The service manager's side: the sockets that it has opened for us (sd_listen_fds(3)), and what it is told
-//! (sd_notify(3)). Without one nothing of this has an effect.
+//! (sd_notify(3)). Without one nothing of this has an effect, but that a ring which does not turn is logged.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};

@@ -73,18 +73,10 @@ impl Bell {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use super::*;
-    use crate::dispatch::testing::SOON;
-
-    fn until(what: &str, holds: impl Fn() -> bool) {
-        let end = Instant::now() + SOON;
-        while !holds() {
-            assert!(Instant::now() < end, "{what}");
-            thread::sleep(Duration::from_millis(1));
-        }
-    }
+    use crate::dispatch::testing::until;
 
     #[test]
     fn calls_as_many_as_asked_for() {

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{Accepted, Handoff, ListenerInfo};
@@ -11,6 +12,15 @@ use crate::proxy::{Decoded, Rules, decode};
 
 /// Longer than anything in a test takes, and short enough to see a hang.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+/// Waits until something holds.
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + SOON;
+    while !holds() {
+        assert!(Instant::now() < end, "{what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
 
 /// A version 1 header from 198.51.100.7:5000 to 192.0.2.1:143.
 pub(crate) const V1: &[u8] = b"PROXY TCP4 198.51.100.7 192.0.2.1 5000 143\r\n";

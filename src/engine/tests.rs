@@ -4,14 +4,12 @@ use std::io::{self, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::num::NonZeroUsize;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{Command, Engine, Listener, StartError};
+use crate::dispatch::testing::{SOON, until};
 use crate::dispatch::{Intake, Pool, RunningWorkers, Workers};
 use crate::worker::Discard;
-
-/// Longer than anything here takes, and short enough to see a hang.
-const SOON: Duration = Duration::from_secs(20);
 
 fn anywhere() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
@@ -21,14 +19,6 @@ fn connect(address: SocketAddr) -> TcpStream {
     let client = TcpStream::connect(address).expect("somebody listens");
     client.set_read_timeout(Some(SOON)).expect("a timeout can be set");
     client
-}
-
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + SOON;
-    while !holds() {
-        assert!(Instant::now() < end, "{what}");
-        thread::sleep(Duration::from_millis(1));
-    }
 }
 
 /// Its workers do not start.
