@@ -50,12 +50,14 @@
 #![deny(unsafe_code)]
 
 pub mod admission;
+pub mod backend;
 pub mod config;
 pub mod conn;
 pub mod dispatch;
 pub mod engine;
 pub mod net;
 pub mod proxy;
+pub mod relay;
 #[doc(hidden)] // serves the engine and the bundled tools; no part of the public interface
 pub mod ring;
 mod scan;

@@ -17,8 +17,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("dispatch", &["net", "proxy", "stats"]),
     ("conn", &["admission", "net", "proxy"]),
     ("worker", &["dispatch", "proxy", "stats"]),
-    ("config", &["admission", "dispatch", "net", "proxy"]),
-    ("engine", &["conn", "dispatch", "net", "ring", "stats"]),
+    ("relay", &["net", "proxy", "stats"]),
+    ("backend", &["net", "proxy", "stats"]),
+    ("config", &["admission", "backend", "dispatch", "net", "proxy", "relay"]),
+    ("engine", &["backend", "conn", "dispatch", "net", "relay", "ring", "stats"]),
 ];
 
 /// The only places with `unsafe`.
@@ -34,6 +36,8 @@ const MUST_NOT_SAY: &[(&str, &[&str])] = &[
     ("proxy", &["std::", "alloc::", "Vec<", "String", "Box<", "Instant", "SystemTime"]),
     ("admission", CLOCK_AND_SOCKETS),
     ("conn", CLOCK_AND_SOCKETS),
+    ("relay", CLOCK_AND_SOCKETS),
+    ("backend", CLOCK_AND_SOCKETS),
     ("ring", &["proxy", "haproxy", "PROXY"]),
     ("dispatch", &["decode("]),
     ("worker", &["decode("]),
