@@ -38,7 +38,7 @@ use crate::net::canonical_socket;
 use crate::proxy::{Encoder, Header, Limits};
 use crate::relay::{End, Flow, Pair, Protocol, SessionId, Side, WINDOW_MAX, Wheel, courtesy};
 use crate::ring::{BATCH_MAX, Errno, Readiness, Streams};
-use service::Terms;
+pub use service::Terms;
 use session::{Opening, Phase, Session, Times};
 use wire::Link;
 
@@ -56,7 +56,6 @@ const LOSSES_WITHIN: Duration = Duration::from_secs(1);
 /// The sessions of one ring.
 pub struct Relays<S> {
     ring: usize,
-    services: Vec<Arc<Terms>>,
     sessions: Slab<Session<S>>,
     wheel: Wheel,
     /// Sessions that have more to do at once.
@@ -100,8 +99,6 @@ impl Wall {
 pub struct Parts {
     /// The ring's number.
     pub ring: usize,
-    /// The relays, in the order of their indices.
-    pub relays: Vec<Relay>,
     /// Most sessions.
     pub sessions: u32,
     /// The rings' letterboxes.
@@ -115,13 +112,11 @@ pub struct Parts {
 impl<S> Relays<S> {
     /// No session yet.
     pub fn new(parts: Parts, now: Instant) -> Relays<S> {
-        let services: Vec<Arc<Terms>> = parts.relays.into_iter().map(|relay| Arc::new(relay.terms)).collect();
-        let sessions = if services.is_empty() { 0 } else { parts.sessions };
         Relays {
             ring: parts.ring,
-            scratch: vec![0; if services.is_empty() { 0 } else { WINDOW_MAX }].into(),
-            services,
-            sessions: Slab::new(sessions),
+            // Zeroed by the kernel when it is touched first: a ring without sessions pays nothing.
+            scratch: vec![0; WINDOW_MAX].into(),
+            sessions: Slab::new(parts.sessions),
             wheel: Wheel::new(now),
             busy: VecDeque::new(),
             mail: parts.mail,
@@ -138,13 +133,8 @@ impl<S> Relays<S> {
     /// Of a ring without relays.
     #[cfg(test)]
     pub fn none(tally: Arc<Tally>) -> Relays<S> {
-        let parts = Parts { ring: 0, relays: Vec::new(), sessions: 0, mail: Mail::new(1), tally, log: None };
+        let parts = Parts { ring: 0, sessions: 0, mail: Mail::new(1), tally, log: None };
         Relays::new(parts, Instant::now())
-    }
-
-    /// How many services there are.
-    pub fn services(&self) -> usize {
-        self.services.len()
     }
 
     /// Sessions that are there.
@@ -178,12 +168,11 @@ impl<S> Relays<S> {
     pub fn prepare<D: Streams<Socket = S>>(
         &self,
         driver: &D,
-        service: usize,
+        terms: &Arc<Terms>,
         handoff: Handoff<S>,
         bytes: &[u8],
         now: Instant,
     ) -> Session<S> {
-        let terms = self.services[service].clone();
         let header = handoff.head.and_then(|head| head.over(bytes));
         let early = &bytes[header.as_ref().map_or(0, |header| header.len())..];
         let peer = canonical_socket(handoff.peer);
@@ -193,7 +182,7 @@ impl<S> Relays<S> {
             None => (peer, local()),
         };
         let opening = Opening {
-            announcement: announcement(&terms, header, addresses),
+            announcement: announcement(terms, header, addresses),
             early: early.to_vec(),
             tried: Tried::default(),
             connect_until: None,
@@ -205,7 +194,7 @@ impl<S> Relays<S> {
             attempts: 0,
             chosen: None,
             pair: Pair::new(terms.protocol != Protocol::None && !is_tls),
-            terms,
+            terms: terms.clone(),
             phase: Phase::Connecting,
             opening: Some(Box::new(opening)),
             listener: handoff.listener,

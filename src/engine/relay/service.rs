@@ -68,7 +68,7 @@ impl SharedBackend {
 /// A pool whose connections are served by the rings themselves: each goes on to a server of a backend.
 #[derive(Clone, Debug)]
 pub struct Relay {
-    pub(super) terms: Terms,
+    pub(in crate::engine) terms: Terms,
 }
 
 /// The terms of a session, the same for all of a service.
