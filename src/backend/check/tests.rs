@@ -78,7 +78,8 @@ const SIEVE: &[u8] =
 
 #[test]
 fn good_servers_are_greeted_and_left_politely() {
-    let cases: [(Protocol, &[u8], &[Server<'_>], &[u8]); 9] = [
+    type Case<'a> = (Protocol, &'a [u8], &'a [Server<'a>], &'a [u8]);
+    let cases: [Case<'_>; 9] = [
         (
             Protocol::Imap,
             LOCAL,
