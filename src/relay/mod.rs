@@ -4,8 +4,13 @@
 //! decisions go out.
 #![forbid(unsafe_code)]
 
+mod courtesy;
 mod protocol;
+mod session;
 mod target;
+mod words;
 
+pub use courtesy::courtesy;
 pub use protocol::Protocol;
+pub use session::{SESSION_ID_MAX, SessionId};
 pub use target::{Forward, Target};
