@@ -4,13 +4,22 @@
 //! decisions go out.
 #![forbid(unsafe_code)]
 
+mod announce;
 mod courtesy;
+mod filter;
+mod preface;
 mod protocol;
 mod session;
 mod target;
 mod words;
 
+pub use announce::{
+    Announce, Announced, CheckHeader, Facts, Finding, ForwardTlvs, HEADER_MAX, Kinds, Preset, Severity, Terms, Tls,
+    VENDOR_TLVS_MAX, Whom, ZeroPort, findings, largest_header,
+};
 pub use courtesy::courtesy;
+pub use filter::{CLIENT_LINE_MAX, COMMAND_MAX, Failure, Filter, HELD_MAX, PIPELINE_MAX, REFUSED, SERVER_LINE_MAX};
+pub use preface::{EXCHANGE_MAX, HELLO_NAME_MAX, Preface, Progress, Refusal};
 pub use protocol::Protocol;
 pub use session::{SESSION_ID_MAX, SessionId};
 pub use target::{Forward, Target};
