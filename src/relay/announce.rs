@@ -15,8 +15,8 @@ use crate::net::canonical_socket;
 use crate::proxy::{Command, EncodeError, Encoder, Header, Limits, Tlv, Version, kind};
 pub use finding::{Finding, Severity, Terms, findings, largest_header};
 pub use preset::{CheckHeader, Preset, ZeroPort};
-pub use tlvs::{ForwardTlvs, VENDOR_TLVS_MAX};
 use tlvs::{Chosen, Scratch};
+pub use tlvs::{ForwardTlvs, VENDOR_TLVS_MAX};
 
 /// Room that the header of any preset fits in, in bytes. The own TLVs of a header are made in as much.
 pub const HEADER_MAX: usize = 16_384;
@@ -178,12 +178,7 @@ impl Announce {
     }
 }
 
-fn finish(
-    encoder: Encoder<'_>,
-    version: Version,
-    gave_way: Kinds,
-    out: &mut [u8],
-) -> Result<Announced, EncodeError> {
+fn finish(encoder: Encoder<'_>, version: Version, gave_way: Kinds, out: &mut [u8]) -> Result<Announced, EncodeError> {
     Ok(Announced { length: encoder.encode(out)?, version, gave_way })
 }
 

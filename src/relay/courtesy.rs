@@ -32,7 +32,10 @@ mod tests {
             (Protocol::Imap, "* BYE [UNAVAILABLE] Service temporarily unavailable (AAAAAAAAiBPGM2QH)\r\n"),
             (Protocol::Pop3, "-ERR [SYS/TEMP] Service temporarily unavailable (AAAAAAAAiBPGM2QH)\r\n"),
             (Protocol::Smtp, "421 4.3.2 mx.example Service not available, try again later (AAAAAAAAiBPGM2QH)\r\n"),
-            (Protocol::Submission, "421 4.3.2 mx.example Service not available, try again later (AAAAAAAAiBPGM2QH)\r\n"),
+            (
+                Protocol::Submission,
+                "421 4.3.2 mx.example Service not available, try again later (AAAAAAAAiBPGM2QH)\r\n",
+            ),
             (Protocol::Lmtp, "421 4.3.2 mx.example Service not available, try again later (AAAAAAAAiBPGM2QH)\r\n"),
             (Protocol::Sieve, "BYE (TRYLATER) \"Service temporarily unavailable (AAAAAAAAiBPGM2QH)\"\r\n"),
             (Protocol::None, ""),

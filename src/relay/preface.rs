@@ -77,7 +77,9 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Refusal::Greeting => "the server's greeting is not that of a server that serves",
-            Refusal::NotOffered => "the server does not offer to be told the client's address: does it trust this host?",
+            Refusal::NotOffered => {
+                "the server does not offer to be told the client's address: does it trust this host?"
+            }
             Refusal::Refused => "the server did not take the client's address: does it trust this host?",
             Refusal::Client => "the server does not serve this client now",
             Refusal::TooLong => "the server's answers are too long",

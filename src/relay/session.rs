@@ -129,7 +129,10 @@ mod tests {
         assert_eq!(client, address("198.51.100.7:5000"));
         let (_, client) = SessionId::decode("w2kv+FdhL50gAQ24AAAAAAAAAAAAAAAH").expect("an id of Dovecot 2.3");
         assert_eq!(client, address("[2001:db8::7]:40239"));
-        assert_eq!(SessionId::decode("N3eB81dhiBPGM2QH:P1").map(|(_, client)| client), Some(address("198.51.100.7:5000")));
+        assert_eq!(
+            SessionId::decode("N3eB81dhiBPGM2QH:P1").map(|(_, client)| client),
+            Some(address("198.51.100.7:5000"))
+        );
     }
 
     #[test]
@@ -160,7 +163,8 @@ mod tests {
 
     #[test]
     fn what_is_no_id_is_refused() {
-        let none = ["", "N3eB81dhiBPGM2Q", "N3eB81dhiBPGM2Q=", "N3eB81dhiBPGM2QHAAAA", "N3eB81dh iBPGM2Q", ":P1", "N3eB"];
+        let none =
+            ["", "N3eB81dhiBPGM2Q", "N3eB81dhiBPGM2Q=", "N3eB81dhiBPGM2QHAAAA", "N3eB81dh iBPGM2Q", ":P1", "N3eB"];
         for text in none.into_iter().chain(["w2kv+FdhL50gAQ24AAAAAAAAAAAAAAAHAAAA"]) {
             assert_eq!(SessionId::decode(text), None, "{text:?}");
         }

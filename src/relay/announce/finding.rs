@@ -127,9 +127,7 @@ pub fn findings(terms: &Terms) -> Vec<Finding> {
             .then_some(Finding::ImapIdElsewhere(terms.protocol)),
         (terms.forward == Forward::Xclient && no_xclient).then_some(Finding::NoXclient(terms.protocol)),
         (in_band && terms.tls_passthrough).then_some(Finding::InBandUnderTls(terms.forward)),
-        version
-            .filter(|&version| !preset.reads(version))
-            .map(|version| Finding::VersionUnread(terms.target, version)),
+        version.filter(|&version| !preset.reads(version)).map(|version| Finding::VersionUnread(terms.target, version)),
         (asked != sent).then_some(Finding::TlvsWithoutV2(terms.forward)),
         (sent.has(ForwardTlvs::ALPN) && terms.target == Target::Dovecot).then_some(Finding::AlpnToDovecot),
         (largest > cap).then_some(Finding::OverCap { largest, cap }),

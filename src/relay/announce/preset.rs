@@ -78,16 +78,12 @@ impl Target {
             Target::Exim => Preset { limits: Limits::EXIM, zero_port: ZeroPort::V2, ..PLAIN },
             Target::Opensmtpd => Preset { v1: false, limits: Limits::NONE, ..PLAIN },
             Target::Nginx => Preset { limits: total(107), ..PLAIN },
-            Target::Haproxy => Preset {
-                tlvs: ForwardTlvs::ALL.without(ForwardTlvs::CRC32C),
-                limits: Limits::HAPROXY,
-                ..PLAIN
-            },
+            Target::Haproxy => {
+                Preset { tlvs: ForwardTlvs::ALL.without(ForwardTlvs::CRC32C), limits: Limits::HAPROXY, ..PLAIN }
+            }
             Target::Haraka | Target::SmtpServer => Preset { v2: false, early: false, ..PLAIN },
             Target::Vestibule => Preset { tlvs: ForwardTlvs::ALL, limits: total(4096), ..PLAIN },
-            Target::Generic => {
-                Preset { check: CheckHeader::OwnAddresses, zero_port: ZeroPort::One, ..PLAIN }
-            }
+            Target::Generic => Preset { check: CheckHeader::OwnAddresses, zero_port: ZeroPort::One, ..PLAIN },
         }
     }
 }

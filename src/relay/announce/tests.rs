@@ -169,7 +169,8 @@ fn tls_that_ended_here_is_told_and_an_id_is_made() {
 fn every_preset_keeps_its_cap_whatever_was_received() {
     let certificate = vec![0x30; 3000];
     let name = vec![b'n'; 1400];
-    let secured = ssl(7, 0, &[(kind::SSL_VERSION, b"TLSv1.3"), (kind::SSL_CN, &name), (kind::SSL_CLIENT_CERT, &certificate)]);
+    let secured =
+        ssl(7, 0, &[(kind::SSL_VERSION, b"TLSv1.3"), (kind::SSL_CN, &name), (kind::SSL_CLIENT_CERT, &certificate)]);
     let mut tlvs = vec![
         Tlv { kind: kind::AUTHORITY, value: b"mail.example" },
         Tlv { kind: kind::UNIQUE_ID, value: &[b'u'; 128] },
@@ -255,14 +256,8 @@ fn settings_that_cannot_work_are_found() {
     let v1_only = Terms { target: Target::Haraka, ..terms };
     assert_eq!(findings(&v1_only), [Finding::VersionUnread(Target::Haraka, Version::V2)]);
     let v2_only = Terms { target: Target::Opensmtpd, forward: Forward::ProxyV1, tlvs: alpn, ..terms };
-    let expected = [
-        Finding::VersionUnread(Target::Opensmtpd, Version::V1),
-        Finding::TlvsWithoutV2(Forward::ProxyV1),
-    ];
+    let expected = [Finding::VersionUnread(Target::Opensmtpd, Version::V1), Finding::TlvsWithoutV2(Forward::ProxyV1)];
     assert_eq!(findings(&v2_only), expected);
     assert_eq!(expected.map(|finding| finding.severity()), [Severity::Error, Severity::Warning]);
-    assert_eq!(
-        expected[0].to_string(),
-        "opensmtpd reads version 2 of the PROXY protocol only: use forward = proxy-v2"
-    );
+    assert_eq!(expected[0].to_string(), "opensmtpd reads version 2 of the PROXY protocol only: use forward = proxy-v2");
 }

@@ -97,7 +97,12 @@ pub(super) struct Chosen<'a> {
 }
 
 impl<'a> Chosen<'a> {
-    pub(super) fn new(which: ForwardTlvs, preset: &Preset, facts: &'a Facts<'a>, scratch: &'a mut Scratch) -> Chosen<'a> {
+    pub(super) fn new(
+        which: ForwardTlvs,
+        preset: &Preset,
+        facts: &'a Facts<'a>,
+        scratch: &'a mut Scratch,
+    ) -> Chosen<'a> {
         let none = Tlv { kind: kind::NOOP, value: &[] };
         let mut chosen = Chosen { tlvs: [none; TLVS_MAX], count: 0, gave_way: Kinds::default() };
         if which.has(ForwardTlvs::SSL) {

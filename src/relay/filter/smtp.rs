@@ -28,6 +28,8 @@ pub(super) struct Smtp {
     chunking: bool,
     /// Accepted in the current transaction.
     recipients: u32,
+    /// Whether a chunk of the current transaction was refused: what the server makes of the next is its own affair.
+    chunk_failed: bool,
     hello: Hello,
 }
 
@@ -39,7 +41,10 @@ enum Input {
     Response,
     Data(Data),
     /// So many bytes of a chunk, which goes on or not.
-    Chunk { left: u64, passes: bool },
+    Chunk {
+        left: u64,
+        passes: bool,
+    },
 }
 
 /// A command without an answer, by what the answer changes.
@@ -72,7 +77,10 @@ enum Verdict {
     /// It goes on, and the answer will be this one.
     Pass(Pending),
     /// It announces a chunk.
-    Chunk { length: u64, last: bool },
+    Chunk {
+        length: u64,
+        last: bool,
+    },
     Refuse,
 }
 
@@ -85,6 +93,7 @@ impl Smtp {
             waits: true,
             chunking: false,
             recipients: 0,
+            chunk_failed: false,
             hello: Hello::default(),
         }
     }
@@ -135,7 +144,12 @@ impl Smtp {
     fn message_ended(&mut self) {
         self.input = Input::Command;
         self.pending.push_back(Pending::Message(self.answers_to_message()));
+        self.transaction_ended();
+    }
+
+    fn transaction_ended(&mut self) {
         self.recipients = 0;
+        self.chunk_failed = false;
     }
 
     /// LMTP answers for each recipient. RFC 2033, section 4.2.
@@ -176,15 +190,18 @@ impl Smtp {
     /// A server that does not know chunks, or has no recipient for one, might take its bytes for commands: then they
     /// stay here.
     fn chunk(&mut self, line: &[u8], length: u64, last: bool, out: &mut Vec<u8>) {
-        let passes = self.chunking && self.recipients > 0;
-        if !passes {
-            self.refuse(out);
-        } else {
-            put_line(line, out);
-            self.expect(if last { Pending::Message(self.answers_to_message()) } else { Pending::Chunk });
-        }
-        if last {
-            self.recipients = 0;
+        let passes = self.chunking && self.recipients > 0 && !self.chunk_failed;
+        match (passes, last) {
+            (false, _) => self.refuse(out),
+            (true, false) => {
+                put_line(line, out);
+                self.expect(Pending::Chunk);
+            }
+            (true, true) => {
+                put_line(line, out);
+                self.expect(Pending::Message(self.answers_to_message()));
+                self.transaction_ended();
+            }
         }
         if length > 0 {
             self.input = Input::Chunk { left: length, passes };
@@ -224,11 +241,11 @@ impl Smtp {
             _ if (300..400).contains(&code) => return Err(Failure::Reply),
             Some(Pending::Hello) if ok => {
                 self.chunking = hello.chunking;
-                self.recipients = 0;
+                self.transaction_ended();
             }
             Some(Pending::Recipient) if ok => self.recipients += 1,
-            Some(Pending::Reset) if ok => self.recipients = 0,
-            Some(Pending::Chunk) if !ok => self.recipients = 0,
+            Some(Pending::Reset) if ok => self.transaction_ended(),
+            Some(Pending::Chunk) if !ok => self.chunk_failed = true,
             _ => {}
         }
         Ok(())

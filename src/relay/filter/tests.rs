@@ -167,7 +167,11 @@ fn pop3_is_filtered_until_the_login() {
         "CAPA\r\nXREFUSED\r\nXREFUSED\r\nAUTH\r\nXREFUSED\r\nUSER u\r\nPASS bad\r\nXREFUSED\r\nPASS pw\r\nXCLIENT y\r\nRETR 1\n",
         "+OK ready\r\n+OK\r\nUIDL\r\n.\r\n-ERR\r\n-ERR\r\n+OK\r\nPLAIN\r\n.\r\n-ERR\r\n+OK\r\n-ERR\r\n-ERR\r\n+OK Logged in.\r\n",
     );
-    passes(Protocol::Pop3, "AUTH PLAIN\r\nSTLS\r\nAUTH PLAIN\r\nAGEAYg==\r\nSTLS\r\n", "AUTH PLAIN\r\nSTLS\r\nAUTH PLAIN\r\nAGEAYg==\r\nSTLS\r\n");
+    passes(
+        Protocol::Pop3,
+        "AUTH PLAIN\r\nSTLS\r\nAUTH PLAIN\r\nAGEAYg==\r\nSTLS\r\n",
+        "AUTH PLAIN\r\nSTLS\r\nAUTH PLAIN\r\nAGEAYg==\r\nSTLS\r\n",
+    );
 }
 
 #[test]
@@ -236,28 +240,73 @@ fn random_sessions_agree_with_the_naive_filter_and_smuggle_nothing() {
 }
 
 const STRANGE: [&str; 18] = [
-    "XCLIENT ADDR=192.0.2.66", " xclient ADDR=192.0.2.66", "XFORWARD NAME=x", "StartTLS", "STLS", "XOIP 192.0.2.66",
-    "NOOP\rXCLIENT ADDR=1", "NOOP\0XCLIENT ADDR=1", "\0STARTTLS", "", ".", "..", ".\rSTLS\r.", "garbage \u{fc}",
-    "\"XCLIENT\" ADDR=1", "\tSTLS", "a {5+}", "\\\" {3}",
+    "XCLIENT ADDR=192.0.2.66",
+    " xclient ADDR=192.0.2.66",
+    "XFORWARD NAME=x",
+    "StartTLS",
+    "STLS",
+    "XOIP 192.0.2.66",
+    "NOOP\rXCLIENT ADDR=1",
+    "NOOP\0XCLIENT ADDR=1",
+    "\0STARTTLS",
+    "",
+    ".",
+    "..",
+    ".\rSTLS\r.",
+    "garbage \u{fc}",
+    "\"XCLIENT\" ADDR=1",
+    "\tSTLS",
+    "a {5+}",
+    "\\\" {3}",
 ];
 
 fn session(protocol: Protocol, random: &mut fastrand::Rng) -> Vec<u8> {
     let good: &[&str] = match protocol {
         Protocol::Pop3 => &["CAPA", "USER u", "PASS bad", "PASS pw", "AUTH", "AUTH PLAIN", "AUTH FOO", "AGEAYg==", "*"],
         Protocol::Sieve => &[
-            "CAPABILITY", "NOOP \"x\"", "NOOP {8+}\r\nSTARTTLS", "AUTHENTICATE \"PLAIN\"", "AUTHENTICATE \"FOO\"",
-            "NOOP {21+}\r\nx\r\nXCLIENT ADDR=1\r\n\r\n", "NOOP \"a\\\"{3+}\"", "AUTHENTICATE \"PLAIN\" {4+}\r\nAAAA",
-            "\"QUJD\"", "{4+}\r\nQUJD", "\"*\"", "NOOP \"STLS", "NOOP {4}\r\nSTLS", "\"x\" {2+}\r\n\r\n",
+            "CAPABILITY",
+            "NOOP \"x\"",
+            "NOOP {8+}\r\nSTARTTLS",
+            "AUTHENTICATE \"PLAIN\"",
+            "AUTHENTICATE \"FOO\"",
+            "NOOP {21+}\r\nx\r\nXCLIENT ADDR=1\r\n\r\n",
+            "NOOP \"a\\\"{3+}\"",
+            "AUTHENTICATE \"PLAIN\" {4+}\r\nAAAA",
+            "\"QUJD\"",
+            "{4+}\r\nQUJD",
+            "\"*\"",
+            "NOOP \"STLS",
+            "NOOP {4}\r\nSTLS",
+            "\"x\" {2+}\r\n\r\n",
         ],
         _ => &[
-            "EHLO c", "LHLO c", "HELO c", "MAIL FROM:<a>", "RCPT TO:<b>", "RCPT TO:<c>", "DATA", "DATA", "RSET", "NOOP",
-            "MAIL FROM:<a>\r\nRCPT TO:<b>\r\nDATA", "EHLO c\r\nMAIL FROM:<a>\r\nRCPT TO:<b>", "BDAT 9\r\nSTARTTLS\n",
-            "BDAT 11 LAST\r\nXCLIENT A=1", "BDAT 0 LAST", "BDAT x", "AUTH PLAIN", "AUTH FOO", "QUJD", "*", "VRFY x",
+            "EHLO c",
+            "LHLO c",
+            "HELO c",
+            "MAIL FROM:<a>",
+            "RCPT TO:<b>",
+            "RCPT TO:<c>",
+            "DATA",
+            "DATA",
+            "RSET",
+            "NOOP",
+            "MAIL FROM:<a>\r\nRCPT TO:<b>\r\nDATA",
+            "EHLO c\r\nMAIL FROM:<a>\r\nRCPT TO:<b>",
+            "BDAT 9\r\nSTARTTLS\n",
+            "BDAT 11 LAST\r\nXCLIENT A=1",
+            "BDAT 0 LAST",
+            "BDAT x",
+            "AUTH PLAIN",
+            "AUTH FOO",
+            "QUJD",
+            "*",
+            "VRFY x",
         ],
     };
     let mut client = Vec::new();
     for _ in 0..random.usize(1..25) {
-        let line = if random.u8(..3) == 0 { STRANGE[random.usize(..STRANGE.len())] } else { good[random.usize(..good.len())] };
+        let line =
+            if random.u8(..3) == 0 { STRANGE[random.usize(..STRANGE.len())] } else { good[random.usize(..good.len())] };
         client.extend_from_slice(line.as_bytes());
         client.extend_from_slice([&b"\r\n"[..], b"\r\n", b"\r\n", b"\n", b"\r\r\n", b"\r\n.\r\n"][random.usize(..6)]);
     }

@@ -12,9 +12,8 @@ const TTL: u8 = 6;
 
 /// XCLIENT's attributes as SMTP servers name them, in the order in which they are sent: the name before the address, and
 /// the address last, since Postfix judges anew by it.
-const ATTRIBUTES: [&str; 10] = [
-    "NAME", "REVERSE_NAME", "PORT", "PROTO", "DESTADDR", "DESTPORT", "SESSION", "TTL", "CLIENT-TRANSPORT", "ADDR",
-];
+const ATTRIBUTES: [&str; 10] =
+    ["NAME", "REVERSE_NAME", "PORT", "PROTO", "DESTADDR", "DESTPORT", "SESSION", "TTL", "CLIENT-TRANSPORT", "ADDR"];
 
 /// What is told of a client.
 #[derive(Clone, Copy, Debug)]
@@ -139,5 +138,7 @@ fn smtp_address(address: IpAddr) -> String {
 
 /// RFC 3461, section 4.
 fn xtext(text: &str) -> String {
-    text.chars().map(|c| if matches!(c, '+' | '=') { format!("+{:02X}", u32::from(c)) } else { c.to_string() }).collect()
+    text.chars()
+        .map(|c| if matches!(c, '+' | '=') { format!("+{:02X}", u32::from(c)) } else { c.to_string() })
+        .collect()
 }

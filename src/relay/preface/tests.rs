@@ -56,7 +56,8 @@ fn check(protocol: Protocol, client: &str, says: &[&str], progress: Progress, se
 const ID: &str = "I ID (\"x-session-id\" \"N3eB81dhiBPGM2QH\" \"x-originating-ip\" \"198.51.100.7\" \"x-originating-port\" \
                   \"5000\" \"x-connected-ip\" \"192.0.2.1\" \"x-connected-port\" \"993\" \"x-proxy-ttl\" \"6\" \
                   \"x-client-transport\" \"insecure\")\r\n";
-const BANNER: &str = "* OK [CAPABILITY IMAP4rev1 SASL-IR LOGIN-REFERRALS ID ENABLE IDLE LITERAL+ STARTTLS AUTH=PLAIN] ready\r\n";
+const BANNER: &str =
+    "* OK [CAPABILITY IMAP4rev1 SASL-IR LOGIN-REFERRALS ID ENABLE IDLE LITERAL+ STARTTLS AUTH=PLAIN] ready\r\n";
 
 #[test]
 fn imap_sees_the_banner_unchanged() {
@@ -64,12 +65,20 @@ fn imap_sees_the_banner_unchanged() {
     check(Protocol::Imap, CLIENT, &[BANNER, done], Progress::Done, ID, BANNER);
     let waiting = "* OK Waiting for authentication process to respond..\r\n";
     let trusted = "* ID (\"name\" \"Dovecot\")\r\nI OK Trusted ID completed.\r\n";
-    check(Protocol::Imap, CLIENT, &[waiting, BANNER, trusted, "* x\r\n"], Progress::Done, ID, &format!("{BANNER}* x\r\n"));
+    check(
+        Protocol::Imap,
+        CLIENT,
+        &[waiting, BANNER, trusted, "* x\r\n"],
+        Progress::Done,
+        ID,
+        &format!("{BANNER}* x\r\n"),
+    );
 }
 
 #[test]
 fn imap_without_trust_in_the_id_is_given_up() {
-    for answer in ["I BAD Invalid ID parameters\r\n", "I NO no\r\n", "* BYE Input buffer full, aborting\r\n", "+ x\r\n"] {
+    for answer in ["I BAD Invalid ID parameters\r\n", "I NO no\r\n", "* BYE Input buffer full, aborting\r\n", "+ x\r\n"]
+    {
         check(Protocol::Imap, CLIENT, &[BANNER, answer], Progress::Failed(Refusal::Refused), ID, "");
     }
     let none = "* OK [CAPABILITY IMAP4rev1 IDLE] x\r\n";
@@ -95,7 +104,8 @@ fn pop3_sees_the_greeting_without_the_offer() {
 
 #[test]
 fn managesieve_sees_neither_xclient_nor_starttls() {
-    let greeting = "\"IMPLEMENTATION\" {8}\r\nDovecot \r\n\"SASL\" \"PLAIN\"\r\n\"STARTTLS\"\r\n\"XCLIENT\"\r\nOK \"ready\"\r\n";
+    let greeting =
+        "\"IMPLEMENTATION\" {8}\r\nDovecot \r\n\"SASL\" \"PLAIN\"\r\n\"STARTTLS\"\r\n\"XCLIENT\"\r\nOK \"ready\"\r\n";
     let seen = "\"IMPLEMENTATION\" {8}\r\nDovecot \r\n\"SASL\" \"PLAIN\"\r\nOK \"ready\"\r\n";
     check(Protocol::Sieve, CLIENT, &[greeting, "OK \"Updated\"\r\n"], Progress::Done, BARE, seen);
     let no = "NO \"You are not from trusted IP\"\r\n";

@@ -10,11 +10,17 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Data {
     /// At the start of a line, and whether CRLF ended the one before.
-    Start { crlf: bool },
+    Start {
+        crlf: bool,
+    },
     /// Behind a dot at the start of a line.
-    Dot { crlf: bool },
+    Dot {
+        crlf: bool,
+    },
     /// Behind that dot and a CR.
-    DotCr { crlf: bool },
+    DotCr {
+        crlf: bool,
+    },
     Text,
     /// Behind a CR.
     Cr,

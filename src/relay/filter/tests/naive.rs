@@ -11,6 +11,7 @@ struct Naive<'a> {
     to_client: Vec<u8>,
     chunking: bool,
     recipients: usize,
+    chunk_failed: bool,
 }
 
 /// What the server gets, and what the client sees.
@@ -25,6 +26,7 @@ pub(super) fn filter(protocol: Protocol, taste: Taste, client: &[u8]) -> (Vec<u8
         to_client: Vec::new(),
         chunking: false,
         recipients: 0,
+        chunk_failed: false,
     };
     naive.show(&greeting);
     while naive.step().is_some() {}
@@ -88,7 +90,8 @@ impl<'a> Naive<'a> {
 
     fn auth(&mut self, line: &[u8], words: &[String]) -> Option<()> {
         let base64 = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+/=".contains(&byte));
-        let named = !words[1].is_empty() && words[1].bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+        let named =
+            !words[1].is_empty() && words[1].bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
         let good = named && (words.len() == 2 || (words.len() == 3 && !words[2].is_empty() && base64(&words[2])));
         let mut answer = self.pass(if good { line } else { b"XREFUSED" });
         while answer.starts_with("334") || answer.starts_with("+ ") {
@@ -110,7 +113,7 @@ impl<'a> Naive<'a> {
                 let answer = self.tell(line);
                 self.show_hello(&answer);
             }
-            "MAIL" | "RSET" if self.pass(line).starts_with('2') => self.recipients = 0,
+            "MAIL" | "RSET" if self.pass(line).starts_with('2') => (self.recipients, self.chunk_failed) = (0, false),
             "RCPT" if self.pass(line).starts_with('2') => self.recipients += 1,
             "DATA" => {
                 if self.pass(line).starts_with("354") {
@@ -135,7 +138,7 @@ impl<'a> Naive<'a> {
             self.to_client.extend_from_slice(format!("{}{separator}{}\r\n", &line[..3], &line[4..]).as_bytes());
         }
         if answer.starts_with('2') {
-            self.recipients = 0;
+            (self.recipients, self.chunk_failed) = (0, false);
             self.chunking = answer.contains("CHUNKING");
         }
     }
@@ -150,7 +153,7 @@ impl<'a> Naive<'a> {
             if line == b"." && crlf && after_crlf {
                 let answer = self.tell(b".");
                 self.show(&answer);
-                self.recipients = 0;
+                (self.recipients, self.chunk_failed) = (0, false);
                 return Some(());
             }
             let mut line = text_of(line).replace("\r.", "\r..");
@@ -164,7 +167,8 @@ impl<'a> Naive<'a> {
     }
 
     fn chunk(&mut self, line: &[u8], words: &[String]) -> Option<()> {
-        let length = words.get(1).filter(|digits| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()));
+        let length =
+            words.get(1).filter(|digits| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()));
         let last = words.get(2).is_some_and(|word| word.to_uppercase() == "LAST");
         let Some(length) = length.filter(|_| words.len() == 2 || (words.len() == 3 && last)) else {
             self.pass(b"XREFUSED");
@@ -173,18 +177,17 @@ impl<'a> Naive<'a> {
         let length: usize = length.parse().expect("the tests have short chunks");
         let there = length.min(self.rest.len());
         let (content, rest) = self.rest.split_at(there);
-        if self.chunking && self.recipients > 0 {
+        if self.chunking && self.recipients > 0 && !self.chunk_failed {
             let mut answer = self.tell(line);
             answer += &self.raw(content);
             self.show(&answer);
-            if !last && !answer.starts_with('2') {
-                self.recipients = 0;
+            if last {
+                (self.recipients, self.chunk_failed) = (0, false);
+            } else {
+                self.chunk_failed = !answer.starts_with('2');
             }
         } else {
             self.pass(b"XREFUSED");
-        }
-        if last {
-            self.recipients = 0;
         }
         self.rest = rest;
         (there == length).then_some(())
@@ -199,10 +202,13 @@ impl<'a> Naive<'a> {
         let mut answer = self.pass(&bytes_of(&line));
         while verb == "AUTHENTICATE" && !["OK", "NO"].iter().any(|status| answer.starts_with(status)) {
             let command = self.command()?;
-            let string = self::words(&format!(" {command}")).map(|(_, strings)| strings[1.min(strings.len())..].to_owned());
+            let string =
+                self::words(&format!(" {command}")).map(|(_, strings)| strings[1.min(strings.len())..].to_owned());
             let base64 = |string: &String| {
                 string.len() > 1
-                    && string[1..string.len() - 1].bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+/=".contains(&byte))
+                    && string[1..string.len() - 1]
+                        .bytes()
+                        .all(|byte| byte.is_ascii_alphanumeric() || b"+/=".contains(&byte))
             };
             let string = string.filter(base64).unwrap_or("\"*\"".to_owned());
             answer = self.pass(&bytes_of(&string));
@@ -214,8 +220,9 @@ impl<'a> Naive<'a> {
     fn command(&mut self) -> Option<String> {
         let mut length = 0;
         loop {
+            let start = length;
             length += self.rest[length..].iter().position(|&byte| byte == b'\n')? + 1;
-            let line = text_of(&self.rest[..length]);
+            let line = text_of(&self.rest[start..length]);
             let line = line.strip_suffix('\n').map(|line| line.strip_suffix('\r').unwrap_or(line)).expect("it ends so");
             let digits = line.strip_suffix("+}").and_then(|line| line.rsplit_once('{')).map(|(_, digits)| digits);
             match digits.and_then(|digits| digits.parse::<usize>().ok()) {

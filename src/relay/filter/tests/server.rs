@@ -134,7 +134,9 @@ impl Server {
 
     /// The whole of a line that announces a literal; it goes back where that is not there.
     fn with_literals(&mut self, line: String) -> Option<String> {
-        let Some((start, digits)) = line.strip_suffix("+}").and_then(|line| line.rsplit_once('{')) else { return Some(line) };
+        let Some((start, digits)) = line.strip_suffix("+}").and_then(|line| line.rsplit_once('{')) else {
+            return Some(line);
+        };
         let length: usize = digits.parse().ok()?;
         assert!(self.buffer.len() > length, "the filter passes whole commands");
         let content: Vec<u8> = self.buffer.drain(..length).collect();
@@ -264,7 +266,8 @@ impl Server {
         let fails = self.taste.refuses != 0 && self.taste.refuses % 3 == 0;
         Some(match (last, fails) {
             (true, _) => self.message(),
-            (false, true) => self.reset("452 full\r\n"),
+            (false, true) if self.taste.refuses % 2 == 0 => self.reset("452 full\r\n"),
+            (false, true) => "452 full\r\n".to_owned(),
             (false, false) => "250 chunk\r\n".to_owned(),
         })
     }
