@@ -212,6 +212,11 @@ impl Backend {
         &self.settings
     }
 
+    /// The names of all servers, by index.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.servers.iter().map(|server| server.settings.name.as_str())
+    }
+
     /// The server of this name.
     pub fn find(&self, name: &str) -> Option<ServerIndex> {
         let is_it = |server: &Server| !server.gone && server.settings.name == name;
