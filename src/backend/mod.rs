@@ -31,8 +31,6 @@ mod server;
 mod settings;
 mod stick;
 mod succession;
-#[cfg(test)]
-mod tests;
 mod verdict;
 mod view;
 
@@ -355,3 +353,6 @@ fn whole_seconds(nanos: u64) -> u32 {
 fn seconds(duration: Duration) -> u32 {
     u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests;
