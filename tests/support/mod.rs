@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod daemon;
+pub mod debian13;
 pub mod header;
 pub mod load;
 pub mod mend;
