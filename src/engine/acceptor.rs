@@ -235,6 +235,12 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         self.doors.iter_mut().for_each(Door::rise);
     }
 
+    /// Ends all sessions within a time, those first that have been silent longest.
+    pub fn let_sessions_go(&mut self, within: Duration) {
+        self.now = self.driver.now();
+        self.relays.close_within(within, self.now);
+    }
+
     fn handle(&mut self, completion: Completion<D::Socket>) {
         match completion {
             Completion::Accepted { listener, socket, peer, armed } => {

@@ -41,10 +41,14 @@ pub enum Count {
     TakenOver,
     /// Turns that found the kernel's completion queue full.
     CqOverflow,
+    /// Sessions given to another process.
+    SessionMoved,
+    /// Sessions got from another process.
+    SessionTaken,
 }
 
 impl Count {
-    const ALL: [(Count, &str); 15] = [
+    const ALL: [(Count, &str); 17] = [
         (Count::Accepted, "accepted"),
         (Count::Proxied, "proxied"),
         (Count::Local, "local"),
@@ -60,6 +64,8 @@ impl Count {
         (Count::HandedOver, "handed-over"),
         (Count::TakenOver, "taken-over"),
         (Count::CqOverflow, "cq-overflow"),
+        (Count::SessionMoved, "session-moved"),
+        (Count::SessionTaken, "session-taken"),
     ];
 }
 
@@ -96,6 +102,11 @@ impl Tally {
     /// Adds one to an ending.
     pub fn ended(&self, ending: Ending) {
         self.counters.bump(Count::ALL.len() + ending.index());
+    }
+
+    /// A session goes on in another process.
+    pub fn session_moved(&self) {
+        self.count(Count::SessionMoved);
     }
 
     /// Adds one to the sessions that ended for a reason.
