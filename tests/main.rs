@@ -7,6 +7,7 @@ mod ctl;
 mod doctor;
 mod faults;
 mod floods;
+mod fuzzed;
 mod handover;
 mod header;
 mod interop;
