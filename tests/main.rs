@@ -24,6 +24,7 @@ mod receivers;
 mod refusals;
 mod reliability;
 mod resets;
+mod runner;
 mod security;
 mod serving;
 mod splits;
