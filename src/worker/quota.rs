@@ -5,10 +5,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use crate::dispatch::{Accepted, Intake};
 
 /// Most connections at a time that a pool may be asked to serve.
-pub(super) const SLOTS_MAX: usize = 1 << 20;
+pub(super) const SERVED_MAX: usize = 1 << 20;
 
-/// A number of slots, taken by a thread that may block and given back by tasks, which may not.
-pub(super) struct Slots {
+/// A number of shares, taken by a thread that may block and given back by tasks, which may not.
+pub(super) struct Quota {
     state: Mutex<State>,
     freed: Condvar,
 }
@@ -20,38 +20,38 @@ struct State {
 }
 
 /// The right to serve one connection; dropping it gives it back.
-pub(super) struct Slot(Arc<Slots>);
+pub(super) struct Share(Arc<Quota>);
 
-impl Slots {
-    pub(super) fn new(count: usize) -> Arc<Slots> {
-        Arc::new(Slots { state: Mutex::new(State { free: count, awaited: false }), freed: Condvar::new() })
+impl Quota {
+    pub(super) fn new(count: usize) -> Arc<Quota> {
+        Arc::new(Quota { state: Mutex::new(State { free: count, awaited: false }), freed: Condvar::new() })
     }
 
-    /// Delivers the connections of a pool, each with a slot, until its queue is closed and empty, or until `deliver`
+    /// Delivers the connections of a pool, each with a share, until its queue is closed and empty, or until `deliver`
     /// says that nobody takes them any more.
-    pub(super) fn forward(self: &Arc<Self>, intake: &Intake, mut deliver: impl FnMut(Accepted, Slot) -> bool) {
+    pub(super) fn forward(self: &Arc<Self>, intake: &Intake, mut deliver: impl FnMut(Accepted, Share) -> bool) {
         loop {
-            // The slot comes first: without one, connections stay in the queue, where overload is noticed.
-            let slot = self.take();
+            // The share comes first: without one, connections stay in the queue, where overload is noticed.
+            let share = self.take();
             let Some(connection) = intake.recv() else { return };
-            if !deliver(connection, slot) {
+            if !deliver(connection, share) {
                 return;
             }
         }
     }
 
-    /// Waits until all `count` slots that it was made with are free: nothing is served any more.
+    /// Waits until all `count` shares that it was made with are free: nothing is served any more.
     #[cfg(feature = "tokio")] // the runtimes of tokio-uring wait for their tasks themselves
     pub(super) fn wait_until_free(&self, count: usize) {
         drop(self.wait_for(count));
     }
 
-    /// Takes a slot; waits while there is none. Only one thread may wait at a time.
-    fn take(self: &Arc<Self>) -> Slot {
+    /// Takes a share; waits while there is none. Only one thread may wait at a time.
+    fn take(self: &Arc<Self>) -> Share {
         let mut state = self.wait_for(1);
         state.free -= 1;
         drop(state);
-        Slot(self.clone())
+        Share(self.clone())
     }
 
     fn wait_for(&self, count: usize) -> MutexGuard<'_, State> {
@@ -70,7 +70,7 @@ impl Slots {
     }
 }
 
-impl Drop for Slot {
+impl Drop for Share {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.free += 1;
