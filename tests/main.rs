@@ -14,6 +14,7 @@ mod interop;
 mod layers;
 mod lifecycle;
 mod limits;
+mod log_lines;
 mod log_target;
 mod log_words;
 mod no_io_uring;

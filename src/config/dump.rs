@@ -78,6 +78,7 @@ fn global_lines(settings: &Settings) -> Vec<Line> {
         of("haproxy_timeout", value::show_time(defaults.timeout), value::show_time(otherwise.timeout)),
         of("haproxy_trusted_networks", networks(&defaults.networks), networks(&otherwise.networks)),
         of("header_limit", settings.header_limit, HEADER_DEFAULT),
+        of("log_connections", yes_no(defaults.log_connections), yes_no(otherwise.log_connections)),
         of("listen", addresses(&defaults.addresses), addresses(&otherwise.addresses)),
         of("pending_limit", settings.pending_limit, PENDING_DEFAULT),
         of("rings", settings.rings.map_or("auto".into(), |n| n.to_string()), "auto"),
@@ -143,6 +144,7 @@ fn listener_lines(service: &Service, listener: &InetListener, settings: &Setting
         of("haproxy_timeout", value::show_time(listener.timeout), value::show_time(defaults.timeout)),
         of("haproxy_trusted_networks", networks(&listener.networks), networks(&defaults.networks)),
         of("haproxy_v4_in_tcp6", if listener.rules.v4_in_tcp6 { "map" } else { "reject" }, "reject"),
+        of("log_connections", yes_no(listener.log_connections), yes_no(defaults.log_connections)),
         of("pending_listener_limit", listener.pending_limit, defaults.pending_limit),
         // The port is what a reader looks for: shown even where it is Dovecot's default.
         of("port", listener.port, ""),

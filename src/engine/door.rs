@@ -4,9 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::conn::{Ending, PendingPeers, Terms};
+use crate::admission::PendingPeers;
+use crate::conn::{Ending, Terms};
 use crate::dispatch::ListenerInfo;
-use crate::net::NetworkSet;
 use crate::ring::Errno;
 
 /// Rest after the first failed accept.
@@ -25,8 +25,10 @@ pub struct Door {
     pub pool: usize,
     /// What a header must be like, and who may send one; `None`: no header is expected.
     pub proxy: Option<ProxyDoor>,
-    /// Where no header is expected: peers that are no clients, such as a balancer that checks the port.
-    pub exempt: NetworkSet,
+    /// The listener's place in the report and in the counters.
+    pub row: u32,
+    /// Every connection gets a line in the log.
+    pub log_connections: bool,
     /// Headers that are awaited.
     pending: u32,
     arm: Arm,
@@ -73,7 +75,13 @@ pub enum Failure {
 impl Door {
     /// A door that is not armed yet.
     pub fn new(info: Arc<ListenerInfo>, local: Option<SocketAddr>, pool: usize, proxy: Option<ProxyDoor>) -> Door {
-        Door { info, local, pool, proxy, exempt: NetworkSet::default(), pending: 0, arm: Arm::Off, rest: REST_MIN }
+        Door { info, local, pool, proxy, row: 0, log_connections: false, pending: 0, arm: Arm::Off, rest: REST_MIN }
+    }
+
+    /// The same for another place in the report and in the counters than the first.
+    pub fn in_row(mut self, row: u32) -> Door {
+        self.row = row;
+        self
     }
 
     /// Door 1: lets a peer in or not; whose header is to be awaited counts as pending from now on.
@@ -92,7 +100,7 @@ impl Door {
 
     /// Who the client of a connection without a header is, if it is one.
     pub fn plain_client(&self, peer: IpAddr) -> Option<IpAddr> {
-        (!self.exempt.contains(peer)).then_some(peer)
+        (!self.info.checks_from.contains(peer)).then_some(peer)
     }
 
     /// Whether no accept is in flight and it has rested enough.
@@ -192,7 +200,12 @@ mod tests {
     use super::*;
 
     fn door() -> Door {
-        let info = ListenerInfo { service: "imap-login".into(), name: "imap".into(), ssl: false };
+        let info = ListenerInfo {
+            service: "imap-login".into(),
+            name: "imap".into(),
+            ssl: false,
+            checks_from: Default::default(),
+        };
         Door::new(Arc::new(info), None, 0, None)
     }
 

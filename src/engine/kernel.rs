@@ -15,7 +15,8 @@ use super::listener::Listener;
 use super::pools::Pools;
 use super::report::Report;
 use super::tally::Tally;
-use crate::conn::{ClientLimits, Clients, PendingPeers, Queues};
+use crate::admission::{ClientLimits, Clients, PendingPeers};
+use crate::conn::Queues;
 use crate::dispatch::{Accepted, Intake, Overload, Queue, queue};
 use crate::ring::{self, Abilities, BACKLOG, Ring, Sizes, Waker};
 
@@ -159,7 +160,7 @@ impl Tier {
     ) -> Tier {
         let (queue, intake) = queue("pool", 16, Overload::Pause);
         let (commands, inbox) = crossbeam_channel::bounded(1);
-        let (waker, tally) = (Waker::new().expect("descriptors are free"), Tally::new());
+        let (waker, tally) = (Waker::new().expect("descriptors are free"), Tally::new(1));
         let (its_waker, its_tally) = (waker.clone(), tally.clone());
         commands.send(Command::Begin).expect("there is room");
         let ring = thread::spawn(move || {

@@ -1,5 +1,6 @@
 //! Starting an engine: checking what was asked for, binding, and bringing up rings and pools.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -11,10 +12,11 @@ use std::time::Instant;
 use super::acceptor::{Acceptor, Parts};
 use super::listener::Listener;
 use super::pools::Pools;
-use super::report::Report;
+use super::report::{Named, Report};
 use super::tally::Tally;
 use super::{ClientCounts, Command, Engine, RingThread};
-use crate::conn::{ClientLimits, Clients, PendingPeers, Queues};
+use crate::admission::{ClientLimits, Clients, PendingPeers};
+use crate::conn::Queues;
 use crate::dispatch::{Intake, Pool, Queue, queue};
 use crate::ring::{self, BACKLOG, Ring, SLOT_BYTES, SetupError, Sizes, Waker};
 
@@ -143,12 +145,21 @@ impl EngineBuilder {
     }
 
     fn start_bound(bound: Bound) -> Result<Engine, StartError> {
-        let Bound { builder, cpus, pool_of, declared, sockets: Sockets { addresses, mut by_ring, all } } = bound;
+        let Bound { mut builder, cpus, pool_of, declared, sockets: Sockets { addresses, mut by_ring, all } } = bound;
         let rings = by_ring.len();
+        let sizes = builder.ring_sizes();
+        let mut doors: Vec<DoorPlan> = std::mem::take(&mut builder.listeners)
+            .into_iter()
+            .zip(pool_of)
+            .zip(addresses.iter().copied())
+            .map(Plan::door)
+            .collect();
+        let report = Arc::new(Report::new(Plan::enter(&mut doors)));
         let plan = Arc::new(Plan {
-            sizes: builder.ring_sizes(),
+            sizes,
             pending_limit: builder.pending_limit_or_default(),
-            doors: builder.listeners.into_iter().zip(pool_of).zip(addresses.iter().copied()).map(Plan::door).collect(),
+            listeners: report.listeners().len(),
+            doors,
             exact: builder.pools.iter().map(|pool| pool.exact).collect(),
             pending_peer_limit: builder.pending_peer_limit,
             clients: builder.counts.changed(builder.clients, Instant::now()),
@@ -157,7 +168,6 @@ impl EngineBuilder {
         let proxied = plan.doors.iter().map(|door| door.listener.is_proxied()).collect();
         let (queues, intakes): (Vec<Queue>, Vec<Intake>) =
             builder.pools.iter().map(|pool| queue(&pool.name, pool.queue, pool.overload)).unzip();
-        let report = Arc::new(Report::default());
         let mut threads = Vec::with_capacity(rings);
         for index in 0..rings {
             let cpu = (!builder.unpinned && rings <= cpus.len()).then(|| cpus[index]);
@@ -244,6 +254,8 @@ impl Bound {
 struct Plan {
     sizes: Sizes,
     doors: Vec<DoorPlan>,
+    /// Listeners that logs and counters tell apart.
+    listeners: usize,
     /// By pool: whether its connections leave the residual in the socket.
     exact: Vec<bool>,
     pending_limit: u32,
@@ -255,11 +267,27 @@ struct DoorPlan {
     listener: Listener,
     pool: usize,
     bound: SocketAddr,
+    /// The listener's place among those that logs and counters tell apart.
+    row: u32,
 }
 
 impl Plan {
     fn door(((listener, pool), bound): ((Listener, usize), SocketAddr)) -> DoorPlan {
-        DoorPlan { listener, pool, bound }
+        DoorPlan { listener, pool, bound, row: 0 }
+    }
+
+    /// Gives each door the row of its listener; the addresses of one listener share it.
+    fn enter(doors: &mut [DoorPlan]) -> Vec<Named> {
+        let mut known: HashMap<Named, u32> = HashMap::new();
+        let mut rows = Vec::new();
+        for door in doors {
+            let named = door.listener.named(door.bound);
+            door.row = *known.entry(named).or_insert_with_key(|named| {
+                rows.push(named.clone());
+                rows.len() as u32 - 1
+            });
+        }
+        rows
     }
 }
 
@@ -274,7 +302,7 @@ impl RingThread {
     /// A ring that is made and accepts nothing before [`Command::Begin`].
     fn start(seat: Seat, plan: Arc<Plan>, queues: Vec<Queue>, report: Arc<Report>) -> Result<RingThread, StartError> {
         let waker = Waker::new().map_err(StartError::System)?;
-        let tally = Tally::new();
+        let tally = Tally::new(plan.listeners);
         let (commands, inbox) = crossbeam_channel::bounded::<Command>(super::COMMANDS_MAX);
         let (ready, is_ready) = crossbeam_channel::bounded(1);
         let (their_waker, their_tally, turns) = (waker.clone(), tally.clone(), tally.clone());
@@ -341,7 +369,10 @@ fn build(
         );
     }
     let mut queues = Queues::new(sizes.slots, Instant::now());
-    let door = |door: &DoorPlan| door.listener.door(door.bound, door.pool, plan.exact[door.pool], &mut queues);
+    let door = |door: &DoorPlan| {
+        let made = door.listener.door(door.bound, door.pool, plan.exact[door.pool], &mut queues);
+        made.in_row(door.row)
+    };
     let doors = plan.doors.iter().map(door).collect();
     Ok(Acceptor::new(Parts {
         driver,

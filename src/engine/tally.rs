@@ -16,6 +16,8 @@ pub enum Count {
     Proxied,
     /// Handed to a pool with a LOCAL header: the balancer's own, such as health checks.
     Local,
+    /// Handed to a pool with a LOCAL header and data right behind it: a user whom the balancer could not name.
+    LocalUser,
     /// Handed to a pool from a listener without a header.
     Plain,
     /// Reset by the peer before its address could be asked for; closed.
@@ -43,10 +45,11 @@ pub enum Count {
 }
 
 impl Count {
-    const ALL: [(Count, &str); 15] = [
+    const ALL: [(Count, &str); 16] = [
         (Count::Accepted, "accepted"),
         (Count::Proxied, "proxied"),
         (Count::Local, "local"),
+        (Count::LocalUser, "local-user"),
         (Count::Plain, "plain"),
         (Count::ResetEarly, "reset-early"),
         (Count::LoopbackSource, "loopback-source"),
@@ -71,9 +74,9 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// All zero.
-    pub fn new() -> Arc<Tally> {
-        let counters = Counters::new(Count::ALL.len() + Ending::COUNT);
+    /// All zero, with a row of endings for each of so many listeners.
+    pub fn new(listeners: usize) -> Arc<Tally> {
+        let counters = Counters::new(Count::ALL.len() + listeners * Ending::COUNT);
         Arc::new(Tally { counters, header_wait: Latency::default(), turns: AtomicU64::new(0) })
     }
 
@@ -92,9 +95,15 @@ impl Tally {
         self.turns.load(Ordering::Relaxed)
     }
 
-    /// Adds one to an ending.
-    pub fn ended(&self, ending: Ending) {
-        self.counters.bump(Count::ALL.len() + ending.index());
+    /// Adds one to an ending of a listener's connections.
+    pub fn ended(&self, listener: u32, ending: Ending) {
+        self.counters.bump(place(listener as usize, ending.index()));
+    }
+
+    /// How many connections of the listener had each ending that some had, by code.
+    pub fn endings(&self, listener: usize) -> impl Iterator<Item = (&'static str, u64)> {
+        let counts = (0..Ending::COUNT).map(move |index| self.counters.get(place(listener, index)));
+        Ending::codes().into_iter().zip(counts).filter(|(_, count)| *count > 0)
     }
 
     /// Records the time from accept to the complete header.
@@ -109,8 +118,12 @@ impl Tally {
 
     /// Adds the counters to `totals`, one a name.
     pub fn add_counts_to(&self, totals: &mut [u64]) {
-        for (index, total) in totals.iter_mut().enumerate() {
+        let (counts, endings) = totals.split_at_mut(Count::ALL.len());
+        for (index, total) in counts.iter_mut().enumerate() {
             *total += self.counters.get(index);
+        }
+        for index in counts.len()..self.counters.len() {
+            endings[(index - counts.len()) % Ending::COUNT] += self.counters.get(index);
         }
     }
 
@@ -118,6 +131,11 @@ impl Tally {
     pub fn add_header_waits_to(&self, total: &mut hdrhistogram::Histogram<u64>) {
         self.header_wait.add_to(total);
     }
+}
+
+/// Where a listener's counter of an ending stands.
+fn place(listener: usize, ending: usize) -> usize {
+    Count::ALL.len() + listener * Ending::COUNT + ending
 }
 
 #[cfg(test)]
@@ -133,10 +151,11 @@ mod tests {
 
     #[test]
     fn sums_up() {
-        let tally = Tally::new();
+        let tally = Tally::new(2);
         tally.count(Count::Accepted);
-        tally.ended(Ending::Silent);
-        tally.ended(Ending::Silent);
+        tally.ended(0, Ending::Silent);
+        tally.ended(1, Ending::Silent);
+        tally.ended(1, Ending::Drained);
         tally.header_waited(Duration::from_millis(3));
         let names = Tally::names();
         let mut totals = vec![1; names.len()];
@@ -145,5 +164,7 @@ mod tests {
         tally.add_header_waits_to(&mut wait);
         let of = |name| totals[names.iter().position(|known| *known == name).expect("a counter")];
         assert_eq!((of("accepted"), of("silent"), of("shed"), wait.len()), (2, 3, 1, 1));
+        assert_eq!(tally.endings(0).collect::<Vec<_>>(), [("silent", 1)]);
+        assert_eq!(tally.endings(1).collect::<Vec<_>>(), [("silent", 1), ("drained", 1)]);
     }
 }

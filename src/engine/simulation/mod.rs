@@ -29,7 +29,8 @@ use super::fault::{self, Fault};
 use super::listener::Listener;
 use super::report::Report;
 use super::tally::Tally;
-use crate::conn::{ClientLimits, Clients, Ending, PendingPeers, Queues};
+use crate::admission::{ClientLimits, Clients, PendingPeers};
+use crate::conn::{Ending, Queues};
 use crate::dispatch::{Handoff, Overload};
 use world::{Client, End, Script, Socket, World};
 
@@ -108,7 +109,7 @@ impl Sink<Socket> for Shared {
         Ok(())
     }
 
-    fn ring(&mut self) {
+    fn wake_workers(&mut self) {
         self.0.borrow().world.borrow_mut().silent = 0;
     }
 
@@ -142,7 +143,7 @@ fn run(seed: u64) -> Outcome {
     let model =
         Shared(Rc::new(RefCell::new(Model { world: world.clone(), pools: (0..2).map(|_| pool(&mut rng)).collect() })));
     let clients = Clients::new(unreachable_limits(), Instant::now());
-    let tally = Tally::new();
+    let tally = Tally::new(1);
     let process = || {
         let driver = Script::new(world.clone());
         let mut queues = Queues::new(slots, Instant::now());
@@ -265,7 +266,7 @@ fn check_counts(world: &mut World, tally: &Tally) {
     if [of("handed-over"), of("taken-over")] != [handed_over; 2] {
         world.violations.push(format!("{handed_over} handed over, but {} counted", of("handed-over")));
     }
-    let handed: u64 = ["proxied", "local", "plain"].into_iter().map(of).sum();
+    let handed: u64 = ["proxied", "local", "local-user", "plain"].into_iter().map(of).sum();
     if [of("accepted"), handed, handed + endings + of("reset-early")] != [accepted, dispatched, accepted] {
         world.violations.push(format!(
             "{accepted} accepted, {dispatched} dispatched, but {} and {handed} counted, {endings} ended, {} reset early",
