@@ -259,6 +259,7 @@ impl Tier {
         let all = present.chain(finishing).chain(self.past.clone());
         let mut all = sum(all).expect("an engine runs or has run");
         all.add("tls-failed", self.means.tls_failures.load(Ordering::Relaxed));
+        all.add("tls-checked", self.means.tls_checks.load(Ordering::Relaxed));
         all
     }
 

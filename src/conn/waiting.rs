@@ -70,6 +70,12 @@ impl Admitted {
         self.0.command() == Command::Local
     }
 
+    /// Whether it is LOCAL with `residual` bytes right behind it: a user whom the balancer could not name, such as one that
+    /// reached it by a Unix socket. Where a listener has `ssl` the balancer's own checks speak first, too.
+    pub fn is_user_behind_local(&self, residual: usize, ssl: bool) -> bool {
+        self.is_local() && residual > 0 && !ssl
+    }
+
     /// The client that the header names; `None` for LOCAL, UNKNOWN and the like: the balancer's own.
     pub fn client(&self) -> Option<IpAddr> {
         self.0.ip().map(|(source, _)| source.ip())

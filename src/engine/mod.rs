@@ -35,7 +35,7 @@ pub use relay::{
     DISCONNECT_DELAY_DEFAULT, GREETING_TIMEOUT_DEFAULT, HALF_CLOSED_TIMEOUT_DEFAULT, HELD_MOVED_MAX,
     IDLE_TIMEOUT_DEFAULT, LiveSession, Relay, SessionLog, SessionRecord, SessionState, SharedBackend,
 };
-pub use snapshot::{Meter, Snapshot};
+pub use snapshot::{Ended, Meter, Snapshot};
 pub use start::{Bound, EngineBuilder, PENDING_LIMIT_DEFAULT, PENDING_LIMIT_MAX, RINGS_MAX, StartError};
 pub use takeover::{ClientCounts, Pending};
 
@@ -50,7 +50,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 
-use crate::conn::Clients;
+use crate::admission::Clients;
 use crate::dispatch::{PoolRecord, RunningWorkers};
 use crate::ring::{Ring, Sizes, Waker};
 use acceptor::{Acceptor, Departing};
@@ -144,7 +144,7 @@ impl Engine {
     /// The same for another thread, also while the engine ends.
     pub fn meter(&self) -> Meter {
         let rings = self.threads.iter().map(|thread| thread.tally.clone()).collect();
-        Meter { rings, pools: self.pools.clone(), clients: self.clients.clone() }
+        Meter { rings, pools: self.pools.clone(), clients: self.clients.clone(), report: self.report.clone() }
     }
 
     /// For a watchdog on another thread.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::acceptor::Departing;
 use super::relay::LiveSession;
 use super::{Command, Engine};
-use crate::conn::Clients;
+use crate::admission::Clients;
 
 /// How long the rings may take to let go of their pending connections; they need milliseconds.
 const HAND_OVER_LIMIT: Duration = Duration::from_secs(5);

@@ -128,20 +128,10 @@ fn begun(bytes: &[u8], rules: &Rules) -> Result<(), (Reason, usize)> {
     Ok(())
 }
 
-fn family(fam: u8) -> Option<Family> {
-    match fam >> 4 {
-        0 => Some(Family::Unspec),
-        1 => Some(Family::Inet),
-        2 => Some(Family::Inet6),
-        3 => Some(Family::Unix),
-        _ => None,
-    }
-}
-
 /// Byte 14: the seven defined pairs. An UNSPEC on one side only is the fault of the family for 01 and 02, of the
 /// transport for 10, 20 and 30.
 fn family_and_transport(fam: u8) -> Result<(Family, Transport), Reason> {
-    let family = family(fam).ok_or(Reason::BadFamily)?;
+    let family = Family::of(fam >> 4).ok_or(Reason::BadFamily)?;
     match (family, fam & 0x0f) {
         (Family::Unspec, 0) => Ok((family, Transport::Unspec)),
         (Family::Unspec, 1 | 2) => Err(Reason::BadFamily),
@@ -181,7 +171,7 @@ fn proxy(bytes: &[u8], fam: u8) -> Result<Head, Reason> {
 /// behind the fixed part, where AWS puts it although it names a family.
 fn local(bytes: &[u8], fam: u8) -> Result<Head, Reason> {
     let body = bytes.get(V2_FIXED..).unwrap_or_default();
-    let behind_block = family(fam).and_then(|family| body.get(family.block_len()..));
+    let behind_block = Family::of(fam >> 4).and_then(|family| body.get(family.block_len()..));
     let mut candidates = [behind_block, Some(body)].into_iter().flatten().filter_map(|chain| {
         let at = only_checksum(chain)?;
         Some(verify(bytes, bytes.len() - chain.len() + at))

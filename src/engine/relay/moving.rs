@@ -115,7 +115,7 @@ impl<S> Relays<S> {
             server: Some(server),
             attempts: state.attempts,
             chosen,
-            listener: Arc::new(ListenerInfo { service: state.service, name: state.listener, ssl: false }),
+            listener: Arc::new(ListenerInfo::of_former(state.service, state.listener)),
             pair: Pair::resume(state.pair),
             terms,
             phase: if state.awaits_greeting { Phase::Greeting } else { Phase::Open },
