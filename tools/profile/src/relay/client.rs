@@ -244,24 +244,29 @@ impl Crowd {
                 ticker.tick.notified().await;
             }
             workers.retain(|worker: &JoinHandle<()>| !worker.is_finished());
-            match self.idle_session(&mut next) {
-                Some((index, session)) => workers.push(spawn_local(self.clone().round_trip(index, session, due))),
-                None => self.count(Err("no session is idle".to_owned()), 0),
-            }
+            let Some((index, session)) = self.idle_session(&mut next, &ticker).await else {
+                return self.count(Err(format!("no session is idle for {PATIENCE:?}")), 0);
+            };
+            workers.push(spawn_local(self.clone().round_trip(index, session, due)));
             due += step;
         }
         self.all(workers, until).await;
     }
 
-    /// Takes the next session that waits for nothing.
-    fn idle_session(&self, next: &mut usize) -> Option<(usize, Session)> {
-        let mut held = self.held.borrow_mut();
-        for _ in 0..held.len() {
-            let index = *next;
-            *next = (*next + 1) % held.len();
-            if let Some(session) = held[index].take() {
-                return Some((index, session));
+    /// Takes the next session that waits for nothing; whoever is late because there was none is late.
+    async fn idle_session(&self, next: &mut usize, ticker: &Ticker) -> Option<(usize, Session)> {
+        let end = Instant::now() + PATIENCE;
+        while Instant::now() < end {
+            let count = self.held.borrow().len();
+            for _ in 0..count {
+                let index = *next;
+                *next = (*next + 1) % count;
+                let session = self.held.borrow_mut()[index].take();
+                if let Some(session) = session {
+                    return Some((index, session));
+                }
             }
+            ticker.tick.notified().await;
         }
         None
     }

@@ -17,8 +17,6 @@ use crate::server::{Server, free_address, pause};
 const WARM_UP: u64 = 512;
 /// The same where its memory is measured: those that come later must not find memory that these have left.
 const WARM_UP_MEMORY: u32 = 16;
-/// How long held sessions are left alone before memory is read: relays give buffers back meanwhile.
-const REST: Duration = Duration::from_secs(2);
 const IN_FLIGHT: u32 = 256;
 const IN_FLIGHT_FEW: u32 = 8;
 const COMMANDS: u32 = 4;
@@ -63,6 +61,14 @@ pub struct Extent {
     pub chatter_rate: u32,
     /// Bytes of a large answer.
     pub answer: u64,
+    /// How many seconds held sessions are left alone before memory is read: relays give buffers back meanwhile.
+    pub rest: f64,
+}
+
+impl Extent {
+    fn rest(&self) -> Result<(), String> {
+        pause(Duration::from_secs_f64(self.rest))
+    }
 }
 
 /// One system in one round.
@@ -258,11 +264,11 @@ fn bulk(bench: &Bench, system: System, extent: &Extent) -> Result<Round, String>
 fn idle(bench: &Bench, system: System, extent: &Extent) -> Result<Round, String> {
     let mut site = Site::start(bench, system, Needs::default())?;
     hold(&mut site, WARM_UP_MEMORY)?;
-    pause(REST)?;
+    extent.rest()?;
     let before = site.relay.memory();
     let (used, outcome) = used_by(bench, site.relay.pid(), || {
         let outcome = site.perform(&Task::Hold { count: extent.idle })?;
-        pause(REST)?;
+        extent.rest()?;
         Ok(outcome)
     })?;
     let what = format!("the backend does not hold {} sessions", extent.idle);
@@ -273,7 +279,7 @@ fn idle(bench: &Bench, system: System, extent: &Extent) -> Result<Round, String>
     let resident = (all.rss_kib + all.page_tables_kib).saturating_sub(before.rss_kib + before.page_tables_kib);
     let mut cost = bytes(resident);
     if system == System::Vestibule {
-        let without = site_without_relay(bench)?.memory();
+        let without = without_relay(bench, extent)?.memory();
         let own =
             (all.anonymous_kib + all.page_tables_kib).saturating_sub(without.anonymous_kib + without.page_tables_kib);
         cost = cost.max(bytes(own));
@@ -284,11 +290,12 @@ fn idle(bench: &Bench, system: System, extent: &Extent) -> Result<Round, String>
     Ok(Round { cost, user: 0.0, ..Round::new(used, outcome.done, &outcome, 0.0) })
 }
 
-fn site_without_relay(bench: &Bench) -> Result<Server, String> {
+/// A daemon with the same settings that closes what it has accepted.
+fn without_relay(bench: &Bench, extent: &Extent) -> Result<Server, String> {
     let port = free_address()?.port();
     let server = System::Vestibule.recipe(&bench.tools, port, Needs { relay: false, ..Needs::default() })?;
     let server = Server::start(server, bench.server_cpu)?;
-    pause(REST)?;
+    extent.rest()?;
     Ok(server)
 }
 

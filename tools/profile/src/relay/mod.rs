@@ -32,6 +32,8 @@ const SPARE: u64 = 600;
 const CHATTERS: u32 = 1000;
 const CHATTER_RATE: u32 = 5000;
 const ANSWER: u64 = 64 << 20;
+/// As long as HAProxy and others take to give back what idle sessions do not need, and more.
+const REST: f64 = 2.0;
 
 /// What `relay` takes.
 #[derive(Debug, clap::Args)]
@@ -124,13 +126,14 @@ fn measure(bench: &Bench, args: &Args, job: Job, count: usize, extent: &Extent) 
 fn extent(args: &Args, open_files: u64) -> Extent {
     let room = u32::try_from(open_files.saturating_sub(SPARE) / 2).unwrap_or(u32::MAX);
     match args.quick {
-        true => Extent { seconds: 0.25, idle: 64, chatters: 50, chatter_rate: 1000, answer: 1 << 20 },
+        true => Extent { seconds: 0.25, idle: 64, chatters: 50, chatter_rate: 1000, answer: 1 << 20, rest: 0.2 },
         false => Extent {
             seconds: args.duration.as_secs_f64(),
             idle: args.sessions.min(room),
             chatters: CHATTERS,
             chatter_rate: CHATTER_RATE,
             answer: ANSWER,
+            rest: REST,
         },
     }
 }

@@ -231,7 +231,7 @@ mod tests {
     }
 
     fn results(measured: Vec<Measured>, scale: Vec<ScalePoint>) -> Results {
-        let extent = Extent { seconds: 1.0, idle: 1, chatters: 1, chatter_rate: 1, answer: 1 };
+        let extent = Extent { seconds: 1.0, idle: 1, chatters: 1, chatter_rate: 1, answer: 1, rest: 0.0 };
         Results::new(Machine::test(), Vec::new(), extent, measured, scale)
     }
 
