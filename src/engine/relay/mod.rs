@@ -12,21 +12,23 @@
 //! client's socket is watched, and its server's if it has one; it counts at its server exactly as long as `chosen` names
 //! one; it has one deadline in the wheel.
 
+mod log;
 mod mail;
 mod service;
 mod session;
 mod wire;
 
+pub use log::{SessionLog, SessionRecord};
 pub use mail::Mail;
 pub use service::{
     DISCONNECT_DELAY_DEFAULT, GREETING_TIMEOUT_DEFAULT, HALF_CLOSED_TIMEOUT_DEFAULT, IDLE_TIMEOUT_DEFAULT, Relay,
     SharedBackend,
 };
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::tally::Tally;
 use crate::backend::{Choice, ServerIndex, Tried, Waiter};
@@ -34,7 +36,7 @@ use crate::conn::{GENERATION_BITS, Key, Slab};
 use crate::dispatch::Handoff;
 use crate::net::canonical_socket;
 use crate::proxy::{Encoder, Header, Limits};
-use crate::relay::{End, Flow, OPENING_MAX, Pair, Protocol, Side, WINDOW_MAX, Wheel};
+use crate::relay::{End, Flow, Pair, Protocol, SessionId, Side, WINDOW_MAX, Wheel, courtesy};
 use crate::ring::{BATCH_MAX, Errno, Readiness, Streams};
 use service::Terms;
 use session::{Opening, Phase, Session, Times};
@@ -44,6 +46,12 @@ use wire::Link;
 const PARTING_MAX: Duration = Duration::from_secs(2);
 /// Bytes of a client that nobody serves which are read and forgotten, so that the close is no reset.
 const PARTING_BYTES_MAX: usize = 64 * 1024;
+
+/// A server that ends after so long a silence does so unasked.
+const UNASKED_AFTER: Duration = Duration::from_millis(500);
+/// Clients of a server that learn at once that it has ended, in [`LOSSES_WITHIN`].
+const LOSSES_AT_ONCE: u32 = 8;
+const LOSSES_WITHIN: Duration = Duration::from_secs(1);
 
 /// The sessions of one ring.
 pub struct Relays<S> {
@@ -60,6 +68,32 @@ pub struct Relays<S> {
     tally: Arc<Tally>,
     /// Whose turn it is among the source addresses.
     source: usize,
+    /// Clients that a server has lost lately, and since when; one entry a server at most.
+    losses: HashMap<(usize, ServerIndex), (Instant, u32)>,
+    log: Option<Arc<dyn SessionLog>>,
+    /// Of this turn.
+    lines: String,
+    wall: Wall,
+}
+
+/// What time it was by the calendar at some moment, asked again now and then: clocks are set.
+#[derive(Clone, Copy, Debug)]
+struct Wall {
+    at: Instant,
+    unix: Duration,
+}
+
+impl Wall {
+    const ASK_EVERY: Duration = Duration::from_secs(10);
+
+    fn ask(at: Instant) -> Wall {
+        Wall { at, unix: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() }
+    }
+
+    fn micros(self, then: Instant) -> u64 {
+        let since = then.saturating_duration_since(self.at);
+        (self.unix + since).as_micros() as u64 - self.at.saturating_duration_since(then).as_micros() as u64
+    }
 }
 
 /// What the sessions of a ring are made of.
@@ -74,6 +108,8 @@ pub struct Parts {
     pub mail: Mail,
     /// Where to count.
     pub tally: Arc<Tally>,
+    /// Who is told of sessions.
+    pub log: Option<Arc<dyn SessionLog>>,
 }
 
 impl<S> Relays<S> {
@@ -92,13 +128,17 @@ impl<S> Relays<S> {
             has_mail: false,
             tally: parts.tally,
             source: 0,
+            losses: HashMap::new(),
+            log: parts.log,
+            lines: String::new(),
+            wall: Wall::ask(now),
         }
     }
 
     /// Of a ring without relays.
     #[cfg(test)]
     pub fn none(tally: Arc<Tally>) -> Relays<S> {
-        let parts = Parts { ring: 0, relays: Vec::new(), sessions: 0, mail: Mail::new(1), tally };
+        let parts = Parts { ring: 0, relays: Vec::new(), sessions: 0, mail: Mail::new(1), tally, log: None };
         Relays::new(parts, Instant::now())
     }
 
@@ -153,8 +193,8 @@ impl<S> Relays<S> {
             None => (peer, local()),
         };
         let opening = Opening {
-            announcement: announcement(&terms, header, addresses, early),
-            early: early.len(),
+            announcement: announcement(&terms, header, addresses),
+            early: early.to_vec(),
             tried: Tried::default(),
             connect_until: None,
         };
@@ -169,9 +209,13 @@ impl<S> Relays<S> {
             phase: Phase::Connecting,
             opening: Some(Box::new(opening)),
             listener: handoff.listener,
+            id: SessionId::new(self.wall.micros(handoff.accepted_at), addresses.0),
             addresses,
+            early: early.len() as u32,
             times: Times::new(handoff.accepted_at, now),
             is_tls,
+            leaves: None,
+            is_kept_alive: false,
             busy: false,
             _permit: handoff.permit,
         }
@@ -185,7 +229,7 @@ impl<S> Relays<S> {
                 Watch::of(key, Side::Client, 0).begin(driver, &session.client);
                 self.choose(driver, key, now);
             }
-            Err(session) => self.tally.session_ended(End::OutOfResources, session.age(now)),
+            Err(_) => self.tally.session_ended(End::OutOfResources),
         }
     }
 
@@ -211,7 +255,8 @@ impl<S> Relays<S> {
             driver.watch(place, generation, socket);
         }
         session.pair.ready(side, readiness.readable, readiness.ended);
-        match session.phase {
+        let phase = session.phase;
+        match phase {
             Phase::Queued { .. } | Phase::Connecting if side == Side::Client => {
                 if readiness.broken {
                     self.finish(driver, key, End::ClientLeft, now);
@@ -219,8 +264,12 @@ impl<S> Relays<S> {
             }
             Phase::Connecting if readiness.writable => self.connect_ended(driver, key, readiness.broken, now),
             Phase::Queued { .. } | Phase::Connecting => {}
-            Phase::Greeting | Phase::Open => self.pump(driver, key, now),
-            Phase::Parting { .. } | Phase::Lingering { .. } => self.part_on(driver, key, side, readiness, now),
+            Phase::Greeting => self.pump(driver, key, now),
+            Phase::Open if side == Side::Server && readiness.ended && self.must_linger(key, now) => {}
+            Phase::Open => self.pump(driver, key, now),
+            Phase::Lingering { .. } if side == Side::Client => self.look_at_last(driver, key, now),
+            Phase::Lingering { .. } => {}
+            Phase::Parting { .. } => self.part_on(driver, key, side, readiness, now),
         }
     }
 
@@ -242,12 +291,34 @@ impl<S> Relays<S> {
             let Some(slot) = self.wheel.expire(now) else { break };
             self.expired(driver, slot, now);
         }
+        if now.saturating_duration_since(self.wall.at) > Wall::ASK_EVERY {
+            self.wall = Wall::ask(now);
+        }
+        if let (Some(log), false) = (&self.log, self.lines.is_empty()) {
+            log.flush(&mut self.lines);
+        }
     }
 
-    /// Ends every session at once.
-    pub fn end_all<D: Streams<Socket = S>>(&mut self, driver: &mut D, end: End, now: Instant) {
+    /// Ends sessions, those first that have been silent longest, spread over a time; `all` or those of one server.
+    pub fn let_go(&mut self, whose: Option<(&SharedBackend, ServerIndex)>, end: End, over: Duration, now: Instant) {
+        let concerned = |session: &Session<S>| match whose {
+            Some((backend, server)) => session.chosen == Some(server) && session.terms.backend.is(backend),
+            None => true,
+        };
+        let mut going: Vec<(Instant, Key)> = Vec::new();
         for key in self.sessions.keys().collect::<Vec<_>>() {
-            self.finish(driver, key, end, now);
+            let session = self.sessions.get_mut(key).expect("its key was just there");
+            if concerned(session) && session.leaves.is_none() {
+                going.push((session.times.active, key));
+            }
+        }
+        going.sort_by_key(|(active, _)| *active);
+        let count = going.len() as u32;
+        for (number, (_, key)) in going.into_iter().enumerate() {
+            let session = self.sessions.get_mut(key).expect("its key was just there");
+            session.leaves = Some((now + over * number as u32 / count, end));
+            let (deadline, _) = session.deadline();
+            self.wheel.set(key.slot, deadline);
         }
     }
 
@@ -256,9 +327,16 @@ impl<S> Relays<S> {
         let session = self.sessions.get_mut(key).expect("as just found");
         let (deadline, end) = session.deadline();
         if deadline > now {
+            // Only now: sessions that are shorter do not pay for it.
+            if !std::mem::replace(&mut session.is_kept_alive, true) {
+                [Side::Client, Side::Server].into_iter().filter_map(|side| session.socket(side)).for_each(|socket| {
+                    driver.keep_alive(socket);
+                });
+            }
             return self.wheel.set(slot, deadline);
         }
         match end {
+            End::ServerClosed => self.look_at_last(driver, key, now),
             End::ConnectTimeout | End::QueueTimeout => self.part(driver, key, end, now),
             End::GreetingTimeout => {
                 let server = session.chosen.expect("a server is awaited to greet");
@@ -377,9 +455,6 @@ impl<S> Relays<S> {
         if broken || driver.connected(server).is_err() {
             Watch::of(key, Side::Server, session.attempts).end(driver);
             session.server = None;
-            // What was told of the one that is gone does not hold for the next.
-            session.pair = Pair::new(session.terms.protocol != Protocol::None && !session.is_tls);
-            session.pair.ready(Side::Client, true, false);
             self.give_server_up(key, now);
             return self.choose(driver, key, now);
         }
@@ -394,17 +469,61 @@ impl<S> Relays<S> {
         session.terms.backend.lock().connected(index, now.saturating_duration_since(session.times.chosen), now);
         session.times.connected = now;
         session.times.active = now;
-        let speaks_first = session.terms.protocol != Protocol::None && !session.is_tls;
-        session.phase = if speaks_first { Phase::Greeting } else { Phase::Open };
+        session.times.greeted = now;
+        session.phase = if session.server_greets() { Phase::Greeting } else { Phase::Open };
         let server = session.server.as_ref().expect("it is connected");
         let mut link = Link { driver, client: &session.client, server };
         // SMTP servers take it for talking out of turn if the client's bytes stand in the header's segment.
         let apart = matches!(session.terms.protocol, Protocol::Smtp | Protocol::Submission) && !session.is_tls;
-        let at = if apart { opening.announcement.len() - opening.early } else { opening.announcement.len() };
-        let (first, early) = opening.announcement.split_at(at);
-        session.pair.connected(&mut link, first, early);
+        let Opening { announcement: mut first, mut early, .. } = *opening;
+        if !apart {
+            first.append(&mut early);
+        }
+        session.pair.connected(&mut link, &first, &early);
         let (deadline, _) = session.deadline();
         self.wheel.set(key.slot, deadline);
+        self.tell(key, None, now);
+        self.pump(driver, key, now);
+    }
+
+    /// Says that a session has begun, or is over.
+    fn tell(&mut self, key: Key, end: Option<End>, now: Instant) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        if let (Some(log), true) = (&self.log, session.terms.log_sessions) {
+            log.tell(&mut self.lines, &session.record(end, now));
+        }
+    }
+
+    /// Whether a server that has ended unasked has lost so many clients in this second that this one is to learn of it later.
+    fn must_linger(&mut self, key: Key, now: Instant) -> bool {
+        let session = self.sessions.get_mut(key).expect("the caller has it");
+        let delay = session.terms.disconnect_delay;
+        let unasked = now.saturating_duration_since(session.times.active) >= UNASKED_AFTER;
+        let Some(server) = session.chosen.filter(|_| unasked && !delay.is_zero() && !session.pair.is_half_closed())
+        else {
+            return false;
+        };
+        let losses = self.losses.entry((session.terms.backend.number(), server)).or_insert((now, 0));
+        if now.saturating_duration_since(losses.0) > LOSSES_WITHIN {
+            *losses = (now, 0);
+        }
+        losses.1 += 1;
+        if losses.1 <= LOSSES_AT_ONCE {
+            return false;
+        }
+        // Any number that spreads: by golden section, the same on every run.
+        let turn = u64::from(losses.1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        let until = now + delay.mul_f64(turn as f64 / u32::MAX as f64);
+        session.phase = Phase::Lingering { until };
+        let (deadline, _) = session.deadline();
+        self.wheel.set(key.slot, deadline);
+        true
+    }
+
+    /// The client learns now how its server has ended.
+    fn look_at_last<D: Streams<Socket = S>>(&mut self, driver: &mut D, key: Key, now: Instant) {
+        let session = self.sessions.get_mut(key).expect("the caller has it");
+        session.phase = Phase::Open;
         self.pump(driver, key, now);
     }
 
@@ -463,11 +582,17 @@ impl<S> Relays<S> {
 
     /// Tells the client that nobody serves it, and waits a moment for its end.
     fn part<D: Streams<Socket = S>>(&mut self, driver: &mut D, key: Key, end: End, now: Instant) {
+        self.tell(key, Some(end), now);
         self.leave_server(driver, key, now);
         let session = self.sessions.get_mut(key).expect("the caller has it");
         session.opening = None;
         let until = now + PARTING_MAX;
         session.phase = Phase::Parting { end, until };
+        if session.pair.from_server() == 0 && !session.is_tls {
+            let words = courtesy(session.terms.protocol, &session.terms.host, &session.id);
+            // A fresh connection has room for a line; if not, there is nothing that could be said.
+            let _ = driver.send(&session.client, words.as_bytes(), true);
+        }
         driver.shutdown(&session.client);
         self.wheel.set(key.slot, until);
         self.part_on(driver, key, Side::Client, Readiness { readable: true, ..Readiness::default() }, now);
@@ -483,7 +608,7 @@ impl<S> Relays<S> {
         now: Instant,
     ) {
         let session = self.sessions.get_mut(key).expect("the caller has it");
-        let (Phase::Parting { end, .. } | Phase::Lingering { end, .. }) = session.phase else { return };
+        let Phase::Parting { end, .. } = session.phase else { return };
         if side == Side::Server || !readiness.readable {
             return;
         }
@@ -519,11 +644,14 @@ impl<S> Relays<S> {
 
     /// The session is over.
     fn finish<D: Streams<Socket = S>>(&mut self, driver: &mut D, key: Key, end: End, now: Instant) {
+        if !matches!(self.sessions.get_mut(key), Some(Session { phase: Phase::Parting { .. }, .. })) {
+            self.tell(key, Some(end), now);
+        }
         self.leave_server(driver, key, now);
         self.wheel.clear(key.slot);
         Watch::of(key, Side::Client, 0).end(driver);
-        let session = self.sessions.remove(key).expect("the caller has it");
-        self.tally.session_ended(end, session.age(now));
+        self.sessions.remove(key);
+        self.tally.session_ended(end);
     }
 
     /// A place at a server for a session that has waited.
@@ -555,13 +683,8 @@ impl<S> Relays<S> {
     }
 }
 
-/// What the server gets first, with the client's bytes that are there already.
-fn announcement(
-    terms: &Terms,
-    header: Option<Header<'_>>,
-    (source, destination): (SocketAddr, SocketAddr),
-    early: &[u8],
-) -> Vec<u8> {
+/// What the server gets first.
+fn announcement(terms: &Terms, header: Option<Header<'_>>, (source, destination): (SocketAddr, SocketAddr)) -> Vec<u8> {
     let _ = terms;
     let encoder = match &header {
         Some(header) => Encoder::relay(header, source, destination, &[]),
@@ -571,7 +694,6 @@ fn announcement(
     let mut bytes = vec![0; encoder.encoded_len()];
     let len = encoder.encode(&mut bytes).unwrap_or_default();
     bytes.truncate(len);
-    bytes.extend_from_slice(&early[..early.len().min(OPENING_MAX)]);
     bytes
 }
 
