@@ -12,6 +12,9 @@ use crate::report::plot::{self, Bar, Group};
 use crate::report::{Cell, Page, number};
 use crate::stats::Spread;
 
+/// Columns of a job that is about memory.
+const MEMORY_COLUMNS: usize = 4;
+
 /// The whole report.
 pub fn page(results: &Results, bench: &Bench) -> Result<Page, String> {
     let mut page = Page::new("Vestibule's relay beside its peers", &results.machine);
@@ -61,19 +64,23 @@ fn job_part(page: &mut Page, job: Job, summaries: &[&Summary]) -> Result<(), Str
     sorted.sort_by(|a, b| a.cost.median.total_cmp(&b.cost.median));
     let group = Group { title: job.unit().to_owned(), bars: sorted.into_iter().map(bar).collect() };
     page.figure(&plot::bars(&[group])?, caption(job));
+    let disturbed = |part: f64| Cell::Verdict(part <= DISTURBED, format!("{:.0}", part * 100.0));
+    let columns = ["system", job.unit(), "min–max", "Vestibule / this", "user", "own core %", "others %"];
+    let shown = if job == Job::Idle { &columns[..MEMORY_COLUMNS] } else { &columns };
     page.table(
-        &["system", job.unit(), "min–max", "user", "own core %", "others %", "Vestibule / this"],
+        shown,
         summaries.iter().map(|summary| {
-            let others = summary.others_core.median;
-            vec![
+            let mut row = vec![
                 summary.system.to_string().into(),
                 number(Some(summary.cost.median), job.places()),
                 Cell::Number(range(summary.cost, job.places())),
+                Cell::Number(summary.ratio.map_or_else(|| "–".to_owned(), |ratio| spread(ratio, 2))),
                 number(Some(summary.user.median).filter(|user| *user > 0.0), job.places()),
                 number(Some(summary.core.median * 100.0), 0),
-                Cell::Verdict(others <= DISTURBED, format!("{:.0}", others * 100.0)),
-                Cell::Number(summary.ratio.map_or_else(|| "–".to_owned(), |ratio| spread(ratio, 2))),
-            ]
+                disturbed(summary.others_core.median),
+            ];
+            row.truncate(shown.len());
+            row
         }),
     );
     latency_table(page, summaries);

@@ -164,7 +164,7 @@ impl Summary {
             others_core: over(|round| round.others_core)?,
             core: over(|round| round.core)?,
             rate: over(|round| round.rate)?,
-            ratio: ours.and_then(|ours| Spread::of(ratios(&ours.rounds, &one.rounds, |round| round.cost))),
+            ratio: ours.and_then(|ours| ratio(&ours.rounds, &one.rounds)),
             latency: Latencies::of(&one.rounds, |round| round.latency),
             beside_bulk: Latencies::of(&one.rounds, |round| round.beside_bulk),
         })
@@ -195,11 +195,17 @@ impl Results {
     }
 }
 
+/// Round by round. None to what costs nothing: few idle sessions fit in memory that a relay has had before.
+fn ratio(ours: &[Round], theirs: &[Round]) -> Option<Spread> {
+    let costs_something = theirs.iter().all(|round| round.cost > 0.0);
+    Spread::of(ratios(ours, theirs, |round| round.cost)).filter(|_| costs_something)
+}
+
 /// Sets every point beside the first of its kind.
 fn conclude(scale: &mut [ScalePoint]) {
     for index in 0..scale.len() {
         let first = scale.iter().find(|other| other.is_first && other.what == scale[index].what);
-        let ratio = first.and_then(|first| Spread::of(ratios(&scale[index].rounds, &first.rounds, |round| round.cost)));
+        let ratio = first.and_then(|first| ratio(&scale[index].rounds, &first.rounds));
         let one = &mut scale[index];
         (one.cost, one.ratio) = (Spread::over(&one.rounds, |round| round.cost), ratio);
     }
