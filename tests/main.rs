@@ -21,6 +21,7 @@ mod peers;
 mod pools;
 mod receivers;
 mod refusals;
+mod relay;
 mod reliability;
 mod resets;
 mod security;

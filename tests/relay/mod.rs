@@ -1,0 +1,3 @@
+//! The relay with real servers: what clients, servers and logs see of a cluster with Vestibule in it.
+
+mod protocols;
