@@ -1,3 +1,7 @@
 //! The relay with real servers: what clients, servers and logs see of a cluster with Vestibule in it.
 
+mod balance;
+mod bytes;
+mod failures;
+mod forwarding;
 mod protocols;

@@ -113,6 +113,14 @@ impl Dovecot {
         self.directory.path().join("mail")
     }
 
+    /// The one message that a user has got.
+    pub fn delivered(&self, user: &str) -> String {
+        let new = self.mail().join(user).join("new");
+        let file = std::fs::read_dir(&new).unwrap_or_else(|error| panic!("{}: {error}", new.display())).next();
+        let file = file.unwrap_or_else(|| panic!("nothing in {}", new.display())).expect("a readable directory");
+        String::from_utf8_lossy(&std::fs::read(file.path()).expect("root may read it")).into_owned()
+    }
+
     /// Everything it has logged.
     pub fn log(&self) -> String {
         self.before.clone() + &self.process.output()
@@ -145,13 +153,13 @@ impl Dovecot {
     }
 }
 
-/// Whether a Dovecot with all of its services is installed: Debian has a package for each.
+/// What is not installed of a Dovecot with all of its services, for each of which Debian has a package, and of what they
+/// need here.
 pub fn missing() -> Option<&'static str> {
-    find_program("dovecot").is_none().then_some("dovecot").or_else(|| {
-        ["pop3", "lmtp", "managesieve", "submission"]
-            .into_iter()
-            .find(|program| !Path::new("/usr/lib/dovecot").join(program).exists())
-    })
+    let services = ["pop3", "lmtp", "managesieve", "submission"];
+    let service = |program: &&str| !Path::new("/usr/lib/dovecot").join(program).exists();
+    let program = |name: &&str| find_program(name).is_none();
+    ["dovecot", "smtp-sink"].into_iter().find(program).or_else(|| services.into_iter().find(service))
 }
 
 /// `2.3.19.1 (9b53102964)` or the like.

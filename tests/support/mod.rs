@@ -1,5 +1,6 @@
 //! What the tests share: guarded processes, real peers, a client of their own, and visible skips.
 
+pub mod backend;
 pub mod client;
 pub mod cluster;
 pub mod daemon;
