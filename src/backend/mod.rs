@@ -4,6 +4,8 @@
 #![forbid(unsafe_code)]
 
 mod settings;
+mod stub;
+pub use stub::*;
 
 pub use settings::{
     AdminState, Balance, CheckKind, CheckSettings, QUEUE_MAX, RETRIES_MAX, SERVERS_MAX, STICK_TABLE_MAX,

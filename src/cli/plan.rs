@@ -39,6 +39,7 @@ pub fn builder(
         builder = builder.pool(match service.worker {
             WorkerKind::Whoami => pool(service, means, Whoami),
             WorkerKind::Discard => pool(service, means, Discard),
+            WorkerKind::Relay => return Err("worker = relay is not built in yet".into()),
         });
         for listener in &service.listeners {
             for &address in &listener.addresses {

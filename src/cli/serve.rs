@@ -302,6 +302,7 @@ fn describe(service: &Service, listener: &InetListener) -> String {
     words.push(match service.worker {
         WorkerKind::Whoami => "worker whoami".to_owned(),
         WorkerKind::Discard => "worker discard".to_owned(),
+        WorkerKind::Relay => "worker relay".to_owned(),
     });
     words.join(", ")
 }

@@ -5,10 +5,12 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 
 use super::settings::*;
-use super::{Dovecot, Loaded, names, value};
+use super::{Dovecot, Loaded, backends, names, validate, value};
 use crate::admission::{OnUnknown, OnUnspec, Policy};
+use crate::backend::{AdminState, Balance, CheckKind, ServerSettings, StickSettings};
 use crate::dispatch::{Overload, Pool};
 use crate::net::Network;
+use crate::relay::{Forward, Protocol, Target};
 
 /// The settings that differ from their defaults, or all of them; then, as comments, the listeners that only Dovecot
 /// would have, and what was ignored. Names and defaults are those of Dovecot 2.3.
@@ -16,9 +18,12 @@ pub fn dump(loaded: &Loaded, all: bool) -> String {
     let mut out = String::new();
     let settings = &loaded.settings;
     print(&mut out, 0, &global_lines(settings), all);
+    for index in 0..settings.backends.len() {
+        backend(&mut out, settings, index, all);
+    }
     for service in &settings.services {
         open(&mut out, 0, "service", &service.name);
-        print(&mut out, 1, &service_lines(service), all);
+        print(&mut out, 1, &service_lines(service, settings), all);
         for listener in &service.listeners {
             open(&mut out, 1, "inet_listener", &listener.name);
             print(&mut out, 2, &listener_lines(service, listener, settings), all);
@@ -33,13 +38,20 @@ pub fn dump(loaded: &Loaded, all: bool) -> String {
 /// The default of a setting as text; `None` for one that is not shown.
 #[cfg(test)]
 pub(super) fn default_of(scope: names::Scope, name: &str) -> Option<String> {
-    let mut loaded = super::builtin();
-    loaded.settings.defaults = Defaults::default();
-    let service = &loaded.settings.services[0];
+    let text = "backend b {\nstick = source\nserver s {\naddress = ::1\nport = 1\n}\n}\n\
+                service x {\nworker = relay\nbackend = b\nprotocol = sieve\ninet_listener l {\nport = 2\n}\n}\n";
+    let mut relaying = super::parse(std::path::Path::new("t.conf"), text).expect("a relay").settings;
+    let mut settings = super::builtin().settings;
+    (settings.defaults, relaying.defaults) = (Defaults::default(), Defaults::default());
+    let (service, listener) = (&settings.services[0], &settings.services[0].listeners[0]);
     let lines = match scope {
-        names::Scope::Global => global_lines(&loaded.settings),
-        names::Scope::Service => service_lines(service),
-        names::Scope::Listener => listener_lines(service, &service.listeners[0], &loaded.settings),
+        names::Scope::Global => global_lines(&settings),
+        names::Scope::Service => {
+            [service_lines(service, &settings), service_lines(&relaying.services[0], &relaying)].concat()
+        }
+        names::Scope::Listener => listener_lines(service, listener, &settings),
+        names::Scope::Backend => backend_lines(&relaying, 0),
+        names::Scope::Server => server_lines(&relaying.backends[0].servers.servers[0]),
     };
     lines.into_iter().find(|line| line.name == name).map(|line| line.default)
 }
@@ -60,6 +72,7 @@ fn comments(out: &mut String, loaded: &Loaded) {
     }
 }
 
+#[derive(Clone)]
 struct Line {
     name: &'static str,
     value: String,
@@ -73,11 +86,19 @@ fn of(name: &'static str, value: impl Display, default: impl Display) -> Line {
 fn global_lines(settings: &Settings) -> Vec<Line> {
     let (defaults, otherwise) = (&settings.defaults, Defaults::default());
     let takeover = settings.takeover_socket.as_ref().map_or(String::new(), |path| quoted(&path.display().to_string()));
+    let time = value::show_time;
     let mut lines = vec![
         of("drain_timeout", value::show_time(settings.drain_timeout), value::show_time(DRAIN_DEFAULT)),
         of("haproxy_timeout", value::show_time(defaults.timeout), value::show_time(otherwise.timeout)),
         of("haproxy_trusted_networks", networks(&defaults.networks), networks(&otherwise.networks)),
         of("header_limit", settings.header_limit, HEADER_DEFAULT),
+        of(
+            "login_proxy_max_disconnect_delay",
+            time(settings.login_proxy_max_disconnect_delay),
+            time(DISCONNECT_DELAY_DEFAULT),
+        ),
+        of("login_proxy_timeout", time(settings.login_proxy_timeout), time(LOGIN_PROXY_TIMEOUT_DEFAULT)),
+        of("login_source_ips", addresses(&settings.login_source_ips), ""),
         of("listen", addresses(&defaults.addresses), addresses(&otherwise.addresses)),
         of("pending_limit", settings.pending_limit, PENDING_DEFAULT),
         of("rings", settings.rings.map_or("auto".into(), |n| n.to_string()), "auto"),
@@ -115,22 +136,110 @@ fn privilege_lines(privileges: &Privileges) -> Vec<Line> {
     vec![of("chroot", chroot, ""), of("group", name(&privileges.group), ""), of("user", name(&privileges.user), "")]
 }
 
-fn service_lines(service: &Service) -> Vec<Line> {
+fn service_lines(service: &Service, settings: &Settings) -> Vec<Line> {
     let overload = |overload| match overload {
         Overload::Pause => "pause",
         Overload::Reject => "reject",
     };
-    let worker = |worker| match worker {
-        WorkerKind::Whoami => "whoami",
-        WorkerKind::Discard => "discard",
-    };
+    let worker = word(&validate::WORKERS.map(|(word, worker)| (worker, word)), service.worker);
+    let mut lines = vec![of("worker", worker, "whoami")];
+    lines.extend(match service.backend.and_then(|index| settings.backends.get(index)) {
+        Some(backend) => relay_lines(service, backend),
+        None => vec![
+            of("overload", overload(service.overload), overload(Overload::Pause)),
+            of("queue", service.queue, Pool::QUEUE_DEFAULT),
+            of("residual", if service.exact_residual { "exact" } else { "pass" }, "pass"),
+            of("workers", service.workers.map_or("auto".into(), |n| n.to_string()), "auto"),
+        ],
+    });
+    lines.sort_by_key(|line| line.name);
+    lines
+}
+
+/// What concerns a relay only.
+fn relay_lines(service: &Service, backend: &Backend) -> Vec<Line> {
     vec![
-        of("overload", overload(service.overload), overload(Overload::Pause)),
-        of("queue", service.queue, Pool::QUEUE_DEFAULT),
-        of("residual", if service.exact_residual { "exact" } else { "pass" }, "pass"),
-        of("worker", worker(service.worker), worker(WorkerKind::Whoami)),
-        of("workers", service.workers.map_or("auto".into(), |n| n.to_string()), "auto"),
+        // Shown even where the protocol says it: a reader looks for it.
+        of("backend", &backend.servers.name, ""),
+        of("idle_timeout", value::show_time(service.idle_timeout), value::show_time(IDLE_DEFAULT)),
+        of("log_sessions", yes_no(service.log_sessions), "yes"),
+        of("protocol", service.protocol.name(), Protocol::of_service(&service.name).name()),
     ]
+}
+
+fn backend(out: &mut String, settings: &Settings, index: usize, all: bool) {
+    let backend = &settings.backends[index];
+    open(out, 0, "backend", &backend.servers.name);
+    print(out, 1, &backend_lines(settings, index), all);
+    for server in &backend.servers.servers {
+        open(out, 1, "server", &server.name);
+        print(out, 2, &server_lines(server), all);
+        out.push_str("  }\n");
+    }
+    out.push_str("}\n");
+}
+
+fn backend_lines(settings: &Settings, index: usize) -> Vec<Line> {
+    let backend = &settings.backends[index];
+    let servers = &backend.servers;
+    let default_target = backends::default_target(&settings.services, index);
+    let default_forward = backends::default_forward(backend.target);
+    let default_tlvs = backends::default_tlvs(backend.target, backend.forward);
+    let default_check = backends::default_check(&settings.services, index);
+    let (target, forward) = (|one| word(&Target::ALL, one), |one| word(&Forward::ALL, one));
+    let mut lines = vec![
+        of("balance", word(&Balance::ALL, servers.balance), word(&Balance::ALL, Balance::default())),
+        of("check", word(&CheckKind::ALL, servers.check.kind), word(&CheckKind::ALL, default_check)),
+        of("check_interval", value::show_time(servers.check.interval), value::show_time(CHECK_INTERVAL_DEFAULT)),
+        of("connect_timeout", value::show_time(servers.connect_timeout), value::show_time(CONNECT_DEFAULT)),
+        of("fall", servers.check.fall, FALL_DEFAULT),
+        of("forward", forward(backend.forward), forward(default_forward)),
+        of("forward_tlvs", tlvs(backend.forward_tlvs), tlvs(default_tlvs)),
+        of("half_closed_timeout", value::show_time(backend.half_closed_timeout), value::show_time(HALF_CLOSED_DEFAULT)),
+        of("queue", servers.queue, BACKEND_QUEUE_DEFAULT),
+        of("queue_timeout", value::show_time(servers.queue_timeout), value::show_time(QUEUE_TIMEOUT_DEFAULT)),
+        of("retries", servers.retries, RETRIES_DEFAULT),
+        of("rise", servers.check.rise, RISE_DEFAULT),
+        of("servers", "", ""),
+        of("slow_start", value::show_time(servers.slow_start), value::show_time(SLOW_START_DEFAULT)),
+        of("stick", if servers.stick.is_some() { "source" } else { "none" }, "none"),
+        of("target", target(backend.target), target(default_target)),
+    ];
+    lines.extend(stick_lines(servers.stick.as_ref()));
+    lines.sort_by_key(|line| line.name);
+    lines
+}
+
+fn stick_lines(stick: Option<&StickSettings>) -> Vec<Line> {
+    let Some(stick) = stick else { return Vec::new() };
+    vec![
+        of("stick_table_expire", value::show_time(stick.expire), value::show_time(STICK_EXPIRE_DEFAULT)),
+        of("stick_table_size", stick.size, STICK_TABLE_DEFAULT),
+    ]
+}
+
+fn server_lines(server: &ServerSettings) -> Vec<Line> {
+    vec![
+        of("address", &server.host, ""),
+        of("backup", yes_no(server.backup), "no"),
+        of("check_port", server.check_port.unwrap_or(0), 0),
+        of("connection_limit", server.connection_limit, 0),
+        of("port", server.port, ""),
+        of("state", word(&AdminState::ALL, server.state), word(&AdminState::ALL, AdminState::default())),
+        of("weight", server.weight, 1),
+    ]
+}
+
+/// The word by which a configuration knows a value.
+fn word<T: Copy + PartialEq>(all: &[(T, &'static str)], one: T) -> &'static str {
+    all.iter().find(|(value, _)| *value == one).map_or("", |(_, word)| word)
+}
+
+fn tlvs(set: ForwardTlvs) -> String {
+    match set.is_empty() {
+        true => "none".into(),
+        false => set.iter().map(|tlv| word(&ForwardTlv::ALL, tlv)).collect::<Vec<_>>().join(" "),
+    }
 }
 
 fn listener_lines(service: &Service, listener: &InetListener, settings: &Settings) -> Vec<Line> {

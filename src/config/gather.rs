@@ -16,6 +16,7 @@ pub(super) type Values = HashMap<&'static str, Setting>;
 pub(super) struct Gathered {
     pub(super) values: Values,
     pub(super) services: Vec<RawService>,
+    pub(super) backends: Vec<RawBackend>,
     /// The one that the files are written for: 2.4 if `dovecot_config_version` was there.
     pub(super) dovecot: Dovecot,
     pub(super) ignored: Vec<Ignored>,
@@ -34,6 +35,21 @@ pub(super) struct RawService {
 #[derive(Debug)]
 pub(super) struct RawListener {
     pub(super) name: Option<String>,
+    pub(super) at: Place,
+    pub(super) values: Values,
+}
+
+#[derive(Debug)]
+pub(super) struct RawBackend {
+    pub(super) name: String,
+    pub(super) at: Place,
+    pub(super) values: Values,
+    pub(super) servers: Vec<RawServer>,
+}
+
+#[derive(Debug)]
+pub(super) struct RawServer {
+    pub(super) name: String,
     pub(super) at: Place,
     pub(super) values: Values,
 }
@@ -68,6 +84,9 @@ impl Gathered {
         match (section.kind.as_str(), &section.name) {
             ("service", Some(_)) => self.service(section),
             ("service", None) => self.problem(&section.at, "service { } is missing section name"),
+            ("backend", Some(_)) => self.backend(section),
+            ("backend", None) => self.problem(&section.at, "backend { } is missing section name"),
+            ("server", _) => self.problem(&section.at, "server belongs inside a backend NAME { ... }"),
             ("inet_listener", _) => self.problem(&section.at, "inet_listener belongs inside a service NAME { ... }"),
             ("haproxy_trusted_networks", _) => {
                 let remedy =
@@ -133,6 +152,55 @@ impl Gathered {
         }
     }
 
+    fn backend(&mut self, section: Section) {
+        let name = section.name.expect("a backend has a name here");
+        let index = self.backends.iter().position(|backend| backend.name == name).unwrap_or_else(|| {
+            let backend = RawBackend { name, at: section.at.clone(), values: Values::new(), servers: Vec::new() };
+            self.backends.push(backend);
+            self.backends.len() - 1
+        });
+        for entry in section.entries {
+            match entry {
+                Entry::Setting(setting) => match names::canonical(Scope::Backend, &setting.key) {
+                    Some(name) => drop(self.backends[index].values.insert(name, setting)),
+                    None => self.leave(Scope::Backend, &setting),
+                },
+                Entry::Section(inner) if inner.kind == "server" && inner.name.is_some() => self.server(index, inner),
+                Entry::Section(inner) if inner.kind == "server" => {
+                    self.problem(&inner.at, "server { } is missing section name");
+                }
+                Entry::Section(inner) => {
+                    let remedy = "a backend holds server NAME { ... } only: is a '}' missing before?";
+                    self.problem(&inner.at, format!("Unknown section: backend {{ {} {{ ({remedy})", inner.kind));
+                }
+            }
+        }
+    }
+
+    fn server(&mut self, backend: usize, section: Section) {
+        let name = section.name.expect("a server has a name here");
+        let servers = &mut self.backends[backend].servers;
+        let index = servers.iter().position(|server| server.name == name).unwrap_or_else(|| {
+            servers.push(RawServer { name, at: section.at, values: Values::new() });
+            servers.len() - 1
+        });
+        for entry in section.entries {
+            match entry {
+                Entry::Setting(setting) => match names::canonical(Scope::Server, &setting.key) {
+                    Some(name) => drop(self.backends[backend].servers[index].values.insert(name, setting)),
+                    None => self.leave(Scope::Server, &setting),
+                },
+                Entry::Section(inner) => {
+                    let remedy = "a server has no sections: is a '}' missing before?";
+                    self.problem(
+                        &inner.at,
+                        format!("Unknown section: backend {{ server {{ {} {{ ({remedy})", inner.kind),
+                    );
+                }
+            }
+        }
+    }
+
     /// A setting that is not in use here: an error where it could open a port by mistake, else listed.
     fn leave(&mut self, scope: Scope, setting: &Setting) {
         let key = &setting.key;
@@ -141,6 +209,15 @@ impl Gathered {
         }
         if let Some(place) = names::belongs(scope, key).map(describe) {
             return self.problem(&setting.at, format!("Unknown setting: {key} (it belongs {place})"));
+        }
+        let inside = match scope {
+            Scope::Backend => Some("backend { "),
+            Scope::Server => Some("backend { server { "),
+            _ => None,
+        };
+        if let Some(inside) = inside {
+            let remedy = names::meant(scope, key);
+            return self.problem(&setting.at, format!("Unknown setting: {inside}{key} ({remedy})"));
         }
         let hint = names::similar(scope, key).map(|name| format!("did you mean {name}?"));
         let hint_inside = names::similar(Scope::Listener, key);
@@ -233,5 +310,7 @@ fn describe(scope: Scope) -> &'static str {
         Scope::Global => "outside all sections",
         Scope::Service => "inside service NAME { ... }",
         Scope::Listener => "inside inet_listener NAME { ... }",
+        Scope::Backend => "inside backend NAME { ... }",
+        Scope::Server => "inside server NAME { ... }",
     }
 }

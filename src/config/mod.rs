@@ -7,11 +7,13 @@
 //! Each step knows less of the files and more of the meaning. Nothing in here opens a port, a certificate or a clock.
 #![forbid(unsafe_code)]
 
+mod backends;
 mod dump;
 mod gather;
 mod glob;
 mod lint;
 mod names;
+mod servers;
 mod settings;
 mod source;
 mod syntax;

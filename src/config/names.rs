@@ -3,8 +3,8 @@
 use super::Implicit;
 use super::lint::Dovecot::{self, V23, V24};
 
-/// Where a setting may stand, from the outside in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// Where a setting may stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// Outside all sections.
     Global,
@@ -12,6 +12,10 @@ pub enum Scope {
     Service,
     /// In `inet_listener NAME {`.
     Listener,
+    /// In `backend NAME {`.
+    Backend,
+    /// In `server NAME {`, inside a backend.
+    Server,
 }
 
 /// Whose setting it is.
@@ -35,7 +39,7 @@ pub struct Known {
 }
 
 use Origin::Vestibule;
-use Scope::{Global, Listener, Service};
+use Scope::{Backend, Global, Listener, Server, Service};
 
 const fn known(name: &'static str, scopes: &'static [Scope], origin: Origin) -> Known {
     Known { name, scopes, origin }
@@ -60,6 +64,9 @@ pub const SETTINGS: &[Known] = &[
     known("chroot", &[Global], Vestibule),
     known("drain_timeout", &[Global], Vestibule),
     known("takeover_socket", &[Global], Vestibule),
+    known("login_source_ips", &[Global], Origin::Dovecot),
+    known("login_proxy_timeout", &[Global], Origin::Dovecot),
+    known("login_proxy_max_disconnect_delay", &[Global], Origin::Dovecot),
     known("listen", &[Global], Origin::Dovecot),
     known("protocols", &[Global], Origin::Dovecot),
     known("ssl_cert", &[Global], Origin::Dovecot),
@@ -70,12 +77,16 @@ pub const SETTINGS: &[Known] = &[
     known("ssl", &[Global, Listener], Origin::Dovecot),
     known("worker", &[Service], Vestibule),
     known("workers", &[Service], Vestibule),
-    known("queue", &[Service], Vestibule),
+    known("queue", &[Service, Backend], Vestibule),
     known("overload", &[Service], Vestibule),
     known("residual", &[Service], Vestibule),
+    known("backend", &[Service], Vestibule),
+    known("protocol", &[Service], Origin::Dovecot),
+    known("idle_timeout", &[Service], Vestibule),
+    known("log_sessions", &[Service], Vestibule),
     known("name", &[Listener], Origin::Dovecot),
-    known("address", &[Listener], Origin::Dovecot),
-    known("port", &[Listener], Origin::Dovecot),
+    known("address", &[Listener, Server], Origin::Dovecot),
+    known("port", &[Listener, Server], Origin::Dovecot),
     known("haproxy", &[Listener], Origin::Dovecot),
     known("reuse_port", &[Service, Listener], Origin::Dovecot),
     known("haproxy_versions", &[Listener], Vestibule),
@@ -88,6 +99,28 @@ pub const SETTINGS: &[Known] = &[
     known("haproxy_authority", &[Listener], Vestibule),
     known("haproxy_alpn", &[Listener], Vestibule),
     known("defer_accept", &[Listener], Vestibule),
+    known("servers", &[Backend], Vestibule),
+    known("target", &[Backend], Vestibule),
+    known("forward", &[Backend], Vestibule),
+    known("forward_tlvs", &[Backend], Vestibule),
+    known("balance", &[Backend], Vestibule),
+    known("stick", &[Backend], Vestibule),
+    known("stick_table_size", &[Backend], Vestibule),
+    known("stick_table_expire", &[Backend], Vestibule),
+    known("connect_timeout", &[Backend], Vestibule),
+    known("half_closed_timeout", &[Backend], Vestibule),
+    known("retries", &[Backend], Vestibule),
+    known("queue_timeout", &[Backend], Vestibule),
+    known("slow_start", &[Backend], Vestibule),
+    known("check", &[Backend], Vestibule),
+    known("check_interval", &[Backend], Vestibule),
+    known("check_port", &[Backend, Server], Vestibule),
+    known("rise", &[Backend], Vestibule),
+    known("fall", &[Backend], Vestibule),
+    known("weight", &[Server], Vestibule),
+    known("connection_limit", &[Server], Vestibule),
+    known("state", &[Server], Vestibule),
+    known("backup", &[Server], Vestibule),
 ];
 
 /// Other names: Dovecot 2.4's, `(scope, written, meant)`.
@@ -155,6 +188,9 @@ const DOVECOT_DEFAULTS: &[(&str, &str)] = &[
     ("haproxy_timeout", "3 secs"),
     ("haproxy_trusted_networks", ""),
     ("listen", "*, ::"),
+    ("login_proxy_max_disconnect_delay", "0"),
+    ("login_proxy_timeout", "30 secs"),
+    ("login_source_ips", ""),
     ("protocols", ""),
     ("ssl", "yes"),
     ("ssl_cert", ""),
@@ -215,7 +251,7 @@ pub(super) fn canonical(scope: Scope, written: &str) -> Option<&'static str> {
 /// Dovecot 2.4 lets a section's settings be written with the section's name in front.
 fn without_prefix(scope: Scope, written: &str) -> &str {
     let prefix = match scope {
-        Global => return written,
+        Global | Backend | Server => return written,
         Service => "service_",
         Listener => "inet_listener_",
     };
@@ -229,11 +265,16 @@ pub(super) fn list(scope: Scope, kind: &str) -> Option<&'static str> {
         .filter(|name| matches!((scope, *name), (Global, "listen" | "protocols") | (Listener, "address")))
 }
 
-/// Where a setting that has no place in `scope` has one: the next scope inside, else the next outside.
+/// Where a setting that has no place in `scope` has one: the next scope inside, else the next outside, else elsewhere.
 pub(super) fn belongs(scope: Scope, written: &str) -> Option<Scope> {
-    let in_use: Vec<Scope> =
-        [Global, Service, Listener].into_iter().filter(|&other| canonical(other, written).is_some()).collect();
-    in_use.iter().find(|&&other| other > scope).or(in_use.last()).copied()
+    let nearest_first = match scope {
+        Global => [Service, Listener, Backend, Server],
+        Service => [Listener, Global, Backend, Server],
+        Listener => [Service, Global, Backend, Server],
+        Backend => [Server, Global, Service, Listener],
+        Server => [Backend, Global, Service, Listener],
+    };
+    nearest_first.into_iter().find(|&other| canonical(other, written).is_some())
 }
 
 /// Why a setting that is not in use is left alone; `None` if it is unknown in this scope.
@@ -241,6 +282,7 @@ pub(super) fn unused_reason(scope: Scope, written: &str) -> Option<&'static str>
     let bare = without_prefix(scope, written);
     match scope {
         Listener => LISTENER_UNUSED.contains(&bare).then_some("not used"),
+        Backend | Server => None,
         _ if LIMITS.contains(&bare) => Some("Dovecot's process limit; Vestibule has `workers` and `queue`"),
         Service => DOVECOT_SERVICE.contains(&bare).then_some("concerns Dovecot's own process"),
         Global => None,
@@ -264,6 +306,7 @@ pub(super) fn known_to_dovecot(dovecot: Dovecot, scope: Scope, written: &str) ->
             let bare = without_prefix(scope, written);
             ["name", "type", "listen", "port", "ssl", "haproxy", "reuse_port"].contains(&bare)
         }
+        (Backend | Server, _) => false,
     }
 }
 
@@ -271,6 +314,17 @@ pub(super) fn known_to_dovecot(dovecot: Dovecot, scope: Scope, written: &str) ->
 pub(super) fn similar(scope: Scope, written: &str) -> Option<&'static str> {
     let close = |name: &str| name.len() > 4 && distance(name, written) <= 2;
     SETTINGS.iter().find(|known| known.scopes.contains(&scope) && close(known.name)).map(|known| known.name)
+}
+
+/// What an unknown word of a section in which every word must be known may have been meant to be: the nearest name, or
+/// all of them where none is near.
+pub(super) fn meant(scope: Scope, written: &str) -> String {
+    let names = || SETTINGS.iter().filter(|known| known.scopes.contains(&scope)).map(|known| known.name);
+    let near = names().map(|name| (distance(name, written), name)).min().filter(|(far, _)| *far <= 2);
+    match near {
+        Some((_, name)) => format!("did you mean {name}?"),
+        None => format!("known are {}", names().collect::<Vec<_>>().join(", ")),
+    }
 }
 
 /// Levenshtein's distance; lengths that differ by more than two are not worth the work.
@@ -317,6 +371,10 @@ mod tests {
         assert_eq!(belongs(Listener, "queue"), Some(Service));
         assert_eq!(belongs(Listener, "rings"), Some(Global));
         assert_eq!(belongs(Global, "mail_location"), None);
+        assert_eq!(belongs(Backend, "weight"), Some(Server));
+        assert_eq!(belongs(Server, "forward"), Some(Backend));
+        assert_eq!(belongs(Backend, "idle_timeout"), Some(Service));
+        assert_eq!(belongs(Service, "balance"), Some(Backend));
     }
 
     #[test]

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use super::Place;
 use crate::admission::{ClientLimits, Policy};
+use crate::backend;
 use crate::dispatch::Overload;
 use crate::net::{Network, NetworkSet};
 use crate::proxy::Rules;
+use crate::relay::{Forward, Protocol, Target};
 
 /// The daemon's settings.
 #[derive(Clone, Debug)]
@@ -36,6 +38,15 @@ pub struct Settings {
     pub ssl_cert: Option<SourcedPath>,
     /// PEM file with its key. Set exactly when `ssl_cert` is.
     pub ssl_key: Option<SourcedPath>,
+    /// `login_source_ips`: addresses from which servers are connected to; empty: the system's choice.
+    pub login_source_ips: Vec<IpAddr>,
+    /// `login_proxy_timeout`: from the established connection to the server's first byte, 1 s..=[`LOGIN_PROXY_MAX`].
+    pub login_proxy_timeout: Duration,
+    /// `login_proxy_max_disconnect_delay`: over how long the clients of a lost server are let go, at most
+    /// [`LOGIN_PROXY_MAX`]; zero: all at once.
+    pub login_proxy_max_disconnect_delay: Duration,
+    /// Those who can serve, in the order of the files; at most [`BACKENDS_MAX`], with different names.
+    pub backends: Vec<Backend>,
     /// Services that listen, in the order of the files.
     pub services: Vec<Service>,
 }
@@ -72,6 +83,59 @@ pub const CLIENT_LIMIT_MAX: u32 = 1_000_000;
 pub const WORKERS_MAX: usize = 4096;
 /// Most listeners.
 pub const LISTENERS_MAX: usize = 1024;
+
+/// Most backends.
+pub const BACKENDS_MAX: usize = 256;
+/// Default of `login_proxy_timeout`.
+pub const LOGIN_PROXY_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
+/// Default of `login_proxy_max_disconnect_delay`.
+pub const DISCONNECT_DELAY_DEFAULT: Duration = Duration::from_secs(30);
+/// Longest `login_proxy_timeout` and `login_proxy_max_disconnect_delay`.
+pub const LOGIN_PROXY_MAX: Duration = Duration::from_secs(60 * 60);
+/// Most `login_source_ips`.
+pub const SOURCE_IPS_MAX: usize = 256;
+/// Default of `idle_timeout`: clients in IMAP's IDLE speak every 29 minutes (RFC 2177).
+pub const IDLE_DEFAULT: Duration = Duration::from_secs(31 * 60);
+/// Longest `idle_timeout`.
+pub const IDLE_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Default of `connect_timeout`.
+pub const CONNECT_DEFAULT: Duration = Duration::from_secs(5);
+/// Longest `connect_timeout`.
+pub const CONNECT_MAX: Duration = Duration::from_secs(10 * 60);
+/// Default of `half_closed_timeout`.
+pub const HALF_CLOSED_DEFAULT: Duration = Duration::from_secs(30);
+/// Longest `half_closed_timeout`.
+pub const HALF_CLOSED_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// Default of `retries`.
+pub const RETRIES_DEFAULT: u32 = 3;
+/// Default of a backend's `queue`.
+pub const BACKEND_QUEUE_DEFAULT: u32 = 1024;
+/// Default of `queue_timeout`.
+pub const QUEUE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
+/// Longest `queue_timeout`.
+pub const QUEUE_TIMEOUT_MAX: Duration = Duration::from_secs(60 * 60);
+/// Default of `stick_table_size`.
+pub const STICK_TABLE_DEFAULT: u32 = 204_800;
+/// Default of `stick_table_expire`.
+pub const STICK_EXPIRE_DEFAULT: Duration = Duration::from_secs(30 * 60);
+/// Longest `stick_table_expire`.
+pub const STICK_EXPIRE_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Default of `slow_start`.
+pub const SLOW_START_DEFAULT: Duration = Duration::from_secs(30);
+/// Longest `slow_start`.
+pub const SLOW_START_MAX: Duration = Duration::from_secs(60 * 60);
+/// Default of `check_interval`.
+pub const CHECK_INTERVAL_DEFAULT: Duration = Duration::from_secs(10);
+/// Longest `check_interval`.
+pub const CHECK_INTERVAL_MAX: Duration = Duration::from_secs(60 * 60);
+/// Default of `rise`.
+pub const RISE_DEFAULT: u32 = 2;
+/// Default of `fall`.
+pub const FALL_DEFAULT: u32 = 3;
+/// Largest `rise` and `fall`.
+pub const STREAK_MAX: u32 = 100;
+/// Largest `connection_limit` of a server.
+pub const CONNECTION_LIMIT_MAX: u32 = 1_000_000;
 
 /// `client_*`: who of those that the headers name may connect, and how often.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -159,6 +223,14 @@ pub struct Service {
     pub overload: Overload,
     /// Leave bytes behind the header in the socket.
     pub exact_residual: bool,
+    /// What is spoken behind its listeners.
+    pub protocol: Protocol,
+    /// The backend, by its index in [`Settings::backends`]; set exactly when `worker` is [`WorkerKind::Relay`].
+    pub backend: Option<usize>,
+    /// After how long without a byte a relayed session ends, 1 s..=[`IDLE_MAX`].
+    pub idle_timeout: Duration,
+    /// Whether a session's start and end are logged; no without a relay.
+    pub log_sessions: bool,
     /// The sockets; never empty.
     pub listeners: Vec<InetListener>,
     /// Where the service first stands.
@@ -172,6 +244,81 @@ pub enum WorkerKind {
     Whoami,
     /// Closes without an answer.
     Discard,
+    /// Passes the connection on to a server of the service's backend.
+    Relay,
+}
+
+/// `backend NAME { ... }`.
+#[derive(Clone, Debug)]
+pub struct Backend {
+    /// Its name, its servers, and how one of them is chosen.
+    pub servers: backend::Settings,
+    /// Which kind of server they are.
+    pub target: Target,
+    /// How they learn who the client is.
+    pub forward: Forward,
+    /// What else a version 2 header tells them; empty unless `forward` is [`Forward::ProxyV2`].
+    pub forward_tlvs: ForwardTlvs,
+    /// How long a session may go on once one side has ended, 1 s..=[`HALF_CLOSED_MAX`].
+    pub half_closed_timeout: Duration,
+    /// Where the backend first stands.
+    pub at: Place,
+}
+
+/// One item of `forward_tlvs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ForwardTlv {
+    /// SSL: the client's TLS, with all that is inside.
+    Ssl,
+    /// AUTHORITY: the name that the client asked for.
+    Authority,
+    /// ALPN.
+    Alpn,
+    /// UNIQUE_ID.
+    UniqueId,
+    /// Those of vendors (AWS, Azure, ..) that came in.
+    Vendors,
+    /// CRC32C, a checksum of our own over the header.
+    Crc32c,
+}
+
+impl ForwardTlv {
+    /// All, by their names in a configuration.
+    pub const ALL: [(ForwardTlv, &str); 6] = [
+        (ForwardTlv::Ssl, "ssl"),
+        (ForwardTlv::Authority, "authority"),
+        (ForwardTlv::Alpn, "alpn"),
+        (ForwardTlv::UniqueId, "unique-id"),
+        (ForwardTlv::Vendors, "vendors"),
+        (ForwardTlv::Crc32c, "crc32c"),
+    ];
+}
+
+/// A set of [`ForwardTlv`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ForwardTlvs(u8);
+
+impl ForwardTlvs {
+    /// Whether it is in the set.
+    pub fn contains(self, tlv: ForwardTlv) -> bool {
+        self.0 & 1 << tlv as u8 != 0
+    }
+
+    /// Whether the set is empty.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The items, in the order of [`ForwardTlv::ALL`].
+    pub fn iter(self) -> impl Iterator<Item = ForwardTlv> {
+        ForwardTlv::ALL.into_iter().map(|(tlv, _)| tlv).filter(move |&tlv| self.contains(tlv))
+    }
+}
+
+impl FromIterator<ForwardTlv> for ForwardTlvs {
+    fn from_iter<I: IntoIterator<Item = ForwardTlv>>(items: I) -> Self {
+        ForwardTlvs(items.into_iter().fold(0, |set, tlv| set | 1 << tlv as u8))
+    }
 }
 
 /// `inet_listener NAME { ... }`, complete: what it inherits is filled in.

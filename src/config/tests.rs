@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use super::*;
 use crate::admission::{OnUnknown, OnUnspec};
+use crate::backend::{AdminState, Balance, CheckKind, CheckSettings, StickSettings};
 use crate::dispatch::Overload;
+use crate::relay::{Forward, Protocol, Target};
 
 /// The example that operators start from: a bare number for the timeout, three listeners.
 const EXAMPLE: &str = include_str!("../../examples/dovecot.conf");
@@ -85,6 +87,7 @@ fn without_places(text: &str) -> Settings {
     for name in [&mut privileges.user, &mut privileges.group].into_iter().flatten() {
         name.at = nowhere.clone();
     }
+    settings.backends.iter_mut().for_each(|backend| backend.at = nowhere.clone());
     for service in &mut settings.services {
         service.at = nowhere.clone();
         service.listeners.iter_mut().for_each(|listener| listener.at = nowhere.clone());
@@ -259,7 +262,7 @@ fn all_errors_at_once_in_order() {
         "t.conf line 1: haproxy_trusted_networks: Invalid network 'mail.example'",
         "t.conf line 2: haproxy_timeout: 0 is not in the range",
         "t.conf line 3: Invalid number 0: not in the range 1 to 1024 (or auto)",
-        "t.conf line 5: Invalid worker: relais (use whoami or discard)",
+        "t.conf line 5: Invalid worker: relais (use whoami or discard or relay)",
         "t.conf line 7: Invalid port number 70000",
         "t.conf line 8: Unknown setting: service { inet_listener { haproxi (did you mean haproxy?)",
         "t.conf line 9: Invalid boolean value: true (use yes or no)",
@@ -510,9 +513,311 @@ service \"@x\" {
 }
 ";
 
+/// A relay in which nothing is left at its default.
+const RELAY: &str = "\
+login_proxy_max_disconnect_delay = 0
+login_proxy_timeout = 10 secs
+login_source_ips = 10.0.5.11, 2001:db8::5
+service imap-login {
+  worker = relay
+  backend = x.y
+  protocol = pop3
+  idle_timeout = 40 mins
+  log_sessions = no
+  inet_listener imap {
+    port = 143
+  }
+}
+service smtp {
+  worker = relay
+  inet_listener mx {
+    port = 25
+  }
+}
+backend x.y {
+  servers = 10.0.1.1-10.0.1.2:7 10.0.1.1:8 mail5.example.com
+  target = vestibule
+  forward_tlvs = unique-id ssl
+  balance = source
+  stick = source
+  stick_table_size = 1000
+  stick_table_expire = 10 mins
+  connect_timeout = 7 secs
+  half_closed_timeout = 9 secs
+  retries = 0
+  queue = 5
+  queue_timeout = 20 secs
+  slow_start = 0
+  check = dovecot
+  check_port = 5001
+  check_interval = 2 secs
+  rise = 1
+  fall = 1
+  server a {
+    address = 2001:DB8::7
+    port = 143
+    weight = 0
+    connection_limit = 9
+    state = drain
+    backup = yes
+    check_port = 5002
+  }
+}
+backend smtp {
+  target = smtp-server
+  forward_tlvs = none
+  server mx {
+    address = mx.example.com
+  }
+}
+";
+
+#[test]
+fn a_relay_and_its_backends() {
+    let Loaded { settings, warnings, ignored, .. } = loaded(RELAY);
+    assert!(warnings.is_empty() && ignored.is_empty(), "{}", lines(&warnings));
+    let [imap, smtp] = settings.services.as_slice() else { panic!("two services") };
+    assert_eq!((imap.worker, imap.backend, imap.protocol), (WorkerKind::Relay, Some(0), Protocol::Pop3));
+    assert_eq!((smtp.worker, smtp.backend, smtp.protocol), (WorkerKind::Relay, Some(1), Protocol::Smtp));
+    assert_eq!((imap.idle_timeout.as_secs(), imap.log_sessions), (2400, false));
+    assert_eq!((smtp.idle_timeout, smtp.log_sessions), (IDLE_DEFAULT, true));
+    assert_eq!(settings.login_source_ips, [ip("10.0.5.11"), ip("2001:db8::5")]);
+    assert_eq!(settings.login_proxy_timeout.as_secs(), 10);
+    assert!(settings.login_proxy_max_disconnect_delay.is_zero());
+
+    let backend = &settings.backends[0];
+    let servers: Vec<_> = backend.servers.servers.iter().map(|s| (s.name.as_str(), s.host.as_str(), s.port)).collect();
+    let expected = [
+        ("10.0.1.1", "10.0.1.1", 7),
+        ("10.0.1.2", "10.0.1.2", 7),
+        ("10.0.1.1:8", "10.0.1.1", 8),
+        ("mail5.example.com", "mail5.example.com", 10110),
+        ("a", "2001:db8::7", 143),
+    ];
+    assert_eq!(servers, expected);
+    let addresses: Vec<_> = backend.servers.servers.iter().map(|s| s.address.map(|a| a.to_string())).collect();
+    assert_eq!(addresses[2..], [Some("10.0.1.1:8".to_string()), None, Some("[2001:db8::7]:143".to_string())]);
+    let [first, .., last] = backend.servers.servers.as_slice() else { panic!("servers") };
+    assert_eq!((first.weight, first.connection_limit, first.state, first.backup), (1, 0, AdminState::Ready, false));
+    assert_eq!((last.weight, last.connection_limit, last.state, last.backup), (0, 9, AdminState::Drain, true));
+    assert_eq!((first.check_port, last.check_port), (Some(5001), Some(5002)));
+    assert_eq!((backend.target, backend.forward), (Target::Vestibule, Forward::ProxyV2));
+    assert_eq!(backend.forward_tlvs.iter().collect::<Vec<_>>(), [ForwardTlv::Ssl, ForwardTlv::UniqueId]);
+    assert_eq!(backend.half_closed_timeout.as_secs(), 9);
+    let rest = &backend.servers;
+    assert_eq!((rest.balance, rest.retries, rest.queue), (Balance::Source, 0, 5));
+    assert_eq!(rest.stick, Some(StickSettings { size: 1000, expire: Duration::from_secs(600) }));
+    assert_eq!([rest.connect_timeout, rest.queue_timeout, rest.slow_start].map(|time| time.as_secs()), [7, 20, 0]);
+    let interval = Duration::from_secs(2);
+    assert_eq!(rest.check, CheckSettings { kind: CheckKind::Dovecot, interval, rise: 1, fall: 1 });
+
+    let smtp = &settings.backends[1];
+    assert_eq!((smtp.forward, smtp.forward_tlvs.is_empty()), (Forward::ProxyV1, true));
+    assert_eq!((smtp.servers.servers[0].port, smtp.servers.check.kind), (10025, CheckKind::Banner));
+}
+
+/// A relay of one service and one backend; `service` and `backend` are lines inside.
+fn relay(service: &str, backend: &str) -> String {
+    format!(
+        "service imap-login {{\nworker = relay\n{service}\ninet_listener l {{\nport = 10143\n}}\n}}\n\
+         backend imap {{\nservers = 10.0.0.1\n{backend}\n}}\n"
+    )
+}
+
+#[test]
+fn a_relays_defaults_come_from_its_service() {
+    let settings = loaded(&relay("", "")).settings;
+    let backend = &settings.backends[0];
+    assert_eq!((settings.services[0].backend, backend.servers.servers[0].port), (Some(0), 10143));
+    assert_eq!((backend.target, backend.forward), (Target::Dovecot, Forward::ProxyV2));
+    assert_eq!(backend.forward_tlvs.iter().collect::<Vec<_>>(), [ForwardTlv::Ssl, ForwardTlv::Authority]);
+    assert_eq!(backend.servers.check.kind, CheckKind::Banner);
+    assert_eq!(settings.login_proxy_max_disconnect_delay, DISCONNECT_DELAY_DEFAULT);
+    let unknown = "service x {\nworker = relay\nbackend = b\ninet_listener l {\nport = 1\n}\n}\n\
+                   backend b {\nservers = [::1]:7\n}\n";
+    let backend = &loaded(unknown).settings.backends[0];
+    assert_eq!((backend.target, backend.servers.check.kind), (Target::Generic, CheckKind::Connect));
+    assert!(backend.forward_tlvs.is_empty());
+    let merged = loaded(&format!(
+        "{}backend imap {{\nservers = 10.0.0.2\nserver a {{\naddress = 10.0.0.3\n}}\n}}\n",
+        relay("", "")
+    ));
+    let names: Vec<_> = merged.settings.backends[0].servers.servers.iter().map(|s| s.name.clone()).collect();
+    assert_eq!(names, ["10.0.0.2", "a"], "sections of one name merge, the last value counts");
+}
+
+/// `(lines in the service, lines in the backend, line and words of the error)`.
+#[test]
+fn errors_of_relays() {
+    for (service, backend, words) in [
+        ("backend = imp", "", "line 3: service imap-login: there is no backend imp (there are imap)"),
+        ("protocol = none", "", "line 1: service imap-login: worker = relay needs to know its backend"),
+        ("protocol = imaps", "", "line 3: Invalid protocol: imaps (use imap or pop3 or"),
+        ("protocol = pop3", "", "line 1: service imap-login: there is no backend pop3"),
+        ("idle_timeout = 0", "", "line 3: idle_timeout: 0 is not in the range 1 secs to 1 weeks"),
+        ("idle_timout = 40 mins\nbackend = x", "", "there is no backend x"),
+        ("inet_listener m {\nport = 5\nssl = yes\n}", "", "line 3: inet_listener m: ssl = yes with worker = relay is"),
+        ("", "forwrd = none", "line 10: Unknown setting: backend { forwrd (did you mean forward?)"),
+        ("", "cluster = x", "line 10: Unknown setting: backend { cluster (known are queue, servers, target, "),
+        ("", "weight = 2", "line 10: Unknown setting: weight (it belongs inside server NAME { ... })"),
+        ("", "client_limit = 2", "line 10: Unknown setting: backend { client_limit (known are"),
+        ("", "inet_listener x {\n}", "line 10: Unknown section: backend { inet_listener { (a backend holds"),
+        ("", "server {\n}", "line 10: server { } is missing section name"),
+        (
+            "",
+            "server a {\nserver b {\n}\naddress = 10.0.0.9\n}",
+            "line 11: Unknown section: backend { server { server {",
+        ),
+        (
+            "",
+            "server a {\nadress = ::1\naddress = 10.0.0.9\n}",
+            "line 11: Unknown setting: backend { server { adress (did you mean address?)",
+        ),
+        (
+            "",
+            "server a {\nforward = none\naddress = 10.0.0.9\n}",
+            "line 11: Unknown setting: forward (it belongs inside backend NAME { ... })",
+        ),
+        ("", "server a {\nport = 5\n}", "line 10: server a has no address: write address = ADDRESS"),
+        ("", "server a {\naddress = 10.0.0.9\nport = 0\n}", "line 12: Invalid port number 0: a server has a port"),
+        ("", "server a {\naddress = 10.0.0.1:143\n}", "(write address = 10.0.0.1, port = 143)"),
+        ("", "server a {\naddress = 0.0.0.0\n}", "line 11: Invalid server '0.0.0.0': no address of one host"),
+        ("", "server a/b {\naddress = 10.0.0.9\n}", "line 10: Invalid name of a server: 'a/b'"),
+        (
+            "",
+            "server 10.0.0.1 {\naddress = 10.0.0.9\n}",
+            "line 10: server 10.0.0.1: there is one of that name in servers",
+        ),
+        (
+            "",
+            "server a {\naddress = 10.0.0.9\nweight = 257\n}",
+            "line 12: Invalid number 257: not in the range 0 to 256",
+        ),
+        (
+            "",
+            "server a {\naddress = 10.0.0.9\nstate = off\n}",
+            "line 12: Invalid state: off (use ready or drain or maint)",
+        ),
+        ("", "servers = 10.0.0.1 10.0.0.1", "line 10: servers: 10.0.0.1 port 10143 is named twice"),
+        ("", "servers = 10.0.0.1-10.0.9.1", "line 10: servers: Invalid server '10.0.0.1-10.0.9.1': the range has more"),
+        ("", "servers =", "line 8: backend imap has no servers"),
+        ("", "target = dovcot", "line 10: Invalid target: dovcot (use dovecot or postfix or"),
+        (
+            "",
+            "forward = xclient",
+            "line 10: forward = xclient: service imap-login speaks imap, and xclient is for pop3",
+        ),
+        (
+            "protocol = pop3\nbackend = imap",
+            "forward = imap-id",
+            "service imap-login speaks pop3, and imap-id is for imap only",
+        ),
+        (
+            "inet_listener m {\nport = 993\n}",
+            "forward = imap-id",
+            "line 12: forward: inet_listener m port 993: clients start with TLS",
+        ),
+        ("", "target = haraka\nforward = proxy-v2", "line 11: forward = proxy-v2: target haraka reads version 1 only"),
+        ("", "target = opensmtpd\nforward = proxy-v1", "target opensmtpd reads version 2 only"),
+        ("", "forward_tlvs = ssl sni", "line 10: Invalid forward_tlvs: sni (use none, or any of ssl, authority"),
+        (
+            "",
+            "check = dovecot",
+            "line 10: check = dovecot asks Dovecot's service health-check, which has a port of its own",
+        ),
+        ("", "connect_timeout = 0", "line 10: connect_timeout: 0 is not in the range 1 secs to 10 mins"),
+        ("", "retries = 17", "line 10: Invalid number 17: not in the range 0 to 16"),
+        (
+            "",
+            "servers = 127.0.0.1:10143",
+            "line 10: server 127.0.0.1 of backend imap is this daemon's own inet_listener l",
+        ),
+        (
+            "",
+            "servers = localhost:10143",
+            "server localhost of backend imap is this daemon's own inet_listener l (t.conf line 4)",
+        ),
+        ("", "server s {\naddress = ::1\n}", "line 10: server s of backend imap is this daemon's own"),
+    ] {
+        let found = problems(&relay(service, backend));
+        assert!(found.contains(words), "{service} / {backend}: {found}\n  is not {words}");
+        assert_eq!(found.lines().count(), 1, "{service} / {backend}: {found}");
+    }
+    for (text, words) in [
+        ("backend {\n}\n", "line 1: backend { } is missing section name"),
+        ("server x {\n}\n", "line 1: server belongs inside a backend NAME { ... }"),
+        ("login_source_ips = ?10.0.0.1\n", "line 1: login_source_ips: ?10.0.0.1: ? is not supported"),
+        ("login_source_ips = 10.0.0.1 *\n", "line 1: login_source_ips: * is no address of one host"),
+        ("login_proxy_timeout = 0\n", "line 1: login_proxy_timeout: 0 is not in the range"),
+        ("forward = none\n", "line 1: Unknown setting: forward (it belongs inside backend NAME { ... })"),
+    ] {
+        let found = problems(&format!("{text}{}", relay("", "")));
+        assert!(found.contains(words), "{text}: {found}");
+    }
+    let two = "service a {\nworker = relay\nbackend = b\nprotocol = imap\ninet_listener l {\nport = 1\n}\n}\n\
+               service c {\nworker = relay\nbackend = b\nprotocol = pop3\ninet_listener l {\nport = 2\n}\n}\n\
+               backend b {\nserver s {\naddress = 10.0.0.1\n}\n}\n";
+    assert!(problems(two).contains("line 18: server s has no port, and no service of one known protocol"));
+    let many: String = (0..=BACKENDS_MAX).map(|n| format!("backend b{n} {{\nservers = ::1\n}}\n")).collect();
+    assert!(problems(&format!("{many}{}", relay("", ""))).contains("more than 256 backends"));
+}
+
+#[test]
+fn warnings_of_relays() {
+    for (service, backend, words) in [
+        ("idle_timeout = 29 mins", "", "line 3: idle_timeout: 29 mins ends sessions of clients that wait in IDLE"),
+        ("queue = 5", "", "line 3: queue has no effect with worker = relay"),
+        ("workers = 5", "", "line 3: workers has no effect with worker = relay"),
+        ("residual = exact", "", "line 3: residual has no effect with worker = relay"),
+        ("overload = reject", "", "line 3: overload has no effect with worker = relay"),
+        ("worker = whoami\nidle_timeout = 1 hours", "", "line 4: idle_timeout has no effect without worker = relay"),
+        ("worker = whoami", "", "line 8: backend imap is used by no service"),
+        ("", "forward = none", "line 10: forward = none: servers see this host's address instead of the client's"),
+        ("", "forward_tlvs = alpn", "line 10: forward_tlvs: Dovecot 2.4.0 and 2.4.1 close every connection"),
+        (
+            "",
+            "forward = proxy-v1\nforward_tlvs = ssl",
+            "line 11: forward_tlvs has no effect without forward = proxy-v2",
+        ),
+        ("", "stick_table_size = 5", "line 10: stick_table_size has no effect without stick = source"),
+        ("", "check = none\nrise = 2", "line 11: rise has no effect with check = none"),
+        ("protocol = none\nbackend = imap", "servers = 10.0.0.1:1\ncheck = banner", "check = banner: nobody greets"),
+        ("", "servers = 10.0.0.1:993", "line 8: check = banner: server 10.0.0.1 waits for TLS on port 993"),
+        (
+            "",
+            "server a {\naddress = 10.0.0.1\n}",
+            "line 8: backend imap: server a: 10.0.0.1 port 10143 is server 10.0.0.1",
+        ),
+        (
+            "inet_listener i {\nport = 143\n}\ninet_listener s {\nport = 993\n}",
+            "",
+            "line 6: backend imap: clients of inet_listener s start with TLS, those of i do not",
+        ),
+    ] {
+        let found = warnings(&relay(service, backend));
+        assert!(found.contains(words), "{service} / {backend}: {found}\n  is not {words}");
+    }
+    let own = format!("{}service w {{\ninet_listener m {{\nport = 7\n}}\n}}\n", relay("", "servers = 127.0.0.1:7"));
+    assert!(warnings(&own).contains("is this daemon's own inet_listener m (t.conf line 13), which serves no mail"));
+    let early = format!("login_proxy_timeout = 6 secs\n{}", relay("", "target = postscreen"));
+    assert!(warnings(&early).contains("line 1: login_proxy_timeout: 6 secs is too short for postscreen"));
+    assert_eq!(warnings(&relay("", "")), "", "a header is made where none comes in");
+}
+
+/// `doveconf -a` prints settings of Dovecot's own proxy and the protocols of services.
+#[test]
+fn what_dovecot_says_of_its_own_proxy_does_not_concern_who_relays_nothing() {
+    let text = "login_source_ips = ?mail.example.com\nlogin_proxy_timeout = 0\nlogin_proxy_max_disconnect_delay = 0\n\
+                service imap-login {\nprotocol = imap\ninet_listener l {\nport = 1\n}\n}\n\
+                service s {\nprotocol =\ninet_listener l {\nport = 2\n}\n}\n";
+    let Loaded { settings, warnings, ignored, .. } = loaded(text);
+    assert!(warnings.is_empty() && ignored.is_empty(), "{}", lines(&warnings));
+    assert!(settings.login_source_ips.is_empty());
+}
+
 #[test]
 fn a_dump_is_read_back_as_what_it_shows() {
-    for text in [EXAMPLE, BUILTIN, UNUSUAL, QUOTED] {
+    for text in [EXAMPLE, BUILTIN, UNUSUAL, QUOTED, RELAY] {
         for all in [false, true] {
             let shown = dump(&loaded(text), all);
             let (before, after) = (without_places(text), without_places(&shown));
@@ -530,7 +835,7 @@ fn a_dump_of_non_defaults_is_short_and_one_of_all_names_everything() {
         "{short}"
     );
     assert!(!short.contains("rings") && !short.contains("defer_accept"), "{short}");
-    let full = dump(&loaded(EXAMPLE), true);
+    let full = dump(&loaded(EXAMPLE), true) + &dump(&loaded(RELAY), true);
     let shown: Vec<&str> = full.lines().filter_map(|line| line.split_once(" =")).map(|(name, _)| name.trim()).collect();
     // Not shown: what only selects (`protocols`), and what stands in the section's head (`name`).
     for known in SETTINGS.iter().filter(|known| !["protocols", "name"].contains(&known.name)) {
@@ -563,6 +868,8 @@ fn documented() -> Vec<(Scope, &'static str, &'static str)> {
             "### Outside all sections" => Some(Scope::Global),
             "### In `service NAME { }`" => Some(Scope::Service),
             "### In `inet_listener NAME { }`" => Some(Scope::Listener),
+            "### In `backend NAME { }`" => Some(Scope::Backend),
+            "### In `server NAME { }`" => Some(Scope::Server),
             line if line.starts_with("## ") => None,
             _ => scope,
         };
@@ -602,7 +909,7 @@ fn the_documents_defaults_are_the_programs() {
 #[test]
 fn the_documents_examples_and_bounds_are_right() {
     let examples: Vec<&str> = DOCUMENT.split("```conf\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    assert_eq!(examples.len(), 5);
+    assert_eq!(examples.len(), 6);
     for example in &examples {
         assert!(!loaded(example).settings.services.is_empty());
     }
@@ -615,7 +922,7 @@ fn the_documents_examples_and_bounds_are_right() {
         ),
         format!("{} MiB of values with variables\nreplaced", EXPANDED_MAX >> 20),
         format!("{} MiB a file that holds a value", VALUE_FILE_MAX >> 20),
-        format!("{LISTENERS_MAX} listeners. After {PROBLEMS_MAX} errors"),
+        format!("{LISTENERS_MAX} listeners, {BACKENDS_MAX} backends. After {PROBLEMS_MAX} errors"),
         format!("1 to {RINGS_MAX}, or `auto`"),
         format!("per ring: {PENDING_MIN} to {PENDING_MAX}."),
         format!("in bytes, {HEADER_MIN} to {HEADER_MAX}."),
@@ -735,6 +1042,7 @@ fn any_bytes_get_an_answer() {
         BUILTIN,
         UNUSUAL,
         QUOTED,
+        RELAY,
         "a = \"b\\\" # c\" \\\n d\nx {a=b;c=<d}\n!include [x\nprotocols {\nimap = yes\n}\n",
     ];
     let alphabet: &[u8] = b"{}=\\\"'#<$!;\n \t\r*[]?,%/:.0\xff\x00@azhi";

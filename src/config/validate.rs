@@ -7,7 +7,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::gather::{Gathered, RawListener, RawService, Values};
+use super::gather::{Gathered, RawBackend, RawListener, RawService, Values};
 use super::names;
 use super::settings::*;
 use super::source::{self, Setting};
@@ -26,9 +26,14 @@ const TRUSTED: &str = "haproxy_trusted_networks";
 /// Longest ALPN name in bytes (RFC 7301).
 const ALPN_NAME_MAX: usize = 255;
 
+/// What a service's pool can do.
+pub(super) const WORKERS: [(&str, WorkerKind); 3] =
+    [("whoami", WorkerKind::Whoami), ("discard", WorkerKind::Discard), ("relay", WorkerKind::Relay)];
+
 /// Makes the settings; they are only to be used if no problem was added.
 pub(super) fn settings(root: &Path, gathered: &mut Gathered) -> Settings {
     let raw_services = std::mem::take(&mut gathered.services);
+    let raw_backends = std::mem::take(&mut gathered.backends);
     let values = std::mem::take(&mut gathered.values);
     let mut check = Check { problems: &mut gathered.problems, warnings: &mut gathered.warnings };
     let defaults = check.defaults(&values);
@@ -36,8 +41,11 @@ pub(super) fn settings(root: &Path, gathered: &mut Gathered) -> Settings {
     let header_limit = header_limit.map_or(HEADER_DEFAULT, |n| n as u32);
     let pending_limit = check.number(&values, "pending_limit", u64::from(PENDING_MIN), u64::from(PENDING_MAX));
     let networks_at = values.get(TRUSTED).map(|setting| &setting.at);
-    let globals = Globals { defaults: &defaults, networks_at, header_limit, dovecot: gathered.dovecot };
+    let globals =
+        Globals { defaults: &defaults, networks_at, header_limit, dovecot: gathered.dovecot, backends: &raw_backends };
     let services: Vec<Service> = raw_services.iter().filter_map(|raw| check.service(raw, &globals)).collect();
+    let proxy = check.login_proxy(&values, &services);
+    let backends = check.backends(&raw_backends, &services, &proxy);
     check.protocols(&values, &services);
     check.together(root, &services);
     let (ssl_cert, ssl_key) = check.certificate(&values, &services);
@@ -53,6 +61,10 @@ pub(super) fn settings(root: &Path, gathered: &mut Gathered) -> Settings {
         defaults,
         ssl_cert,
         ssl_key,
+        login_source_ips: proxy.source_ips,
+        login_proxy_timeout: proxy.timeout,
+        login_proxy_max_disconnect_delay: proxy.disconnect_delay,
+        backends,
         services,
     }
 }
@@ -75,7 +87,7 @@ pub(super) fn implicit(gathered: &Gathered) -> Vec<Implicit> {
     names::implicits(gathered.dovecot).filter(|known| on(known) && !named(known)).copied().collect()
 }
 
-struct Check<'a> {
+pub(super) struct Check<'a> {
     problems: &'a mut Vec<Problem>,
     warnings: &'a mut Vec<Problem>,
 }
@@ -168,7 +180,7 @@ impl Check<'_> {
     /// A service and its listeners; `None` if it has none.
     fn service(&mut self, raw: &RawService, globals: &Globals<'_>) -> Option<Service> {
         let (values, defaults) = (&raw.values, globals.defaults);
-        let worker = self.choice(values, "worker", &[("whoami", WorkerKind::Whoami), ("discard", WorkerKind::Discard)]);
+        let worker = self.choice(values, "worker", &WORKERS).unwrap_or(WorkerKind::Whoami);
         let overload = self.choice(values, "overload", &[("pause", Overload::Pause), ("reject", Overload::Reject)]);
         let queue = self.number(values, "queue", 1, Pool::QUEUE_MAX as u64);
         let inherited = Inherited {
@@ -184,13 +196,22 @@ impl Check<'_> {
         let mut names: HashSet<String> = raw.listeners.iter().filter_map(|raw| raw.name.clone()).collect();
         let listeners: Vec<_> =
             raw.listeners.iter().filter_map(|one| self.listener(raw, one, &inherited, &mut names)).collect();
-        (!listeners.is_empty()).then(|| Service {
+        if listeners.is_empty() {
+            return None;
+        }
+        let pool = (worker != WorkerKind::Relay).then_some(()); // A relay has none.
+        let relay = self.relay(raw, worker, &listeners, globals.backends);
+        Some(Service {
             name: raw.name.clone(),
-            worker: worker.unwrap_or(WorkerKind::Whoami),
-            workers,
-            queue: queue.map_or(Pool::QUEUE_DEFAULT, |n| n as usize),
-            overload: overload.unwrap_or(Overload::Pause),
-            exact_residual: residual.unwrap_or(false),
+            worker,
+            workers: pool.and(workers),
+            queue: pool.and(queue).map_or(Pool::QUEUE_DEFAULT, |n| n as usize),
+            overload: pool.and(overload).unwrap_or(Overload::Pause),
+            exact_residual: pool.and(residual).unwrap_or(false),
+            protocol: relay.protocol,
+            backend: relay.backend,
+            idle_timeout: relay.idle_timeout,
+            log_sessions: relay.log_sessions,
             listeners,
             at: raw.at.clone(),
         })
@@ -506,11 +527,11 @@ impl Check<'_> {
         }
     }
 
-    fn boolean(&mut self, values: &Values, name: &str) -> Option<bool> {
+    pub(super) fn boolean(&mut self, values: &Values, name: &str) -> Option<bool> {
         self.with(values, name, value::boolean)
     }
 
-    fn number(&mut self, values: &Values, name: &str, min: u64, max: u64) -> Option<u64> {
+    pub(super) fn number(&mut self, values: &Values, name: &str, min: u64, max: u64) -> Option<u64> {
         self.with(values, name, |text| value::number(text, min, max))
     }
 
@@ -525,7 +546,7 @@ impl Check<'_> {
         .flatten()
     }
 
-    fn choice<T: Copy>(&mut self, values: &Values, name: &str, choices: &[(&str, T)]) -> Option<T> {
+    pub(super) fn choice<T: Copy>(&mut self, values: &Values, name: &str, choices: &[(&str, T)]) -> Option<T> {
         self.with(values, name, |text| {
             choices.iter().find(|(word, _)| *word == text).map(|(_, meaning)| *meaning).ok_or_else(|| {
                 let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
@@ -535,14 +556,19 @@ impl Check<'_> {
     }
 
     /// The parsed value, if it is set and right.
-    fn with<T>(&mut self, values: &Values, name: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+    pub(super) fn with<T>(
+        &mut self,
+        values: &Values,
+        name: &str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
         let setting = values.get(name)?;
         let text = self.text(setting)?;
         parse(&text).map_err(|words| self.problem(&setting.at, words)).ok()
     }
 
     /// The value of a setting in use: variables must have been resolved, and `<path` is read now.
-    fn text(&mut self, setting: &Setting) -> Option<String> {
+    pub(super) fn text(&mut self, setting: &Setting) -> Option<String> {
         if let Some(words) = &setting.unresolved {
             self.problem(&setting.at, format!("{}: {words}", setting.key));
             return None;
@@ -566,13 +592,13 @@ impl Check<'_> {
     }
 
     /// Beyond [`PROBLEMS_MAX`](source::PROBLEMS_MAX) nobody would read on: a file of networks may hold any number.
-    fn problem(&mut self, at: &Place, message: String) {
+    pub(super) fn problem(&mut self, at: &Place, message: String) {
         if self.problems.len() < source::PROBLEMS_MAX {
             self.problems.push(at.problem(message));
         }
     }
 
-    fn warn(&mut self, at: &Place, message: String) {
+    pub(super) fn warn(&mut self, at: &Place, message: String) {
         self.warnings.push(at.problem(message));
     }
 }
@@ -584,6 +610,7 @@ struct Globals<'a> {
     networks_at: Option<&'a Place>,
     header_limit: u32,
     dovecot: Dovecot,
+    backends: &'a [RawBackend],
 }
 
 /// What the listeners of one service have that do not say otherwise.

@@ -16,10 +16,12 @@ pub struct Key {
     pub generation: u32,
 }
 
-/// A fixed number of slots.
+/// A bounded number of slots. Their memory is set aside at the start and touched when it is needed first.
 #[derive(Debug)]
 pub struct Slab<T> {
-    entries: Box<[Entry<T>]>,
+    limit: usize,
+    entries: Vec<Entry<T>>,
+    /// Of `entries`.
     free: Vec<u32>,
 }
 
@@ -32,14 +34,21 @@ struct Entry<T> {
 impl<T> Slab<T> {
     /// `slots` empty slots.
     pub fn new(slots: u32) -> Slab<T> {
-        let entries = (0..slots).map(|_| Entry { generation: 0, value: None }).collect();
-        // Low numbers first: the memory in use stays dense.
-        Slab { entries, free: (0..slots).rev().collect() }
+        let limit = slots as usize;
+        Slab { limit, entries: Vec::with_capacity(limit), free: Vec::with_capacity(limit) }
     }
 
     /// Takes a free slot; gives the value back if there is none.
     pub fn insert(&mut self, value: T) -> Result<Key, T> {
-        let Some(slot) = self.free.pop() else { return Err(value) };
+        // One that was used before first: the memory in use stays dense.
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None if self.entries.len() < self.limit => {
+                self.entries.push(Entry { generation: 0, value: None });
+                self.entries.len() as u32 - 1
+            }
+            None => return Err(value),
+        };
         let entry = &mut self.entries[slot as usize];
         debug_assert!(entry.value.is_none(), "a free slot holds nothing");
         entry.value = Some(value);
@@ -64,6 +73,12 @@ impl<T> Slab<T> {
         Some(value)
     }
 
+    /// The key of a slot's present user.
+    pub fn key_of(&self, slot: u32) -> Option<Key> {
+        let entry = self.entries.get(slot as usize).filter(|entry| entry.value.is_some())?;
+        Some(Key { slot, generation: entry.generation })
+    }
+
     /// Slots in use.
     pub fn len(&self) -> usize {
         self.entries.len() - self.free.len()
@@ -71,7 +86,7 @@ impl<T> Slab<T> {
 
     /// Slots that are free.
     pub fn free(&self) -> usize {
-        self.free.len()
+        self.limit - self.len()
     }
 
     /// Whether no slot is in use.
@@ -81,16 +96,12 @@ impl<T> Slab<T> {
 
     /// Whether no slot is free.
     pub fn is_full(&self) -> bool {
-        self.free.is_empty()
+        self.free() == 0
     }
 
     /// The keys of all slots in use.
     pub fn keys(&self) -> impl Iterator<Item = Key> + '_ {
-        self.entries
-            .iter()
-            .zip(0..)
-            .filter(|(entry, _)| entry.value.is_some())
-            .map(|(entry, slot)| Key { slot, generation: entry.generation })
+        (0..self.entries.len() as u32).filter_map(|slot| self.key_of(slot))
     }
 }
 

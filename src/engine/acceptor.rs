@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use super::FOREVER;
 use super::door::{Door, Failure};
 use super::fault::{self, Fault};
+use super::relay::Relays;
 use super::report::Report;
 use super::tally::{Count, Tally};
 use crate::conn::{
@@ -107,6 +108,10 @@ pub struct Acceptor<D: Driver, K> {
     queues: Queues,
     /// Connections that came when no slot was free. Bounded: while one waits here, no accept is armed.
     lobby: VecDeque<Guest<D::Socket>>,
+    /// The sessions that this ring serves itself.
+    relays: Relays<D::Socket>,
+    /// Pools with at least this index are relays.
+    first_relay: usize,
     /// For each pool, the validated connections that wait for room in its queue, oldest first.
     lines: Vec<VecDeque<Key>>,
     pending_limit: usize,
@@ -135,16 +140,18 @@ struct Draining {
 }
 
 /// What an acceptor is made of.
-pub struct Parts<D, K> {
+pub struct Parts<D: Driver, K> {
     /// The ring.
     pub driver: D,
     /// The pools.
     pub sink: K,
     /// The listeners, in the ring's order.
     pub doors: Vec<Door>,
+    /// The relays: pools that the ring serves itself, behind the other ones.
+    pub relays: Relays<D::Socket>,
     /// Deadlines, with the classes that the doors name.
     pub queues: Queues,
-    /// Number of pools.
+    /// Number of pools that are no relays.
     pub pools: usize,
     /// Number of slots.
     pub slots: u32,
@@ -173,7 +180,9 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             slab: Slab::new(parts.slots),
             queues: parts.queues,
             lobby: VecDeque::new(),
-            lines: (0..parts.pools).map(|_| VecDeque::new()).collect(),
+            lines: (0..parts.pools + parts.relays.services()).map(|_| VecDeque::new()).collect(),
+            first_relay: parts.pools,
+            relays: parts.relays,
             pending_limit: parts.pending_limit,
             spare: (parts.slots as usize).saturating_sub(parts.pending_limit),
             peers: parts.peers,
@@ -208,6 +217,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             self.handle(completion);
         }
         self.expire();
+        self.relays.advance(&mut self.driver, self.now);
         // In this order: lines that move on leave slots for the lobby, and nothing else may happen for a long time.
         self.serve_lines();
         self.empty_lobby();
@@ -233,7 +243,13 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
                 self.doors[listener as usize].handle_connection(armed);
             }
             Completion::Read { slot, generation, result } => self.handle_read(Key { slot, generation }, result),
-            Completion::Woken => self.look_at_lines = true,
+            Completion::Ready { place, generation, readiness, armed } => {
+                self.relays.handle_ready(&mut self.driver, place, generation, readiness, armed, self.now);
+            }
+            Completion::Woken => {
+                self.look_at_lines = true;
+                self.relays.woken();
+            }
             Completion::Overflowed => self.tally.count(Count::CqOverflow),
         }
     }
@@ -448,8 +464,17 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             accepted_at: guest.accepted_at,
             permit: guest.permit.take(),
         };
-        let bytes = self.driver.bytes(key.slot, guest.waiting.taken());
-        let Err(declined) = self.sink.offer(door.pool, handoff, bytes) else {
+        let taken = guest.waiting.taken();
+        if door.pool >= self.first_relay {
+            let bytes = self.driver.bytes(key.slot, taken);
+            let service = door.pool - self.first_relay;
+            let session = self.relays.prepare(&self.driver, service, handoff, bytes, self.now);
+            self.relays.begin(&mut self.driver, session, self.now);
+            self.count_handed(admitted.as_ref());
+            self.leave(key);
+            return true;
+        }
+        let Err(declined) = self.sink.offer(door.pool, handoff, self.driver.bytes(key.slot, taken)) else {
             self.count_handed(admitted.as_ref());
             self.leave(key);
             return true;
@@ -684,6 +709,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         self.draining.is_some()
             && self.slab.is_empty()
             && self.lobby.is_empty()
+            && self.relays.is_empty()
             && self.doors.iter().all(Door::is_closed)
     }
 
@@ -695,7 +721,9 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         let pending = self.draining.filter(|_| !self.queues.is_empty()).map(|draining| draining.pending_until);
         let rests = self.doors.iter().filter_map(Door::rests_until);
         let lobby = self.lobby.iter().filter_map(|guest| self.lobby_deadline(guest));
-        let next = self.queues.next_deadline().into_iter().chain(pending).chain(rests).chain(lobby).min()?;
+        let relays = self.relays.due(self.now);
+        let all = self.queues.next_deadline().into_iter().chain(pending).chain(rests).chain(lobby).chain(relays);
+        let next = all.min()?;
         Some(next.saturating_duration_since(self.now))
     }
 }

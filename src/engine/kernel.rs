@@ -13,6 +13,7 @@ use super::Command;
 use super::acceptor::{Acceptor, Parts};
 use super::listener::Listener;
 use super::pools::Pools;
+use super::relay::Relays;
 use super::report::Report;
 use super::tally::Tally;
 use crate::conn::{ClientLimits, Clients, PendingPeers, Queues};
@@ -201,6 +202,7 @@ fn parts(
         sink: Pools::new(vec![queue], waker),
         doors: vec![listener.door(address, 0, exact, &mut queues)],
         queues,
+        relays: Relays::none(tally.clone()),
         pools: 1,
         slots: SLOTS,
         pending_limit: CLIENTS,

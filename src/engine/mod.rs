@@ -17,6 +17,7 @@ mod fault;
 mod kernel;
 mod listener;
 mod pools;
+mod relay;
 mod report;
 #[cfg(test)]
 mod simulation;
@@ -28,6 +29,10 @@ mod tally;
 mod tests;
 
 pub use listener::{Listener, TIMEOUT_DEFAULT, TIMEOUT_MAX};
+pub use relay::{
+    DISCONNECT_DELAY_DEFAULT, GREETING_TIMEOUT_DEFAULT, HALF_CLOSED_TIMEOUT_DEFAULT, IDLE_TIMEOUT_DEFAULT, Relay,
+    SharedBackend,
+};
 pub use snapshot::{Meter, Snapshot};
 pub use start::{Bound, EngineBuilder, PENDING_LIMIT_DEFAULT, PENDING_LIMIT_MAX, RINGS_MAX, StartError};
 pub use takeover::{ClientCounts, Pending};

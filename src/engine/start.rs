@@ -11,6 +11,7 @@ use std::time::Instant;
 use super::acceptor::{Acceptor, Parts};
 use super::listener::Listener;
 use super::pools::Pools;
+use super::relay::{self, Mail, Relay, Relays};
 use super::report::Report;
 use super::tally::Tally;
 use super::{ClientCounts, Command, Engine, RingThread};
@@ -24,6 +25,8 @@ pub const PENDING_LIMIT_DEFAULT: u32 = 16_384;
 pub const PENDING_LIMIT_MAX: u32 = 1 << 20;
 /// Slots beyond the pending limit: for connections that are being shed, and those that wait for room in a queue.
 const SPARE_SLOTS: u32 = 1024;
+/// Most relayed sessions of one ring.
+pub const SESSIONS_MAX: u32 = 1 << 20;
 /// Most rings of one engine.
 pub const RINGS_MAX: usize = 1024;
 
@@ -31,6 +34,7 @@ pub const RINGS_MAX: usize = 1024;
 #[derive(Debug, Default)]
 pub struct EngineBuilder {
     pools: Vec<Pool>,
+    relays: Vec<Relay>,
     listeners: Vec<Listener>,
     rings: Option<NonZeroUsize>,
     pending_limit: Option<u32>,
@@ -44,6 +48,12 @@ impl EngineBuilder {
     /// Adds a pool of workers.
     pub fn pool(mut self, pool: Pool) -> EngineBuilder {
         self.pools.push(pool);
+        self
+    }
+
+    /// Adds a relay, which listeners name like a pool.
+    pub fn relay(mut self, relay: Relay) -> EngineBuilder {
+        self.relays.push(relay);
         self
     }
 
@@ -149,7 +159,11 @@ impl EngineBuilder {
             sizes: builder.ring_sizes(),
             pending_limit: builder.pending_limit_or_default(),
             doors: builder.listeners.into_iter().zip(pool_of).zip(addresses.iter().copied()).map(Plan::door).collect(),
-            exact: builder.pools.iter().map(|pool| pool.exact).collect(),
+            pools: builder.pools.len(),
+            exact: builder.pools.iter().map(|pool| pool.exact).chain(builder.relays.iter().map(|_| false)).collect(),
+            mail: Mail::new(rings),
+            sessions: sessions_a_ring(rings),
+            relays: builder.relays,
             pending_peer_limit: builder.pending_peer_limit,
             clients: builder.counts.changed(builder.clients, Instant::now()),
         });
@@ -176,9 +190,10 @@ impl EngineBuilder {
 
     fn resolve_pools(&self) -> Result<Vec<usize>, StartError> {
         let index = |listener: &Listener| {
-            self.pools
-                .iter()
-                .position(|pool| pool.name == listener.pool)
+            let pools = self.pools.iter().map(|pool| pool.name.as_str());
+            pools
+                .chain(self.relays.iter().map(Relay::name))
+                .position(|name| name == listener.pool)
                 .ok_or_else(|| StartError::NoSuchPool { listener: listener.address, pool: listener.pool.clone() })
         };
         self.listeners.iter().map(index).collect()
@@ -240,10 +255,23 @@ impl Bound {
     }
 }
 
+/// Sessions that one ring may have: each needs two descriptors, and another ring may get more than its share of them.
+fn sessions_a_ring(rings: usize) -> u32 {
+    let descriptors = ring::limit(ring::Resource::OpenFiles).map_or(1024, |(soft, _)| soft);
+    let share = if rings > 2 { descriptors / 4 } else { descriptors / 2 };
+    share.clamp(16, SESSIONS_MAX.into()) as u32
+}
+
 /// What all rings have in common.
 struct Plan {
     sizes: Sizes,
     doors: Vec<DoorPlan>,
+    /// Pools that are no relays.
+    pools: usize,
+    relays: Vec<Relay>,
+    /// Most sessions of a ring.
+    sessions: u32,
+    mail: Mail,
     /// By pool: whether its connections leave the residual in the socket.
     exact: Vec<bool>,
     pending_limit: u32,
@@ -340,6 +368,14 @@ fn build(
             sizes.slots * SLOT_BYTES / 1024
         );
     }
+    plan.mail.attend(seat.index, waker.clone());
+    let parts = relay::Parts {
+        ring: seat.index,
+        relays: plan.relays.clone(),
+        sessions: plan.sessions,
+        mail: plan.mail.clone(),
+        tally: tally.clone(),
+    };
     let mut queues = Queues::new(sizes.slots, Instant::now());
     let door = |door: &DoorPlan| door.listener.door(door.bound, door.pool, plan.exact[door.pool], &mut queues);
     let doors = plan.doors.iter().map(door).collect();
@@ -348,7 +384,8 @@ fn build(
         sink: Pools::new(pools, waker),
         doors,
         queues,
-        pools: plan.exact.len(),
+        relays: Relays::new(parts, Instant::now()),
+        pools: plan.pools,
         slots: sizes.slots,
         pending_limit: plan.pending_limit as usize,
         peers: PendingPeers::new(plan.pending_peer_limit, plan.pending_limit),

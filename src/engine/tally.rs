@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::conn::Ending;
+use crate::relay::End;
 use crate::stats::{Counters, Latency};
 
 /// Things counted besides the endings of connections.
@@ -73,7 +74,7 @@ pub struct Tally {
 impl Tally {
     /// All zero.
     pub fn new() -> Arc<Tally> {
-        let counters = Counters::new(Count::ALL.len() + Ending::COUNT);
+        let counters = Counters::new(Count::ALL.len() + Ending::COUNT + End::COUNT);
         Arc::new(Tally { counters, header_wait: Latency::default(), turns: AtomicU64::new(0) })
     }
 
@@ -97,6 +98,12 @@ impl Tally {
         self.counters.bump(Count::ALL.len() + ending.index());
     }
 
+    /// Adds one to the sessions that ended for a reason, after so long.
+    pub fn session_ended(&self, end: End, lasted: Duration) {
+        self.counters.bump(Count::ALL.len() + Ending::COUNT + end.index());
+        let _ = lasted;
+    }
+
     /// Records the time from accept to the complete header.
     pub fn header_waited(&self, took: Duration) {
         self.header_wait.record(took);
@@ -104,7 +111,7 @@ impl Tally {
 
     /// The names of all counters, in order.
     pub fn names() -> Vec<&'static str> {
-        Count::ALL.iter().map(|(_, name)| *name).chain(Ending::codes()).collect()
+        Count::ALL.iter().map(|(_, name)| *name).chain(Ending::codes()).chain(End::codes()).collect()
     }
 
     /// Adds the counters to `totals`, one a name.

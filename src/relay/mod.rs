@@ -4,8 +4,18 @@
 //! decisions go out.
 #![forbid(unsafe_code)]
 
+mod end;
+mod pair;
 mod protocol;
 mod target;
+mod wheel;
 
+pub use end::End;
+pub use pair::{Flow, Pair, Received, Sent, Side, WINDOW_MAX, WINDOW_MIN, Wire};
 pub use protocol::Protocol;
 pub use target::{Forward, Target};
+pub use wheel::{TICK, Wheel};
+
+/// Most bytes that are said to a server before it gets the client's own: a header, and the client's bytes that came behind the
+/// one that it brought.
+pub const OPENING_MAX: usize = 64 * 1024;

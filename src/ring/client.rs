@@ -23,6 +23,7 @@ use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode, squeue};
 
 use super::setup::{self, Abilities, SetupError};
+use super::sys;
 
 /// First size of a slot's receive buffer in bytes. It doubles when it is full.
 pub const RECV_BYTES_START: usize = 512;
@@ -137,7 +138,7 @@ pub fn stream_socket(target: &SocketAddr, source: Option<IpAddr>) -> io::Result<
     // SAFETY: the descriptor was made in the line above and has no other owner.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     if let Some(ip) = source {
-        bind_address(&socket, &Address::new(SocketAddr::new(ip, 0)))?;
+        sys::bind_without_port(socket.as_fd(), ip)?;
     }
     Ok(socket)
 }
@@ -439,17 +440,6 @@ impl Address {
             Address::V6(v6) => size_of_val(v6) as libc::socklen_t,
         }
     }
-}
-
-fn bind_address(socket: &OwnedFd, address: &Address) -> io::Result<()> {
-    const ON: libc::c_int = 1;
-    let length = size_of_val(&ON) as libc::socklen_t;
-    let (level, option) = (libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT);
-    // SAFETY: the option's value is a live int of the length given.
-    check(unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, ptr::from_ref(&ON).cast(), length) })?;
-    // SAFETY: the address is alive and of the length given.
-    check(unsafe { libc::bind(socket.as_raw_fd(), address.as_ptr(), address.len()) })?;
-    Ok(())
 }
 
 fn check(result: libc::c_int) -> io::Result<RawFd> {

@@ -4,6 +4,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use super::stream::{Readiness, Streams};
+
 /// An `errno` value, as the kernel reports it in a completion.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Errno(pub i32);
@@ -71,6 +73,17 @@ pub enum Completion<S> {
         /// Bytes read.
         result: Result<u32, Errno>,
     },
+    /// A watched socket is ready for something.
+    Ready {
+        /// The place given with the watch.
+        place: u32,
+        /// The generation given with the watch.
+        generation: u32,
+        /// For what.
+        readiness: Readiness,
+        /// Whether the watch goes on. If not, it has to be begun anew.
+        armed: bool,
+    },
     /// Another thread has asked for attention.
     Woken,
     /// The completion queue was full: completions, this turn's or later ones, had to wait in the kernel. None is lost, but
@@ -81,14 +94,12 @@ pub enum Completion<S> {
 /// A connection and its peer, or why that is not known.
 pub type Newcomer<S> = (S, Result<SocketAddr, Errno>);
 
-/// A ring: operations go in, completions come out, and it owns the slots' buffers.
+/// A ring: operations go in, completions come out, and it owns the slots' buffers. The sockets of connections are those of
+/// its stream half, [`Streams`].
 ///
 /// Order of calls: any number of operations, then [`wait`](Driver::wait), then [`next`](Driver::next) until `None`.
 /// Operations may also be given between two calls of `next`; nothing is called back.
-pub trait Driver {
-    /// A connection's socket; dropping it closes it.
-    type Socket;
-
+pub trait Driver: Streams {
     /// The time. Read once per turn.
     fn now(&self) -> Instant;
 

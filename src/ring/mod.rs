@@ -12,6 +12,7 @@ pub mod client;
 mod driver;
 mod listener;
 mod setup;
+mod stream;
 mod sys;
 mod token;
 mod waker;
@@ -20,6 +21,7 @@ pub use buffers::{LONG_MAX, SLOT_BYTES};
 pub use driver::{Completion, Driver, Errno, Newcomer, ReadMode};
 pub use listener::{BACKLOG, DEFER_ACCEPT_SECONDS, Options, adopt_group, bind_group};
 pub use setup::{Abilities, CQ_ENTRIES_MAX, Rung, SQ_ENTRIES, SetupError, disabled_by_sysctl};
+pub use stream::{Readiness, Streams};
 pub use sys::{Credentials, Resource, allowed_cpus, limit, peer_credentials, pin_to, raise_open_files};
 pub use token::GENERATION_BITS;
 pub use waker::Waker;
@@ -182,6 +184,15 @@ impl Ring {
                 }
                 Some(Completion::Read { slot, generation, result: outcome(entry.result()) })
             }
+            Token::Watch { place, generation } => {
+                // A failed poll, too, says that its user has to look.
+                let events = outcome(entry.result()).unwrap_or(libc::POLLERR as u32);
+                match entry.result() {
+                    // Its end was asked for.
+                    result if result == -libc::ECANCELED && !armed => None,
+                    _ => Some(Completion::Ready { place, generation, readiness: Readiness::of_events(events), armed }),
+                }
+            }
             Token::Cancel => None,
             Token::Wake => {
                 self.waking = false;
@@ -215,8 +226,6 @@ impl Ring {
 }
 
 impl Driver for Ring {
-    type Socket = OwnedFd;
-
     fn now(&self) -> Instant {
         Instant::now()
     }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::mem::{MaybeUninit, size_of};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use socket2::SockRef;
@@ -49,6 +49,27 @@ pub fn peek(socket: BorrowedFd<'_>, room: &mut [u8]) -> io::Result<usize> {
     // SAFETY: the kernel writes at most `room.len()` bytes to `room`, which lives through the call.
     let count = unsafe { libc::recv(socket.as_raw_fd(), room.as_mut_ptr().cast(), room.len(), flags) };
     usize::try_from(count).map_err(|_| io::Error::last_os_error())
+}
+
+/// Bytes that were given to a socket and are not acknowledged yet (SIOCOUTQ, tcp(7)).
+pub fn unsent(socket: BorrowedFd<'_>) -> io::Result<libc::c_int> {
+    let mut count: libc::c_int = 0;
+    let into: *mut libc::c_int = &mut count;
+    // SAFETY: the kernel writes one int to `into`, which lives through the call.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, into) })?;
+    Ok(count)
+}
+
+/// Binds a socket to an address and leaves the choice of a port to connect(2), which then needs only one that is free towards
+/// its target (IP_BIND_ADDRESS_NO_PORT, ip(7); it holds for IPv6 too).
+pub fn bind_without_port(socket: BorrowedFd<'_>, address: IpAddr) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    let value: *const libc::c_int = &on;
+    let len = size_of::<libc::c_int>() as libc::socklen_t;
+    let (level, option) = (libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT);
+    // SAFETY: `value` points to an int that lives through the call, and `len` is its size.
+    check(unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, value.cast(), len) })?;
+    Ok(rustix::net::bind(socket, &SocketAddr::new(address, 0))?)
 }
 
 /// Sets TCP_DEFER_ACCEPT (tcp(7)) in seconds.

@@ -27,6 +27,13 @@ pub enum Token {
         /// The slot's user, [`GENERATION_BITS`] wide.
         generation: u32,
     },
+    /// The watch of a connected socket.
+    Watch {
+        /// Where its user keeps it.
+        place: u32,
+        /// The place's user, [`GENERATION_BITS`] wide.
+        generation: u32,
+    },
     /// The answer to a cancel request; what was cancelled completes by itself.
     Cancel,
     /// The read of the eventfd by which other threads wake this one.
@@ -38,15 +45,15 @@ const ACCEPT: u64 = 1;
 const READ: u64 = 2;
 const CANCEL: u64 = 3;
 const WAKE: u64 = 4;
+const WATCH: u64 = 5;
 
 impl Token {
     /// The token as `user_data`.
     pub fn pack(self) -> u64 {
         match self {
             Token::Accept { listener } => ACCEPT << KIND_SHIFT | u64::from(listener),
-            Token::Read { slot, generation } => {
-                READ << KIND_SHIFT | u64::from(generation & GENERATION_MASK) << 32 | u64::from(slot)
-            }
+            Token::Read { slot, generation } => used(READ, slot, generation),
+            Token::Watch { place, generation } => used(WATCH, place, generation),
             Token::Cancel => CANCEL << KIND_SHIFT,
             Token::Wake => WAKE << KIND_SHIFT,
         }
@@ -59,11 +66,17 @@ impl Token {
         match user_data >> KIND_SHIFT {
             ACCEPT => Some(Token::Accept { listener: index }),
             READ => Some(Token::Read { slot: index, generation }),
+            WATCH => Some(Token::Watch { place: index, generation }),
             CANCEL => Some(Token::Cancel),
             WAKE => Some(Token::Wake),
             _ => None,
         }
     }
+}
+
+/// A token with a user of its index.
+fn used(kind: u64, index: u32, generation: u32) -> u64 {
+    kind << KIND_SHIFT | u64::from(generation & GENERATION_MASK) << 32 | u64::from(index)
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ use fastrand::Rng;
 use super::acceptor::{Acceptor, Declined, Departing, Parts, Sink};
 use super::fault::{self, Fault};
 use super::listener::Listener;
+use super::relay::Relays;
 use super::report::Report;
 use super::tally::Tally;
 use crate::conn::{ClientLimits, Clients, Ending, PendingPeers, Queues};
@@ -156,6 +157,7 @@ fn run(seed: u64) -> Outcome {
             sink: model.clone(),
             doors,
             queues,
+            relays: Relays::none(tally.clone()),
             pools: 2,
             slots,
             pending_limit,

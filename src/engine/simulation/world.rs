@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use fastrand::Rng;
 
 use crate::engine::acceptor::LONG_SILENCE;
 use crate::engine::fault::{self, Fault};
-use crate::ring::{Completion, Driver, Errno, Newcomer, ReadMode, SLOT_BYTES};
+use crate::ring::{Completion, Driver, Errno, Newcomer, ReadMode, SLOT_BYTES, Streams};
 
 /// How late a deadline may be noticed: the longest the scripted kernel oversleeps.
 pub const SLACK: Duration = Duration::from_millis(2);
@@ -30,6 +30,8 @@ const FAILED_SWEEPS_MAX: u32 = 3;
 /// How an accept may fail; the first four for want of descriptors or memory.
 const ACCEPT_ERRORS: [i32; 7] =
     [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::ECONNABORTED, libc::ECANCELED, libc::EINTR];
+
+const NO_RELAY: &str = "no pool here is a relay";
 
 /// What a client does.
 #[derive(Clone, Debug)]
@@ -472,9 +474,56 @@ impl Script {
     }
 }
 
-impl Driver for Script {
+/// Nothing is relayed here: `engine::relay` has a world of its own.
+impl Streams for Script {
     type Socket = Socket;
 
+    fn connect(&mut self, _: SocketAddr, _: Option<IpAddr>) -> Result<Socket, Errno> {
+        unreachable!("{NO_RELAY}")
+    }
+
+    fn connected(&self, _: &Socket) -> Result<(), Errno> {
+        unreachable!("{NO_RELAY}")
+    }
+
+    fn watch(&mut self, _: u32, _: u32, _: &Socket) {
+        unreachable!("{NO_RELAY}")
+    }
+
+    fn unwatch(&mut self, _: u32, _: u32) {
+        unreachable!("{NO_RELAY}")
+    }
+
+    fn receive(&mut self, _: &Socket, _: &mut [u8]) -> Result<usize, Errno> {
+        unreachable!("{NO_RELAY}")
+    }
+
+    fn send(&mut self, _: &Socket, _: &[u8], _: bool) -> Result<usize, Errno> {
+        unreachable!("{NO_RELAY}")
+    }
+
+    fn shutdown(&mut self, _: &Socket) {
+        unreachable!("{NO_RELAY}")
+    }
+
+    fn reset(&mut self, _: &Socket) {
+        unreachable!("{NO_RELAY}")
+    }
+
+    fn keep_alive(&mut self, _: &Socket) {
+        unreachable!("{NO_RELAY}")
+    }
+
+    fn has_unsent(&self, _: &Socket) -> bool {
+        unreachable!("{NO_RELAY}")
+    }
+
+    fn local(&self, _: &Socket) -> Option<SocketAddr> {
+        unreachable!("{NO_RELAY}")
+    }
+}
+
+impl Driver for Script {
     fn now(&self) -> Instant {
         let world = self.world.borrow();
         world.base + world.now

@@ -1,0 +1,629 @@
+//! The sessions of one ring: validated connections that go on to a server of a backend, on the ring that accepted them.
+//!
+//! ```text
+//! acceptor --Handoff--> take --choose--> Connecting --> Greeting --> Open --> Parting --> gone
+//!                        |  '--all full--> Queued --grant--^           '-- what a Pair decides: bytes, ends
+//! ring --Ready--> handle_ready; wheel --expired--> advance
+//! ```
+//! A [`Pair`](crate::relay::Pair) decides about the bytes, a [`Backend`](crate::backend::Backend) about the server; this
+//! room gives them sockets and the time.
+//!
+//! Invariants: a session is in the slab until it is [finished](Relays::finish), once, for one reason; while it is there its
+//! client's socket is watched, and its server's if it has one; it counts at its server exactly as long as `chosen` names
+//! one; it has one deadline in the wheel.
+
+mod mail;
+mod service;
+mod session;
+mod wire;
+
+pub use mail::Mail;
+pub use service::{
+    DISCONNECT_DELAY_DEFAULT, GREETING_TIMEOUT_DEFAULT, HALF_CLOSED_TIMEOUT_DEFAULT, IDLE_TIMEOUT_DEFAULT, Relay,
+    SharedBackend,
+};
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::tally::Tally;
+use crate::backend::{Choice, ServerIndex, Tried, Waiter};
+use crate::conn::{GENERATION_BITS, Key, Slab};
+use crate::dispatch::Handoff;
+use crate::net::canonical_socket;
+use crate::proxy::{Encoder, Header, Limits};
+use crate::relay::{End, Flow, OPENING_MAX, Pair, Protocol, Side, WINDOW_MAX, Wheel};
+use crate::ring::{BATCH_MAX, Errno, Readiness, Streams};
+use service::Terms;
+use session::{Opening, Phase, Session, Times};
+use wire::Link;
+
+/// How long a client that was told goodbye has to end its side.
+const PARTING_MAX: Duration = Duration::from_secs(2);
+/// Bytes of a client that nobody serves which are read and forgotten, so that the close is no reset.
+const PARTING_BYTES_MAX: usize = 64 * 1024;
+
+/// The sessions of one ring.
+pub struct Relays<S> {
+    ring: usize,
+    services: Vec<Arc<Terms>>,
+    sessions: Slab<Session<S>>,
+    wheel: Wheel,
+    /// Sessions that have more to do at once.
+    busy: VecDeque<Key>,
+    scratch: Box<[u8]>,
+    mail: Mail,
+    /// A waker was rung: there may be mail.
+    has_mail: bool,
+    tally: Arc<Tally>,
+    /// Whose turn it is among the source addresses.
+    source: usize,
+}
+
+/// What the sessions of a ring are made of.
+pub struct Parts {
+    /// The ring's number.
+    pub ring: usize,
+    /// The relays, in the order of their indices.
+    pub relays: Vec<Relay>,
+    /// Most sessions.
+    pub sessions: u32,
+    /// The rings' letterboxes.
+    pub mail: Mail,
+    /// Where to count.
+    pub tally: Arc<Tally>,
+}
+
+impl<S> Relays<S> {
+    /// No session yet.
+    pub fn new(parts: Parts, now: Instant) -> Relays<S> {
+        let services: Vec<Arc<Terms>> = parts.relays.into_iter().map(|relay| Arc::new(relay.terms)).collect();
+        let sessions = if services.is_empty() { 0 } else { parts.sessions };
+        Relays {
+            ring: parts.ring,
+            scratch: vec![0; if services.is_empty() { 0 } else { WINDOW_MAX }].into(),
+            services,
+            sessions: Slab::new(sessions),
+            wheel: Wheel::new(now),
+            busy: VecDeque::new(),
+            mail: parts.mail,
+            has_mail: false,
+            tally: parts.tally,
+            source: 0,
+        }
+    }
+
+    /// Of a ring without relays.
+    #[cfg(test)]
+    pub fn none(tally: Arc<Tally>) -> Relays<S> {
+        let parts = Parts { ring: 0, relays: Vec::new(), sessions: 0, mail: Mail::new(1), tally };
+        Relays::new(parts, Instant::now())
+    }
+
+    /// How many services there are.
+    pub fn services(&self) -> usize {
+        self.services.len()
+    }
+
+    /// Sessions that are there.
+    pub fn len(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Whether no session is there.
+    pub fn is_empty(&self) -> bool {
+        self.sessions.is_empty()
+    }
+
+    /// Whether no session can be taken.
+    pub fn is_full(&self) -> bool {
+        self.sessions.is_full()
+    }
+
+    /// Somebody has woken the ring.
+    pub fn woken(&mut self) {
+        self.has_mail = true;
+    }
+
+    /// When [`advance`](Relays::advance) has something to do though nothing happens.
+    pub fn due(&self, now: Instant) -> Option<Instant> {
+        if self.busy.is_empty() && !self.has_mail { self.wheel.next() } else { Some(now) }
+    }
+}
+
+impl<S> Relays<S> {
+    /// A session for a validated connection; `bytes` are the header, if there is one, and what came behind it.
+    pub fn prepare<D: Streams<Socket = S>>(
+        &self,
+        driver: &D,
+        service: usize,
+        handoff: Handoff<S>,
+        bytes: &[u8],
+        now: Instant,
+    ) -> Session<S> {
+        let terms = self.services[service].clone();
+        let header = handoff.head.and_then(|head| head.over(bytes));
+        let early = &bytes[header.as_ref().map_or(0, |header| header.len())..];
+        let peer = canonical_socket(handoff.peer);
+        let local = || handoff.local.or_else(|| driver.local(&handoff.socket)).map_or(peer, canonical_socket);
+        let addresses = match header.and_then(|header| header.head().ip()) {
+            Some((source, destination)) => (canonical_socket(source), canonical_socket(destination)),
+            None => (peer, local()),
+        };
+        let opening = Opening {
+            announcement: announcement(&terms, header, addresses, early),
+            early: early.len(),
+            tried: Tried::default(),
+            connect_until: None,
+        };
+        let is_tls = is_implicit_tls(addresses.1.port()) || early.starts_with(&[0x16, 0x03]);
+        Session {
+            client: handoff.socket,
+            server: None,
+            attempts: 0,
+            chosen: None,
+            pair: Pair::new(terms.protocol != Protocol::None && !is_tls),
+            terms,
+            phase: Phase::Connecting,
+            opening: Some(Box::new(opening)),
+            listener: handoff.listener,
+            addresses,
+            times: Times::new(handoff.accepted_at, now),
+            is_tls,
+            busy: false,
+            _permit: handoff.permit,
+        }
+    }
+
+    /// Begins a session. If there are too many, its connection is closed.
+    pub fn begin<D: Streams<Socket = S>>(&mut self, driver: &mut D, session: Session<S>, now: Instant) {
+        match self.sessions.insert(session) {
+            Ok(key) => {
+                let session = self.sessions.get_mut(key).expect("just put there");
+                Watch::of(key, Side::Client, 0).begin(driver, &session.client);
+                self.choose(driver, key, now);
+            }
+            Err(session) => self.tally.session_ended(End::OutOfResources, session.age(now)),
+        }
+    }
+
+    /// A watched socket is ready.
+    pub fn handle_ready<D: Streams<Socket = S>>(
+        &mut self,
+        driver: &mut D,
+        place: u32,
+        generation: u32,
+        readiness: Readiness,
+        armed: bool,
+        now: Instant,
+    ) {
+        let side = if place % 2 == 0 { Side::Client } else { Side::Server };
+        // One that has ended meanwhile: the end of its watches was asked for.
+        let Some(key) = self.sessions.key_of(place / 2) else { return };
+        let session = self.sessions.get_mut(key).expect("as just found");
+        if Watch::of(key, side, session.attempts) != (Watch { place, generation }) {
+            return;
+        }
+        let Some(socket) = session.socket(side) else { return };
+        if !armed {
+            driver.watch(place, generation, socket);
+        }
+        session.pair.ready(side, readiness.readable, readiness.ended);
+        match session.phase {
+            Phase::Queued { .. } | Phase::Connecting if side == Side::Client => {
+                if readiness.broken {
+                    self.finish(driver, key, End::ClientLeft, now);
+                }
+            }
+            Phase::Connecting if readiness.writable => self.connect_ended(driver, key, readiness.broken, now),
+            Phase::Queued { .. } | Phase::Connecting => {}
+            Phase::Greeting | Phase::Open => self.pump(driver, key, now),
+            Phase::Parting { .. } | Phase::Lingering { .. } => self.part_on(driver, key, side, readiness, now),
+        }
+    }
+
+    /// What is due: deadlines, grants, sessions with more to do.
+    pub fn advance<D: Streams<Socket = S>>(&mut self, driver: &mut D, now: Instant) {
+        if std::mem::take(&mut self.has_mail) {
+            for (backend, grant) in self.mail.take(self.ring) {
+                self.handle_grant(driver, &backend, grant, now);
+            }
+        }
+        for _ in 0..self.busy.len().min(BATCH_MAX) {
+            let Some(key) = self.busy.pop_front() else { break };
+            if let Some(session) = self.sessions.get_mut(key) {
+                session.busy = false;
+                self.pump(driver, key, now);
+            }
+        }
+        for _ in 0..BATCH_MAX {
+            let Some(slot) = self.wheel.expire(now) else { break };
+            self.expired(driver, slot, now);
+        }
+    }
+
+    /// Ends every session at once.
+    pub fn end_all<D: Streams<Socket = S>>(&mut self, driver: &mut D, end: End, now: Instant) {
+        for key in self.sessions.keys().collect::<Vec<_>>() {
+            self.finish(driver, key, end, now);
+        }
+    }
+
+    fn expired<D: Streams<Socket = S>>(&mut self, driver: &mut D, slot: u32, now: Instant) {
+        let Some(key) = self.sessions.key_of(slot) else { return };
+        let session = self.sessions.get_mut(key).expect("as just found");
+        let (deadline, end) = session.deadline();
+        if deadline > now {
+            return self.wheel.set(slot, deadline);
+        }
+        match end {
+            End::ConnectTimeout | End::QueueTimeout => self.part(driver, key, end, now),
+            End::GreetingTimeout => {
+                let server = session.chosen.expect("a server is awaited to greet");
+                session.terms.backend.lock().not_greeted(server, now);
+                self.part(driver, key, end, now);
+            }
+            _ => self.finish(driver, key, end, now),
+        }
+    }
+
+    /// Finds a server, or a place in the line.
+    fn choose<D: Streams<Socket = S>>(&mut self, driver: &mut D, key: Key, now: Instant) {
+        loop {
+            let session = self.sessions.get_mut(key).expect("the caller has it");
+            let terms = session.terms.clone();
+            let opening = session.opening.as_mut().expect("it has no server yet");
+            let client = session.addresses.0.ip();
+            let mut backend = terms.backend.lock();
+            let connect_timeout = backend.settings().connect_timeout;
+            if opening.tried.len() > backend.settings().retries as usize {
+                drop(backend);
+                return self.part(driver, key, End::ConnectFailed, now);
+            }
+            match backend.choose(client, &opening.tried, now) {
+                Choice::Server { index, address } => {
+                    drop(backend);
+                    opening.connect_until.get_or_insert(now + connect_timeout);
+                    session.times.chosen = now;
+                    if self.connect(driver, key, index, address, now) {
+                        return;
+                    }
+                }
+                Choice::Full => {
+                    let waiter = Waiter { ring: self.ring as u32, key: packed(key) };
+                    let until = now + backend.settings().queue_timeout;
+                    let waits = backend.wait(waiter, client, now).is_ok();
+                    drop(backend);
+                    if !waits {
+                        return self.part(driver, key, End::QueueFull, now);
+                    }
+                    session.phase = Phase::Queued { until };
+                    return self.wheel.set(key.slot, until);
+                }
+                Choice::Nobody => {
+                    let end = if opening.tried.is_empty() { End::NoServer } else { End::ConnectFailed };
+                    drop(backend);
+                    return self.part(driver, key, end, now);
+                }
+            }
+        }
+    }
+
+    /// Begins to connect to a server at which the session counts already; `false` if another must be found.
+    fn connect<D: Streams<Socket = S>>(
+        &mut self,
+        driver: &mut D,
+        key: Key,
+        index: ServerIndex,
+        address: SocketAddr,
+        now: Instant,
+    ) -> bool {
+        let source = self.next_source(key, address);
+        let session = self.sessions.get_mut(key).expect("the caller has it");
+        session.chosen = Some(index);
+        match driver.connect(address, source) {
+            Ok(socket) => {
+                session.attempts += 1;
+                Watch::of(key, Side::Server, session.attempts).begin(driver, &socket);
+                session.server = Some(socket);
+                session.phase = Phase::Connecting;
+                let (deadline, _) = session.deadline();
+                self.wheel.set(key.slot, deadline);
+                true
+            }
+            Err(errno) if is_our_own(errno) => {
+                self.part(driver, key, End::OutOfResources, now);
+                true
+            }
+            Err(_) => {
+                self.give_server_up(key, now);
+                false
+            }
+        }
+    }
+
+    /// The source address for the next connection, of the server's family.
+    fn next_source(&mut self, key: Key, server: SocketAddr) -> Option<IpAddr> {
+        let session = self.sessions.get_mut(key)?;
+        let fitting = || session.terms.sources.iter().filter(|source| source.is_ipv4() == server.is_ipv4());
+        let count = fitting().count();
+        self.source = self.source.wrapping_add(1);
+        fitting().nth(self.source.checked_rem(count)?).copied()
+    }
+
+    /// A connect has failed: the server is told, and is not tried again.
+    fn give_server_up(&mut self, key: Key, now: Instant) {
+        let session = self.sessions.get_mut(key).expect("the caller has it");
+        let Some(index) = session.chosen.take() else { return };
+        if let Some(opening) = &mut session.opening {
+            opening.tried.add(index);
+        }
+        let backend = session.terms.backend.clone();
+        let grant = {
+            let mut state = backend.lock();
+            state.connect_failed(index, now);
+            state.release(index, now)
+        };
+        if let Some(grant) = grant {
+            self.mail.send(&backend, grant);
+        }
+    }
+
+    fn connect_ended<D: Streams<Socket = S>>(&mut self, driver: &mut D, key: Key, broken: bool, now: Instant) {
+        let session = self.sessions.get_mut(key).expect("the caller has it");
+        let Some(server) = &session.server else { return };
+        if broken || driver.connected(server).is_err() {
+            Watch::of(key, Side::Server, session.attempts).end(driver);
+            session.server = None;
+            // What was told of the one that is gone does not hold for the next.
+            session.pair = Pair::new(session.terms.protocol != Protocol::None && !session.is_tls);
+            session.pair.ready(Side::Client, true, false);
+            self.give_server_up(key, now);
+            return self.choose(driver, key, now);
+        }
+        self.opened(driver, key, now);
+    }
+
+    /// The server is connected: it is told what comes first.
+    fn opened<D: Streams<Socket = S>>(&mut self, driver: &mut D, key: Key, now: Instant) {
+        let session = self.sessions.get_mut(key).expect("the caller has it");
+        let opening = session.opening.take().expect("it was connecting");
+        let index = session.chosen.expect("it was connecting");
+        session.terms.backend.lock().connected(index, now.saturating_duration_since(session.times.chosen), now);
+        session.times.connected = now;
+        session.times.active = now;
+        let speaks_first = session.terms.protocol != Protocol::None && !session.is_tls;
+        session.phase = if speaks_first { Phase::Greeting } else { Phase::Open };
+        let server = session.server.as_ref().expect("it is connected");
+        let mut link = Link { driver, client: &session.client, server };
+        // SMTP servers take it for talking out of turn if the client's bytes stand in the header's segment.
+        let apart = matches!(session.terms.protocol, Protocol::Smtp | Protocol::Submission) && !session.is_tls;
+        let at = if apart { opening.announcement.len() - opening.early } else { opening.announcement.len() };
+        let (first, early) = opening.announcement.split_at(at);
+        session.pair.connected(&mut link, first, early);
+        let (deadline, _) = session.deadline();
+        self.wheel.set(key.slot, deadline);
+        self.pump(driver, key, now);
+    }
+
+    /// Moves bytes, and whatever follows from that.
+    fn pump<D: Streams<Socket = S>>(&mut self, driver: &mut D, key: Key, now: Instant) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Some(server) = &session.server else { return };
+        let before = session.pair.moved();
+        let mut link = Link { driver, client: &session.client, server };
+        let flow = session.pair.advance(&mut link, &mut self.scratch);
+        if session.pair.moved() != before {
+            session.times.active = now;
+        }
+        if session.phase == Phase::Greeting && session.pair.is_greeted() {
+            session.phase = Phase::Open;
+            session.times.greeted = now;
+            let index = session.chosen.expect("it has a server");
+            let took = now.saturating_duration_since(session.times.connected);
+            session.terms.backend.lock().greeted(index, took, now);
+        }
+        match flow {
+            Flow::Idle if session.pair.is_half_closed() => {
+                let (deadline, _) = session.deadline();
+                self.wheel.set(key.slot, deadline);
+            }
+            Flow::Idle => {}
+            Flow::More if session.busy => {}
+            Flow::More => {
+                session.busy = true;
+                self.busy.push_back(key);
+            }
+            Flow::Ended(end) => self.ended(driver, key, end, now),
+        }
+    }
+
+    /// The pair is over.
+    fn ended<D: Streams<Socket = S>>(&mut self, driver: &mut D, key: Key, end: End, now: Instant) {
+        let session = self.sessions.get_mut(key).expect("the caller has it");
+        if session.phase == Phase::Greeting {
+            let early = matches!(end, End::ServerReset | End::ServerClosed);
+            if early && session.pair.from_server() == 0 {
+                let index = session.chosen.expect("it has a server");
+                session.terms.backend.lock().not_greeted(index, now);
+                return self.part(driver, key, End::NoGreeting, now);
+            }
+        }
+        // A reset is passed on, unless that would lose what is still on its way.
+        for side in [Side::Client, Side::Server] {
+            let Some(other) = session.socket(side.other()) else { continue };
+            if session.pair.is_broken(side) && !driver.has_unsent(other) {
+                driver.reset(other);
+            }
+        }
+        self.finish(driver, key, end, now);
+    }
+
+    /// Tells the client that nobody serves it, and waits a moment for its end.
+    fn part<D: Streams<Socket = S>>(&mut self, driver: &mut D, key: Key, end: End, now: Instant) {
+        self.leave_server(driver, key, now);
+        let session = self.sessions.get_mut(key).expect("the caller has it");
+        session.opening = None;
+        let until = now + PARTING_MAX;
+        session.phase = Phase::Parting { end, until };
+        driver.shutdown(&session.client);
+        self.wheel.set(key.slot, until);
+        self.part_on(driver, key, Side::Client, Readiness { readable: true, ..Readiness::default() }, now);
+    }
+
+    /// What a client that nobody serves still sends is forgotten, up to a limit; its end ends the session.
+    fn part_on<D: Streams<Socket = S>>(
+        &mut self,
+        driver: &mut D,
+        key: Key,
+        side: Side,
+        readiness: Readiness,
+        now: Instant,
+    ) {
+        let session = self.sessions.get_mut(key).expect("the caller has it");
+        let (Phase::Parting { end, .. } | Phase::Lingering { end, .. }) = session.phase else { return };
+        if side == Side::Server || !readiness.readable {
+            return;
+        }
+        let mut left = PARTING_BYTES_MAX;
+        while left > 0 {
+            match driver.receive(&session.client, &mut self.scratch[..left]) {
+                Ok(0) => break,
+                Ok(count) => left -= count,
+                Err(Errno(libc::EAGAIN)) => return,
+                Err(_) => break,
+            }
+        }
+        self.finish(driver, key, end, now);
+    }
+
+    /// The session does not count at its server any more.
+    fn leave_server<D: Streams<Socket = S>>(&mut self, driver: &mut D, key: Key, now: Instant) {
+        let session = self.sessions.get_mut(key).expect("the caller has it");
+        let backend = session.terms.backend.clone();
+        if session.server.take().is_some() {
+            Watch::of(key, Side::Server, session.attempts).end(driver);
+        }
+        if let Phase::Queued { .. } = session.phase {
+            // `false`: a grant is on its way, and comes back when it finds nobody.
+            let _ = backend.lock().abandon(Waiter { ring: self.ring as u32, key: packed(key) });
+        }
+        if let Some(index) = session.chosen.take()
+            && let Some(grant) = backend.lock().release(index, now)
+        {
+            self.mail.send(&backend, grant);
+        }
+    }
+
+    /// The session is over.
+    fn finish<D: Streams<Socket = S>>(&mut self, driver: &mut D, key: Key, end: End, now: Instant) {
+        self.leave_server(driver, key, now);
+        self.wheel.clear(key.slot);
+        Watch::of(key, Side::Client, 0).end(driver);
+        let session = self.sessions.remove(key).expect("the caller has it");
+        self.tally.session_ended(end, session.age(now));
+    }
+
+    /// A place at a server for a session that has waited.
+    fn handle_grant<D: Streams<Socket = S>>(
+        &mut self,
+        driver: &mut D,
+        backend: &SharedBackend,
+        grant: crate::backend::Grant,
+        now: Instant,
+    ) {
+        let key = unpacked(grant.waiter.key);
+        let waits = self.sessions.get_mut(key).is_some_and(|session| matches!(session.phase, Phase::Queued { .. }));
+        if !waits {
+            if let Some(next) = backend.lock().release(grant.index, now) {
+                self.mail.send(backend, next);
+            }
+            return;
+        }
+        let session = self.sessions.get_mut(key).expect("as just found");
+        let connect_timeout = backend.lock().settings().connect_timeout;
+        session.phase = Phase::Connecting;
+        session.times.chosen = now;
+        if let Some(opening) = &mut session.opening {
+            opening.connect_until.get_or_insert(now + connect_timeout);
+        }
+        if !self.connect(driver, key, grant.index, grant.address, now) {
+            self.choose(driver, key, now);
+        }
+    }
+}
+
+/// What the server gets first, with the client's bytes that are there already.
+fn announcement(
+    terms: &Terms,
+    header: Option<Header<'_>>,
+    (source, destination): (SocketAddr, SocketAddr),
+    early: &[u8],
+) -> Vec<u8> {
+    let _ = terms;
+    let encoder = match &header {
+        Some(header) => Encoder::relay(header, source, destination, &[]),
+        None => Encoder::proxy(source, destination),
+    }
+    .fit(Limits::DOVECOT);
+    let mut bytes = vec![0; encoder.encoded_len()];
+    let len = encoder.encode(&mut bytes).unwrap_or_default();
+    bytes.truncate(len);
+    bytes.extend_from_slice(&early[..early.len().min(OPENING_MAX)]);
+    bytes
+}
+
+/// Ports on which TLS is spoken from the first byte on.
+fn is_implicit_tls(port: u16) -> bool {
+    matches!(port, 993 | 995 | 465)
+}
+
+/// Whether a connect has failed for want of something that other servers would lack too.
+fn is_our_own(errno: Errno) -> bool {
+    matches!(errno.0, libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRNOTAVAIL)
+}
+
+/// The watch of one socket of a session. Each server that was tried has one of its own, so that what is told of one that
+/// was given up is not taken for the next.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Watch {
+    place: u32,
+    generation: u32,
+}
+
+impl Watch {
+    /// Servers of a session whose watches are told apart.
+    const ATTEMPTS: u32 = 32;
+
+    fn of(key: Key, side: Side, attempts: u32) -> Watch {
+        let place = key.slot * 2 + u32::from(side == Side::Server);
+        let generation = match side {
+            Side::Client => key.generation,
+            Side::Server => key.generation.wrapping_mul(Watch::ATTEMPTS) + attempts % Watch::ATTEMPTS,
+        };
+        Watch { place, generation: generation & GENERATION_MASK }
+    }
+
+    fn begin<D: Streams>(self, driver: &mut D, socket: &D::Socket) {
+        driver.watch(self.place, self.generation, socket);
+    }
+
+    fn end<D: Streams>(self, driver: &mut D) {
+        driver.unwatch(self.place, self.generation);
+    }
+}
+
+const GENERATION_MASK: u32 = (1 << GENERATION_BITS) - 1;
+
+fn packed(key: Key) -> u64 {
+    u64::from(key.generation) << 32 | u64::from(key.slot)
+}
+
+fn unpacked(key: u64) -> Key {
+    Key { slot: key as u32, generation: (key >> 32) as u32 }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,118 @@
+//! One session as its ring keeps it: two sockets, the pair between them, and what is told of it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::service::Terms;
+use crate::backend::{ServerIndex, Tried};
+use crate::dispatch::{ListenerInfo, Permit};
+use crate::relay::{End, Pair, Side};
+
+/// A session.
+pub struct Session<S> {
+    pub client: S,
+    /// `None` while none is chosen.
+    pub server: Option<S>,
+    /// How many there were: tells their watches apart.
+    pub attempts: u32,
+    /// The chosen server, where this session counts.
+    pub chosen: Option<ServerIndex>,
+    pub terms: Arc<Terms>,
+    pub pair: Pair,
+    pub phase: Phase,
+    /// What is needed until the server is connected.
+    pub opening: Option<Box<Opening>>,
+    pub listener: Arc<ListenerInfo>,
+    /// Who is served, and what it has connected to.
+    pub addresses: (SocketAddr, SocketAddr),
+    pub times: Times,
+    /// TLS is spoken from the first byte on: nothing can be said to the client.
+    pub is_tls: bool,
+    /// It is among those that have more to do at once.
+    pub busy: bool,
+    /// Its client's count; released when the session is gone.
+    pub _permit: Option<Permit>,
+}
+
+/// What a session waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Room at a server.
+    Queued { until: Instant },
+    /// The connection to a server.
+    Connecting,
+    /// The server's first words.
+    Greeting,
+    /// Either side.
+    Open,
+    /// The client's end, in answer to ours: nobody is served any more.
+    Parting { end: End, until: Instant },
+    /// The time to part: the server is gone, and not all of its clients are to come back at once.
+    Lingering { end: End, until: Instant },
+}
+
+/// What a session needs before it has a server.
+pub struct Opening {
+    /// What is said to the server first.
+    pub announcement: Vec<u8>,
+    /// Of it: the bytes of the client, at the end.
+    pub early: usize,
+    pub tried: Tried,
+    /// By when a server must be connected, all attempts together; set at the first.
+    pub connect_until: Option<Instant>,
+}
+
+/// When what has happened.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    pub accepted: Instant,
+    /// The header was there.
+    pub begun: Instant,
+    /// The server was chosen, connected, and had greeted. Each the one before until then.
+    pub chosen: Instant,
+    pub connected: Instant,
+    pub greeted: Instant,
+    /// Somebody has said something.
+    pub active: Instant,
+}
+
+impl Times {
+    pub fn new(accepted: Instant, now: Instant) -> Times {
+        Times { accepted, begun: now, chosen: now, connected: now, greeted: now, active: now }
+    }
+}
+
+impl<S> Session<S> {
+    /// The socket of a side, if it has one.
+    pub fn socket(&self, side: Side) -> Option<&S> {
+        match side {
+            Side::Client => Some(&self.client),
+            Side::Server => self.server.as_ref(),
+        }
+    }
+
+    /// When the present phase must be over, and what it ends with then.
+    pub fn deadline(&self) -> (Instant, End) {
+        let terms = &self.terms;
+        let times = &self.times;
+        match self.phase {
+            Phase::Queued { until } => (until, End::QueueTimeout),
+            Phase::Connecting => {
+                let until = self.opening.as_ref().and_then(|opening| opening.connect_until);
+                (until.unwrap_or(times.begun), End::ConnectTimeout)
+            }
+            Phase::Greeting => (times.connected + terms.greeting_timeout, End::GreetingTimeout),
+            Phase::Open if self.pair.is_half_closed() => {
+                (times.active + terms.half_closed_timeout, End::HalfClosedTimeout)
+            }
+            Phase::Open => (times.active + terms.idle_timeout, End::IdleTimeout),
+            Phase::Parting { end, until } | Phase::Lingering { end, until } => (until, end),
+        }
+    }
+
+    /// How long it has been there.
+    pub fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.times.accepted)
+    }
+}

@@ -1,0 +1,122 @@
+//! Sessions through a real ring.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::num::NonZeroUsize;
+use std::thread;
+use std::time::Duration;
+
+use super::{Relay, SharedBackend};
+use crate::backend::{AdminState, Balance, CheckKind, CheckSettings, ServerSettings, Settings};
+use crate::engine::{Engine, Listener};
+use crate::relay::Protocol;
+
+/// Generous; it only matters when something is broken.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn anywhere() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+fn backend(servers: &[SocketAddr]) -> SharedBackend {
+    let server = |(number, address): (usize, &SocketAddr)| ServerSettings {
+        name: format!("s{number}"),
+        host: address.ip().to_string(),
+        port: address.port(),
+        address: Some(*address),
+        weight: 1,
+        connection_limit: 0,
+        state: AdminState::Ready,
+        backup: false,
+        check_port: None,
+    };
+    let second = Duration::from_secs(1);
+    SharedBackend::new(Settings {
+        name: "imap".into(),
+        servers: servers.iter().enumerate().map(server).collect(),
+        balance: Balance::LeastConn,
+        stick: None,
+        connect_timeout: 5 * second,
+        retries: 3,
+        queue: 16,
+        queue_timeout: 10 * second,
+        slow_start: Duration::ZERO,
+        check: CheckSettings { kind: CheckKind::None, interval: 10 * second, rise: 2, fall: 3 },
+    })
+}
+
+fn engine(backend: &SharedBackend) -> Engine {
+    Engine::builder()
+        .rings(NonZeroUsize::new(1).expect("not 0"))
+        .pin(false)
+        .relay(Relay::new("imap-login", backend))
+        .listen(Listener::plain(anywhere()).pool("imap-login"))
+        .start()
+        .expect("loopback has free ports")
+}
+
+fn connect(engine: &Engine) -> TcpStream {
+    let client = TcpStream::connect(engine.addresses()[0]).expect("it listens");
+    client.set_read_timeout(Some(PATIENCE)).expect("a timeout above zero");
+    client
+}
+
+/// A server that reads a header of 28 bytes, greets, echoes until the end, and says goodbye.
+fn echo() -> SocketAddr {
+    let listener = TcpListener::bind(anywhere()).expect("loopback has free ports");
+    let address = listener.local_addr().expect("bound");
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            thread::spawn(move || serve(stream));
+        }
+    });
+    address
+}
+
+fn serve(mut stream: TcpStream) -> std::io::Result<()> {
+    let mut header = [0; 28];
+    stream.read_exact(&mut header)?;
+    stream.write_all(b"* OK ready\r\n")?;
+    let mut room = vec![0; 65536];
+    loop {
+        match stream.read(&mut room)? {
+            0 => return stream.write_all(b"* BYE\r\n"),
+            count => stream.write_all(&room[..count])?,
+        }
+    }
+}
+
+#[test]
+fn bytes_go_both_ways_and_ends_are_passed_on() {
+    let backend = backend(&[echo()]);
+    let engine = engine(&backend);
+    let mut client = connect(&engine);
+    let mut greeting = [0; 12];
+    client.read_exact(&mut greeting).expect("the server greets");
+    assert_eq!(&greeting, b"* OK ready\r\n");
+    let sent: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
+    let mut writer = client.try_clone().expect("a descriptor is left");
+    let bytes = sent.clone();
+    let writing = thread::spawn(move || {
+        writer.write_all(&bytes).expect("the relay takes it");
+        writer.shutdown(Shutdown::Write).expect("connected");
+    });
+    let mut got = Vec::new();
+    client.read_to_end(&mut got).expect("the relay ends in order");
+    writing.join().expect("it does not panic");
+    assert_eq!(got.len(), sent.len() + 7);
+    assert!(got.starts_with(&sent) && got.ends_with(b"* BYE\r\n"));
+}
+
+#[test]
+fn a_server_that_refuses_gives_way_to_the_next() {
+    let refusing = TcpListener::bind(anywhere()).expect("loopback has free ports").local_addr().expect("bound");
+    let backend = backend(&[refusing, echo()]);
+    let engine = engine(&backend);
+    for _ in 0..4 {
+        let mut client = connect(&engine);
+        let mut greeting = [0; 12];
+        client.read_exact(&mut greeting).expect("the other one greets");
+    }
+    assert_eq!(Relay::new("imap-login", &backend).terms.protocol, Protocol::Imap);
+}

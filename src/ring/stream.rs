@@ -1,0 +1,205 @@
+//! The stream half of a ring: connected sockets that are watched by the ring and read and written by plain system calls.
+//!
+//! One multishot poll a socket tells when there is something to read, or room to write again; then recv(2) and send(2)
+//! move the bytes through memory that is the caller's. Against receives that the kernel completes into lent buffers this
+//! costs the same for small messages, less for large ones, a third of the memory while a session is idle, and leaves no
+//! operation that could keep or reorder bytes (docs/architecture.md).
+//!
+//! A watch holds the socket open: it is ended before the socket is dropped, and the kernel closes the socket once it has
+//! let the watch go, at the end of the turn.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Duration;
+
+use io_uring::opcode;
+use io_uring::types::Fd;
+use rustix::io::Errno as SystemError;
+use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, sockopt};
+
+use super::Ring;
+use super::driver::Errno;
+use super::sys;
+use super::token::Token;
+
+/// A TCP connection without traffic is asked for a sign of life after this time (TCP_KEEPIDLE, tcp(7)).
+pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(120);
+/// From one question to the next (TCP_KEEPINTVL).
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// Questions without an answer that end the connection (TCP_KEEPCNT).
+pub const KEEPALIVE_COUNT: u32 = 4;
+/// How long sent bytes may stay without an acknowledgement (TCP_USER_TIMEOUT).
+pub const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(240);
+
+/// What a watched socket is ready for. More than one may be true.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Readiness {
+    /// There may be bytes to read, an end, or an error.
+    pub readable: bool,
+    /// A connect has ended, or there is room to write again.
+    pub writable: bool,
+    /// The peer will send no more: its end of stream, or a reset, stands behind the bytes that are there.
+    pub ended: bool,
+    /// The connection is gone, or a connect has failed.
+    pub broken: bool,
+}
+
+impl Readiness {
+    pub(super) const EVENTS: u32 = (libc::POLLIN | libc::POLLOUT | libc::POLLRDHUP) as u32;
+
+    pub(super) fn of_events(events: u32) -> Readiness {
+        let any = |mask: libc::c_short| events & mask as u32 != 0;
+        let broken = any(libc::POLLERR | libc::POLLHUP | libc::POLLNVAL);
+        Readiness {
+            readable: any(libc::POLLIN | libc::POLLRDHUP) || broken,
+            writable: any(libc::POLLOUT) || broken,
+            ended: any(libc::POLLRDHUP) || broken,
+            broken,
+        }
+    }
+}
+
+/// What a relay asks of a ring: sockets that connect, and bytes.
+///
+/// None of the calls waits. Readiness is told once: whoever was told reads until nothing is there, or less than asked for.
+pub trait Streams {
+    /// A connection's socket; dropping it closes it.
+    type Socket;
+
+    /// Begins to connect a new socket, from `source` where it is given; once it is watched its first readiness to be
+    /// written tells that the connect has ended.
+    ///
+    /// # Errors
+    /// Of socket(2), bind(2), connect(2).
+    fn connect(&mut self, target: SocketAddr, source: Option<IpAddr>) -> Result<Self::Socket, Errno>;
+
+    /// How a connect has ended.
+    ///
+    /// # Errors
+    /// Why it failed.
+    fn connected(&self, socket: &Self::Socket) -> Result<(), Errno>;
+
+    /// Begins to watch a socket under a place and a generation, with which each readiness is told. A watch whose last
+    /// readiness was told as not armed has ended and is begun anew by this call.
+    fn watch(&mut self, place: u32, generation: u32, socket: &Self::Socket);
+
+    /// Ends a watch that is armed. A readiness that is under way may still be told.
+    fn unwatch(&mut self, place: u32, generation: u32);
+
+    /// Takes bytes that are there; 0: the peer has ended its stream.
+    ///
+    /// # Errors
+    /// EAGAIN if nothing is there; the connection's own.
+    fn receive(&mut self, socket: &Self::Socket, room: &mut [u8]) -> Result<usize, Errno>;
+
+    /// Gives bytes to the kernel, which takes as many as it has room for. `more`: others, or the end, follow at once.
+    ///
+    /// # Errors
+    /// EAGAIN if there is no room; the connection's own.
+    fn send(&mut self, socket: &Self::Socket, bytes: &[u8], more: bool) -> Result<usize, Errno>;
+
+    /// Ends the stream towards the peer, behind what was sent.
+    fn shutdown(&mut self, socket: &Self::Socket);
+
+    /// Makes the closing of the socket a reset.
+    fn reset(&mut self, socket: &Self::Socket);
+
+    /// Finds out, from now on, whether a silent peer is still there.
+    fn keep_alive(&mut self, socket: &Self::Socket);
+
+    /// Whether bytes that were given to the kernel have not been acknowledged yet.
+    fn has_unsent(&self, socket: &Self::Socket) -> bool;
+
+    /// The socket's own address.
+    fn local(&self, socket: &Self::Socket) -> Option<SocketAddr>;
+}
+
+impl Streams for Ring {
+    type Socket = OwnedFd;
+
+    fn connect(&mut self, target: SocketAddr, source: Option<IpAddr>) -> Result<OwnedFd, Errno> {
+        let family = if target.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket = net::socket_with(family, SocketType::STREAM, flags, None).map_err(errno)?;
+        sockopt::set_tcp_nodelay(&socket, true).map_err(errno)?;
+        // The acknowledgement of the handshake travels with the first bytes that are sent.
+        sockopt::set_tcp_quickack(&socket, false).map_err(errno)?;
+        if let Some(source) = source {
+            sys::bind_without_port(socket.as_fd(), source).map_err(|error| sys::errno_of(&error))?;
+        }
+        match net::connect(&socket, &target) {
+            Ok(()) | Err(SystemError::INPROGRESS) => Ok(socket),
+            Err(error) => Err(errno(error)),
+        }
+    }
+
+    fn connected(&self, socket: &OwnedFd) -> Result<(), Errno> {
+        sockopt::socket_error(socket).map_err(errno)?.map_err(errno)
+    }
+
+    fn watch(&mut self, place: u32, generation: u32, socket: &OwnedFd) {
+        let entry = opcode::PollAdd::new(Fd(socket.as_raw_fd()), Readiness::EVENTS).multi(true).build();
+        self.push(entry.user_data(Token::Watch { place, generation }.pack()));
+    }
+
+    fn unwatch(&mut self, place: u32, generation: u32) {
+        let entry = opcode::AsyncCancel::new(Token::Watch { place, generation }.pack()).build();
+        self.push(entry.user_data(Token::Cancel.pack()));
+    }
+
+    fn receive(&mut self, socket: &OwnedFd, room: &mut [u8]) -> Result<usize, Errno> {
+        net::recv(socket, room, RecvFlags::DONTWAIT).map(|(count, _)| count).map_err(errno)
+    }
+
+    fn send(&mut self, socket: &OwnedFd, bytes: &[u8], more: bool) -> Result<usize, Errno> {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        net::send(socket, bytes, if more { flags | SendFlags::MORE } else { flags }).map_err(errno)
+    }
+
+    fn shutdown(&mut self, socket: &OwnedFd) {
+        // It fails where the connection is gone already, which whoever reads will be told.
+        let _ = net::shutdown(socket, Shutdown::Write);
+    }
+
+    fn reset(&mut self, socket: &OwnedFd) {
+        // Without it the peer sees an end in place of a reset.
+        let _ = sockopt::set_socket_linger(socket, Some(Duration::ZERO));
+    }
+
+    fn keep_alive(&mut self, socket: &OwnedFd) {
+        let asked = sockopt::set_socket_keepalive(socket, true)
+            .and_then(|()| sockopt::set_tcp_keepidle(socket, KEEPALIVE_IDLE))
+            .and_then(|()| sockopt::set_tcp_keepintvl(socket, KEEPALIVE_INTERVAL))
+            .and_then(|()| sockopt::set_tcp_keepcnt(socket, KEEPALIVE_COUNT))
+            .and_then(|()| sockopt::set_tcp_user_timeout(socket, UNACKNOWLEDGED_MAX.as_millis() as u32));
+        if let Err(error) = asked {
+            tracing::debug!(%error, "a connection goes on without keepalive");
+        }
+    }
+
+    fn has_unsent(&self, socket: &OwnedFd) -> bool {
+        sys::unsent(socket.as_fd()).is_ok_and(|count| count > 0)
+    }
+
+    fn local(&self, socket: &OwnedFd) -> Option<SocketAddr> {
+        SocketAddr::try_from(net::getsockname(socket).ok()?).ok()
+    }
+}
+
+fn errno(error: SystemError) -> Errno {
+    Errno(error.raw_os_error())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_or_an_error_is_something_to_read() {
+        let readiness = |events: libc::c_short| Readiness::of_events(events as u32);
+        assert_eq!(readiness(libc::POLLIN), Readiness { readable: true, ..Readiness::default() });
+        assert_eq!(readiness(libc::POLLOUT), Readiness { writable: true, ..Readiness::default() });
+        assert!(readiness(libc::POLLRDHUP).ended && readiness(libc::POLLRDHUP).readable);
+        assert_eq!(readiness(libc::POLLHUP), Readiness { readable: true, writable: true, ended: true, broken: true });
+    }
+}
