@@ -27,6 +27,9 @@ const IN_FLIGHT: usize = 256;
 /// Most bytes of one direction of a session.
 const SIZE_MAX: usize = 1 << 20;
 
+/// About so many writes send the longest flow.
+const WRITES: usize = 512;
+
 /// Small stacks: there are a thousand threads.
 const STACK: usize = 256 << 10;
 
@@ -222,12 +225,16 @@ impl Plan {
 impl Flow {
     fn random(random: &mut Rng) -> Flow {
         let magnitude = if random.u8(..64) == 0 { SIZE_MAX } else { 1 << random.u32(..16) };
+        let size = random.usize(..=magnitude);
+        let chunk_max = (1 << random.u32(4..16)).max(size / WRITES);
+        // A few pauses in the whole flow.
+        let often = (size / chunk_max / 4).max(2);
         Flow {
             start: random.usize(..3 * SIZE_MAX),
-            size: random.usize(..=magnitude),
-            chunk_max: 1 << random.u32(4..16),
-            stalls: if random.u8(..4) == 0 { 8 } else { 0 },
-            slow: if random.u8(..8) == 0 { 8 } else { 0 },
+            size,
+            chunk_max,
+            stalls: if random.u8(..4) == 0 { often } else { 0 },
+            slow: if random.u8(..8) == 0 { often } else { 0 },
             seed: random.u64(..),
         }
     }
