@@ -11,7 +11,7 @@ use std::time::Instant;
 use super::acceptor::{Acceptor, Parts};
 use super::listener::Listener;
 use super::pools::Pools;
-use super::relay::{self, Mail, Relay, Relays};
+use super::relay::{self, Mail, Relay, Relays, SessionLog};
 use super::report::Report;
 use super::tally::Tally;
 use super::{ClientCounts, Command, Engine, RingThread};
@@ -35,6 +35,7 @@ pub const RINGS_MAX: usize = 1024;
 pub struct EngineBuilder {
     pools: Vec<Pool>,
     relays: Vec<Relay>,
+    session_log: SessionLogger,
     listeners: Vec<Listener>,
     rings: Option<NonZeroUsize>,
     pending_limit: Option<u32>,
@@ -54,6 +55,12 @@ impl EngineBuilder {
     /// Adds a relay, which listeners name like a pool.
     pub fn relay(mut self, relay: Relay) -> EngineBuilder {
         self.relays.push(relay);
+        self
+    }
+
+    /// Who is told of the sessions of the relays.
+    pub fn session_log(mut self, log: Arc<dyn SessionLog>) -> EngineBuilder {
+        self.session_log = SessionLogger(Some(log));
         self
     }
 
@@ -164,6 +171,7 @@ impl EngineBuilder {
             mail: Mail::new(rings),
             sessions: sessions_a_ring(rings),
             relays: builder.relays,
+            session_log: builder.session_log,
             pending_peer_limit: builder.pending_peer_limit,
             clients: builder.counts.changed(builder.clients, Instant::now()),
         });
@@ -262,6 +270,16 @@ fn sessions_a_ring(rings: usize) -> u32 {
     share.clamp(16, SESSIONS_MAX.into()) as u32
 }
 
+/// Who is told of sessions.
+#[derive(Clone, Default)]
+struct SessionLogger(Option<Arc<dyn SessionLog>>);
+
+impl fmt::Debug for SessionLogger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "set" } else { "none" })
+    }
+}
+
 /// What all rings have in common.
 struct Plan {
     sizes: Sizes,
@@ -269,6 +287,7 @@ struct Plan {
     /// Pools that are no relays.
     pools: usize,
     relays: Vec<Relay>,
+    session_log: SessionLogger,
     /// Most sessions of a ring.
     sessions: u32,
     mail: Mail,
@@ -375,6 +394,7 @@ fn build(
         sessions: plan.sessions,
         mail: plan.mail.clone(),
         tally: tally.clone(),
+        log: plan.session_log.0.clone(),
     };
     let mut queues = Queues::new(sizes.slots, Instant::now());
     let door = |door: &DoorPlan| door.listener.door(door.bound, door.pool, plan.exact[door.pool], &mut queues);

@@ -98,10 +98,9 @@ impl Tally {
         self.counters.bump(Count::ALL.len() + ending.index());
     }
 
-    /// Adds one to the sessions that ended for a reason, after so long.
-    pub fn session_ended(&self, end: End, lasted: Duration) {
+    /// Adds one to the sessions that ended for a reason.
+    pub fn session_ended(&self, end: End) {
         self.counters.bump(Count::ALL.len() + Ending::COUNT + end.index());
-        let _ = lasted;
     }
 
     /// Records the time from accept to the complete header.

@@ -94,6 +94,23 @@ impl End {
         WORDS[self.index()].2
     }
 
+    /// Whether somebody should look after it: servers that do not serve, or limits of our own.
+    pub fn is_trouble(self) -> bool {
+        use End::*;
+        matches!(
+            self,
+            NoServer
+                | ConnectFailed
+                | ConnectTimeout
+                | QueueFull
+                | QueueTimeout
+                | GreetingTimeout
+                | NoGreeting
+                | PrefaceRefused
+                | OutOfResources
+        )
+    }
+
     /// HAProxy's two letters.
     pub fn letters(self) -> &'static str {
         WORDS[self.index()].3

@@ -4,15 +4,19 @@
 //! decisions go out.
 #![forbid(unsafe_code)]
 
+mod courtesy;
 mod end;
 mod pair;
 mod protocol;
+mod session;
 mod target;
 mod wheel;
 
+pub use courtesy::courtesy;
 pub use end::End;
 pub use pair::{Flow, Pair, Received, Sent, Side, WINDOW_MAX, WINDOW_MIN, Wire};
 pub use protocol::Protocol;
+pub use session::{SESSION_ID_MAX, SessionId};
 pub use target::{Forward, Target};
 pub use wheel::{TICK, Wheel};
 

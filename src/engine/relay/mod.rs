@@ -12,11 +12,13 @@
 //! client's socket is watched, and its server's if it has one; it counts at its server exactly as long as `chosen` names
 //! one; it has one deadline in the wheel.
 
+mod log;
 mod mail;
 mod service;
 mod session;
 mod wire;
 
+pub use log::{SessionLog, SessionRecord};
 pub use mail::Mail;
 pub use service::{
     DISCONNECT_DELAY_DEFAULT, GREETING_TIMEOUT_DEFAULT, HALF_CLOSED_TIMEOUT_DEFAULT, IDLE_TIMEOUT_DEFAULT, Relay,
@@ -26,7 +28,7 @@ pub use service::{
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::tally::Tally;
 use crate::backend::{Choice, ServerIndex, Tried, Waiter};
@@ -34,7 +36,7 @@ use crate::conn::{GENERATION_BITS, Key, Slab};
 use crate::dispatch::Handoff;
 use crate::net::canonical_socket;
 use crate::proxy::{Encoder, Header, Limits};
-use crate::relay::{End, Flow, OPENING_MAX, Pair, Protocol, Side, WINDOW_MAX, Wheel};
+use crate::relay::{End, Flow, Pair, Protocol, SessionId, Side, WINDOW_MAX, Wheel, courtesy};
 use crate::ring::{BATCH_MAX, Errno, Readiness, Streams};
 use service::Terms;
 use session::{Opening, Phase, Session, Times};
@@ -60,6 +62,30 @@ pub struct Relays<S> {
     tally: Arc<Tally>,
     /// Whose turn it is among the source addresses.
     source: usize,
+    log: Option<Arc<dyn SessionLog>>,
+    /// Of this turn.
+    lines: String,
+    wall: Wall,
+}
+
+/// What time it was by the calendar at some moment, asked again now and then: clocks are set.
+#[derive(Clone, Copy, Debug)]
+struct Wall {
+    at: Instant,
+    unix: Duration,
+}
+
+impl Wall {
+    const ASK_EVERY: Duration = Duration::from_secs(10);
+
+    fn ask(at: Instant) -> Wall {
+        Wall { at, unix: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() }
+    }
+
+    fn micros(self, then: Instant) -> u64 {
+        let since = then.saturating_duration_since(self.at);
+        (self.unix + since).as_micros() as u64 - self.at.saturating_duration_since(then).as_micros() as u64
+    }
 }
 
 /// What the sessions of a ring are made of.
@@ -74,6 +100,8 @@ pub struct Parts {
     pub mail: Mail,
     /// Where to count.
     pub tally: Arc<Tally>,
+    /// Who is told of sessions.
+    pub log: Option<Arc<dyn SessionLog>>,
 }
 
 impl<S> Relays<S> {
@@ -92,13 +120,16 @@ impl<S> Relays<S> {
             has_mail: false,
             tally: parts.tally,
             source: 0,
+            log: parts.log,
+            lines: String::new(),
+            wall: Wall::ask(now),
         }
     }
 
     /// Of a ring without relays.
     #[cfg(test)]
     pub fn none(tally: Arc<Tally>) -> Relays<S> {
-        let parts = Parts { ring: 0, relays: Vec::new(), sessions: 0, mail: Mail::new(1), tally };
+        let parts = Parts { ring: 0, relays: Vec::new(), sessions: 0, mail: Mail::new(1), tally, log: None };
         Relays::new(parts, Instant::now())
     }
 
@@ -153,8 +184,8 @@ impl<S> Relays<S> {
             None => (peer, local()),
         };
         let opening = Opening {
-            announcement: announcement(&terms, header, addresses, early),
-            early: early.len(),
+            announcement: announcement(&terms, header, addresses),
+            early: early.to_vec(),
             tried: Tried::default(),
             connect_until: None,
         };
@@ -169,7 +200,9 @@ impl<S> Relays<S> {
             phase: Phase::Connecting,
             opening: Some(Box::new(opening)),
             listener: handoff.listener,
+            id: SessionId::new(self.wall.micros(handoff.accepted_at), addresses.0),
             addresses,
+            early: early.len() as u32,
             times: Times::new(handoff.accepted_at, now),
             is_tls,
             busy: false,
@@ -185,7 +218,7 @@ impl<S> Relays<S> {
                 Watch::of(key, Side::Client, 0).begin(driver, &session.client);
                 self.choose(driver, key, now);
             }
-            Err(session) => self.tally.session_ended(End::OutOfResources, session.age(now)),
+            Err(_) => self.tally.session_ended(End::OutOfResources),
         }
     }
 
@@ -241,6 +274,12 @@ impl<S> Relays<S> {
         for _ in 0..BATCH_MAX {
             let Some(slot) = self.wheel.expire(now) else { break };
             self.expired(driver, slot, now);
+        }
+        if now.saturating_duration_since(self.wall.at) > Wall::ASK_EVERY {
+            self.wall = Wall::ask(now);
+        }
+        if let (Some(log), false) = (&self.log, self.lines.is_empty()) {
+            log.flush(&mut self.lines);
         }
     }
 
@@ -377,9 +416,6 @@ impl<S> Relays<S> {
         if broken || driver.connected(server).is_err() {
             Watch::of(key, Side::Server, session.attempts).end(driver);
             session.server = None;
-            // What was told of the one that is gone does not hold for the next.
-            session.pair = Pair::new(session.terms.protocol != Protocol::None && !session.is_tls);
-            session.pair.ready(Side::Client, true, false);
             self.give_server_up(key, now);
             return self.choose(driver, key, now);
         }
@@ -394,18 +430,29 @@ impl<S> Relays<S> {
         session.terms.backend.lock().connected(index, now.saturating_duration_since(session.times.chosen), now);
         session.times.connected = now;
         session.times.active = now;
-        let speaks_first = session.terms.protocol != Protocol::None && !session.is_tls;
-        session.phase = if speaks_first { Phase::Greeting } else { Phase::Open };
+        session.times.greeted = now;
+        session.phase = if session.server_greets() { Phase::Greeting } else { Phase::Open };
         let server = session.server.as_ref().expect("it is connected");
         let mut link = Link { driver, client: &session.client, server };
         // SMTP servers take it for talking out of turn if the client's bytes stand in the header's segment.
         let apart = matches!(session.terms.protocol, Protocol::Smtp | Protocol::Submission) && !session.is_tls;
-        let at = if apart { opening.announcement.len() - opening.early } else { opening.announcement.len() };
-        let (first, early) = opening.announcement.split_at(at);
-        session.pair.connected(&mut link, first, early);
+        let Opening { announcement: mut first, mut early, .. } = *opening;
+        if !apart {
+            first.append(&mut early);
+        }
+        session.pair.connected(&mut link, &first, &early);
         let (deadline, _) = session.deadline();
         self.wheel.set(key.slot, deadline);
+        self.tell(key, None, now);
         self.pump(driver, key, now);
+    }
+
+    /// Says that a session has begun, or is over.
+    fn tell(&mut self, key: Key, end: Option<End>, now: Instant) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        if let (Some(log), true) = (&self.log, session.terms.log_sessions) {
+            log.tell(&mut self.lines, &session.record(end, now));
+        }
     }
 
     /// Moves bytes, and whatever follows from that.
@@ -463,11 +510,17 @@ impl<S> Relays<S> {
 
     /// Tells the client that nobody serves it, and waits a moment for its end.
     fn part<D: Streams<Socket = S>>(&mut self, driver: &mut D, key: Key, end: End, now: Instant) {
+        self.tell(key, Some(end), now);
         self.leave_server(driver, key, now);
         let session = self.sessions.get_mut(key).expect("the caller has it");
         session.opening = None;
         let until = now + PARTING_MAX;
         session.phase = Phase::Parting { end, until };
+        if session.pair.from_server() == 0 && !session.is_tls {
+            let words = courtesy(session.terms.protocol, &session.terms.host, &session.id);
+            // A fresh connection has room for a line; if not, there is nothing that could be said.
+            let _ = driver.send(&session.client, words.as_bytes(), true);
+        }
         driver.shutdown(&session.client);
         self.wheel.set(key.slot, until);
         self.part_on(driver, key, Side::Client, Readiness { readable: true, ..Readiness::default() }, now);
@@ -519,11 +572,14 @@ impl<S> Relays<S> {
 
     /// The session is over.
     fn finish<D: Streams<Socket = S>>(&mut self, driver: &mut D, key: Key, end: End, now: Instant) {
+        if !matches!(self.sessions.get_mut(key), Some(Session { phase: Phase::Parting { .. }, .. })) {
+            self.tell(key, Some(end), now);
+        }
         self.leave_server(driver, key, now);
         self.wheel.clear(key.slot);
         Watch::of(key, Side::Client, 0).end(driver);
-        let session = self.sessions.remove(key).expect("the caller has it");
-        self.tally.session_ended(end, session.age(now));
+        self.sessions.remove(key);
+        self.tally.session_ended(end);
     }
 
     /// A place at a server for a session that has waited.
@@ -555,13 +611,8 @@ impl<S> Relays<S> {
     }
 }
 
-/// What the server gets first, with the client's bytes that are there already.
-fn announcement(
-    terms: &Terms,
-    header: Option<Header<'_>>,
-    (source, destination): (SocketAddr, SocketAddr),
-    early: &[u8],
-) -> Vec<u8> {
+/// What the server gets first.
+fn announcement(terms: &Terms, header: Option<Header<'_>>, (source, destination): (SocketAddr, SocketAddr)) -> Vec<u8> {
     let _ = terms;
     let encoder = match &header {
         Some(header) => Encoder::relay(header, source, destination, &[]),
@@ -571,7 +622,6 @@ fn announcement(
     let mut bytes = vec![0; encoder.encoded_len()];
     let len = encoder.encode(&mut bytes).unwrap_or_default();
     bytes.truncate(len);
-    bytes.extend_from_slice(&early[..early.len().min(OPENING_MAX)]);
     bytes
 }
 

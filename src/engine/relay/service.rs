@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::backend::{Backend, Settings};
+use crate::backend::{Backend, ServerIndex, Settings};
 use crate::relay::{Forward, Protocol, Target};
 
 /// `idle_timeout` where nothing is set: IMAP clients in IDLE may be silent for 29 minutes (RFC 2177).
@@ -20,6 +20,8 @@ pub const DISCONNECT_DELAY_DEFAULT: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub struct SharedBackend {
     name: Arc<str>,
+    /// The servers' names, by index.
+    servers: Arc<[String]>,
     state: Arc<Mutex<Backend>>,
 }
 
@@ -27,9 +29,18 @@ impl SharedBackend {
     /// All servers up, and nobody served.
     pub fn new(settings: Settings) -> SharedBackend {
         let name = settings.name.as_str().into();
-        // Any seed will do that clients cannot guess: where the process was put, and the time.
-        let seed = std::ptr::from_ref(&settings) as u64 ^ u64::from(std::process::id()).rotate_left(32);
-        SharedBackend { name, state: Arc::new(Mutex::new(Backend::new(settings, seed, Instant::now()))) }
+        let servers = settings.servers.iter().map(|server| server.name.clone()).collect();
+        // The same in every process, so that `balance = source` sends a client to the same server after an upgrade.
+        let seed = settings
+            .name
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+        SharedBackend { name, servers, state: Arc::new(Mutex::new(Backend::new(settings, seed, Instant::now()))) }
+    }
+
+    /// The name of a server.
+    pub fn server_name(&self, server: ServerIndex) -> &str {
+        self.servers.get(usize::from(server.0)).map_or("-", String::as_str)
     }
 
     /// Its name.
@@ -52,7 +63,7 @@ pub struct Relay {
 
 /// The terms of a session, the same for all of a service.
 #[derive(Clone, Debug)]
-pub(super) struct Terms {
+pub struct Terms {
     /// The service's name, by which listeners name the pool.
     pub name: Arc<str>,
     pub backend: SharedBackend,
@@ -65,6 +76,8 @@ pub(super) struct Terms {
     pub disconnect_delay: Duration,
     pub sources: Arc<[IpAddr]>,
     pub log_sessions: bool,
+    /// This host's name, for clients that cannot be served.
+    pub host: Arc<str>,
 }
 
 impl Relay {
@@ -82,6 +95,7 @@ impl Relay {
             disconnect_delay: DISCONNECT_DELAY_DEFAULT,
             sources: Arc::new([]),
             log_sessions: true,
+            host: "localhost".into(),
         };
         Relay { terms }
     }
@@ -124,6 +138,11 @@ impl Relay {
     /// Whether the start and the end of each session are reported (`log_sessions`).
     pub fn log_sessions(self, log: bool) -> Relay {
         self.with(|terms| terms.log_sessions = log)
+    }
+
+    /// This host's name, which SMTP clients are told when nobody can serve them.
+    pub fn host(self, name: &str) -> Relay {
+        self.with(|terms| terms.host = name.into())
     }
 
     /// Its name.

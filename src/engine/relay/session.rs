@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use super::log::SessionRecord;
 use super::service::Terms;
 use crate::backend::{ServerIndex, Tried};
 use crate::dispatch::{ListenerInfo, Permit};
-use crate::relay::{End, Pair, Side};
+use crate::relay::{End, Pair, Protocol, SessionId, Side};
 
 /// A session.
 pub struct Session<S> {
@@ -24,11 +25,14 @@ pub struct Session<S> {
     /// What is needed until the server is connected.
     pub opening: Option<Box<Opening>>,
     pub listener: Arc<ListenerInfo>,
+    pub id: SessionId,
     /// Who is served, and what it has connected to.
     pub addresses: (SocketAddr, SocketAddr),
     pub times: Times,
     /// TLS is spoken from the first byte on: nothing can be said to the client.
     pub is_tls: bool,
+    /// Bytes of the client that came with its header.
+    pub early: u32,
     /// It is among those that have more to do at once.
     pub busy: bool,
     /// Its client's count; released when the session is gone.
@@ -56,8 +60,8 @@ pub enum Phase {
 pub struct Opening {
     /// What is said to the server first.
     pub announcement: Vec<u8>,
-    /// Of it: the bytes of the client, at the end.
-    pub early: usize,
+    /// What the client has said already.
+    pub early: Vec<u8>,
     pub tried: Tried,
     /// By when a server must be connected, all attempts together; set at the first.
     pub connect_until: Option<Instant>,
@@ -111,8 +115,33 @@ impl<S> Session<S> {
         }
     }
 
-    /// How long it has been there.
-    pub fn age(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.times.accepted)
+    /// What is told of it.
+    pub fn record(&self, end: Option<End>, now: Instant) -> SessionRecord<'_> {
+        let Times { accepted, begun, chosen, connected, greeted, active } = self.times;
+        let between = |from: Instant, to: Instant| to.saturating_duration_since(from);
+        let backend = &self.terms.backend;
+        SessionRecord {
+            id: self.id,
+            listener: &self.listener,
+            client: self.addresses.0,
+            destination: self.addresses.1,
+            backend: backend.name(),
+            server: self.chosen.map(|server| backend.server_name(server)),
+            end,
+            header_wait: between(accepted, begun),
+            queue_wait: between(begun, chosen),
+            connect: between(chosen, connected),
+            greeting: between(connected, greeted),
+            lasted: between(accepted, now),
+            idle: between(active, now),
+            from_client: self.pair.from_client() + u64::from(self.early),
+            from_server: self.pair.from_server(),
+            retries: self.attempts.saturating_sub(1),
+        }
+    }
+
+    /// Whether the server speaks first.
+    pub fn server_greets(&self) -> bool {
+        self.terms.protocol != Protocol::None && !self.is_tls
     }
 }
