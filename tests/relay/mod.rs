@@ -2,6 +2,7 @@
 
 mod balance;
 mod bytes;
+mod example;
 mod failures;
 mod forwarding;
 mod protocols;
