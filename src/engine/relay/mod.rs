@@ -25,7 +25,7 @@ pub use service::{
     SharedBackend,
 };
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -47,6 +47,12 @@ const PARTING_MAX: Duration = Duration::from_secs(2);
 /// Bytes of a client that nobody serves which are read and forgotten, so that the close is no reset.
 const PARTING_BYTES_MAX: usize = 64 * 1024;
 
+/// A server that ends after so long a silence does so unasked.
+const UNASKED_AFTER: Duration = Duration::from_millis(500);
+/// Clients of a server that learn at once that it has ended, in [`LOSSES_WITHIN`].
+const LOSSES_AT_ONCE: u32 = 8;
+const LOSSES_WITHIN: Duration = Duration::from_secs(1);
+
 /// The sessions of one ring.
 pub struct Relays<S> {
     ring: usize,
@@ -62,6 +68,8 @@ pub struct Relays<S> {
     tally: Arc<Tally>,
     /// Whose turn it is among the source addresses.
     source: usize,
+    /// Clients that a server has lost lately, and since when; one entry a server at most.
+    losses: HashMap<(usize, ServerIndex), (Instant, u32)>,
     log: Option<Arc<dyn SessionLog>>,
     /// Of this turn.
     lines: String,
@@ -120,6 +128,7 @@ impl<S> Relays<S> {
             has_mail: false,
             tally: parts.tally,
             source: 0,
+            losses: HashMap::new(),
             log: parts.log,
             lines: String::new(),
             wall: Wall::ask(now),
@@ -205,6 +214,8 @@ impl<S> Relays<S> {
             early: early.len() as u32,
             times: Times::new(handoff.accepted_at, now),
             is_tls,
+            leaves: None,
+            is_kept_alive: false,
             busy: false,
             _permit: handoff.permit,
         }
@@ -244,7 +255,8 @@ impl<S> Relays<S> {
             driver.watch(place, generation, socket);
         }
         session.pair.ready(side, readiness.readable, readiness.ended);
-        match session.phase {
+        let phase = session.phase;
+        match phase {
             Phase::Queued { .. } | Phase::Connecting if side == Side::Client => {
                 if readiness.broken {
                     self.finish(driver, key, End::ClientLeft, now);
@@ -252,8 +264,12 @@ impl<S> Relays<S> {
             }
             Phase::Connecting if readiness.writable => self.connect_ended(driver, key, readiness.broken, now),
             Phase::Queued { .. } | Phase::Connecting => {}
-            Phase::Greeting | Phase::Open => self.pump(driver, key, now),
-            Phase::Parting { .. } | Phase::Lingering { .. } => self.part_on(driver, key, side, readiness, now),
+            Phase::Greeting => self.pump(driver, key, now),
+            Phase::Open if side == Side::Server && readiness.ended && self.must_linger(key, now) => {}
+            Phase::Open => self.pump(driver, key, now),
+            Phase::Lingering { .. } if side == Side::Client => self.look_at_last(driver, key, now),
+            Phase::Lingering { .. } => {}
+            Phase::Parting { .. } => self.part_on(driver, key, side, readiness, now),
         }
     }
 
@@ -283,10 +299,26 @@ impl<S> Relays<S> {
         }
     }
 
-    /// Ends every session at once.
-    pub fn end_all<D: Streams<Socket = S>>(&mut self, driver: &mut D, end: End, now: Instant) {
+    /// Ends sessions, those first that have been silent longest, spread over a time; `all` or those of one server.
+    pub fn let_go(&mut self, whose: Option<(&SharedBackend, ServerIndex)>, end: End, over: Duration, now: Instant) {
+        let concerned = |session: &Session<S>| match whose {
+            Some((backend, server)) => session.chosen == Some(server) && session.terms.backend.is(backend),
+            None => true,
+        };
+        let mut going: Vec<(Instant, Key)> = Vec::new();
         for key in self.sessions.keys().collect::<Vec<_>>() {
-            self.finish(driver, key, end, now);
+            let session = self.sessions.get_mut(key).expect("its key was just there");
+            if concerned(session) && session.leaves.is_none() {
+                going.push((session.times.active, key));
+            }
+        }
+        going.sort_by_key(|(active, _)| *active);
+        let count = going.len() as u32;
+        for (number, (_, key)) in going.into_iter().enumerate() {
+            let session = self.sessions.get_mut(key).expect("its key was just there");
+            session.leaves = Some((now + over * number as u32 / count, end));
+            let (deadline, _) = session.deadline();
+            self.wheel.set(key.slot, deadline);
         }
     }
 
@@ -295,9 +327,16 @@ impl<S> Relays<S> {
         let session = self.sessions.get_mut(key).expect("as just found");
         let (deadline, end) = session.deadline();
         if deadline > now {
+            // Only now: sessions that are shorter do not pay for it.
+            if !std::mem::replace(&mut session.is_kept_alive, true) {
+                [Side::Client, Side::Server].into_iter().filter_map(|side| session.socket(side)).for_each(|socket| {
+                    driver.keep_alive(socket);
+                });
+            }
             return self.wheel.set(slot, deadline);
         }
         match end {
+            End::ServerClosed => self.look_at_last(driver, key, now),
             End::ConnectTimeout | End::QueueTimeout => self.part(driver, key, end, now),
             End::GreetingTimeout => {
                 let server = session.chosen.expect("a server is awaited to greet");
@@ -455,6 +494,39 @@ impl<S> Relays<S> {
         }
     }
 
+    /// Whether a server that has ended unasked has lost so many clients in this second that this one is to learn of it later.
+    fn must_linger(&mut self, key: Key, now: Instant) -> bool {
+        let session = self.sessions.get_mut(key).expect("the caller has it");
+        let delay = session.terms.disconnect_delay;
+        let unasked = now.saturating_duration_since(session.times.active) >= UNASKED_AFTER;
+        let Some(server) = session.chosen.filter(|_| unasked && !delay.is_zero() && !session.pair.is_half_closed())
+        else {
+            return false;
+        };
+        let losses = self.losses.entry((session.terms.backend.number(), server)).or_insert((now, 0));
+        if now.saturating_duration_since(losses.0) > LOSSES_WITHIN {
+            *losses = (now, 0);
+        }
+        losses.1 += 1;
+        if losses.1 <= LOSSES_AT_ONCE {
+            return false;
+        }
+        // Any number that spreads: by golden section, the same on every run.
+        let turn = u64::from(losses.1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        let until = now + delay.mul_f64(turn as f64 / u32::MAX as f64);
+        session.phase = Phase::Lingering { until };
+        let (deadline, _) = session.deadline();
+        self.wheel.set(key.slot, deadline);
+        true
+    }
+
+    /// The client learns now how its server has ended.
+    fn look_at_last<D: Streams<Socket = S>>(&mut self, driver: &mut D, key: Key, now: Instant) {
+        let session = self.sessions.get_mut(key).expect("the caller has it");
+        session.phase = Phase::Open;
+        self.pump(driver, key, now);
+    }
+
     /// Moves bytes, and whatever follows from that.
     fn pump<D: Streams<Socket = S>>(&mut self, driver: &mut D, key: Key, now: Instant) {
         let Some(session) = self.sessions.get_mut(key) else { return };
@@ -536,7 +608,7 @@ impl<S> Relays<S> {
         now: Instant,
     ) {
         let session = self.sessions.get_mut(key).expect("the caller has it");
-        let (Phase::Parting { end, .. } | Phase::Lingering { end, .. }) = session.phase else { return };
+        let Phase::Parting { end, .. } = session.phase else { return };
         if side == Side::Server || !readiness.readable {
             return;
         }

@@ -48,6 +48,16 @@ impl SharedBackend {
         &self.name
     }
 
+    /// Whether both are the same.
+    pub fn is(&self, other: &SharedBackend) -> bool {
+        self.number() == other.number()
+    }
+
+    /// Tells it from others.
+    pub(super) fn number(&self) -> usize {
+        Arc::as_ptr(&self.state).addr()
+    }
+
     /// The servers and their state. Rings wait for whoever holds this: for moments only.
     pub fn lock(&self) -> MutexGuard<'_, Backend> {
         // Whoever panicked in between has left a count that is off by one at worst.

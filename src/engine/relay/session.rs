@@ -33,6 +33,10 @@ pub struct Session<S> {
     pub is_tls: bool,
     /// Bytes of the client that came with its header.
     pub early: u32,
+    /// By when it has to end whatever happens, and why.
+    pub leaves: Option<(Instant, End)>,
+    /// The kernel asks silent peers for signs of life.
+    pub is_kept_alive: bool,
     /// It is among those that have more to do at once.
     pub busy: bool,
     /// Its client's count; released when the session is gone.
@@ -52,8 +56,9 @@ pub enum Phase {
     Open,
     /// The client's end, in answer to ours: nobody is served any more.
     Parting { end: End, until: Instant },
-    /// The time to part: the server is gone, and not all of its clients are to come back at once.
-    Lingering { end: End, until: Instant },
+    /// The time to see what the server has ended with: it has lost many clients at once, and they are not to come back all
+    /// at once.
+    Lingering { until: Instant },
 }
 
 /// What a session needs before it has a server.
@@ -98,6 +103,14 @@ impl<S> Session<S> {
 
     /// When the present phase must be over, and what it ends with then.
     pub fn deadline(&self) -> (Instant, End) {
+        let (deadline, end) = self.phase_deadline();
+        match self.leaves {
+            Some((until, why)) if until < deadline => (until, why),
+            _ => (deadline, end),
+        }
+    }
+
+    fn phase_deadline(&self) -> (Instant, End) {
         let terms = &self.terms;
         let times = &self.times;
         match self.phase {
@@ -111,7 +124,8 @@ impl<S> Session<S> {
                 (times.active + terms.half_closed_timeout, End::HalfClosedTimeout)
             }
             Phase::Open => (times.active + terms.idle_timeout, End::IdleTimeout),
-            Phase::Parting { end, until } | Phase::Lingering { end, until } => (until, end),
+            Phase::Parting { end, until } => (until, end),
+            Phase::Lingering { until } => (until, End::ServerClosed),
         }
     }
 
