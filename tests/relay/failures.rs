@@ -1,11 +1,14 @@
 //! A backend that is refused, silent, slow, full, killed, restarted, in drain or in maint: what the client sees, and what
 //! the log says.
 
+use std::fs::File;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::support::backend::{Backend, greet_and_echo};
 use crate::support::client::{Client, Ending, TRUSTED, address, loopback};
@@ -14,6 +17,7 @@ use crate::support::daemon::Daemon;
 use crate::support::dovecot::{Dovecot, Service, Terms, Way, missing};
 use crate::support::mail::{Imap, Wire};
 use crate::support::{PATIENCE, free_port, header, wait_until};
+use crate::{needs, needs_root};
 
 /// Each protocol's service, and what it tells a client whom nobody can serve.
 const COURTESIES: [(&str, &str); 6] = [
@@ -197,6 +201,43 @@ fn a_server_that_is_down_is_not_tried_and_its_return_is_noticed() {
     assert!(serves, "{}", tier.daemon.output());
 }
 
+#[test]
+fn when_source_ports_run_out_clients_are_told_and_others_stay() {
+    needs!("unshare", "ip");
+    needs_root!();
+    const PORTS: usize = 20;
+    let [port, server_port] = [free_port(), free_port()];
+    let server = loopback(server_port);
+    let text = configuration("imap-login", port, "", "check = none", &[server], "")
+        .replace(&format!("    address = 127.0.0.1\n    port = {port}\n"), &format!("    port = {port}\n"));
+    let inside = "ip link set lo up && echo 40000 40019 >/proc/sys/net/ipv4/ip_local_port_range && exec \"$@\"";
+    let daemon = Daemon::start_under(&["unshare", "--net", "sh", "-c", inside, "sh"], &text, &[port]);
+    let space = File::open(format!("/proc/{}/ns/net", daemon.id())).expect("the daemon runs");
+    // A thread of its own, which does not come back from there.
+    let told = thread::spawn(move || {
+        move_into_link_name_space(space.as_fd(), Some(LinkNameSpaceType::Network)).expect("root may enter");
+        let server = Backend::start_at(server, |stream, _| greet_and_echo(&stream, "* OK here\r\n"));
+        // Of the same ports the clients take one each, too, which serves once for every address that they connect to.
+        let connect = |to: u8| {
+            let mut wire = Wire::connect(TRUSTED, ([127, 0, 0, to], port).into());
+            wire.send(&tier_header());
+            wire
+        };
+        let mut held: Vec<Wire> = (0..PORTS).map(|_| connect(1)).collect();
+        held.iter_mut().for_each(|wire| drop(wire.expect("* OK here")));
+        let told = connect(2).line();
+        for wire in &mut held {
+            wire.say("still there");
+            wire.expect("still there");
+        }
+        drop(server);
+        told
+    });
+    let told = told.join().unwrap_or_else(|_| panic!("{}", daemon.output()));
+    assert!(told.starts_with("* BYE [UNAVAILABLE] "), "{told:?}\n{}", daemon.output());
+    daemon.wait_for_output("end=out-of-resources/RC");
+}
+
 /// A daemon with one relaying service and its backend.
 struct Tier {
     daemon: Daemon,
@@ -261,7 +302,7 @@ fn configuration(
     let backend =
         backend("b", settings, servers).replacen("  server s0 {\n", &format!("  server s0 {{\n    {first}\n"), 1);
     format!(
-        "haproxy_trusted_networks = 127.0.0.1\n{globals}\n\
+        "haproxy_trusted_networks = 127.0.0.0/29\n{globals}\n\
          service {service} {{\n  worker = relay\n  backend = b\n  inet_listener in {{\n    address = 127.0.0.1\n    \
          port = {port}\n    haproxy = yes\n  }}\n}}\n{backend}"
     )

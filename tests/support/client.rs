@@ -33,7 +33,7 @@ impl Client {
         let connected_at = Instant::now();
         let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).expect("a socket");
         // Bound ports run out sooner than those that connect(2) picks, which may serve several destinations.
-        if from != TRUSTED || to.ip() != TRUSTED {
+        if from != TRUSTED || to.is_ipv6() {
             socket.bind(&SocketAddr::new(from, 0).into()).expect("the source address is ours");
         }
         socket.connect_timeout(&to.into(), PATIENCE).unwrap_or_else(|error| panic!("connect to {to}: {error}"));
