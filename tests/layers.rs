@@ -18,7 +18,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("conn", &["admission", "net", "proxy"]),
     ("worker", &["dispatch", "proxy", "stats"]),
     ("relay", &["net", "proxy", "stats"]),
-    ("backend", &["net", "proxy", "stats"]),
+    ("backend", &["net", "proxy", "relay", "stats"]),
     ("config", &["admission", "backend", "dispatch", "net", "proxy", "relay"]),
     ("engine", &["backend", "conn", "dispatch", "net", "relay", "ring", "stats"]),
 ];

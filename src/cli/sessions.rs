@@ -46,7 +46,7 @@ impl SessionLog for Sessions {
 /// `relay(BACKEND/SERVER): WORDS (rip=.., session=<..>): KEY=VALUE ..`
 fn describe(line: &mut String, session: &SessionRecord<'_>) -> std::fmt::Result {
     let seconds = std::time::Duration::as_secs_f64;
-    let server = session.server.unwrap_or("-");
+    let server = session.server.as_deref().unwrap_or("-");
     let words = session.end.map_or("Session started", |end| end.words());
     write!(line, "relay({}/{server}): {words} (", session.backend)?;
     address(line, "rip", "rport", session.client)?;

@@ -37,9 +37,13 @@ pub enum Rejected {
 
 /// A queue of at most `capacity` connections for the pool called `name`.
 pub fn queue(name: &str, capacity: usize, overload: Overload) -> (Queue, Intake) {
+    queue_of(Arc::new(PoolRecord::new(name)), capacity, overload)
+}
+
+/// A queue for a pool that takes the place of another one, and goes on counting where that is.
+pub fn queue_of(record: Arc<PoolRecord>, capacity: usize, overload: Overload) -> (Queue, Intake) {
     let (sender, receiver) = crossbeam_channel::bounded(capacity);
     let (gate, bell) = (Arc::new(Gate::new(capacity / 2)), Arc::new(Bell::default()));
-    let record = Arc::new(PoolRecord::new(name));
     let closing = Closing(bell.clone());
     let queue = Queue { sender, closing, overload, gate: gate.clone(), record: record.clone() };
     (queue, Intake::new(receiver, bell, Post::new(gate), record))
@@ -130,7 +134,7 @@ pub struct Intake {
 impl Intake {
     fn new(receiver: Receiver<Accepted>, bell: Arc<Bell>, post: Post, record: Arc<PoolRecord>) -> Intake {
         let wait = Arc::new(Latency::default());
-        lock(&record.waits).push(wait.clone());
+        lock(&record.waits).enter(wait.clone());
         Intake { receiver, post, bell, called: Arc::default(), record, wait }
     }
 
@@ -200,20 +204,43 @@ impl Drop for Closing {
 #[derive(Debug)]
 pub struct PoolRecord {
     name: String,
-    waits: Mutex<Vec<Arc<Latency>>>,
+    waits: Mutex<Waits>,
     losses: Arc<Losses>,
 }
 
+/// The times from accept to worker: each worker records into one of its own.
+#[derive(Debug, Default)]
+struct Waits {
+    present: Vec<Arc<Latency>>,
+    /// Of workers that are gone.
+    past: Latency,
+}
+
+impl Waits {
+    fn enter(&mut self, newcomer: Arc<Latency>) {
+        for gone in self.present.extract_if(.., |wait| Arc::strong_count(wait) == 1) {
+            self.past.absorb(&gone);
+        }
+        self.present.push(newcomer);
+    }
+}
+
 impl PoolRecord {
-    fn new(name: &str) -> PoolRecord {
-        PoolRecord { name: name.into(), waits: Mutex::new(Vec::new()), losses: Arc::new(Losses::new(name)) }
+    /// Nothing yet.
+    pub fn new(name: &str) -> PoolRecord {
+        PoolRecord { name: name.into(), waits: Mutex::default(), losses: Arc::new(Losses::new(name)) }
+    }
+
+    /// The pool's name.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Adds the time from accept to worker of every connection so far to `total`.
     pub fn add_waits_to(&self, total: &mut hdrhistogram::Histogram<u64>) {
-        for wait in lock(&self.waits).iter() {
-            wait.add_to(total);
-        }
+        let waits = lock(&self.waits);
+        waits.past.add_to(total);
+        waits.present.iter().for_each(|wait| wait.add_to(total));
     }
 
     /// How many connections the pool has lost, by a panic in a handler above all.

@@ -10,8 +10,10 @@
 //!   the slot: [`Acceptor::handle_read`];
 //! - a completion finds its slot by index and generation, or nothing.
 
+mod changing;
 mod leaving;
 
+pub use changing::Change;
 pub use leaving::Departing;
 
 use std::collections::VecDeque;
@@ -58,6 +60,9 @@ pub trait Sink<S> {
 
     /// Asks to be woken when the pool's queue has room again; `false` if it has it already.
     fn wake_when_low(&mut self, pool: usize) -> bool;
+
+    /// Nothing more will be offered to a pool.
+    fn close(&mut self, pool: usize);
 }
 
 /// A connection that a pool did not take.
@@ -110,8 +115,8 @@ pub struct Acceptor<D: Driver, K> {
     lobby: VecDeque<Guest<D::Socket>>,
     /// The sessions that this ring serves itself.
     relays: Relays<D::Socket>,
-    /// Pools with at least this index are relays.
-    first_relay: usize,
+    /// Doors of earlier configurations that are not vacant yet.
+    retired: usize,
     /// For each pool, the validated connections that wait for room in its queue, oldest first.
     lines: Vec<VecDeque<Key>>,
     pending_limit: usize,
@@ -147,11 +152,11 @@ pub struct Parts<D: Driver, K> {
     pub sink: K,
     /// The listeners, in the ring's order.
     pub doors: Vec<Door>,
-    /// The relays: pools that the ring serves itself, behind the other ones.
+    /// The sessions that the ring serves itself.
     pub relays: Relays<D::Socket>,
     /// Deadlines, with the classes that the doors name.
     pub queues: Queues,
-    /// Number of pools that are no relays.
+    /// Number of pools with workers of their own.
     pub pools: usize,
     /// Number of slots.
     pub slots: u32,
@@ -180,8 +185,8 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             slab: Slab::new(parts.slots),
             queues: parts.queues,
             lobby: VecDeque::new(),
-            lines: (0..parts.pools + parts.relays.services()).map(|_| VecDeque::new()).collect(),
-            first_relay: parts.pools,
+            lines: (0..parts.pools).map(|_| VecDeque::new()).collect(),
+            retired: 0,
             relays: parts.relays,
             pending_limit: parts.pending_limit,
             spare: (parts.slots as usize).saturating_sub(parts.pending_limit),
@@ -426,12 +431,15 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         }
         let guest = self.slab.get_mut(key).expect("the caller has it");
         guest.state = State::Validated;
-        let pool = self.doors[guest.listener as usize].pool;
+        let door = &self.doors[guest.listener as usize];
+        let pool = door.relay.is_none().then_some(door.pool);
         if admitted.is_some() {
             self.tally.header_waited(self.now.saturating_duration_since(guest.accepted_at));
         }
-        if !self.lines[pool].is_empty() || !self.offer(key, admitted) {
-            self.wait_in_line(key, pool);
+        match pool {
+            Some(pool) if !self.lines[pool].is_empty() || !self.offer(key, admitted) => self.wait_in_line(key, pool),
+            Some(_) => {}
+            None => _ = self.offer(key, admitted),
         }
     }
 
@@ -465,10 +473,9 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             permit: guest.permit.take(),
         };
         let taken = guest.waiting.taken();
-        if door.pool >= self.first_relay {
+        if let Some(terms) = &door.relay {
             let bytes = self.driver.bytes(key.slot, taken);
-            let service = door.pool - self.first_relay;
-            let session = self.relays.prepare(&self.driver, service, handoff, bytes, self.now);
+            let session = self.relays.prepare(&self.driver, terms, handoff, bytes, self.now);
             self.relays.begin(&mut self.driver, session, self.now);
             self.count_handed(admitted.as_ref());
             self.leave(key);
@@ -662,7 +669,12 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         for listener in 0..self.doors.len() {
             let door = &mut self.doors[listener];
             let index = listener as u32;
-            if self.draining.is_none() && self.lobby.is_empty() && self.lines[door.pool].is_empty() {
+            if self.retired > 0 && !door.is_present() {
+                self.tend_retired(index, freed);
+                continue;
+            }
+            let has_line = door.relay.is_none() && !self.lines[door.pool].is_empty();
+            if self.draining.is_none() && self.lobby.is_empty() && !has_line {
                 if door.arm(self.now, freed) {
                     self.driver.accept(index);
                 }
@@ -679,10 +691,15 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         }
     }
 
+    /// Whether connections wait for room in the queue of a door's pool.
+    fn has_line(&self, door: &Door) -> bool {
+        door.relay.is_none() && !self.lines[door.pool].is_empty()
+    }
+
     /// Takes in what waits in the backlog of a listener whose accept has ended, and closes the listener. If descriptors
     /// run out meanwhile it comes back after a rest, as long as headers are awaited.
     fn sweep(&mut self, listener: u32) {
-        let awaited = self.draining.is_some_and(|draining| self.now < draining.pending_until);
+        let awaited = self.draining.is_none_or(|draining| self.now < draining.pending_until);
         // More than one backlog cannot wait; what comes while we sweep may be let in twice as often.
         for _ in 0..2 * BACKLOG {
             match self.driver.accept_now(listener) {
@@ -710,7 +727,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             && self.slab.is_empty()
             && self.lobby.is_empty()
             && self.relays.is_empty()
-            && self.doors.iter().all(Door::is_closed)
+            && self.doors.iter().all(|door| door.is_closed() || door.is_vacant())
     }
 
     /// How long the next wait may be.

@@ -162,7 +162,6 @@ impl Tier {
         let (commands, inbox) = crossbeam_channel::bounded(1);
         let (waker, tally) = (Waker::new().expect("descriptors are free"), Tally::new());
         let (its_waker, its_tally) = (waker.clone(), tally.clone());
-        commands.send(Command::Begin).expect("there is room");
         let ring = thread::spawn(move || {
             let parts = parts(abilities, completions, exact, &listener, sockets, queue, its_waker, its_tally.clone());
             super::run(Acceptor::new(parts), &inbox, &its_tally);
@@ -197,9 +196,11 @@ fn parts(
     let sizes = Sizes { slots: SLOTS, longest: 8192, completions };
     let address = sockets[0].local_addr().expect("bound");
     let mut queues = Queues::new(SLOTS, Instant::now());
+    let mut sink = Pools::new(waker.clone());
+    sink.open(queue);
     Parts {
         driver: Ring::with(abilities, sizes, sockets, waker.clone()).expect("this kernel has io_uring"),
-        sink: Pools::new(vec![queue], waker),
+        sink,
         doors: vec![listener.door(address, 0, exact, &mut queues)],
         queues,
         relays: Relays::none(tally.clone()),

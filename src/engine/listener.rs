@@ -130,6 +130,13 @@ impl Listener {
         self
     }
 
+    /// Demands no longer headers than this.
+    pub(super) fn limit_headers(&mut self, most: u32) {
+        if let Some(terms) = &mut self.terms {
+            terms.rules.header_limit = terms.rules.header_limit.min(most);
+        }
+    }
+
     pub(super) fn options(&self) -> Options {
         Options { defer_accept: self.defers(), share_port: self.share_port }
     }
@@ -150,9 +157,8 @@ impl Listener {
             name: self.name.clone().unwrap_or_else(|| bound.to_string()),
             ssl: self.ssl,
         };
-        let local = (!bound.ip().is_unspecified()).then_some(bound);
         let proxy = self.terms.as_ref().map(|terms| self.proxy_door(terms, exact, queues));
-        let mut door = Door::new(Arc::new(info), local, pool, proxy);
+        let mut door = Door::new(Arc::new(info), bound, pool, proxy);
         door.exempt = self.exempt.clone();
         door
     }

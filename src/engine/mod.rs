@@ -17,6 +17,7 @@ mod fault;
 mod kernel;
 mod listener;
 mod pools;
+mod reconfigure;
 mod relay;
 mod report;
 #[cfg(test)]
@@ -29,6 +30,7 @@ mod tally;
 mod tests;
 
 pub use listener::{Listener, TIMEOUT_DEFAULT, TIMEOUT_MAX};
+pub use reconfigure::Kept;
 pub use relay::{
     DISCONNECT_DELAY_DEFAULT, GREETING_TIMEOUT_DEFAULT, HALF_CLOSED_TIMEOUT_DEFAULT, IDLE_TIMEOUT_DEFAULT, Relay,
     SessionLog, SessionRecord, SharedBackend,
@@ -50,10 +52,11 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError};
 
 use crate::conn::Clients;
 use crate::dispatch::{PoolRecord, RunningWorkers};
-use crate::ring::{Ring, Waker};
+use crate::ring::{Ring, Sizes, Waker};
 use acceptor::{Acceptor, Departing};
 use pools::Pools;
 use report::Report;
+use start::RingPlan;
 use tally::Tally;
 
 // A completion finds its slot's user by a generation that must fit into what the kernel gives back.
@@ -86,6 +89,8 @@ pub struct Engine {
     pools: Vec<Arc<PoolRecord>>,
     clients: Clients,
     report: Arc<Report>,
+    /// What each ring was made for.
+    sizes: Sizes,
 }
 
 /// A ring's thread; dropping it ends the ring at once and waits for that.
@@ -99,12 +104,12 @@ struct RingThread {
 
 #[derive(Debug)]
 enum Command {
-    /// Accept; the first of all.
-    Begin,
+    /// Do what a configuration says, the first or another one.
+    Change { plan: RingPlan, done: Sender<()> },
     /// Stop accepting; headers that are under way have this long.
     Drain { grace: Duration },
-    /// The same, and those that await their header on these listeners (by index) leave for another process.
-    HandOver { listeners: Vec<bool>, grace: Duration, to: Sender<Departing<OwnedFd>> },
+    /// The same, and those that await their header on the listeners of these addresses leave for another process.
+    HandOver { listeners: Vec<SocketAddr>, grace: Duration, to: Sender<Departing<OwnedFd>> },
     /// See to the backlogs, woken or not.
     Look,
     /// Connections from another process.
@@ -164,7 +169,7 @@ impl Engine {
         for thread in &mut self.threads {
             in_time &= thread.join(end);
         }
-        for workers in self.workers.drain(..) {
+        for workers in &mut self.workers {
             in_time &= workers.join(end.saturating_duration_since(Instant::now()));
         }
         self.report.flush();
@@ -232,19 +237,21 @@ impl Drop for RingThread {
 
 /// A ring's thread: once it may begin, turn after turn until a drain is complete or the engine is gone.
 fn run(mut acceptor: Acceptor<Ring, Pools>, inbox: &Receiver<Command>, tally: &Tally) {
-    let Ok(Command::Begin) = inbox.recv() else { return };
     loop {
         tally.turn();
         // All of them: several wakes may have come as one.
         loop {
             match inbox.try_recv() {
                 Ok(Command::Drain { grace }) => acceptor.drain(grace),
-                Ok(Command::HandOver { listeners, grace, to }) => acceptor.hand_over(listeners, grace, to),
+                Ok(Command::HandOver { listeners, grace, to }) => acceptor.hand_over(&listeners, grace, to),
                 Ok(Command::Look) => acceptor.look(),
                 Ok(Command::TakeIn(arrivals)) => acceptor.take_in(arrivals),
                 #[cfg(test)]
                 Ok(Command::Break) => panic!("as asked for"),
-                Ok(Command::Begin) => {}
+                Ok(Command::Change { plan, done }) => {
+                    plan.apply(&mut acceptor);
+                    drop(done);
+                }
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => return,
             }

@@ -48,7 +48,7 @@ impl Engine {
 
     /// Whether a listener on this address expects a header.
     pub fn expects_header_at(&self, address: SocketAddr) -> bool {
-        self.listener_with_header(address).is_some()
+        self.addresses.iter().zip(&self.proxied).any(|(bound, proxied)| *bound == address && *proxied)
     }
 
     /// Stops accepting, after another engine has begun to accept on the same [sockets](Engine::sockets), and gives away
@@ -56,16 +56,15 @@ impl Engine {
     /// their own deadline. What is validated reaches its worker; [`retire`](Engine::retire) waits for the end of it all.
     pub fn hand_over(&mut self, listeners: &[SocketAddr], limit: Duration) -> Vec<Pending> {
         let (to, from) = crossbeam_channel::unbounded(); // bounded by the rings' slots and backlogs
-        let leaves: Vec<bool> = self.addresses.iter().map(|address| listeners.contains(address)).collect();
         for thread in &self.threads {
-            thread.command(Command::HandOver { listeners: leaves.clone(), grace: limit, to: to.clone() });
+            thread.command(Command::HandOver { listeners: listeners.to_vec(), grace: limit, to: to.clone() });
         }
         drop(to);
         let end = Instant::now() + HAND_OVER_LIMIT;
         let left = std::iter::from_fn(|| from.recv_deadline(end).ok());
         left.map(|left| Pending {
             socket: left.socket,
-            listener: self.addresses[left.listener as usize],
+            listener: left.listener,
             peer: left.peer,
             accepted_at: left.accepted_at,
             deadline: left.deadline,
@@ -82,9 +81,9 @@ impl Engine {
         let mut rejected = Vec::new();
         for (number, one) in pending.into_iter().enumerate() {
             let ring = number % shares.len();
-            match self.listener_with_header(one.listener) {
-                Some(listener) => shares[ring].push(departing(one, listener)),
-                None => rejected.push(one),
+            match self.expects_header_at(one.listener) {
+                true => shares[ring].push(departing(one)),
+                false => rejected.push(one),
             }
         }
         for (thread, share) in self.threads.iter().zip(shares) {
@@ -115,14 +114,9 @@ impl Engine {
             self.clients = Clients::default();
         }
     }
-
-    fn listener_with_header(&self, address: SocketAddr) -> Option<u32> {
-        let mut listeners = self.addresses.iter().zip(&self.proxied);
-        listeners.position(|(bound, proxied)| *bound == address && *proxied).map(|index| index as u32)
-    }
 }
 
-fn departing(one: Pending, listener: u32) -> Departing<OwnedFd> {
-    let Pending { socket, peer, accepted_at, deadline, bytes, .. } = one;
+fn departing(one: Pending) -> Departing<OwnedFd> {
+    let Pending { socket, listener, peer, accepted_at, deadline, bytes } = one;
     Departing { socket, listener, peer, accepted_at, deadline, bytes }
 }

@@ -14,6 +14,8 @@ pub enum End {
     ServerReset,
     /// The client has left before a server had been found for it.
     ClientLeft,
+    /// The balancer has looked whether somebody listens.
+    Probe,
     /// Nobody has said anything for `idle_timeout`.
     IdleTimeout,
     /// One has ended its stream, and then nobody has said anything for `half_closed_timeout`.
@@ -53,6 +55,7 @@ const WORDS: [(End, &str, &str, &str); End::COUNT] = [
     (End::ClientReset, "client-reset", "Connection reset", "CD"),
     (End::ServerReset, "server-reset", "Server reset the connection", "SD"),
     (End::ClientLeft, "client-left", "Connection closed before a server answered", "CC"),
+    (End::Probe, "probe", "Probe of the balancer", "--"),
     (End::IdleTimeout, "idle-timeout", "Disconnected for inactivity", "cD"),
     (End::HalfClosedTimeout, "half-closed-timeout", "Disconnected for inactivity after one side had closed", "cL"),
     (End::NoServer, "no-server", "No server is available", "SC"),
@@ -72,7 +75,7 @@ const WORDS: [(End, &str, &str, &str); End::COUNT] = [
 
 impl End {
     /// How many there are.
-    pub const COUNT: usize = 20;
+    pub const COUNT: usize = 21;
 
     /// Its place among all.
     pub fn index(self) -> usize {

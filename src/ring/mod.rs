@@ -226,6 +226,8 @@ impl Ring {
 }
 
 impl Driver for Ring {
+    type Listener = Arc<TcpListener>;
+
     fn now(&self) -> Instant {
         Instant::now()
     }
@@ -254,6 +256,15 @@ impl Driver for Ring {
         // What cannot be read is not there.
         let count = sys::peek(socket.as_fd(), room).unwrap_or_default();
         &room[..count]
+    }
+
+    fn open_listener(&mut self, listener: u32, socket: Arc<TcpListener>) {
+        let index = listener as usize;
+        if index == self.listeners.len() {
+            self.listeners.push(None);
+        }
+        assert!(self.listeners[index].is_none(), "a listener's place is taken only after it was closed");
+        self.listeners[index] = Some(socket);
     }
 
     fn close_listener(&mut self, listener: u32) {

@@ -57,6 +57,11 @@ impl Latency {
         self.lock().saturating_record(micros.max(1));
     }
 
+    /// Takes over everything that another one has recorded.
+    pub fn absorb(&self, other: &Latency) {
+        other.add_to(&mut self.lock());
+    }
+
     /// Adds everything recorded so far to `total`, which must come from [`empty_histogram`].
     pub fn add_to(&self, total: &mut Histogram<u64>) {
         total.add(&*self.lock()).expect("both histograms have the same bounds");

@@ -52,7 +52,7 @@ impl Running {
     }
 
     /// Ends the pool as a drain does; tells whether all workers have ended within `limit`.
-    pub(crate) fn end(self, limit: Duration) -> bool {
+    pub(crate) fn end(mut self, limit: Duration) -> bool {
         drop(self.queue);
         self.workers.join(limit)
     }

@@ -7,8 +7,9 @@ use std::process::Command;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use super::debian13::command_in;
 use super::process::{Process, kill_by_id};
-use super::{certificate, find_program, free_port, temp_dir, user_ids};
+use super::{certificate, find_program, free_port, temp_dir, temp_dir_in, user_ids_below};
 
 /// What Dovecot serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,13 +58,15 @@ pub struct Terms<'a> {
     pub mail: Option<&'a Path>,
     /// Where `submission` sends what it takes.
     pub relay: Option<SocketAddr>,
+    /// The folder of a system whose Dovecot runs instead of this machine's; see [`super::debian13`].
+    pub root: Option<&'a Path>,
     /// More settings, at the end.
     pub more: &'a str,
 }
 
 impl Default for Terms<'_> {
     fn default() -> Self {
-        Terms { proxies: "127.0.0.0/8 ::1", logins: "", mail: None, relay: None, more: "" }
+        Terms { proxies: "127.0.0.0/8 ::1", logins: "", mail: None, relay: None, root: None, more: "" }
     }
 }
 
@@ -72,7 +75,7 @@ pub struct Dovecot {
     process: Process,
     directory: TempDir,
     ports: [[u16; 3]; 5],
-    health: u16,
+    root: Option<PathBuf>,
     /// What it logged before it was started again.
     before: String,
 }
@@ -81,31 +84,28 @@ impl Dovecot {
     /// Starts it on free ports of 127.0.0.1 and ::1.
     pub fn start(terms: &Terms<'_>) -> Dovecot {
         use std::os::unix::fs::chown;
-        let directory = temp_dir();
+        let directory = match terms.root {
+            Some(root) => temp_dir_in(&root.join("tmp")),
+            None => temp_dir(),
+        };
         let path = directory.path();
         certificate(path);
         let mail = path.join("mail");
         std::fs::create_dir(&mail).expect("a directory for mail");
-        let (user, group) = user_ids("dovecot");
+        let (user, group) = user_ids_below(terms.root.unwrap_or(Path::new("/")), "dovecot");
         chown(&mail, Some(user), Some(group)).expect("root may give it to dovecot");
         let ports = [(); 5].map(|()| [(); 3].map(|()| free_port()));
-        let health = free_port();
-        let text = configuration(terms, &ports, health)
-            .replace("@MAIL@", &terms.mail.unwrap_or(&mail).display().to_string())
-            .replace("@D@", &path.display().to_string());
+        let text = configuration(terms, &ports)
+            .replace("@MAIL@", &seen_from(terms.root, terms.mail.unwrap_or(&mail)).display().to_string())
+            .replace("@D@", &seen_from(terms.root, path).display().to_string());
         std::fs::write(path.join("dovecot.conf"), text).expect("the configuration can be written");
-        let process = run(path, &ports);
-        Dovecot { process, directory, ports, health, before: String::new() }
+        let process = run(terms.root, path, &ports);
+        Dovecot { process, directory, ports, root: terms.root.map(Path::to_owned), before: String::new() }
     }
 
     /// Where a service listens on IPv4.
     pub fn address(&self, service: Service, way: Way) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.ports[service as usize][way as usize]).into()
-    }
-
-    /// Where its health-check service answers PING with PONG.
-    pub fn health(&self) -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, self.health).into()
     }
 
     /// Where its mail lies.
@@ -123,7 +123,9 @@ impl Dovecot {
 
     /// Everything it has logged.
     pub fn log(&self) -> String {
-        self.before.clone() + &self.process.output()
+        // In a folder there is no /dev/stderr.
+        let file = std::fs::read(self.directory.path().join("log")).unwrap_or_default();
+        self.before.clone() + &self.process.output() + &String::from_utf8_lossy(&file)
     }
 
     /// Waits until a line of its log contains all of `words`; panics with the log if none comes.
@@ -144,7 +146,7 @@ impl Dovecot {
     pub fn start_again(&mut self) {
         self.before = self.log();
         let _ = std::fs::remove_file(self.directory.path().join("run/master.pid"));
-        self.process = run(self.directory.path(), &self.ports);
+        self.process = run(self.root.as_deref(), self.directory.path(), &self.ports);
     }
 
     /// Its process and its directory, each of which must be kept.
@@ -169,35 +171,49 @@ pub fn version() -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn run(directory: &Path, ports: &[[u16; 3]; 5]) -> Process {
-    let mut command = Command::new(find_program("dovecot").expect("the test has asked for dovecot"));
-    command.arg("-F").arg("-c").arg(directory.join("dovecot.conf"));
-    let served = if missing().is_none() { &ports[..] } else { &ports[..1] };
+fn run(root: Option<&Path>, directory: &Path, ports: &[[u16; 3]; 5]) -> Process {
+    let mut command = match root {
+        Some(root) => command_in(root, "dovecot"),
+        None => Command::new(find_program("dovecot").expect("the test has asked for dovecot")),
+    };
+    command.arg("-F").arg("-c").arg(seen_from(root, &directory.join("dovecot.conf")));
+    let served = if is_whole(root) { &ports[..] } else { &ports[..1] };
     let addresses: Vec<SocketAddr> =
         served.iter().flatten().map(|&port| (IpAddr::from(Ipv4Addr::LOCALHOST), port).into()).collect();
     Process::start_listening(command, &addresses)
 }
 
-fn configuration(terms: &Terms<'_>, ports: &[[u16; 3]; 5], health: u16) -> String {
-    let head = if version().starts_with("2.3") { DOVECOT_2_3 } else { DOVECOT_2_4 };
-    let protocols = if missing().is_none() { "imap pop3 lmtp sieve submission" } else { "imap" };
+/// The folder has all of Dovecot's services; the machine may not.
+fn is_whole(root: Option<&Path>) -> bool {
+    root.is_some() || missing().is_none()
+}
+
+/// A path as a process sees it that is locked into `root`.
+fn seen_from(root: Option<&Path>, path: &Path) -> PathBuf {
+    match root {
+        Some(root) => Path::new("/").join(path.strip_prefix(root).expect("it lies in the folder")),
+        None => path.to_owned(),
+    }
+}
+
+fn configuration(terms: &Terms<'_>, ports: &[[u16; 3]; 5]) -> String {
+    let is_2_3 = terms.root.is_none() && version().starts_with("2.3");
+    let (head, log) = (if is_2_3 { DOVECOT_2_3 } else { DOVECOT_2_4 }, ["/dev/stderr", "@D@/log"]);
+    let (whole, log) = (is_whole(terms.root), log[usize::from(terms.root.is_some())]);
+    let protocols = if whole { "imap pop3 lmtp sieve submission" } else { "imap" };
     let relay = terms.relay.unwrap_or((Ipv4Addr::LOCALHOST, 25).into());
     let mut text = format!(
-        "{head}{COMMON}protocols = {protocols}\nhaproxy_trusted_networks = {}\nlogin_trusted_networks = {}\n\
-         submission_relay_host = {}\nsubmission_relay_port = {}\n",
+        "{head}{COMMON}log_path = {log}\nprotocols = {protocols}\nhaproxy_trusted_networks = {}\n\
+         login_trusted_networks = {}\nsubmission_relay_host = {}\nsubmission_relay_port = {}\n",
         terms.proxies,
         terms.logins,
         relay.ip(),
         relay.port()
     );
-    let served = if missing().is_none() { &Service::ALL[..] } else { &Service::ALL[..1] };
+    let served = if whole { &Service::ALL[..] } else { &Service::ALL[..1] };
     for (service, ports) in served.iter().zip(ports) {
         text += &section(*service, ports);
     }
-    text += &format!(
-        "service health-check {{\n  executable = script -p health-check.sh\n  inet_listener health {{\n    \
-         port = {health}\n  }}\n}}\n"
-    );
     text + terms.more
 }
 
@@ -263,7 +279,6 @@ userdb static {
 const COMMON: &str = "\
 base_dir = @D@/run
 state_dir = @D@/state
-log_path = /dev/stderr
 listen = 127.0.0.1, ::1
 first_valid_uid = 1
 hostname = mail.test

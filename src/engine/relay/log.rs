@@ -1,6 +1,7 @@
 //! What is told of each session: once when it has a server, once when it is over.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::dispatch::ListenerInfo;
@@ -30,7 +31,7 @@ pub struct SessionRecord<'a> {
     /// The backend's name.
     pub backend: &'a str,
     /// The server's name, if one was found.
-    pub server: Option<&'a str>,
+    pub server: Option<Arc<str>>,
     /// Why it is over; `None`: it has begun.
     pub end: Option<End>,
     /// From the accept to the complete header.

@@ -26,19 +26,23 @@ pub use service::{
 };
 
 use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::tally::Tally;
-use crate::backend::{Choice, ServerIndex, Tried, Waiter};
+use crate::backend::{Choice, ConnectFailure, ServerIndex, Tried, Waiter};
 use crate::conn::{GENERATION_BITS, Key, Slab};
 use crate::dispatch::Handoff;
 use crate::net::canonical_socket;
-use crate::proxy::{Encoder, Header, Limits};
-use crate::relay::{End, Flow, Pair, Protocol, SessionId, Side, WINDOW_MAX, Wheel, courtesy};
+use crate::proxy::Command;
+use crate::relay::{
+    Course, End, Facts, Flow, Forward, HEADER_MAX, Pair, Preface, Protocol, SessionId, Side, WINDOW_MAX, Wheel, Whom,
+    courtesy,
+};
 use crate::ring::{BATCH_MAX, Errno, Readiness, Streams};
-use service::Terms;
+pub use service::Terms;
 use session::{Opening, Phase, Session, Times};
 use wire::Link;
 
@@ -47,6 +51,8 @@ const PARTING_MAX: Duration = Duration::from_secs(2);
 /// Bytes of a client that nobody serves which are read and forgotten, so that the close is no reset.
 const PARTING_BYTES_MAX: usize = 64 * 1024;
 
+/// So long a connection that came with LOCAL may turn out to be a look whether somebody listens.
+const DOUBT: Duration = Duration::from_millis(50);
 /// A server that ends after so long a silence does so unasked.
 const UNASKED_AFTER: Duration = Duration::from_millis(500);
 /// Clients of a server that learn at once that it has ended, in [`LOSSES_WITHIN`].
@@ -56,7 +62,6 @@ const LOSSES_WITHIN: Duration = Duration::from_secs(1);
 /// The sessions of one ring.
 pub struct Relays<S> {
     ring: usize,
-    services: Vec<Arc<Terms>>,
     sessions: Slab<Session<S>>,
     wheel: Wheel,
     /// Sessions that have more to do at once.
@@ -100,8 +105,6 @@ impl Wall {
 pub struct Parts {
     /// The ring's number.
     pub ring: usize,
-    /// The relays, in the order of their indices.
-    pub relays: Vec<Relay>,
     /// Most sessions.
     pub sessions: u32,
     /// The rings' letterboxes.
@@ -115,13 +118,11 @@ pub struct Parts {
 impl<S> Relays<S> {
     /// No session yet.
     pub fn new(parts: Parts, now: Instant) -> Relays<S> {
-        let services: Vec<Arc<Terms>> = parts.relays.into_iter().map(|relay| Arc::new(relay.terms)).collect();
-        let sessions = if services.is_empty() { 0 } else { parts.sessions };
         Relays {
             ring: parts.ring,
-            scratch: vec![0; if services.is_empty() { 0 } else { WINDOW_MAX }].into(),
-            services,
-            sessions: Slab::new(sessions),
+            // Zeroed by the kernel when it is touched first: a ring without sessions pays nothing.
+            scratch: vec![0; WINDOW_MAX].into(),
+            sessions: Slab::new(parts.sessions),
             wheel: Wheel::new(now),
             busy: VecDeque::new(),
             mail: parts.mail,
@@ -138,13 +139,8 @@ impl<S> Relays<S> {
     /// Of a ring without relays.
     #[cfg(test)]
     pub fn none(tally: Arc<Tally>) -> Relays<S> {
-        let parts = Parts { ring: 0, relays: Vec::new(), sessions: 0, mail: Mail::new(1), tally, log: None };
+        let parts = Parts { ring: 0, sessions: 0, mail: Mail::new(1), tally, log: None };
         Relays::new(parts, Instant::now())
-    }
-
-    /// How many services there are.
-    pub fn services(&self) -> usize {
-        self.services.len()
     }
 
     /// Sessions that are there.
@@ -178,12 +174,11 @@ impl<S> Relays<S> {
     pub fn prepare<D: Streams<Socket = S>>(
         &self,
         driver: &D,
-        service: usize,
+        terms: &Arc<Terms>,
         handoff: Handoff<S>,
         bytes: &[u8],
         now: Instant,
     ) -> Session<S> {
-        let terms = self.services[service].clone();
         let header = handoff.head.and_then(|head| head.over(bytes));
         let early = &bytes[header.as_ref().map_or(0, |header| header.len())..];
         let peer = canonical_socket(handoff.peer);
@@ -192,8 +187,13 @@ impl<S> Relays<S> {
             Some((source, destination)) => (canonical_socket(source), canonical_socket(destination)),
             None => (peer, local()),
         };
+        let id = SessionId::new(self.wall.micros(handoff.accepted_at), addresses.0);
+        let facts = Facts { header, client: addresses.0, destination: addresses.1, session: id, tls: None };
+        let is_local = header.is_some_and(|header| header.command() == Command::Local);
+        let doubted = Phase::Doubted { until: now + DOUBT };
         let opening = Opening {
-            announcement: announcement(&terms, header, addresses),
+            announcement: announcement(terms, &facts),
+            preface: Preface::new(terms.forward, terms.protocol, &facts, &terms.host),
             early: early.to_vec(),
             tried: Tried::default(),
             connect_until: None,
@@ -205,11 +205,11 @@ impl<S> Relays<S> {
             attempts: 0,
             chosen: None,
             pair: Pair::new(terms.protocol != Protocol::None && !is_tls),
-            terms,
-            phase: Phase::Connecting,
+            terms: terms.clone(),
+            phase: if is_local && early.is_empty() { doubted } else { Phase::Connecting },
             opening: Some(Box::new(opening)),
             listener: handoff.listener,
-            id: SessionId::new(self.wall.micros(handoff.accepted_at), addresses.0),
+            id,
             addresses,
             early: early.len() as u32,
             times: Times::new(handoff.accepted_at, now),
@@ -227,7 +227,10 @@ impl<S> Relays<S> {
             Ok(key) => {
                 let session = self.sessions.get_mut(key).expect("just put there");
                 Watch::of(key, Side::Client, 0).begin(driver, &session.client);
-                self.choose(driver, key, now);
+                match session.phase {
+                    Phase::Doubted { until } => self.wheel.set(key.slot, until),
+                    _ => self.choose(driver, key, now),
+                }
             }
             Err(_) => self.tally.session_ended(End::OutOfResources),
         }
@@ -257,6 +260,8 @@ impl<S> Relays<S> {
         session.pair.ready(side, readiness.readable, readiness.ended);
         let phase = session.phase;
         match phase {
+            Phase::Doubted { .. } if readiness.ended => self.finish(driver, key, End::Probe, now),
+            Phase::Doubted { .. } => self.choose(driver, key, now),
             Phase::Queued { .. } | Phase::Connecting if side == Side::Client => {
                 if readiness.broken {
                     self.finish(driver, key, End::ClientLeft, now);
@@ -336,11 +341,12 @@ impl<S> Relays<S> {
             return self.wheel.set(slot, deadline);
         }
         match end {
+            End::Probe => self.choose(driver, key, now),
             End::ServerClosed => self.look_at_last(driver, key, now),
             End::ConnectTimeout | End::QueueTimeout => self.part(driver, key, end, now),
             End::GreetingTimeout => {
                 let server = session.chosen.expect("a server is awaited to greet");
-                session.terms.backend.lock().not_greeted(server, now);
+                let _ = session.terms.backend.lock().not_greeted(server, now);
                 self.part(driver, key, end, now);
             }
             _ => self.finish(driver, key, end, now),
@@ -415,8 +421,8 @@ impl<S> Relays<S> {
                 self.part(driver, key, End::OutOfResources, now);
                 true
             }
-            Err(_) => {
-                self.give_server_up(key, now);
+            Err(errno) => {
+                self.give_server_up(key, errno, now);
                 false
             }
         }
@@ -432,7 +438,7 @@ impl<S> Relays<S> {
     }
 
     /// A connect has failed: the server is told, and is not tried again.
-    fn give_server_up(&mut self, key: Key, now: Instant) {
+    fn give_server_up(&mut self, key: Key, errno: Errno, now: Instant) {
         let session = self.sessions.get_mut(key).expect("the caller has it");
         let Some(index) = session.chosen.take() else { return };
         if let Some(opening) = &mut session.opening {
@@ -441,7 +447,8 @@ impl<S> Relays<S> {
         let backend = session.terms.backend.clone();
         let grant = {
             let mut state = backend.lock();
-            state.connect_failed(index, now);
+            let failure = ConnectFailure::of(&io::Error::from_raw_os_error(errno.0));
+            let _ = state.connect_failed(index, failure, now);
             state.release(index, now)
         };
         if let Some(grant) = grant {
@@ -452,10 +459,11 @@ impl<S> Relays<S> {
     fn connect_ended<D: Streams<Socket = S>>(&mut self, driver: &mut D, key: Key, broken: bool, now: Instant) {
         let session = self.sessions.get_mut(key).expect("the caller has it");
         let Some(server) = &session.server else { return };
-        if broken || driver.connected(server).is_err() {
+        let failed = driver.connected(server).err().or(broken.then_some(Errno(libc::ECONNRESET)));
+        if let Some(errno) = failed {
             Watch::of(key, Side::Server, session.attempts).end(driver);
             session.server = None;
-            self.give_server_up(key, now);
+            self.give_server_up(key, errno, now);
             return self.choose(driver, key, now);
         }
         self.opened(driver, key, now);
@@ -466,20 +474,22 @@ impl<S> Relays<S> {
         let session = self.sessions.get_mut(key).expect("the caller has it");
         let opening = session.opening.take().expect("it was connecting");
         let index = session.chosen.expect("it was connecting");
-        session.terms.backend.lock().connected(index, now.saturating_duration_since(session.times.chosen), now);
+        session.terms.backend.lock().connected(index, session.server_greets());
         session.times.connected = now;
         session.times.active = now;
         session.times.greeted = now;
         session.phase = if session.server_greets() { Phase::Greeting } else { Phase::Open };
         let server = session.server.as_ref().expect("it is connected");
         let mut link = Link { driver, client: &session.client, server };
-        // SMTP servers take it for talking out of turn if the client's bytes stand in the header's segment.
-        let apart = matches!(session.terms.protocol, Protocol::Smtp | Protocol::Submission) && !session.is_tls;
-        let Opening { announcement: mut first, mut early, .. } = *opening;
-        if !apart {
+        let Opening { announcement: mut first, mut early, preface, .. } = *opening;
+        let protocol = session.terms.protocol;
+        let filtered = session.terms.forward == Forward::Xclient;
+        let course = preface.map(|preface| Course::new(preface, protocol, filtered, &std::mem::take(&mut early)));
+        // Some take it for talking out of turn if the client's bytes stand in the header's segment.
+        if session.is_tls || session.terms.target.preset().sends_early(protocol) {
             first.append(&mut early);
         }
-        session.pair.connected(&mut link, &first, &early);
+        session.pair.connected(&mut link, &first, &early, course);
         let (deadline, _) = session.deadline();
         self.wheel.set(key.slot, deadline);
         self.tell(key, None, now);
@@ -541,8 +551,7 @@ impl<S> Relays<S> {
             session.phase = Phase::Open;
             session.times.greeted = now;
             let index = session.chosen.expect("it has a server");
-            let took = now.saturating_duration_since(session.times.connected);
-            session.terms.backend.lock().greeted(index, took, now);
+            session.terms.backend.lock().greeted(index);
         }
         match flow {
             Flow::Idle if session.pair.is_half_closed() => {
@@ -564,10 +573,12 @@ impl<S> Relays<S> {
         let session = self.sessions.get_mut(key).expect("the caller has it");
         if session.phase == Phase::Greeting {
             let early = matches!(end, End::ServerReset | End::ServerClosed);
-            if early && session.pair.from_server() == 0 {
+            let end = if early && session.pair.from_server() == 0 { End::NoGreeting } else { end };
+            if matches!(end, End::NoGreeting | End::PrefaceRefused) {
                 let index = session.chosen.expect("it has a server");
-                session.terms.backend.lock().not_greeted(index, now);
-                return self.part(driver, key, End::NoGreeting, now);
+                // That the server is down now, if it is, shows in its state.
+                let _ = session.terms.backend.lock().not_greeted(index, now);
+                return self.part(driver, key, end, now);
             }
         }
         // A reset is passed on, unless that would lose what is still on its way.
@@ -588,7 +599,7 @@ impl<S> Relays<S> {
         session.opening = None;
         let until = now + PARTING_MAX;
         session.phase = Phase::Parting { end, until };
-        if session.pair.from_server() == 0 && !session.is_tls {
+        if !session.pair.client_was_told() && !session.is_tls {
             let words = courtesy(session.terms.protocol, &session.terms.host, &session.id);
             // A fresh connection has room for a line; if not, there is nothing that could be said.
             let _ = driver.send(&session.client, words.as_bytes(), true);
@@ -644,7 +655,8 @@ impl<S> Relays<S> {
 
     /// The session is over.
     fn finish<D: Streams<Socket = S>>(&mut self, driver: &mut D, key: Key, end: End, now: Instant) {
-        if !matches!(self.sessions.get_mut(key), Some(Session { phase: Phase::Parting { .. }, .. })) {
+        let told = matches!(self.sessions.get_mut(key), Some(Session { phase: Phase::Parting { .. }, .. }));
+        if !told && end != End::Probe {
             self.tell(key, Some(end), now);
         }
         self.leave_server(driver, key, now);
@@ -683,18 +695,18 @@ impl<S> Relays<S> {
     }
 }
 
-/// What the server gets first.
-fn announcement(terms: &Terms, header: Option<Header<'_>>, (source, destination): (SocketAddr, SocketAddr)) -> Vec<u8> {
-    let _ = terms;
-    let encoder = match &header {
-        Some(header) => Encoder::relay(header, source, destination, &[]),
-        None => Encoder::proxy(source, destination),
+/// The header that the server gets, if it gets one.
+fn announcement(terms: &Terms, facts: &Facts<'_>) -> Vec<u8> {
+    let Some(announce) = &terms.announce else { return Vec::new() };
+    let mut room = [0; HEADER_MAX];
+    match announce.write(facts, Whom::Client, &mut room) {
+        Ok(announced) => room[..announced.length].to_vec(),
+        Err(error) => {
+            // The presets' limits have room for the addresses; should one not, the server refuses a session without header.
+            tracing::error!("no header for a session of {}: {error}", terms.name);
+            Vec::new()
+        }
     }
-    .fit(Limits::DOVECOT);
-    let mut bytes = vec![0; encoder.encoded_len()];
-    let len = encoder.encode(&mut bytes).unwrap_or_default();
-    bytes.truncate(len);
-    bytes
 }
 
 /// Ports on which TLS is spoken from the first byte on.

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::backend::{Backend, ServerIndex, Settings};
-use crate::relay::{Forward, Protocol, Target};
+use crate::backend::{Backend, ServerIndex, Settings, TooManyServers};
+use crate::relay::{Announce, Forward, ForwardTlvs, Protocol, Target};
 
 /// `idle_timeout` where nothing is set: IMAP clients in IDLE may be silent for 29 minutes (RFC 2177).
 pub const IDLE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(31 * 60);
@@ -20,8 +20,8 @@ pub const DISCONNECT_DELAY_DEFAULT: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub struct SharedBackend {
     name: Arc<str>,
-    /// The servers' names, by index.
-    servers: Arc<[String]>,
+    /// The servers' names, by index: kept apart, so that a log line needs no look at the state.
+    servers: Arc<Mutex<Vec<Arc<str>>>>,
     state: Arc<Mutex<Backend>>,
 }
 
@@ -29,18 +29,36 @@ impl SharedBackend {
     /// All servers up, and nobody served.
     pub fn new(settings: Settings) -> SharedBackend {
         let name = settings.name.as_str().into();
-        let servers = settings.servers.iter().map(|server| server.name.clone()).collect();
         // The same in every process, so that `balance = source` sends a client to the same server after an upgrade.
         let seed = settings
             .name
             .bytes()
             .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
-        SharedBackend { name, servers, state: Arc::new(Mutex::new(Backend::new(settings, seed, Instant::now()))) }
+        let state = Arc::new(Mutex::new(Backend::new(settings, seed, Instant::now())));
+        let shared = SharedBackend { name, servers: Arc::default(), state };
+        shared.note_names();
+        shared
+    }
+
+    /// Becomes what these settings say, and keeps what is known of servers that stay.
+    ///
+    /// # Errors
+    /// See [`Backend::succeed`]; it stays as it was then.
+    pub fn succeed(&self, settings: Settings) -> Result<(), TooManyServers> {
+        self.lock().succeed(settings, Instant::now())?;
+        self.note_names();
+        Ok(())
     }
 
     /// The name of a server.
-    pub fn server_name(&self, server: ServerIndex) -> &str {
-        self.servers.get(usize::from(server.0)).map_or("-", String::as_str)
+    pub fn server_name(&self, server: ServerIndex) -> Option<Arc<str>> {
+        let names = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        names.get(usize::from(server.0)).cloned()
+    }
+
+    fn note_names(&self) {
+        let names = self.lock().names().map(Arc::from).collect();
+        *self.servers.lock().unwrap_or_else(PoisonError::into_inner) = names;
     }
 
     /// Its name.
@@ -68,7 +86,7 @@ impl SharedBackend {
 /// A pool whose connections are served by the rings themselves: each goes on to a server of a backend.
 #[derive(Clone, Debug)]
 pub struct Relay {
-    pub(super) terms: Terms,
+    pub(in crate::engine) terms: Terms,
 }
 
 /// The terms of a session, the same for all of a service.
@@ -80,6 +98,8 @@ pub struct Terms {
     pub protocol: Protocol,
     pub forward: Forward,
     pub target: Target,
+    /// The header that servers get, if they get one.
+    pub announce: Option<Announce>,
     pub idle_timeout: Duration,
     pub greeting_timeout: Duration,
     pub half_closed_timeout: Duration,
@@ -99,6 +119,7 @@ impl Relay {
             protocol: Protocol::of_service(name),
             forward: Forward::default(),
             target: Target::default(),
+            announce: Announce::new(Forward::default(), Target::default(), None),
             idle_timeout: IDLE_TIMEOUT_DEFAULT,
             greeting_timeout: GREETING_TIMEOUT_DEFAULT,
             half_closed_timeout: HALF_CLOSED_TIMEOUT_DEFAULT,
@@ -115,9 +136,13 @@ impl Relay {
         self.with(|terms| terms.protocol = protocol)
     }
 
-    /// How the server learns the client's address (`forward`), and what kind of server it is (`target`).
-    pub fn forward(self, forward: Forward, target: Target) -> Relay {
-        self.with(|terms| (terms.forward, terms.target) = (forward, target))
+    /// How the server learns the client's address (`forward`), what kind of server it is (`target`), and which TLVs it gets
+    /// (`forward_tlvs`; those of the target if not said).
+    pub fn forward(self, forward: Forward, target: Target, tlvs: Option<ForwardTlvs>) -> Relay {
+        self.with(|terms| {
+            (terms.forward, terms.target) = (forward, target);
+            terms.announce = Announce::new(forward, target, tlvs);
+        })
     }
 
     /// How long a session may be silent (`idle_timeout`).

@@ -8,7 +8,7 @@ use super::log::SessionRecord;
 use super::service::Terms;
 use crate::backend::{ServerIndex, Tried};
 use crate::dispatch::{ListenerInfo, Permit};
-use crate::relay::{End, Pair, Protocol, SessionId, Side};
+use crate::relay::{End, Pair, Preface, Protocol, SessionId, Side};
 
 /// A session.
 pub struct Session<S> {
@@ -48,6 +48,8 @@ pub struct Session<S> {
 pub enum Phase {
     /// Room at a server.
     Queued { until: Instant },
+    /// Whether it is more than a look of the balancer's whether somebody listens.
+    Doubted { until: Instant },
     /// The connection to a server.
     Connecting,
     /// The server's first words.
@@ -63,8 +65,10 @@ pub enum Phase {
 
 /// What a session needs before it has a server.
 pub struct Opening {
-    /// What is said to the server first.
+    /// The header for the server, if it gets one.
     pub announcement: Vec<u8>,
+    /// What is said in its own protocol, if anything is.
+    pub preface: Option<Preface>,
     /// What the client has said already.
     pub early: Vec<u8>,
     pub tried: Tried,
@@ -115,6 +119,7 @@ impl<S> Session<S> {
         let times = &self.times;
         match self.phase {
             Phase::Queued { until } => (until, End::QueueTimeout),
+            Phase::Doubted { until } => (until, End::Probe),
             Phase::Connecting => {
                 let until = self.opening.as_ref().and_then(|opening| opening.connect_until);
                 (until.unwrap_or(times.begun), End::ConnectTimeout)
@@ -140,7 +145,7 @@ impl<S> Session<S> {
             client: self.addresses.0,
             destination: self.addresses.1,
             backend: backend.name(),
-            server: self.chosen.map(|server| backend.server_name(server)),
+            server: self.chosen.and_then(|server| backend.server_name(server)),
             end,
             header_wait: between(accepted, begun),
             queue_wait: between(begun, chosen),

@@ -117,6 +117,8 @@ impl Sink<Socket> for Shared {
         self.0.borrow().pools[pool].overload
     }
 
+    fn close(&mut self, _: usize) {}
+
     fn wake_when_low(&mut self, pool: usize) -> bool {
         let state = &mut self.0.borrow_mut().pools[pool];
         state.sleeper = !state.closed && state.queue.len() > state.capacity / 2;
@@ -237,7 +239,9 @@ fn turn_to_the_end(
             match takeover.take() {
                 Some(listeners) => {
                     let (to, from) = crossbeam_channel::unbounded();
-                    acceptor.hand_over(listeners, grace, to);
+                    let leaving: Vec<SocketAddr> =
+                        (0..3).filter(|index| listeners[usize::from(*index)]).map(listens_at).collect();
+                    acceptor.hand_over(&leaving, grace, to);
                     handed_over = Some(from);
                 }
                 None => acceptor.drain(grace),
@@ -281,6 +285,11 @@ fn proxy(defer: bool, long_headers: bool) -> Listener {
     let listener = Listener::proxy(address(u8::from(defer))).trust(["127.0.0.0/8".parse().expect("a network")]);
     let limit = if long_headers { 4096 } else { 232 };
     listener.timeout(TIMEOUT).defer_accept(defer).terms(|terms| terms.rules.header_limit = limit)
+}
+
+/// Where the listener of this index listens.
+fn listens_at(index: u8) -> SocketAddr {
+    address([1, 0, 3][usize::from(index)])
 }
 
 fn address(host: u8) -> SocketAddr {
