@@ -25,6 +25,7 @@ mod peers;
 mod pools;
 mod receivers;
 mod refusals;
+mod relay;
 mod reliability;
 mod resets;
 mod runner;
