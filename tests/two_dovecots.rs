@@ -51,7 +51,13 @@ fn ours(command: &str, arguments: &[&str], text: &str) -> Finished {
 /// The value of a global setting in a `doveconf`'s output.
 fn value(text: &str, name: &str) -> String {
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(" ="));
-    line.unwrap_or_default().split([' ', ',']).filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+    line.unwrap_or_default()
+        .trim()
+        .trim_matches('"')
+        .split([' ', ','])
+        .filter(|word| !word.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// As Vestibule shows networks.
