@@ -5,9 +5,16 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::ValueEnum;
-use vestibule::config::{self, Dovecot, InetListener, Loaded, Problem, Service};
+use vestibule::config::{self, Backend, Dovecot, InetListener, Loaded, Problem, Service, Settings};
+use vestibule::relay::Forward;
 
+use super::configuration::Source;
 use super::{EXIT_CONFIG, Error, configuration, privileges};
+
+/// Lines of one kind that are printed.
+const LINES_SHOWN: usize = 200;
+/// Servers that are shown of one backend.
+const SERVERS_SHOWN: usize = 16;
 
 /// Read a configuration and say what is wrong with it.
 ///
@@ -25,11 +32,16 @@ directories of takeover_socket and chroot, which the start may make, are there.
 Examples:
   vestibule check -c /etc/vestibule.conf
   vestibule check -c /etc/dovecot/dovecot.conf --dovecot auto    would Dovecot read it, too?
+  doveconf -n | vestibule check -c -                             what Dovecot itself has understood
   ExecReload=vestibule check -c FILE, then kill -HUP             in a systemd unit")]
 pub struct Args {
-    /// The configuration file, in Dovecot's syntax [default: the built-in configuration]
+    /// The configuration file, in Dovecot's syntax; - is standard input [default: the built-in configuration]
     #[arg(short = 'c', long = "config", value_name = "FILE")]
     file: Option<PathBuf>,
+
+    /// Take warnings for errors: exit code 78 if there is one
+    #[arg(long)]
+    strict: bool,
 
     /// Also say, in Dovecot's own words, what Dovecot would refuse; exit code 78 if it would
     #[arg(long, value_name = "VERSION")]
@@ -49,28 +61,33 @@ enum Strict {
 
 /// Runs the subcommand.
 pub fn run(args: Args) -> Result<ExitCode, Error> {
-    let right = match examine(args.file.as_deref())? {
+    let source = match args.file.as_deref().map(Source::read).transpose() {
+        Ok(source) => source,
+        Err(problem) => return Ok(configuration::refuse(&[problem])),
+    };
+    let valid = match examine(source.as_ref())? {
         Ok(loaded) => {
             report(args.file.as_deref(), &loaded);
-            true
+            loaded.warnings.is_empty() || !args.strict
         }
         Err(problems) => {
             configuration::refuse(&problems);
             false
         }
     };
-    let strictly_right = match (&args.dovecot, &args.file) {
-        (Some(strict), Some(file)) => dovecot_reads(file, *strict),
+    let strictly_valid = match (&args.dovecot, &source) {
+        (Some(strict), Some(source)) => dovecot_reads(source, *strict),
         _ => true,
     };
-    Ok(if right && strictly_right { ExitCode::SUCCESS } else { ExitCode::from(EXIT_CONFIG) })
+    Ok(if valid && strictly_valid { ExitCode::SUCCESS } else { ExitCode::from(EXIT_CONFIG) })
 }
 
 /// What the daemon reads before it starts, and whom it looks up.
-fn examine(file: Option<&Path>) -> Result<Result<Loaded, Vec<Problem>>, Error> {
-    let loaded = match configuration::load(file) {
-        Ok(ready) => ready.loaded,
-        Err(problems) => return Ok(Err(problems)),
+fn examine(source: Option<&Source>) -> Result<Result<Loaded, Vec<Problem>>, Error> {
+    let loaded = match source.map(Source::load) {
+        None => config::builtin(),
+        Some(Ok(ready)) => ready.loaded,
+        Some(Err(problems)) => return Ok(Err(problems)),
     };
     Ok(privileges::look_up(&loaded.settings.privileges)?.map(|_| loaded))
 }
@@ -78,39 +95,68 @@ fn examine(file: Option<&Path>) -> Result<Result<Loaded, Vec<Problem>>, Error> {
 fn report(file: Option<&Path>, loaded: &Loaded) {
     configuration::print_warnings(&loaded.warnings);
     let name = file.unwrap_or(Path::new("built-in configuration")).display();
-    println!("{name}: right; would listen on");
+    println!("{name}: valid; would listen on");
     let settings = &loaded.settings;
-    for service in &settings.services {
-        for listener in &service.listeners {
+    let lines = settings.services.iter().flat_map(|service| {
+        service.listeners.iter().flat_map(move |listener| {
             let addresses = listener.addresses.iter().map(|&ip| SocketAddr::new(ip, listener.port));
-            addresses.for_each(|address| println!("{}", line(service, listener, address)));
-        }
-    }
+            addresses.map(move |address| line(settings, service, listener, address))
+        })
+    });
+    print_some(lines, "addresses");
+    print_some(settings.backends.iter().map(backend), "backends");
     if let Some(certificate) = &settings.ssl_cert {
         println!("  TLS with the certificate in {}", certificate.path.display());
     }
 }
 
-fn line(service: &Service, listener: &InetListener, address: SocketAddr) -> String {
-    let tls = if listener.ssl { ", TLS" } else { "" };
-    let name = format!("{}/{}", service.name, listener.name);
-    if !listener.haproxy {
-        return format!("  {address} {name}: plain{tls}");
+/// Of very many lines the first, and how many there are.
+fn print_some(mut lines: impl Iterator<Item = String>, what: &str) {
+    lines.by_ref().take(LINES_SHOWN).for_each(|line| println!("{line}"));
+    match lines.count() {
+        0 => {}
+        more => println!("  and {more} more {what}"),
     }
-    let networks: Vec<String> = listener.networks.iter().map(ToString::to_string).collect();
-    let trusted = if networks.is_empty() { "nobody".into() } else { networks.join(" ") };
-    format!("  {address} {name}: haproxy from {trusted} within {} s{tls}", listener.timeout.as_secs())
 }
 
-fn dovecot_reads(file: &Path, strict: Strict) -> bool {
+fn line(settings: &Settings, service: &Service, listener: &InetListener, address: SocketAddr) -> String {
+    let tls = if listener.ssl { ", TLS" } else { "" };
+    let relay = service.backend.and_then(|index| settings.backends.get(index));
+    let relay = relay.map_or(String::new(), |backend| format!(", relayed to backend {}", backend.servers.name));
+    let name = format!("{}/{}", service.name, listener.name);
+    if !listener.haproxy {
+        return format!("  {address} {name}: plain{tls}{relay}");
+    }
+    let trusted = configuration::show_networks(&listener.networks);
+    format!("  {address} {name}: haproxy from {trusted} within {} s{tls}{relay}", listener.timeout.as_secs())
+}
+
+fn backend(backend: &Backend) -> String {
+    let servers = &backend.servers.servers;
+    let shown: Vec<String> = servers.iter().take(SERVERS_SHOWN).map(|server| server.name.clone()).collect();
+    let more = match servers.len().saturating_sub(SERVERS_SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let forward = Forward::ALL.iter().find(|(forward, _)| *forward == backend.forward).map_or("", |(_, word)| word);
+    format!("  backend {}: {} by {forward}: {}{more}", backend.servers.name, count(servers.len()), shown.join(" "))
+}
+
+fn count(servers: usize) -> String {
+    if servers == 1 { "1 server".into() } else { format!("{servers} servers") }
+}
+
+fn dovecot_reads(source: &Source, strict: Strict) -> bool {
     let asked = match strict {
         Strict::Auto => None,
         Strict::V23 => Some(Dovecot::V23),
         Strict::V24 => Some(Dovecot::V24),
     };
-    let (dovecot, problems) = config::lint(file, asked);
+    let (dovecot, problems) = source.lint(asked);
     match problems.is_empty() {
-        true => println!("Dovecot {dovecot} finds no fault with it, as far as Vestibule can judge"),
+        true => println!(
+            "Dovecot {dovecot} is not known to refuse it: judged are the grammar, names, and values of settings in use here, not the values of others"
+        ),
         false => eprintln!("Dovecot {dovecot} would refuse it:"),
     }
     problems.iter().for_each(|problem| eprintln!("{problem}"));

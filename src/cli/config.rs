@@ -22,7 +22,7 @@ Examples:
   vestibule config -a                             every setting of the built-in configuration
   vestibule config -c FILE | grep '^# ignored'    what of Dovecot's file is not used")]
 pub struct Args {
-    /// The configuration file, in Dovecot's syntax [default: the built-in configuration]
+    /// The configuration file, in Dovecot's syntax; - is standard input [default: the built-in configuration]
     #[arg(short = 'c', long = "config", value_name = "FILE")]
     file: Option<PathBuf>,
 

@@ -1,15 +1,20 @@
 //! What the subcommands do alike: read the configuration and the certificate that it names, and say what is wrong.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use nix::unistd::User;
-use vestibule::config::{self, InetListener, Loaded, Problem, Settings, SourcedPath};
+use vestibule::config::{self, Dovecot, InetListener, Loaded, Problem, Settings, SourcedPath};
+use vestibule::net::Network;
 use vestibule::worker::tls::{Identity, TlsError};
 
 use super::EXIT_CONFIG;
 
+/// Warnings that are printed at once.
+const WARNINGS_SHOWN: usize = 100;
+/// Networks that are shown of one listener.
+const NETWORKS_SHOWN: usize = 16;
 /// The name in a self-signed certificate. No client can verify it, whatever it says.
 const SELF_SIGNED_NAME: &str = "localhost";
 
@@ -24,14 +29,51 @@ pub struct Ready {
 
 /// Reads the file, or without one the built-in configuration, and makes the TLS identity. Opens no port.
 pub fn load(file: Option<&Path>) -> Result<Ready, Vec<Problem>> {
-    let loaded = read(file)?;
+    ready(read(file)?)
+}
+
+fn ready(loaded: Loaded) -> Result<Ready, Vec<Problem>> {
     let identity = identity(&loaded.settings).map_err(|problem| vec![problem])?;
     Ok(Ready { loaded, identity })
 }
 
 /// Reads the file, or without one the built-in configuration, and nothing that it names.
 pub fn read(file: Option<&Path>) -> Result<Loaded, Vec<Problem>> {
-    file.map_or_else(|| Ok(config::builtin()), config::load)
+    match file {
+        None => Ok(config::builtin()),
+        Some(path) => Source::read(path).map_err(|problem| vec![problem])?.parse(),
+    }
+}
+
+/// A configuration as text, for those who look at it twice: a pipe can be read once.
+pub struct Source {
+    name: PathBuf,
+    text: String,
+}
+
+impl Source {
+    /// Reads a file or a pipe; `-` is standard input.
+    pub fn read(path: &Path) -> Result<Source, Problem> {
+        match path == Path::new("-") {
+            true => Ok(Source { name: config::STANDARD_INPUT.into(), text: config::standard_input()? }),
+            false => Ok(Source { name: path.into(), text: config::text(path)? }),
+        }
+    }
+
+    /// Its meaning.
+    pub fn parse(&self) -> Result<Loaded, Vec<Problem>> {
+        config::parse(&self.name, &self.text)
+    }
+
+    /// As [`parse`](Source::parse), with the certificate that it names.
+    pub fn load(&self) -> Result<Ready, Vec<Problem>> {
+        ready(self.parse()?)
+    }
+
+    /// What a Dovecot would say of it.
+    pub fn lint(&self, dovecot: Option<Dovecot>) -> (Dovecot, Vec<Problem>) {
+        config::lint(&self.name, &self.text, dovecot)
+    }
 }
 
 /// Prints what is wrong, each on a line of its own, and gives the exit code that says so.
@@ -40,9 +82,22 @@ pub fn refuse(problems: &[Problem]) -> ExitCode {
     ExitCode::from(EXIT_CONFIG)
 }
 
-/// Prints warnings, each on a line of its own.
+/// Prints warnings, each on a line of its own; of very many the first.
 pub fn print_warnings(warnings: &[Problem]) {
-    warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    warnings.iter().take(WARNINGS_SHOWN).for_each(|warning| eprintln!("warning: {warning}"));
+    if let Some(more) = warnings.len().checked_sub(WARNINGS_SHOWN).filter(|&more| more > 0) {
+        eprintln!("warning: and {more} more warnings");
+    }
+}
+
+/// Networks in one line; of very many the first.
+pub fn show_networks(networks: &[Network]) -> String {
+    let shown: Vec<String> = networks.iter().take(NETWORKS_SHOWN).map(ToString::to_string).collect();
+    match networks.len() {
+        0 => "nobody".into(),
+        all if all > NETWORKS_SHOWN => format!("{} and {} more networks", shown.join(" "), all - NETWORKS_SHOWN),
+        _ => shown.join(" "),
+    }
 }
 
 fn identity(settings: &Settings) -> Result<Option<Identity>, Problem> {

@@ -296,8 +296,7 @@ fn what_to_try(listener: &InetListener, address: SocketAddr) -> Option<String> {
 fn describe(service: &Service, listener: &InetListener) -> String {
     let mut words = vec![format!("{} {}", service.name, listener.name)];
     if listener.haproxy {
-        let networks: Vec<String> = listener.networks.iter().map(ToString::to_string).collect();
-        let trusted = if networks.is_empty() { "nobody".to_owned() } else { networks.join(" ") };
+        let trusted = configuration::show_networks(&listener.networks);
         words.push(format!("haproxy, trusts {trusted}"));
     }
     if listener.ssl {

@@ -103,6 +103,11 @@ fn global_lines(settings: &Settings) -> Vec<Line> {
         of("listen", addresses(&defaults.addresses), addresses(&otherwise.addresses)),
         of("pending_limit", settings.pending_limit, PENDING_DEFAULT),
         of("rings", settings.rings.map_or("auto".into(), |n| n.to_string()), "auto"),
+        of(
+            "serve_listeners",
+            word(&validate::SERVE.map(|(word, serve)| (serve, word)), settings.serve_listeners),
+            "all",
+        ),
         of("ssl", yes_no(defaults.ssl), yes_no(otherwise.ssl)),
         file("ssl_cert", "ssl_server_cert_file", &settings.ssl_cert),
         file("ssl_key", "ssl_server_key_file", &settings.ssl_key),

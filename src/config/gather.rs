@@ -2,12 +2,15 @@
 //! list of everything that was left alone. Values are still text.
 
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
 
+use super::groups::{Group, Include, Layer, Rank, updated};
 use super::lint::Dovecot;
 use super::names::{self, Scope};
 use super::source::{Document, Entry, Section, Setting};
 use super::syntax::Value;
-use super::{Ignored, Place, Problem, value};
+use super::{Ignored, Place, Problem, tls_policy, value};
 
 /// Settings of one scope by their canonical name; the last one wins.
 pub(super) type Values = HashMap<&'static str, Setting>;
@@ -17,12 +20,25 @@ pub(super) struct Gathered {
     pub(super) values: Values,
     pub(super) services: Vec<RawService>,
     pub(super) backends: Vec<RawBackend>,
+    /// Settings of listeners that stand outside of them, in the order of the files.
+    pub(super) inherited: Vec<Layer>,
+    pub(super) groups: Vec<Group>,
+    pub(super) includes: Vec<Include>,
     /// The one that the files are written for: 2.4 if `dovecot_config_version` was there.
     pub(super) dovecot: Dovecot,
     pub(super) ignored: Vec<Ignored>,
     pub(super) problems: Vec<Problem>,
     pub(super) warnings: Vec<Problem>,
+    /// Words that nobody knows.
+    pub(super) unknown: usize,
+    /// What is demanded of TLS and not done, by the setting's name.
+    pub(super) tls_policy: Vec<(String, Problem)>,
 }
+
+/// Unknown words that are told.
+const UNKNOWN_MAX: usize = 50;
+/// The last one is told as all that follow.
+const UNKNOWN_NOTED: usize = UNKNOWN_MAX + 1;
 
 #[derive(Debug)]
 pub(super) struct RawService {
@@ -36,6 +52,8 @@ pub(super) struct RawService {
 pub(super) struct RawListener {
     pub(super) name: Option<String>,
     pub(super) at: Place,
+    /// The files with a section of its own for it.
+    pub(super) files: Vec<Arc<Path>>,
     pub(super) values: Values,
 }
 
@@ -56,25 +74,72 @@ pub(super) struct RawServer {
 
 pub(super) fn gather(document: Document) -> Gathered {
     let mut gathered = Gathered { problems: document.problems, warnings: document.warnings, ..Gathered::default() };
-    for entry in document.entries {
-        match entry {
-            Entry::Setting(setting) => gathered.global(setting),
-            Entry::Section(section) => gathered.section(section),
-        }
-    }
+    document.entries.into_iter().for_each(|entry| gathered.entry(entry));
+    gathered.include_groups();
+    gathered.inherit();
+    gathered.services.iter_mut().for_each(name_listeners);
     gathered
 }
 
+/// Gives a name to listeners that have none: `port-143`, then `port-143-2`. A section of that name that gives no port, or
+/// `port = 0`, is about such a listener; one with a port is another listener.
+fn name_listeners(service: &mut RawService) {
+    let port = |raw: &RawListener| match raw.values.get("port").map(|setting| &setting.value) {
+        Some(Value::Plain(text) | Value::Quoted(text)) => value::port(text).ok().filter(|&port| port != 0),
+        _ => None,
+    };
+    let mut taken: HashSet<String> =
+        service.listeners.iter().filter(|raw| port(raw).is_some()).filter_map(|raw| raw.name.clone()).collect();
+    let mut merged = Vec::new();
+    for index in 0..service.listeners.len() {
+        let listener = &service.listeners[index];
+        let Some(port) = port(listener).filter(|_| listener.name.is_none()) else { continue };
+        let numbered = (2..).map(|n| format!("port-{port}-{n}"));
+        let mut candidates = std::iter::once(format!("port-{port}")).chain(numbered);
+        let name = candidates.find(|name| taken.insert(name.clone())).expect("there is no end of numbers");
+        let about = service.listeners.iter().position(|other| other.name.as_ref() == Some(&name));
+        if let Some(other) = about {
+            merged.push(service.listeners[other].at.clone());
+            let changes = std::mem::take(&mut service.listeners[other].values);
+            let files = std::mem::take(&mut service.listeners[other].files);
+            service.listeners[index].values.extend(changes);
+            service.listeners[index].files.extend(files);
+        }
+        service.listeners[index].name = Some(name);
+    }
+    service.listeners.retain(|raw| !merged.iter().any(|at| *at == raw.at));
+}
+
 impl Gathered {
+    /// What stands outside all sections.
+    pub(super) fn entry(&mut self, entry: Entry) {
+        match entry {
+            Entry::Setting(setting) => self.global(setting),
+            Entry::Section(section) => self.section(section),
+        }
+    }
+
     fn global(&mut self, setting: Setting) {
         if setting.key == "dovecot_config_version" {
             self.dovecot = Dovecot::V24;
         }
-        if let Some(name) = names::canonical(Scope::Global, &setting.key) {
+        tls_policy::note(self, &setting);
+        if setting.key.starts_with('@') {
+            self.includes.push(Include { inside: (None, None), setting });
+        } else if let Some(name) = names::inherited(&setting.key) {
+            self.layer(None, None, Rank::written(0)).insert(name, setting);
+        } else if let Some(name) = names::canonical(Scope::Global, &setting.key) {
             self.values.insert(name, setting);
         } else {
             self.leave(Scope::Global, &setting);
         }
+    }
+
+    /// A new layer of settings for listeners.
+    fn layer(&mut self, service: Option<&str>, listener: Option<String>, rank: Rank) -> &mut Values {
+        let service = service.map(Into::into);
+        self.inherited.push(Layer { service, listener, rank, values: Values::new() });
+        &mut self.inherited.last_mut().expect("it was just pushed").values
     }
 
     fn section(&mut self, section: Section) {
@@ -87,6 +152,7 @@ impl Gathered {
             ("backend", Some(_)) => self.backend(section),
             ("backend", None) => self.problem(&section.at, "backend { } is missing section name"),
             ("server", _) => self.problem(&section.at, "server belongs inside a backend NAME { ... }"),
+            ("inet_listener", Some(_)) if self.dovecot == Dovecot::V24 => self.listeners(section),
             ("inet_listener", _) => self.problem(&section.at, "inet_listener belongs inside a service NAME { ... }"),
             ("haproxy_trusted_networks", _) => {
                 let remedy =
@@ -94,29 +160,90 @@ impl Gathered {
                 self.problem(&section.at, remedy);
             }
             ("protocol" | "remote" | "local" | "local_name", _) => {
+                tls_policy::note_section(self, &section);
                 self.skip(&section, "applies to some connections only: not used");
             }
-            ("group", _) => self.skip(&section, "a group of settings: not used"),
-            _ => self.skip(&section, "not used"),
+            ("group", _) => self.group(section),
+            ("ssl_server" | "ssl_client", None) => self.filter(section),
+            (kind, _) => {
+                if [Dovecot::V23, Dovecot::V24].into_iter().all(|dovecot| names::has_section(dovecot, kind).is_none()) {
+                    self.unknown_section(Scope::Global, &section);
+                }
+                self.skip(&section, "not used");
+            }
         }
+    }
+
+    fn unknown_section(&mut self, scope: Scope, section: &Section) {
+        let dovecot = self.dovecot;
+        let near = || names::nearest_section(dovecot, scope, &section.kind);
+        self.unknown("section", head(section), &section.at, near);
+    }
+
+    /// Dovecot 2.4's `ssl_server {`: settings in it have its name in front.
+    fn filter(&mut self, section: Section) {
+        let prefix = format!("{}_", section.kind);
+        for entry in section.entries {
+            match entry {
+                Entry::Setting(setting) if setting.key.starts_with('@') => {
+                    self.includes.push(Include { inside: (None, None), setting });
+                }
+                Entry::Setting(setting) => {
+                    let prefixed = format!("{prefix}{}", setting.key);
+                    let own = names::canonical(Scope::Global, &prefixed).is_some() || !setting.key.starts_with("ssl_");
+                    self.global(if own { Setting { key: prefixed, ..setting } } else { setting });
+                }
+                Entry::Section(inner) => self.skip(&inner, "not used"),
+            }
+        }
+    }
+
+    /// `inet_listener NAME {` outside all sections: of the listeners of that name in all services.
+    fn listeners(&mut self, section: Section) {
+        let mut values = Values::new();
+        self.listener_entries(&mut values, (None, section.name.clone()), section.entries);
+        self.layer(None, section.name, Rank::written(1)).extend(values);
+    }
+
+    pub(super) fn service_index(&mut self, name: &str, at: &Place) -> usize {
+        self.services.iter().position(|service| service.name == name).unwrap_or_else(|| {
+            let (name, at) = (name.to_string(), at.clone());
+            self.services.push(RawService { name, at, values: Values::new(), listeners: Vec::new() });
+            self.services.len() - 1
+        })
     }
 
     fn service(&mut self, section: Section) {
         let name = section.name.expect("a service has a name here");
-        let index = self.services.iter().position(|service| service.name == name).unwrap_or_else(|| {
-            let service = RawService { name, at: section.at.clone(), values: Values::new(), listeners: Vec::new() };
-            self.services.push(service);
-            self.services.len() - 1
-        });
+        let index = self.service_index(&name, &section.at);
+        let mut inherited = Values::new();
         for entry in section.entries {
             match entry {
-                Entry::Setting(setting) => match names::canonical(Scope::Service, &setting.key) {
-                    Some(name) => drop(self.services[index].values.insert(name, setting)),
-                    None => self.leave(Scope::Service, &setting),
+                Entry::Setting(setting) if setting.key.starts_with('@') => {
+                    self.includes.push(Include { inside: (Some(name.clone()), None), setting });
+                }
+                Entry::Setting(setting) => match names::inherited(&setting.key) {
+                    Some(of_listeners) => drop(inherited.insert(of_listeners, setting)),
+                    None if setting.key == "listen" => drop(inherited.insert("address", setting)),
+                    None => match names::canonical(Scope::Service, &setting.key) {
+                        Some(name) => drop(self.services[index].values.insert(name, setting)),
+                        None => self.leave(Scope::Service, &setting),
+                    },
                 },
                 Entry::Section(inner) if inner.kind == "inet_listener" => self.listener(index, inner),
-                Entry::Section(inner) => self.skip(&inner, "no TCP listener: not used"),
+                Entry::Section(inner) if inner.kind == "listen" && inner.name.is_none() => {
+                    update_list(&mut inherited, "address", inner, &mut self.problems);
+                }
+                Entry::Section(inner) => {
+                    if !names::SERVICE_SECTIONS.contains(&inner.kind.as_str()) {
+                        self.unknown_section(Scope::Service, &inner);
+                    }
+                    self.skip(&inner, "no TCP listener: not used");
+                }
             }
+        }
+        if !inherited.is_empty() {
+            self.layer(Some(&name), None, Rank::written(1)).extend(inherited);
         }
     }
 
@@ -126,19 +253,30 @@ impl Gathered {
         // As in Dovecot, listeners without a name are all different ones.
         let known = listeners.iter().position(|listener| name.is_some() && listener.name == name);
         let index = known.unwrap_or_else(|| {
-            listeners.push(RawListener { name, at: section.at, values: Values::new() });
+            let at = section.at.clone();
+            listeners.push(RawListener { name: name.clone(), at, files: Vec::new(), values: Values::new() });
             listeners.len() - 1
         });
-        for entry in section.entries {
+        listeners[index].files.push(section.at.file);
+        let mut values = std::mem::take(&mut listeners[index].values);
+        let inside = (Some(self.services[service].name.clone()), name);
+        self.listener_entries(&mut values, inside, section.entries);
+        self.services[service].listeners[index].values = values;
+    }
+
+    fn listener_entries(&mut self, values: &mut Values, inside: (Option<String>, Option<String>), entries: Vec<Entry>) {
+        for entry in entries {
             match entry {
+                Entry::Setting(setting) if setting.key.starts_with('@') && inside.0.is_some() && inside.1.is_some() => {
+                    self.includes.push(Include { inside: inside.clone(), setting });
+                }
                 Entry::Setting(setting) => match names::canonical(Scope::Listener, &setting.key) {
                     Some("name") => {}
-                    Some(name) => drop(self.services[service].listeners[index].values.insert(name, setting)),
+                    Some(name) => drop(values.insert(name, setting)),
                     None => self.leave(Scope::Listener, &setting),
                 },
                 Entry::Section(inner) => {
                     if let (Some(name), None) = (names::list(Scope::Listener, &inner.kind), &inner.name) {
-                        let values = &mut self.services[service].listeners[index].values;
                         update_list(values, name, inner, &mut self.problems);
                         continue;
                     }
@@ -207,6 +345,11 @@ impl Gathered {
         if let Some(reason) = names::unused_reason(scope, key) {
             return self.ignore(key.clone(), &setting.at, reason);
         }
+        // `doveconf -a` of 2.4 lists the settings of services and listeners outside of them.
+        let listed = key.starts_with("service_") || key.starts_with("inet_listener_");
+        if scope == Scope::Global && listed && names::has_setting(Dovecot::V24, key) {
+            return self.ignore(key.clone(), &setting.at, "not used");
+        }
         if let Some(place) = names::belongs(scope, key).map(describe) {
             return self.problem(&setting.at, format!("Unknown setting: {key} (it belongs {place})"));
         }
@@ -219,7 +362,13 @@ impl Gathered {
             let remedy = names::meant(scope, key);
             return self.problem(&setting.at, format!("Unknown setting: {inside}{key} ({remedy})"));
         }
-        let hint = names::similar(scope, key).map(|name| format!("did you mean {name}?"));
+        let known = [Dovecot::V23, Dovecot::V24].into_iter().any(|dovecot| match scope {
+            Scope::Service => {
+                names::has_setting(dovecot, &format!("service_{key}")) || names::has_setting(dovecot, key)
+            }
+            _ => names::has_setting(dovecot, key),
+        });
+        let hint = names::similar(scope, key).filter(|_| !known).map(|name| format!("did you mean {name}?"));
         let hint_inside = names::similar(Scope::Listener, key);
         match (scope, hint, hint_inside) {
             (Scope::Listener, hint, _) => {
@@ -227,34 +376,59 @@ impl Gathered {
                 self.problem(&setting.at, format!("Unknown setting: service {{ inet_listener {{ {key} ({remedy})"));
             }
             (_, _, _) if key.starts_with("inet_listener_") => {
-                let bare = &key["inet_listener_".len()..];
-                let remedy = format!("write {bare} inside each inet_listener that it concerns");
-                self.problem(&setting.at, format!("Unknown setting: {key} ({remedy})"));
+                let hint = names::similar(Scope::Listener, &key["inet_listener_".len()..]);
+                let hint = hint.map(|name| format!(" (did you mean inet_listener_{name}?)")).unwrap_or_default();
+                self.problem(&setting.at, format!("Unknown setting: {key}{hint}"));
             }
             (_, Some(hint), _) => {
                 self.warnings.push(setting.at.problem(format!("Unknown setting: {key} is ignored ({hint})")));
                 self.ignore(key.clone(), &setting.at, "not used");
             }
-            (_, None, Some(name)) => {
+            (_, None, Some(name)) if !known => {
                 let remedy = format!("did you mean {name}? It belongs {}", describe(Scope::Listener));
                 self.problem(&setting.at, format!("Unknown setting: {key} ({remedy})"));
             }
-            (_, None, None) => self.ignore(key.clone(), &setting.at, "not used"),
+            (_, None, _) => {
+                if !known {
+                    let dovecot = self.dovecot;
+                    let near = || names::nearest_setting(dovecot, scope, key);
+                    self.unknown("setting", key.clone(), &setting.at, near);
+                }
+                self.ignore(key.clone(), &setting.at, "not used");
+            }
         }
     }
 
+    /// Warns of a word that neither Dovecot nor Vestibule knows; of very many only the first.
+    fn unknown(&mut self, what: &str, word: String, at: &Place, near: impl FnOnce() -> Option<&'static str>) {
+        self.unknown += 1;
+        let words = match self.unknown {
+            ..=UNKNOWN_MAX => match near() {
+                Some(near) => format!("Unknown {what}: {word} is ignored (did you mean {near}?)"),
+                None => format!("Unknown {what}: {word} is ignored (neither Dovecot nor Vestibule knows it)"),
+            },
+            ..=UNKNOWN_NOTED => "more words that neither Dovecot nor Vestibule knows follow".into(),
+            _ => return,
+        };
+        self.warnings.push(at.problem(words));
+    }
+
     fn skip(&mut self, section: &Section, reason: &'static str) {
-        let name = section.name.as_ref().map_or(String::new(), |name| format!("{name} "));
-        self.ignore(format!("{} {name}{{ }}", section.kind), &section.at, reason);
+        self.ignore(head(section), &section.at, reason);
     }
 
     fn ignore(&mut self, what: String, at: &Place, reason: &'static str) {
         self.ignored.push(Ignored { what, at: at.clone(), reason });
     }
 
-    fn problem(&mut self, at: &Place, message: impl Into<String>) {
+    pub(super) fn problem(&mut self, at: &Place, message: impl Into<String>) {
         self.problems.push(at.problem(message));
     }
+}
+
+fn head(section: &Section) -> String {
+    let name = section.name.as_ref().map_or(String::new(), |name| format!("{name} "));
+    format!("{} {name}{{ }}", section.kind)
 }
 
 /// What the section itself says, else its head.
@@ -273,22 +447,12 @@ fn listener_name(section: &Section) -> Option<String> {
 /// Dovecot 2.4's `protocols {` / `imap = yes` / `pop3 = no` / `}`: puts items into a list and takes others out, where
 /// `protocols = imap` replaces the list.
 fn update_list(values: &mut Values, name: &'static str, section: Section, problems: &mut Vec<Problem>) {
-    // Of what is said of an item the last counts.
-    let (mut said, unresolved) = match values.remove(name) {
-        None => (Vec::new(), None),
-        Some(Setting { value: Value::File(_), .. }) => {
-            let words = "a list that is read from a file cannot be updated (write all items here, or all in the file)";
-            (Vec::new(), Some(words.into()))
-        }
-        Some(Setting {
-            value: Value::Plain(text) | Value::Quoted(text) | Value::Heredoc(text), unresolved, ..
-        }) => (value::items(&text).map(|item| (item.to_string(), true)).collect(), unresolved),
-    };
+    let mut changes = Vec::new();
     for entry in section.entries {
         match entry {
             Entry::Setting(Setting { key, value: Value::Plain(text) | Value::Quoted(text), at, .. }) => {
                 match value::boolean(&text) {
-                    Ok(yes) => said.push((key, yes)),
+                    Ok(yes) => changes.push((key, yes)),
                     Err(words) => problems.push(at.problem(words)),
                 }
             }
@@ -297,11 +461,19 @@ fn update_list(values: &mut Values, name: &'static str, section: Section, proble
             }
         }
     }
-    let mut seen = HashSet::new();
-    let mut items: Vec<&str> =
-        said.iter().rev().filter(|(item, yes)| seen.insert(item) && *yes).map(|(item, _)| item.as_str()).collect();
-    items.reverse();
-    let value = Value::Quoted(items.join(" "));
+    let (value, unresolved) = match values.remove(name) {
+        None => (Value::Update(changes), None),
+        Some(Setting { value: Value::File(_), .. }) => {
+            let words = "a list that is read from a file cannot be updated (write all items here, or all in the file)";
+            (Value::Quoted(String::new()), Some(words.into()))
+        }
+        Some(Setting { value: Value::Update(before), unresolved, .. }) => {
+            (Value::Update([before, changes].concat()), unresolved)
+        }
+        Some(Setting { value: Value::Plain(text) | Value::Quoted(text), unresolved, .. }) => {
+            (Value::Quoted(updated(&text, &changes)), unresolved)
+        }
+    };
     values.insert(name, Setting { key: section.kind, value, at: section.at, unresolved });
 }
 

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::path::Path;
 
-use super::names::{self, Scope};
+use super::names::{self, Named, Scope};
 use super::source::{self, Document, Entry, Section, Setting};
 use super::syntax::Value;
 use super::{Place, Problem, in_order, value};
@@ -32,8 +32,8 @@ impl fmt::Display for Dovecot {
 
 /// What a Dovecot would say of the file, all of it at once (Dovecot itself stops at the first), and which Dovecot: the
 /// one that was asked for, else the one the file is written for.
-pub fn lint(path: &Path, dovecot: Option<Dovecot>) -> (Dovecot, Vec<Problem>) {
-    judge(source::read(path), dovecot)
+pub fn lint(name: &Path, text: &str, dovecot: Option<Dovecot>) -> (Dovecot, Vec<Problem>) {
+    judge(source::read_text(name, text), dovecot)
 }
 
 fn judge(document: Document, dovecot: Option<Dovecot>) -> (Dovecot, Vec<Problem>) {
@@ -48,7 +48,7 @@ fn judge(document: Document, dovecot: Option<Dovecot>) -> (Dovecot, Vec<Problem>
         match entry {
             Entry::Setting(setting) => lint.setting(Scope::Global, setting, &[]),
             Entry::Section(section) if section.kind == "service" => lint.service(section),
-            Entry::Section(_) => {}
+            Entry::Section(section) => lint.section(section),
         }
     }
     (dovecot, in_order(lint.problems))
@@ -75,16 +75,35 @@ impl Lint {
         }
     }
 
+    /// Of sections other than services, whether there is such a kind; what is inside is not judged.
+    fn section(&mut self, section: &Section) {
+        let kind = &section.kind;
+        let words = match (names::has_section(self.dovecot, kind), self.dovecot) {
+            (None, Dovecot::V23) => format!("Unknown setting: {kind} {{ {kind}"),
+            (None, Dovecot::V24) => format!("Unknown section name: {kind}"),
+            (Some(Named::Always), _) if section.name.is_none() => format!("{kind} {{ }} is missing section name"),
+            (Some(Named::Never), _) if section.name.is_some() => format!("{kind} {{ }} must not have a section name"),
+            _ => return,
+        };
+        self.say(&section.at, words);
+    }
+
     fn service(&mut self, section: &Section) {
+        if self.dovecot == Dovecot::V24 && section.name.is_none() {
+            self.say(&section.at, "service { } is missing section name".into());
+        }
         for entry in &section.entries {
             match entry {
                 Entry::Setting(setting) => self.setting(Scope::Service, setting, &[section]),
                 Entry::Section(inner) if inner.kind == "inet_listener" => self.listener(section, inner),
                 Entry::Section(inner) => {
-                    if self.dovecot == Dovecot::V23
-                        && !["unix_listener", "fifo_listener"].contains(&inner.kind.as_str())
-                    {
-                        self.say(&inner.at, format!("Unknown setting: service {{ {0} {{ {0}", inner.kind));
+                    if !names::SERVICE_SECTIONS.contains(&inner.kind.as_str()) {
+                        match self.dovecot {
+                            Dovecot::V23 => {
+                                self.say(&inner.at, format!("Unknown setting: service {{ {0} {{ {0}", inner.kind));
+                            }
+                            Dovecot::V24 => self.section(inner),
+                        }
                     }
                 }
             }
@@ -109,6 +128,9 @@ impl Lint {
 
     /// `inside`: the sections around it, outermost first.
     fn setting(&mut self, scope: Scope, setting: &Setting, inside: &[&Section]) {
+        if setting.key.starts_with('@') && self.dovecot == Dovecot::V24 {
+            return;
+        }
         if !names::known_to_dovecot(self.dovecot, scope, &setting.key) {
             let words = self.unknown(&setting.key, inside);
             return self.say(&setting.at, words);
@@ -181,7 +203,7 @@ mod tests {
 
     #[test]
     fn what_dovecot_reads_passes() {
-        let text = "haproxy_trusted_networks = 192.0.2.10, 2001:db8::/64\nhaproxy_timeout = 3 secs\nmail_location = x\n\
+        let text = "haproxy_trusted_networks = 192.0.2.10, 2001:db8::/64\nhaproxy_timeout = 3 secs\nhostname = x\n\
                     service imap-login {\nclient_limit = 0\nunix_listener x {\nmode = 0600\n}\n\
                     inet_listener imap_haproxy {\nport = 10143\nhaproxy = yes\nssl = no\nreuse_port = Y\n}\n}\n";
         assert_eq!(said(None, text), "");

@@ -9,16 +9,20 @@
 
 mod backends;
 mod dump;
+mod foreign;
 mod gather;
 mod glob;
+mod groups;
 mod lint;
 mod names;
 mod servers;
 mod settings;
 mod source;
 mod syntax;
+mod tls_policy;
 mod validate;
 mod value;
+mod variables;
 
 use std::fmt;
 use std::path::Path;
@@ -30,7 +34,7 @@ pub use names::{Known, Origin, SETTINGS, Scope};
 pub use settings::*;
 pub use source::{
     EXPANDED_MAX, FILES_MAX, INCLUDE_DEPTH_MAX, LINE_LENGTH_MAX, PROBLEMS_MAX, Place, SECTION_DEPTH_MAX, SIZE_MAX,
-    VALUE_FILE_MAX,
+    STANDARD_INPUT, VALUE_FILE_MAX,
 };
 
 /// What `vestibule` runs without a file.
@@ -117,7 +121,17 @@ pub struct Implicit {
 
 /// Reads and validates a file and all that it includes; all errors at once.
 pub fn load(path: &Path) -> Result<Loaded, Vec<Problem>> {
-    understood(path, source::read(path))
+    parse(path, &text(path).map_err(|problem| vec![problem])?)
+}
+
+/// The text of a file, or of a pipe such as `/dev/fd/63`, for those who need it more than once: [`parse`], [`lint`].
+pub fn text(path: &Path) -> Result<String, Problem> {
+    source::text(path)
+}
+
+/// The text on standard input, to be called [`STANDARD_INPUT`]; what it includes is looked for in the working directory.
+pub fn standard_input() -> Result<String, Problem> {
+    source::standard_input()
 }
 
 /// Reads and validates a text as if it were the file called `name`.
@@ -137,6 +151,10 @@ fn understood(root: &Path, document: source::Document) -> Result<Loaded, Vec<Pro
     let mut gathered = gather::gather(document);
     let implicit = validate::implicit(&gathered);
     let settings = validate::settings(root, &mut gathered);
+    if settings.services.iter().flat_map(|service| &service.listeners).any(|listener| listener.ssl) {
+        let policy: Vec<Problem> = tls_policy::warnings(&mut gathered).collect();
+        gathered.warnings.extend(policy);
+    }
     match gathered.problems.is_empty() {
         true => {
             let warnings = in_order(gathered.warnings);
@@ -153,5 +171,7 @@ fn in_order(mut problems: Vec<Problem>) -> Vec<Problem> {
     problems
 }
 
+#[cfg(test)]
+mod cases;
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,8 @@
 //! The settings that Vestibule uses, and those of Dovecot's that it knows and leaves alone.
 
+use std::collections::HashSet;
+use std::sync::OnceLock;
+
 use super::Implicit;
 use super::lint::Dovecot::{self, V23, V24};
 
@@ -67,6 +70,7 @@ pub const SETTINGS: &[Known] = &[
     known("login_source_ips", &[Global], Origin::Dovecot),
     known("login_proxy_timeout", &[Global], Origin::Dovecot),
     known("login_proxy_max_disconnect_delay", &[Global], Origin::Dovecot),
+    known("serve_listeners", &[Global], Vestibule),
     known("listen", &[Global], Origin::Dovecot),
     known("protocols", &[Global], Origin::Dovecot),
     known("ssl_cert", &[Global], Origin::Dovecot),
@@ -172,17 +176,45 @@ const DOVECOT_SERVICE: &[&str] = &[
     "vsz_limit",
 ];
 
-/// Global settings in use, or once in use, that only one of the Dovecots knows.
-const ONLY_IN: &[(Dovecot, &str)] = &[
-    (V23, "ssl_cert"),
-    (V23, "ssl_key"),
-    (V23, "disable_plaintext_auth"),
-    (V24, "ssl_server_cert_file"),
-    (V24, "ssl_server_key_file"),
-    (V24, "auth_allow_cleartext"),
-    (V24, "dovecot_config_version"),
-    (V24, "dovecot_storage_version"),
-];
+/// Every global setting of a Dovecot with all plugins of its Debian packages, as `doveconf -a` lists them (2.3.19.1 and
+/// 2.4.1), and the sections that it takes outside all others: `KIND {`, `KIND NAME {`.
+fn words_of(dovecot: Dovecot) -> impl Iterator<Item = &'static str> {
+    match dovecot {
+        V23 => include_str!("dovecot-2.3.names").lines(),
+        V24 => include_str!("dovecot-2.4.names").lines(),
+    }
+}
+
+/// Whether a Dovecot has a global setting of this name.
+pub(super) fn has_setting(dovecot: Dovecot, name: &str) -> bool {
+    static WORDS: OnceLock<[HashSet<&str>; 2]> = OnceLock::new();
+    let [v23, v24] = WORDS.get_or_init(|| [V23, V24].map(|dovecot| words_of(dovecot).collect()));
+    if dovecot == V23 { v23.contains(name) } else { v24.contains(name) }
+}
+
+/// Whether a Dovecot has a section of this kind outside all others, and whether such a section has a name; of Dovecot 2.4
+/// a list may be a section, too.
+pub(super) fn has_section(dovecot: Dovecot, kind: &str) -> Option<Named> {
+    if dovecot == V24 && has_setting(dovecot, kind) {
+        return Some(Named::Never);
+    }
+    words_of(dovecot).find_map(|word| match word.strip_prefix(kind)? {
+        " {" if dovecot == V23 => Some(Named::Maybe),
+        " {" => Some(Named::Never),
+        " NAME {" if dovecot == V23 => Some(Named::Maybe),
+        " NAME {" => Some(Named::Always),
+        _ => None,
+    })
+}
+
+/// Whether a section has a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Named {
+    Always,
+    Never,
+    /// Dovecot 2.3 leaves it to each kind.
+    Maybe,
+}
 
 /// What `$name` stands for as long as no file has set the setting `name`: Dovecot's defaults of those in use.
 const DOVECOT_DEFAULTS: &[(&str, &str)] = &[
@@ -249,6 +281,18 @@ pub(super) fn canonical(scope: Scope, written: &str) -> Option<&'static str> {
     SETTINGS.iter().find(|known| known.name == name && known.scopes.contains(&scope)).map(|known| known.name)
 }
 
+/// Whether a name means a setting in use in any scope.
+pub(super) fn is_in_use(written: &str) -> bool {
+    [Global, Service, Listener, Backend, Server].into_iter().any(|scope| canonical(scope, written).is_some())
+}
+
+/// The listener's setting that one outside of listeners means: Dovecot 2.4's `inet_listener_haproxy`. The addresses are
+/// `listen` everywhere.
+pub(super) fn inherited(written: &str) -> Option<&'static str> {
+    let bare = written.strip_prefix("inet_listener_")?;
+    canonical(Listener, bare).filter(|name| !["name", "address"].contains(name))
+}
+
 /// Dovecot 2.4 lets a section's settings be written with the section's name in front.
 fn without_prefix(scope: Scope, written: &str) -> &str {
     let prefix = match scope {
@@ -299,7 +343,11 @@ pub(super) fn known_to_dovecot(dovecot: Dovecot, scope: Scope, written: &str) ->
     let misplaced = canonical(scope, written).is_none() && belongs(scope, written).is_some();
     match (scope, dovecot) {
         (Global, _) if misplaced => false,
-        (Global, _) => !own && !ONLY_IN.iter().any(|&(only, name)| name == written && only != dovecot),
+        // What neither has may be of a plugin, or of another release: not judged.
+        (Global, _) => {
+            let other = if dovecot == V23 { V24 } else { V23 };
+            has_setting(dovecot, written) || (!own && !has_setting(other, written))
+        }
         (Service, V23) => DOVECOT_SERVICE.contains(&written),
         (Service, V24) => !own,
         (Listener, V23) => ["name", "address", "port", "ssl", "haproxy", "reuse_port"].contains(&written),
@@ -311,9 +359,10 @@ pub(super) fn known_to_dovecot(dovecot: Dovecot, scope: Scope, written: &str) ->
     }
 }
 
-/// A name in use that `written` may be a slip of: at most two characters off.
+/// A name in use that `written` may be a slip of: at most two characters off, in whatever case.
 pub(super) fn similar(scope: Scope, written: &str) -> Option<&'static str> {
-    let close = |name: &str| name.len() > 4 && distance(name, written) <= 2;
+    let written = written.to_ascii_lowercase();
+    let close = |name: &str| name == written || (name.len() > 4 && distance(name, &written) <= 2);
     SETTINGS.iter().find(|known| known.scopes.contains(&scope) && close(known.name)).map(|known| known.name)
 }
 
@@ -321,16 +370,46 @@ pub(super) fn similar(scope: Scope, written: &str) -> Option<&'static str> {
 /// all of them where none is near.
 pub(super) fn meant(scope: Scope, written: &str) -> String {
     let names = || SETTINGS.iter().filter(|known| known.scopes.contains(&scope)).map(|known| known.name);
-    let near = names().map(|name| (distance(name, written), name)).min().filter(|(far, _)| *far <= 2);
-    match near {
-        Some((_, name)) => format!("did you mean {name}?"),
+    match nearest(names(), written) {
+        Some(name) => format!("did you mean {name}?"),
         None => format!("known are {}", names().collect::<Vec<_>>().join(", ")),
     }
 }
 
-/// Levenshtein's distance; lengths that differ by more than two are not worth the work.
+/// The setting, Vestibule's or Dovecot's, that an unknown one outside of listeners and backends is nearest to.
+pub(super) fn nearest_setting(dovecot: Dovecot, scope: Scope, written: &str) -> Option<&'static str> {
+    let own = SETTINGS.iter().filter(|known| known.scopes.contains(&scope)).map(|known| known.name);
+    match scope {
+        Service => nearest(own.chain(DOVECOT_SERVICE.iter().copied()).chain(LIMITS.iter().copied()), written),
+        _ => nearest(own.chain(words_of(dovecot).filter(|word| !word.ends_with('{'))), written),
+    }
+}
+
+/// The kind of section that an unknown one outside all others, or in a service, is nearest to.
+pub(super) fn nearest_section(dovecot: Dovecot, scope: Scope, written: &str) -> Option<&'static str> {
+    let own = ["backend", "service", "group"].into_iter();
+    match scope {
+        Service => nearest(SERVICE_SECTIONS.into_iter(), written),
+        _ => {
+            nearest(own.chain(words_of(dovecot).filter_map(|word| word.strip_suffix(" {")?.split(' ').next())), written)
+        }
+    }
+}
+
+/// The sections of a service.
+pub(super) const SERVICE_SECTIONS: [&str; 3] = ["inet_listener", "unix_listener", "fifo_listener"];
+
+/// The nearest of some names, whatever the case: two characters off, of a long one three.
+fn nearest(names: impl Iterator<Item = &'static str>, written: &str) -> Option<&'static str> {
+    let written = written.to_ascii_lowercase();
+    let limit = if written.len() < 12 { 2 } else { 3 };
+    let far = names.map(|name| (distance(name, &written), name)).min();
+    far.filter(|(far, name)| *far <= limit && *far < name.len()).map(|(_, name)| name)
+}
+
+/// Levenshtein's distance; lengths that differ by more than three are not worth the work.
 fn distance(a: &str, b: &str) -> usize {
-    if a.len().abs_diff(b.len()) > 2 {
+    if a.len().abs_diff(b.len()) > 3 {
         return usize::MAX;
     }
     let mut row: Vec<usize> = (0..=b.len()).collect();

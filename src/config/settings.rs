@@ -38,6 +38,8 @@ pub struct Settings {
     pub ssl_cert: Option<SourcedPath>,
     /// PEM file with its key. Set exactly when `ssl_cert` is.
     pub ssl_key: Option<SourcedPath>,
+    /// Which of the listeners that the files name are in `services`.
+    pub serve_listeners: ServeListeners,
     /// `login_source_ips`: addresses from which servers are connected to; empty: the system's choice.
     pub login_source_ips: Vec<IpAddr>,
     /// `login_proxy_timeout`: from the established connection to the server's first byte, 1 s..=[`LOGIN_PROXY_MAX`].
@@ -166,6 +168,18 @@ pub struct Privileges {
     pub group: Option<SourcedName>,
     /// The directory to be locked into, an absolute path; only with a user.
     pub chroot: Option<SourcedPath>,
+}
+
+/// `serve_listeners`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ServeListeners {
+    /// All.
+    #[default]
+    All,
+    /// Those with `haproxy = yes`.
+    Haproxy,
+    /// Those that the main file itself names, not only one that it includes.
+    Named,
 }
 
 /// Global settings that listeners inherit.

@@ -1,15 +1,16 @@
 //! From files to a tree: lines joined, includes followed, variables replaced, sections nested. Knows no setting but the
 //! grammar's own, and asks [`names`] for the default that a variable stands for.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 
+use super::lint::Dovecot;
 use super::syntax::{self, Element, Parsed, SyntaxError, Value};
-use super::{Problem, glob, names};
+use super::variables::Variables;
+use super::{Problem, foreign, glob, names};
 
 /// Largest configuration in bytes, all files together.
 pub const SIZE_MAX: usize = 16 << 20;
@@ -27,6 +28,9 @@ pub const INCLUDE_DEPTH_MAX: usize = 16;
 pub const SECTION_DEPTH_MAX: usize = 32;
 /// Errors after which reading stops.
 pub const PROBLEMS_MAX: usize = 100;
+
+/// What standard input is called in messages.
+pub const STANDARD_INPUT: &str = "(standard input)";
 
 /// Where something stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,15 +91,22 @@ pub(super) struct Document {
     pub(super) broken: bool,
 }
 
-/// Reads a file and all that it includes.
-pub(super) fn read(path: &Path) -> Document {
-    let mut reader = Reader::default();
-    let place = Place { file: path.into(), line: 0 };
-    match configuration_file(path, SIZE_MAX) {
-        Ok(text) => reader.file(&place.file, &text, 0),
-        Err(error) => reader.problem(&place, format!("cannot be read: {error}")),
-    }
-    reader.finish()
+/// The text of the main file, which may be a pipe as well; the problem if it cannot be read.
+pub(super) fn text(path: &Path) -> Result<String, Problem> {
+    let limit_of = format_args!("all files together may have {SIZE_MAX} bytes");
+    let read = File::open(path).and_then(|file| match file.metadata()?.is_dir() {
+        true => Err(io::Error::other("it is a directory")),
+        false => content_of(file, SIZE_MAX, limit_of),
+    });
+    read.map_err(|error| Place { file: path.into(), line: 0 }.problem(format!("cannot be read: {error}")))
+}
+
+/// What comes on standard input, as [`text`].
+pub(super) fn standard_input() -> Result<String, Problem> {
+    let limit_of = format_args!("all files together may have {SIZE_MAX} bytes");
+    let place = Place { file: Path::new(STANDARD_INPUT).into(), line: 0 };
+    content_of(io::stdin().lock(), SIZE_MAX, limit_of)
+        .map_err(|error| place.problem(format!("cannot be read: {error}")))
 }
 
 /// Reads a text as if it were the file called `name`; its includes start at the working directory.
@@ -118,14 +129,21 @@ pub(super) fn value_file(path: &Path) -> io::Result<String> {
 /// A whole file of at most `limit` bytes, of which an error tells in the words of `limit_of`. Bytes that are no UTF-8
 /// become U+FFFD, which no setting in use accepts.
 fn content(path: &Path, limit: usize, limit_of: fmt::Arguments<'_>) -> io::Result<String> {
-    let mut bytes = Vec::new();
     let file = File::open(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("not a regular file"));
     }
+    content_of(file, limit, limit_of)
+}
+
+fn content_of(file: impl Read, limit: usize, limit_of: fmt::Arguments<'_>) -> io::Result<String> {
+    let mut bytes = Vec::new();
     file.take(limit as u64 + 1).read_to_end(&mut bytes)?;
     if bytes.len() > limit {
         return Err(io::Error::other(format!("too large: {limit_of}")));
+    }
+    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+        return Err(io::Error::other("it is UTF-16: save it as UTF-8"));
     }
     Ok(match String::from_utf8(bytes) {
         Ok(text) => text,
@@ -138,8 +156,7 @@ struct Reader {
     document: Document,
     /// Open sections, outermost first; they may close in another file than they were opened in, as in Dovecot.
     open: Vec<Section>,
-    /// Global settings so far, for `$name`: their values, or why there is none to put in its place.
-    globals: HashMap<String, Result<String, Arc<str>>>,
+    variables: Variables,
     files: usize,
     /// Bytes of them.
     size: usize,
@@ -151,6 +168,12 @@ impl Reader {
     fn file(&mut self, file: &Arc<Path>, text: &str, depth: usize) {
         self.files += 1;
         self.size += text.len();
+        let text = self.without_mark(file, text);
+        if depth == 0
+            && let Some((line, words)) = foreign::told(text)
+        {
+            return self.broken(&Place { file: file.clone(), line }, words);
+        }
         let mut lines = Lines { lines: text.lines(), number: 0 };
         while let Some(line) = lines.logical() {
             if self.document.problems.len() >= PROBLEMS_MAX {
@@ -161,9 +184,22 @@ impl Reader {
             if line.text.len() > LINE_LENGTH_MAX {
                 self.broken(&at, format!("Line too long: more than {LINE_LENGTH_MAX} bytes"));
             } else if !line.text.is_empty() {
-                self.line(&line.text, &at, &mut lines, depth);
+                self.line(&line.text, &at, depth);
             }
         }
+    }
+
+    /// The byte order mark with which some editors begin a file; Dovecot takes it for part of the first word.
+    fn without_mark<'a>(&mut self, file: &Arc<Path>, text: &'a str) -> &'a str {
+        let Some(rest) = text.strip_prefix('\u{feff}') else { return text };
+        let first = rest.lines().next().unwrap_or_default();
+        let words = match syntax::first_word(first) {
+            Some((key, true)) => format!("Unknown setting: \u{feff}{key}"),
+            Some((kind, false)) => format!("Unknown setting: \u{feff}{kind} {{ \u{feff}{kind}"),
+            None => syntax::EXPECTING_BRACE.into(),
+        };
+        self.document.lint.push(Place { file: file.clone(), line: 1 }.problem(words));
+        rest
     }
 
     fn warn_about(&mut self, line: &Line, at: &Place) {
@@ -177,7 +213,7 @@ impl Reader {
         }
     }
 
-    fn line(&mut self, text: &str, at: &Place, lines: &mut Lines<'_>, depth: usize) {
+    fn line(&mut self, text: &str, at: &Place, depth: usize) {
         let Parsed { elements, refused_by_dovecot } = match syntax::parse(text) {
             Ok(parsed) => parsed,
             Err(SyntaxError { dovecot, remedy }) => {
@@ -188,7 +224,7 @@ impl Reader {
         self.document.lint.extend(refused_by_dovecot.map(|words| at.problem(words)));
         for element in elements {
             match element {
-                Element::Setting { key, value } => self.setting(key, value, at, lines),
+                Element::Setting { key, value } => self.setting(key, value, at),
                 Element::Open { kind, name } => self.open(kind, name, at),
                 Element::Close => self.close(at),
                 Element::Include { pattern, required } => self.include(&pattern, required, at, depth),
@@ -196,12 +232,12 @@ impl Reader {
         }
     }
 
-    fn setting(&mut self, key: String, value: Value, at: &Place, lines: &mut Lines<'_>) {
+    fn setting(&mut self, key: String, value: Value, at: &Place) {
         let (value, unresolved) = match value {
             Value::Plain(text) if text.contains('$') => {
-                let (text, unresolved) = self.expand(&text);
+                let expanded = self.variables.expand(&text, !self.open.is_empty());
                 let before = self.expanded;
-                self.expanded += text.len();
+                self.expanded += expanded.text.len();
                 if self.expanded > EXPANDED_MAX {
                     if before <= EXPANDED_MAX {
                         let remedy = "does one that grows from line to line refer to itself?";
@@ -210,61 +246,35 @@ impl Reader {
                     }
                     return;
                 }
-                (Value::Plain(text), unresolved)
+                if let Some(name) = expanded.missing.filter(|_| names::is_in_use(&key)) {
+                    let words = format!("{key}: the environment has no {name}: $ENV:{name} is empty here");
+                    self.document.warnings.push(at.problem(words));
+                }
+                (Value::Plain(expanded.text), expanded.unresolved)
             }
-            Value::Heredoc(end) => match lines.until(&end) {
-                Some(text) => (Value::Quoted(text), None),
-                None => return self.broken(at, format!("Missing '{end}' that ends the value begun with <<{end}")),
-            },
+            Value::File(path) if path.starts_with('<') => {
+                let words = format!("{key} = <{path}: no released Dovecot knows here-documents");
+                return self.broken(at, format!("{words} (write the value on one line, or {key} = </path/of/a/file)"));
+            }
             other => (other, None),
         };
         if self.open.is_empty() {
+            if key == "dovecot_config_version" {
+                self.variables.dovecot = Dovecot::V24;
+            }
             let stands_for = match (&value, &unresolved) {
                 (_, Some(words)) => Err(words.clone()),
-                (Value::Plain(text) | Value::Quoted(text) | Value::Heredoc(text), None) => Ok(text.clone()),
-                (Value::File(_), None) => Err(no_text(&key, "is read from a file")),
+                (Value::Plain(text) | Value::Quoted(text), None) => Ok(text.clone()),
+                (Value::File(_) | Value::Update(_), None) => Err(no_text(&key, "is read from a file")),
             };
-            self.globals.insert(key.clone(), stands_for);
+            self.variables.globals.insert(key.clone(), stands_for);
         }
         self.push(Entry::Setting(Setting { key, value, at: at.clone(), unresolved }));
     }
 
-    /// Words of the form `$name` become the value of the global setting `name`. One that cannot be replaced stays as it
-    /// is, and the second value says why.
-    fn expand(&self, text: &str) -> (String, Option<Arc<str>>) {
-        let mut expanded = String::with_capacity(text.len());
-        let mut unresolved = None;
-        for word in text.split(' ') {
-            let value = match word.strip_prefix('$') {
-                Some(name) => self.variable(name.strip_prefix("SET:").unwrap_or(name)).and_then(|value| {
-                    let fits = expanded.len() + value.len() < LINE_LENGTH_MAX;
-                    fits.then_some(value).ok_or_else(|| {
-                        format!("{word} makes the value longer than {LINE_LENGTH_MAX} bytes (keep it in a file)").into()
-                    })
-                }),
-                None => Ok(word),
-            };
-            expanded.push_str(value.as_ref().unwrap_or(&word));
-            expanded.push(' ');
-            unresolved = unresolved.or(value.err());
-        }
-        expanded.pop();
-        (expanded, unresolved)
-    }
-
-    /// What `$name` stands for: what the files have said so far, else Dovecot's default.
-    fn variable(&self, name: &str) -> Result<&str, Arc<str>> {
-        match self.globals.get(name) {
-            Some(value) => value.as_deref().map_err(Arc::clone),
-            None => names::dovecot_default(name).ok_or_else(|| {
-                format!("Unknown variable: ${name} (no earlier setting of that name; write the value itself)").into()
-            }),
-        }
-    }
-
     fn open(&mut self, kind: String, name: Option<String>, at: &Place) {
         if self.open.is_empty() {
-            self.globals.insert(kind.clone(), Err(no_text(&kind, "is a section")));
+            self.variables.globals.insert(kind.clone(), Err(no_text(&kind, "is a section")));
         }
         // Beyond the limit sections are still counted, so that their braces match.
         if self.open.len() == SECTION_DEPTH_MAX {
@@ -391,17 +401,6 @@ impl<'a> Lines<'a> {
             continues = more;
             if !more {
                 return Some(joined);
-            }
-        }
-    }
-
-    /// The lines up to one that reads `end`; `None` if none does.
-    fn until(&mut self, end: &str) -> Option<String> {
-        let mut text = Vec::new();
-        loop {
-            match self.physical()? {
-                line if line.trim() == end => return Some(text.join("\n")),
-                line => text.push(line),
             }
         }
     }

@@ -1,7 +1,7 @@
 //! One logical line of Dovecot's grammar, and Vestibule's shorthand: one-line sections.
 //!
 //! ```text
-//! key = value            value: rest of the line, "quoted", <file, <<HEREDOC
+//! key = value            value: rest of the line, "quoted", <file
 //! type {     type name {     type "na me" {     }
 //! !include pattern       !include_try pattern
 //! service imap-login { inet_listener imap { port=143; haproxy=yes } }     (shorthand)
@@ -27,8 +27,8 @@ pub(super) enum Value {
     Quoted(String),
     /// `<path`: the file's content.
     File(String),
-    /// `<<END`: the lines up to one that reads `END`.
-    Heredoc(String),
+    /// Not of one line: `listen {` / `ITEM = yes` / `ITEM = no` / `}`, items put into a list or taken out of it.
+    Update(Vec<(String, bool)>),
 }
 
 /// The elements of a line.
@@ -139,10 +139,15 @@ fn key(line: &str) -> (String, &str) {
     (key, rest.trim_start_matches(is_space))
 }
 
+/// The first word of a line, and whether it is a setting's name; `None` if the line begins neither a setting nor a section.
+pub(super) fn first_word(line: &str) -> Option<(String, bool)> {
+    let (text, _) = strip(line);
+    let (word, rest) = key(text);
+    let setting = rest.starts_with('=');
+    (!word.is_empty() && (setting || rest.ends_with('{'))).then_some((word, setting))
+}
+
 fn value(text: &str) -> Value {
-    if let Some(end) = text.strip_prefix("<<") {
-        return Value::Heredoc(end.trim_start_matches(is_space).to_string());
-    }
     if let Some(path) = text.strip_prefix('<') {
         return Value::File(path.trim_start_matches(is_space).to_string());
     }
@@ -336,7 +341,7 @@ mod tests {
             ("a = \"\"", Value::Quoted(String::new())),
             ("a = </etc/x y", Value::File("/etc/x y".into())),
             ("a = < /etc/x", Value::File("/etc/x".into())),
-            ("a = <<END", Value::Heredoc("END".into())),
+            ("a = <<END", Value::File("<END".into())),
         ] {
             assert_eq!(elements(line), [Element::Setting { key: "a".into(), value }], "{line}");
         }

@@ -1,13 +1,14 @@
 //! From text to meaning: every value parsed, defaults and inheritance filled in, listeners checked against each other.
 //! All errors are collected.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::gather::{Gathered, RawBackend, RawListener, RawService, Values};
+use super::groups;
 use super::names;
 use super::settings::*;
 use super::source::{self, Setting};
@@ -30,6 +31,10 @@ const ALPN_NAME_MAX: usize = 255;
 pub(super) const WORKERS: [(&str, WorkerKind); 3] =
     [("whoami", WorkerKind::Whoami), ("discard", WorkerKind::Discard), ("relay", WorkerKind::Relay)];
 
+/// The choices of `serve_listeners`.
+pub(super) const SERVE: [(&str, ServeListeners); 3] =
+    [("all", ServeListeners::All), ("haproxy", ServeListeners::Haproxy), ("named", ServeListeners::Named)];
+
 /// Makes the settings; they are only to be used if no problem was added.
 pub(super) fn settings(root: &Path, gathered: &mut Gathered) -> Settings {
     let raw_services = std::mem::take(&mut gathered.services);
@@ -41,8 +46,16 @@ pub(super) fn settings(root: &Path, gathered: &mut Gathered) -> Settings {
     let header_limit = header_limit.map_or(HEADER_DEFAULT, |n| n as u32);
     let pending_limit = check.number(&values, "pending_limit", u64::from(PENDING_MIN), u64::from(PENDING_MAX));
     let networks_at = values.get(TRUSTED).map(|setting| &setting.at);
-    let globals =
-        Globals { defaults: &defaults, networks_at, header_limit, dovecot: gathered.dovecot, backends: &raw_backends };
+    let serve = check.choice(&values, "serve_listeners", &SERVE).unwrap_or_default();
+    let globals = Globals {
+        defaults: &defaults,
+        networks_at,
+        header_limit,
+        dovecot: gathered.dovecot,
+        backends: &raw_backends,
+        serve,
+        root,
+    };
     let services: Vec<Service> = raw_services.iter().filter_map(|raw| check.service(raw, &globals)).collect();
     let proxy = check.login_proxy(&values, &services);
     let backends = check.backends(&raw_backends, &services, &proxy);
@@ -61,6 +74,7 @@ pub(super) fn settings(root: &Path, gathered: &mut Gathered) -> Settings {
         defaults,
         ssl_cert,
         ssl_key,
+        serve_listeners: serve,
         login_source_ips: proxy.source_ips,
         login_proxy_timeout: proxy.timeout,
         login_proxy_max_disconnect_delay: proxy.disconnect_delay,
@@ -73,14 +87,15 @@ pub(super) fn settings(root: &Path, gathered: &mut Gathered) -> Settings {
 /// protocols are on, those of the services that they name.
 pub(super) fn implicit(gathered: &Gathered) -> Vec<Implicit> {
     let protocols = match gathered.values.get("protocols").map(|setting| &setting.value) {
-        Some(Value::Plain(text) | Value::Quoted(text)) => Some(text.as_str()),
+        Some(Value::Plain(text) | Value::Quoted(text)) => Some(text.clone()),
+        Some(Value::Update(changes)) => Some(groups::updated("", changes)),
         _ => None,
     };
     let service = |known: &Implicit| gathered.services.iter().find(|raw| raw.name == known.service);
     let named = |known: &Implicit| {
         service(known).is_some_and(|raw| raw.listeners.iter().any(|raw| raw.name.as_deref() == Some(known.listener)))
     };
-    let on = |known: &Implicit| match protocols {
+    let on = |known: &Implicit| match &protocols {
         Some(protocols) => value::items(protocols).any(|protocol| protocol == known.protocol),
         None => service(known).is_some(),
     };
@@ -96,7 +111,7 @@ impl Check<'_> {
     fn defaults(&mut self, values: &Values) -> Defaults {
         let otherwise = Defaults::default();
         Defaults {
-            addresses: self.addresses(values, "listen").unwrap_or(otherwise.addresses),
+            addresses: self.addresses(values, "listen", &otherwise.addresses).unwrap_or(otherwise.addresses),
             ssl: self.global_ssl(values),
             networks: self.networks(values).unwrap_or(otherwise.networks),
             timeout: self.timeout(values).unwrap_or(otherwise.timeout),
@@ -195,9 +210,7 @@ impl Check<'_> {
         };
         let residual = self.choice(values, "residual", &[("pass", false), ("exact", true)]);
         let workers = self.auto_or_number(values, "workers", WORKERS_MAX);
-        let mut names: HashSet<String> = raw.listeners.iter().filter_map(|raw| raw.name.clone()).collect();
-        let listeners: Vec<_> =
-            raw.listeners.iter().filter_map(|one| self.listener(raw, one, &inherited, &mut names)).collect();
+        let listeners: Vec<_> = raw.listeners.iter().filter_map(|one| self.listener(raw, one, &inherited)).collect();
         if listeners.is_empty() {
             return None;
         }
@@ -219,14 +232,8 @@ impl Check<'_> {
         })
     }
 
-    /// A listener that is to be bound; `None` if it is off. `names` are those of the service's listeners.
-    fn listener(
-        &mut self,
-        service: &RawService,
-        raw: &RawListener,
-        inherited: &Inherited<'_>,
-        names: &mut HashSet<String>,
-    ) -> Option<InetListener> {
+    /// A listener that is to be bound; `None` if it is off.
+    fn listener(&mut self, service: &RawService, raw: &RawListener, inherited: &Inherited<'_>) -> Option<InetListener> {
         let (values, globals) = (&raw.values, inherited.globals);
         let default = names::implicit(globals.dovecot, &service.name, raw.name.as_deref());
         let ssl = self.boolean(values, "ssl").unwrap_or(default.is_some_and(|known| known.ssl));
@@ -234,7 +241,7 @@ impl Check<'_> {
         let networks = self.networks(values).unwrap_or_else(|| inherited.networks.clone());
         let timeout = self.timeout(values).unwrap_or(inherited.timeout);
         let pending_limit = self.pending(values, "pending_listener_limit").unwrap_or(inherited.pending_limit);
-        let addresses = self.addresses(values, "address");
+        let addresses = self.addresses(values, "address", &globals.defaults.addresses);
         let reuse_port = self.boolean(values, "reuse_port").unwrap_or(inherited.reuse_port);
         let log_connections = self.boolean(values, "log_connections").unwrap_or(inherited.log_connections);
         let defer_accept = self.boolean(values, "defer_accept").unwrap_or(haproxy);
@@ -248,7 +255,10 @@ impl Check<'_> {
             self.warn(&raw.at, format!("inet_listener {name}: {words}"));
             return None;
         }
-        let name = raw.name.clone().unwrap_or_else(|| free_name(names, port));
+        if !globals.serves(raw, haproxy) {
+            return None;
+        }
+        let name = raw.name.clone().unwrap_or_else(|| format!("port-{port}"));
         if !haproxy {
             self.without_effect(values);
         } else if networks.is_empty() {
@@ -338,8 +348,15 @@ impl Check<'_> {
         .unwrap_or(true)
     }
 
-    fn addresses(&mut self, values: &Values, name: &str) -> Option<Vec<IpAddr>> {
+    /// `outside`: what a list of changes changes.
+    fn addresses(&mut self, values: &Values, name: &str, outside: &[IpAddr]) -> Option<Vec<IpAddr>> {
+        let outside = || outside.iter().map(|&ip| value::show_address(ip)).collect::<Vec<_>>().join(" ");
+        let changed = match values.get(name).map(|setting| &setting.value) {
+            Some(Value::Update(changes)) => Some(groups::updated(&outside(), changes)),
+            _ => None,
+        };
         let addresses = self.with(values, name, |text| {
+            let text = changed.as_deref().unwrap_or(text);
             let mut addresses = Vec::new();
             for item in value::items(text) {
                 let address = value::address(item)?;
@@ -435,7 +452,7 @@ impl Check<'_> {
     fn together(&mut self, root: &Path, services: &[Service]) {
         let listeners: Vec<&InetListener> = services.iter().flat_map(|service| &service.listeners).collect();
         if listeners.is_empty() && self.problems.is_empty() {
-            let words = "nothing to listen on: no service has an inet_listener with a port (Dovecot's implicit ones are not bound; name them)";
+            let words = "nothing to listen on: no service has an inet_listener with a port. Dovecot's implicit ones are not bound; write, for example, service imap-login { inet_listener imap { port = 143 } }";
             self.problem(&Place { file: root.into(), line: 0 }, words.into());
         }
         if let Some(first) = listeners.get(LISTENERS_MAX) {
@@ -578,7 +595,9 @@ impl Check<'_> {
             return None;
         }
         match &setting.value {
-            Value::Plain(text) | Value::Quoted(text) | Value::Heredoc(text) => Some(text.clone()),
+            Value::Plain(text) | Value::Quoted(text) => Some(text.clone()),
+            // Where nothing is outside that could be updated.
+            Value::Update(changes) => Some(groups::updated("", changes)),
             Value::File(path) => {
                 let path = beside(&setting.at, path);
                 match source::value_file(&path) {
@@ -615,6 +634,18 @@ struct Globals<'a> {
     header_limit: u32,
     dovecot: Dovecot,
     backends: &'a [RawBackend],
+    serve: ServeListeners,
+    root: &'a Path,
+}
+
+impl Globals<'_> {
+    fn serves(&self, raw: &RawListener, haproxy: bool) -> bool {
+        match self.serve {
+            ServeListeners::All => true,
+            ServeListeners::Haproxy => haproxy,
+            ServeListeners::Named => raw.files.iter().any(|file| &**file == self.root),
+        }
+    }
 }
 
 /// What the listeners of one service have that do not say otherwise.
@@ -627,13 +658,6 @@ struct Inherited<'a> {
     pending_limit: u32,
     log_connections: bool,
     reuse_port: bool,
-}
-
-/// A name for a listener that has none: `port-143`, or `port-143-2` if that is another's.
-fn free_name(names: &mut HashSet<String>, port: u16) -> String {
-    let numbered = (2..).map(|n| format!("port-{port}-{n}"));
-    let mut candidates = std::iter::once(format!("port-{port}")).chain(numbered);
-    candidates.find(|name| names.insert(name.clone())).expect("there is no end of numbers")
 }
 
 /// A path as it is meant in a configuration file: relative to that file.

@@ -58,7 +58,7 @@ fn unit_seconds(unit: &str) -> Option<Unit> {
     Some(match () {
         () if is(&["secs", "seconds"]) => Unit::Seconds(1),
         () if is(&["mins", "minutes"]) => Unit::Seconds(60),
-        () if is(&["msecs", "millisecs", "milliseconds"]) => Unit::Milliseconds,
+        () if is(&["msecs", "mseconds", "millisecs", "milliseconds"]) => Unit::Milliseconds,
         () if is(&["hours"]) => Unit::Seconds(60 * 60),
         () if is(&["days"]) => Unit::Seconds(24 * 60 * 60),
         () if is(&["weeks"]) => Unit::Seconds(7 * 24 * 60 * 60),
@@ -90,9 +90,19 @@ pub(super) fn network(text: &str) -> Result<(Network, bool), String> {
         Some((address, rest)) => (format!("{address}{}", rest.find('/').map_or("", |at| &rest[at..])), true),
         None => (text.to_string(), false),
     };
-    match unscoped.parse() {
+    match without_brackets(&unscoped).parse() {
         Ok(network) => Ok((network, scoped)),
         Err(reason) => Err(format!("Invalid network '{text}': {reason}")),
+    }
+}
+
+/// Dovecot takes IPv6 networks in brackets: `[::1]`, `[fd00::]/8`, also `[fd00::/8]`.
+fn without_brackets(text: &str) -> String {
+    match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, bits)) if address.contains(':') && (bits.is_empty() || bits.starts_with('/')) => {
+            format!("{address}{bits}")
+        }
+        _ => text.into(),
     }
 }
 
