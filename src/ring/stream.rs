@@ -86,6 +86,9 @@ pub trait Streams {
     /// Ends a watch that is armed. A readiness that is under way may still be told.
     fn unwatch(&mut self, place: u32, generation: u32);
 
+    /// Tells a server at once that it is connected, where nothing is sent to it yet: a connect leaves that to the first bytes.
+    fn acknowledge(&mut self, _: &Self::Socket) {}
+
     /// Takes bytes that are there; 0: the peer has ended its stream.
     ///
     /// # Errors
@@ -145,6 +148,11 @@ impl Streams for Ring {
     fn unwatch(&mut self, place: u32, generation: u32) {
         let entry = opcode::AsyncCancel::new(Token::Watch { place, generation }.pack()).build();
         self.push(entry.user_data(Token::Cancel.pack()));
+    }
+
+    fn acknowledge(&mut self, socket: &OwnedFd) {
+        // It costs the server a moment if it fails.
+        let _ = sockopt::set_tcp_quickack(socket, true);
     }
 
     fn receive(&mut self, socket: &OwnedFd, room: &mut [u8]) -> Result<usize, Errno> {

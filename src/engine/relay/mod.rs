@@ -501,6 +501,9 @@ impl<S> Relays<S> {
         if session.is_tls || session.terms.target.preset().sends_early(protocol) {
             first.append(&mut early);
         }
+        if first.is_empty() && early.is_empty() {
+            link.driver.acknowledge(server);
+        }
         session.pair.connected(&mut link, &first, &early, course);
         let (deadline, _) = session.deadline();
         self.wheel.set(key.slot, deadline);
