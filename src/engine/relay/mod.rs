@@ -28,6 +28,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::fault::{self, Fault};
 use super::tally::Tally;
 use crate::backend::{Choice, ServerIndex, Tried, Waiter};
 use crate::conn::{GENERATION_BITS, Key, Slab};
@@ -60,6 +61,9 @@ pub struct Relays<S> {
     tally: Arc<Tally>,
     /// Whose turn it is among the source addresses.
     source: usize,
+    /// Whose session has ended, and why.
+    #[cfg(test)]
+    ended: Vec<(SocketAddr, End)>,
 }
 
 /// What the sessions of a ring are made of.
@@ -92,6 +96,8 @@ impl<S> Relays<S> {
             has_mail: false,
             tally: parts.tally,
             source: 0,
+            #[cfg(test)]
+            ended: Vec::new(),
         }
     }
 
@@ -185,7 +191,11 @@ impl<S> Relays<S> {
                 Watch::of(key, Side::Client, 0).begin(driver, &session.client);
                 self.choose(driver, key, now);
             }
-            Err(session) => self.tally.session_ended(End::OutOfResources, session.age(now)),
+            Err(session) => {
+                #[cfg(test)]
+                self.ended.push((session.addresses.0, End::OutOfResources));
+                self.tally.session_ended(End::OutOfResources, session.age(now));
+            }
         }
     }
 
@@ -300,6 +310,10 @@ impl<S> Relays<S> {
                         return self.part(driver, key, End::QueueFull, now);
                     }
                     session.phase = Phase::Queued { until };
+                    // Who has waited for a place has its time to connect before it.
+                    if let Some(opening) = &mut session.opening {
+                        opening.connect_until = None;
+                    }
                     return self.wheel.set(key.slot, until);
                 }
                 Choice::Nobody => {
@@ -357,7 +371,9 @@ impl<S> Relays<S> {
     fn give_server_up(&mut self, key: Key, now: Instant) {
         let session = self.sessions.get_mut(key).expect("the caller has it");
         let Some(index) = session.chosen.take() else { return };
-        if let Some(opening) = &mut session.opening {
+        if let Some(opening) = &mut session.opening
+            && !fault::present(Fault::DeadServer)
+        {
             opening.tried.add(index);
         }
         let backend = session.terms.backend.clone();
@@ -378,8 +394,7 @@ impl<S> Relays<S> {
             Watch::of(key, Side::Server, session.attempts).end(driver);
             session.server = None;
             // What was told of the one that is gone does not hold for the next.
-            session.pair = Pair::new(session.terms.protocol != Protocol::None && !session.is_tls);
-            session.pair.ready(Side::Client, true, false);
+            session.pair.server_changes();
             self.give_server_up(key, now);
             return self.choose(driver, key, now);
         }
@@ -403,6 +418,9 @@ impl<S> Relays<S> {
         let at = if apart { opening.announcement.len() - opening.early } else { opening.announcement.len() };
         let (first, early) = opening.announcement.split_at(at);
         session.pair.connected(&mut link, first, early);
+        if fault::present(Fault::BufferLeak) {
+            session.opening = Some(opening);
+        }
         let (deadline, _) = session.deadline();
         self.wheel.set(key.slot, deadline);
         self.pump(driver, key, now);
@@ -412,10 +430,11 @@ impl<S> Relays<S> {
     fn pump<D: Streams<Socket = S>>(&mut self, driver: &mut D, key: Key, now: Instant) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let Some(server) = &session.server else { return };
-        let before = session.pair.moved();
+        let before = (session.pair.progress(), session.pair.is_half_closed());
         let mut link = Link { driver, client: &session.client, server };
         let flow = session.pair.advance(&mut link, &mut self.scratch);
-        if session.pair.moved() != before {
+        // An end is a sign of life, too: the other side has its time to answer.
+        if (session.pair.progress(), session.pair.is_half_closed()) != before || fault::present(Fault::RearmedIdle) {
             session.times.active = now;
         }
         if session.phase == Phase::Greeting && session.pair.is_greeted() {
@@ -424,6 +443,9 @@ impl<S> Relays<S> {
             let index = session.chosen.expect("it has a server");
             let took = now.saturating_duration_since(session.times.connected);
             session.terms.backend.lock().greeted(index, took, now);
+            // It may be over sooner than the time to greet was.
+            let (deadline, _) = session.deadline();
+            self.wheel.set(key.slot, deadline);
         }
         match flow {
             Flow::Idle if session.pair.is_half_closed() => {
@@ -523,6 +545,8 @@ impl<S> Relays<S> {
         self.wheel.clear(key.slot);
         Watch::of(key, Side::Client, 0).end(driver);
         let session = self.sessions.remove(key).expect("the caller has it");
+        #[cfg(test)]
+        self.ended.push((session.addresses.0, end));
         self.tally.session_ended(end, session.age(now));
     }
 
@@ -551,6 +575,27 @@ impl<S> Relays<S> {
         }
         if !self.connect(driver, key, grant.index, grant.address, now) {
             self.choose(driver, key, now);
+        }
+    }
+}
+
+#[cfg(test)]
+impl<S> Relays<S> {
+    /// What must hold between two calls.
+    pub fn check_invariants(&mut self) {
+        for key in self.sessions.keys().collect::<Vec<_>>() {
+            let session = self.sessions.get_mut(key).expect("as listed");
+            let (serves, opens) = match session.phase {
+                Phase::Queued { .. } => (false, true),
+                Phase::Connecting => (true, true),
+                Phase::Greeting | Phase::Open => (true, false),
+                Phase::Parting { .. } | Phase::Lingering { .. } => (false, false),
+            };
+            assert!(session.server.is_some() == serves && session.chosen.is_some() == serves, "{:?}", session.phase);
+            assert_eq!(session.opening.is_some(), opens, "{:?}", session.phase);
+            assert!(self.wheel.is_set(key.slot), "every session has a deadline");
+            assert_eq!(session.busy, self.busy.contains(&key), "who has more to do is in the queue, and only who has");
+            session.pair.check_invariants();
         }
     }
 }
@@ -625,5 +670,7 @@ fn unpacked(key: u64) -> Key {
     Key { slot: key as u32, generation: (key >> 32) as u32 }
 }
 
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests;

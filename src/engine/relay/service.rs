@@ -32,6 +32,13 @@ impl SharedBackend {
         SharedBackend { name, state: Arc::new(Mutex::new(Backend::new(settings, seed, Instant::now()))) }
     }
 
+    /// One whose every choice is decided by `seed`.
+    #[cfg(test)]
+    pub fn seeded(settings: Settings, seed: u64, now: Instant) -> SharedBackend {
+        let name = settings.name.as_str().into();
+        SharedBackend { name, state: Arc::new(Mutex::new(Backend::new(settings, seed, now))) }
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
