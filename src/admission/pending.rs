@@ -37,6 +37,13 @@ impl PendingPeers {
         Ok(())
     }
 
+    /// Counts one that waits already, whatever the limit.
+    pub fn count(&mut self, peer: IpAddr) {
+        if self.most > 0 {
+            *self.peers.entry(canonical(peer)).or_default() += 1;
+        }
+    }
+
     /// One that has entered waits no more.
     pub fn leave(&mut self, peer: IpAddr) {
         if self.most == 0 {

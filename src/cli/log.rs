@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::format::Writer as FormatWriter;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
@@ -27,6 +27,8 @@ const FLUSH_MAX: Duration = Duration::from_secs(2);
 pub struct Log {
     guards: Vec<WorkerGuard>,
     output: NonBlocking,
+    errors: NonBlocking,
+    form: Dovecot,
     lost: Lost,
 }
 
@@ -38,9 +40,9 @@ pub fn start() -> Log {
     let (errors, errors_guard) = writer(Target { inner: io::stderr(), form, lost: lost.clone(), told: 0 });
     let (output, output_guard) = writer(io::stdout());
     lost.dropped.get_or_init(|| errors.error_counter());
-    tracing_subscriber::fmt().with_max_level(Level::INFO).with_writer(errors).event_format(form).init();
+    tracing_subscriber::fmt().with_max_level(Level::INFO).with_writer(errors.clone()).event_format(form).init();
     std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
-    Log { guards: vec![output_guard, errors_guard], output, lost }
+    Log { guards: vec![output_guard, errors_guard], output, errors, form, lost }
 }
 
 impl Log {
@@ -48,6 +50,16 @@ impl Log {
     pub fn say(&self, line: fmt::Arguments<'_>) {
         // One piece: each is queued by itself.
         let _ = self.output.clone().write_all(format!("{line}\n").as_bytes());
+    }
+
+    /// The form of the log's lines, for those that do not come as events.
+    pub fn lines(&self) -> Lines {
+        Lines(self.form)
+    }
+
+    /// Where they go, several at a time: beside the events, behind the same bounded queue.
+    pub fn writer(&self) -> Writer {
+        self.errors.clone()
     }
 
     /// Lines that the log's target has not taken so far.
@@ -66,6 +78,29 @@ impl Drop for Log {
         while !flushing.is_finished() && Instant::now() < end {
             thread::sleep(Duration::from_millis(1));
         }
+    }
+}
+
+/// Takes whole lines and never waits; what it cannot take is counted.
+pub type Writer = NonBlocking;
+
+/// Makes lines in the log's form.
+#[derive(Clone, Copy)]
+pub struct Lines(Dovecot);
+
+impl Lines {
+    /// Adds a line of a service whose text `body` writes.
+    pub fn write(
+        self,
+        lines: &mut String,
+        level: Level,
+        service: &str,
+        body: impl FnOnce(&mut String) -> fmt::Result,
+    ) -> fmt::Result {
+        self.0.begin(&mut FormatWriter::new(lines), level, service)?;
+        body(lines)?;
+        lines.push('\n');
+        Ok(())
     }
 }
 
@@ -111,7 +146,7 @@ impl<W: Write> Target<W> {
         let mut line = String::new();
         let text = losses(lost - self.told);
         // A String takes everything.
-        let _ = self.form.write(&mut Writer::new(&mut line), Level::WARN, "vestibule", &text);
+        let _ = self.form.write(&mut FormatWriter::new(&mut line), Level::WARN, "vestibule", &text);
         self.inner.write_all(line.as_bytes())?;
         self.told = lost;
         Ok(())
@@ -139,7 +174,13 @@ struct Dovecot {
 }
 
 impl Dovecot {
-    fn write(self, writer: &mut Writer<'_>, level: Level, service: &str, text: &str) -> fmt::Result {
+    fn write(self, writer: &mut FormatWriter<'_>, level: Level, service: &str, text: &str) -> fmt::Result {
+        self.begin(writer, level, service)?;
+        writeln!(writer, "{text}")
+    }
+
+    /// All of a line that stands before its text.
+    fn begin(self, writer: &mut FormatWriter<'_>, level: Level, service: &str) -> fmt::Result {
         let (priority, level) = match level {
             Level::ERROR => (3, "Error: "),
             Level::WARN => (4, "Warning: "),
@@ -151,7 +192,7 @@ impl Dovecot {
             SystemTime.format_time(writer)?;
             writer.write_char(' ')?;
         }
-        writeln!(writer, "{service}: {level}{text}")
+        write!(writer, "{service}: {level}")
     }
 }
 
@@ -160,7 +201,7 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
-    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: FormatWriter<'_>, event: &Event<'_>) -> fmt::Result {
         let mut parts = Parts::default();
         event.record(&mut parts);
         let service = parts.service.as_deref().unwrap_or("vestibule");

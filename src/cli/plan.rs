@@ -7,11 +7,12 @@ use std::sync::atomic::AtomicU64;
 
 use vestibule::config::{InetListener, Service, Settings, WorkerKind};
 use vestibule::dispatch::Pool;
-use vestibule::engine::{Engine, EngineBuilder, Listener};
+use vestibule::engine::{Engine, EngineBuilder, Listener, SessionLog};
 use vestibule::worker::tls::{Identity, Tls, alpn_of_service};
 use vestibule::worker::{Discard, Handler, Whoami};
 
 use super::Error;
+use super::relays::{self, Backends};
 
 /// What pools are made with that is in no settings.
 #[derive(Clone, Default)]
@@ -20,6 +21,12 @@ pub struct Means {
     pub identity: Option<Identity>,
     /// Handshakes that have failed, of every engine.
     pub tls_failures: Arc<AtomicU64>,
+    /// The backends of relays.
+    pub backends: Backends,
+    /// Who is told of their sessions.
+    pub session_log: Option<Arc<dyn SessionLog>>,
+    /// Health checks that ended in it.
+    pub tls_checks: Arc<AtomicU64>,
 }
 
 /// The engine that the settings describe; `open` gives the sockets that listen on an address already.
@@ -35,12 +42,18 @@ pub fn builder(
     if let Some(rings) = settings.rings {
         builder = builder.rings(rings);
     }
+    if let Some(log) = &means.session_log {
+        builder = builder.session_log(log.clone());
+    }
     for service in &settings.services {
-        builder = builder.pool(match service.worker {
-            WorkerKind::Whoami => pool(service, means, Whoami),
-            WorkerKind::Discard => pool(service, means, Discard),
-            WorkerKind::Relay => return Err("worker = relay is not built in yet".into()),
-        });
+        builder = match service.worker {
+            WorkerKind::Whoami => builder.pool(pool(service, means, Whoami)),
+            WorkerKind::Discard => builder.pool(pool(service, means, Discard)),
+            WorkerKind::Relay => {
+                let relay = relays::relay(service, settings, &means.backends);
+                builder.relay(relay.expect("the settings give every relay a backend"))
+            }
+        };
         for listener in &service.listeners {
             for &address in &listener.addresses {
                 let address = SocketAddr::new(address, listener.port);
@@ -58,7 +71,11 @@ fn pool(service: &Service, means: &Means, handler: impl Handler) -> Pool {
     let pool = match &means.identity {
         Some(identity) => {
             let handler = Tls::new(identity, alpn_of_service(&service.name), handler);
-            Pool::threads(&service.name, threads, handler.count_failures_in(means.tls_failures.clone()))
+            Pool::threads(
+                &service.name,
+                threads,
+                handler.count_failures_in(means.tls_failures.clone()).count_checks_in(means.tls_checks.clone()),
+            )
         }
         None => Pool::threads(&service.name, threads, handler),
     };
@@ -81,6 +98,7 @@ fn engine_listener(service: &Service, listener: &InetListener, address: SocketAd
         }),
         false => Listener::plain(address).trust(listener.networks.iter().copied()),
     };
-    let described = described.ssl(listener.ssl).reuse_port(listener.reuse_port);
+    let described =
+        described.ssl(listener.ssl).reuse_port(listener.reuse_port).log_connections(listener.log_connections);
     described.pool(&service.name).service(&service.name).name(&listener.name)
 }

@@ -12,15 +12,16 @@ use crossbeam_channel::{Receiver, Sender};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 use vestibule::config::{InetListener, Service, Settings, WorkerKind};
-use vestibule::engine::Engine;
+use vestibule::engine::{Engine, SessionLog};
 use vestibule::ring;
 
 use super::configuration;
 use super::log::{self, Log};
 use super::plan::{self, Means};
 use super::privileges::Target;
+use super::sessions::Sessions;
 use super::systemd::Inherited;
-use super::takeover::{self, Claim, Limits, Place};
+use super::takeover::{self, Claim, Given, Limits, Place};
 use super::tier::{Event, Parts, Tier};
 use super::{Error, lock, privileges, systemd};
 
@@ -93,7 +94,8 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
     // EVENTS_MAX, and one for each engine that ends and each takeover that fails.
     let (tell, events) = crossbeam_channel::unbounded();
     let settings = ready.loaded.settings;
-    let means = Means { identity: ready.identity, ..Means::default() };
+    let session_log: Arc<dyn SessionLog> = Arc::new(Sessions::new(&log));
+    let means = Means { identity: ready.identity, session_log: Some(session_log), ..Means::default() };
     let Started { engine, place, predecessor } = start(&settings, &means, target.as_ref(), args.takeover, &ending)?;
     say_ready(&log, &settings, engine.addresses());
     if let Some(claim) = predecessor.clone() {
@@ -177,9 +179,11 @@ fn start(
 fn take_over(claim: &mut Claim, engine: &Engine, publish: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
     let wanted: Vec<SocketAddr> =
         engine.addresses().iter().copied().filter(|&address| engine.expects_header_at(address)).collect();
-    let pending = claim.serve(&wanted, publish)?;
-    tracing::info!("has taken over from process {}, with {} pending connections", claim.pid, pending.len());
+    let Given { pending, sessions } = claim.serve(&wanted, publish)?;
+    let (headers, live) = (pending.len(), sessions.len());
+    tracing::info!("has taken over from process {}, with {headers} pending connections and {live} sessions", claim.pid);
     engine.take_in(pending);
+    engine.take_in_sessions(sessions);
     Ok(())
 }
 

@@ -9,16 +9,13 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 use vestibule::config::{InetListener, Settings};
-use vestibule::engine::{ClientCounts, Engine, Meter, Pending, Snapshot};
+use vestibule::engine::{ClientCounts, Engine, LiveSession, Meter, Pending, Snapshot};
 
 use super::configuration::{self, Ready};
 use super::plan::{self, Means};
 use super::systemd::{self, Watchdog};
-use super::takeover::{Claim, Form, Offered, Predecessor, successor};
+use super::takeover::{Claim, Form, Given, Offered, Predecessor, successor};
 use super::{Error, ctl};
-
-/// Engines that were replaced and have not ended yet; with so many of them a reload is refused.
-const FINISHING_MAX: usize = 8;
 
 /// What the daemon's main thread waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,7 +150,7 @@ impl Tier {
         self.settings.drain_timeout
     }
 
-    /// Puts an engine of the new configuration in the place of the present one, or leaves everything as it is.
+    /// Puts the new configuration in force in the running engine, or leaves everything as it is.
     pub fn reload(&mut self) {
         if let Err(reason) = self.accepting() {
             // Nothing of it to the service manager, which would wait for this process to be ready again.
@@ -169,12 +166,6 @@ impl Tier {
     }
 
     fn try_reload(&mut self) -> Result<(), Vec<String>> {
-        self.collect();
-        if self.finishing.len() >= FINISHING_MAX {
-            return Err(vec![format!(
-                "{FINISHING_MAX} earlier configurations still finish their connections: try later"
-            )]);
-        }
         let Ready { loaded, identity } = configuration::load(self.file.as_deref())
             .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())?;
         for warning in &loaded.warnings {
@@ -183,14 +174,15 @@ impl Tier {
         if loaded.settings.takeover_socket != self.settings.takeover_socket {
             tracing::warn!("takeover_socket stays as it is until the daemon is restarted or taken over");
         }
-        let engine = self.accepting().map_err(|reason| vec![reason.to_owned()])?;
-        let sockets = engine.sockets().map_err(|error| vec![error.to_string()])?;
-        let counts = engine.client_counts();
         let means = Means { identity, ..self.means.clone() };
-        let next = start(&loaded.settings, &means, &sockets, counts).map_err(|error| vec![error.to_string()])?;
+        let said = |error: &dyn std::fmt::Display| vec![error.to_string()];
+        let builder = plan::builder(&loaded.settings, &means, |_| Ok(Vec::new())).map_err(|error| said(&error))?;
+        let why_not = self.why_not();
+        let engine = self.engine.as_mut().ok_or_else(|| said(&why_not))?;
+        let kept = engine.reconfigure(builder).map_err(|error| said(&error))?;
+        let addresses = engine.addresses().len();
+        kept.iter().for_each(|kept| tracing::warn!("{kept}"));
         (self.settings, self.means) = (loaded.settings, means);
-        let addresses = next.addresses().len();
-        self.follow(next);
         tracing::info!("reloaded: accepting on {addresses} addresses");
         Ok(())
     }
@@ -267,6 +259,7 @@ impl Tier {
         let all = present.chain(finishing).chain(self.past.clone());
         let mut all = sum(all).expect("an engine runs or has run");
         all.add("tls-failed", self.means.tls_failures.load(Ordering::Relaxed));
+        all.add("tls-checked", self.means.tls_checks.load(Ordering::Relaxed));
         all
     }
 
@@ -309,7 +302,11 @@ impl Predecessor for Tier {
         }
     }
 
-    fn stay(&mut self, pending: Vec<Pending>) {
+    fn hand_over_sessions(&mut self) -> Vec<LiveSession> {
+        self.engine.as_mut().map_or_else(Vec::new, Engine::hand_over_sessions)
+    }
+
+    fn stay(&mut self, Given { pending, sessions }: Given) {
         let (kept, counts) = (std::mem::take(&mut self.kept), std::mem::take(&mut self.counts));
         if self.leaving {
             return tracing::info!("nobody accepts any more: this process was told to end");
@@ -318,6 +315,7 @@ impl Predecessor for Tier {
             Ok(next) => {
                 let addresses = next.addresses().len();
                 next.take_in(pending);
+                next.take_in_sessions(sessions);
                 self.follow(next);
                 self.taken_over = false;
                 systemd::ready_instead(addresses);

@@ -19,7 +19,7 @@ pub use accepted::{Accepted, Handoff, ListenerInfo, Socket, TlsInfo, TlsSession}
 pub use bytes::INLINE_BYTES;
 pub use losses::Losses;
 pub use permit::{Permit, Release};
-pub use queue::{Intake, Overload, PoolRecord, Queue, Rejected, Wake, queue};
+pub use queue::{Intake, Overload, PoolRecord, Queue, Rejected, Wake, queue, queue_of};
 pub use stream::{FINISH_BYTES_MAX, FINISH_PATIENCE_MAX, Stream};
 
 use std::io;
@@ -34,8 +34,9 @@ pub trait Workers: Send {
 
 /// Workers that were started.
 pub trait RunningWorkers: Send {
-    /// Waits until all workers have ended, at most `limit`; tells whether they have.
-    fn join(self: Box<Self>, limit: Duration) -> bool;
+    /// Waits until all workers have ended, at most `limit`; tells whether they have. They end by themselves once their queue
+    /// is closed and empty. May be asked again.
+    fn join(&mut self, limit: Duration) -> bool;
 }
 
 /// A pool as it is configured: a name for listeners to refer to, a queue, and workers.

@@ -37,9 +37,13 @@ pub enum Rejected {
 
 /// A queue of at most `capacity` connections for the pool called `name`.
 pub fn queue(name: &str, capacity: usize, overload: Overload) -> (Queue, Intake) {
+    queue_of(Arc::new(PoolRecord::new(name)), capacity, overload)
+}
+
+/// A queue for a pool that takes the place of another one, and goes on counting where that is.
+pub fn queue_of(record: Arc<PoolRecord>, capacity: usize, overload: Overload) -> (Queue, Intake) {
     let (sender, receiver) = crossbeam_channel::bounded(capacity);
     let (gate, bell) = (Arc::new(Gate::new(capacity / 2)), Arc::new(Bell::default()));
-    let record = Arc::new(PoolRecord::new(name));
     let closing = Closing(bell.clone());
     let queue = Queue { sender, closing, overload, gate: gate.clone(), record: record.clone() };
     (queue, Intake::new(receiver, bell, Post::new(gate), record))
@@ -67,7 +71,7 @@ impl Queue {
         self.overload
     }
 
-    /// Hands a connection over, or gives it back. Never blocks, and wakes nobody: [`Queue::ring`] does, once for many.
+    /// Hands a connection over, or gives it back. Never blocks, and wakes nobody: [`Queue::wake_workers`] does, once for many.
     pub fn offer(&self, connection: Accepted) -> Result<(), Box<Rejected>> {
         self.sender.try_send(connection).map_err(|error| {
             Box::new(match error {
@@ -79,8 +83,8 @@ impl Queue {
 
     /// Wakes sleeping workers, as many as there are connections waiting. To be called after [`Queue::offer`], before
     /// anything that may block: until then connections may wait while all workers sleep.
-    pub fn ring(&self) {
-        self.closing.0.ring(self.sender.len());
+    pub fn wake_workers(&self) {
+        self.closing.0.wake(self.sender.len());
     }
 
     /// Asks for one wake-up when the queue has drained to half. Returns `false` if it already has, or if the workers
@@ -130,7 +134,7 @@ pub struct Intake {
 impl Intake {
     fn new(receiver: Receiver<Accepted>, bell: Arc<Bell>, post: Post, record: Arc<PoolRecord>) -> Intake {
         let wait = Arc::new(Latency::default());
-        lock(&record.waits).push(wait.clone());
+        lock(&record.waits).enter(wait.clone());
         Intake { receiver, post, bell, called: Arc::default(), record, wait }
     }
 
@@ -192,7 +196,7 @@ struct Closing(Arc<Bell>);
 
 impl Drop for Closing {
     fn drop(&mut self) {
-        self.0.ring(usize::MAX);
+        self.0.wake(usize::MAX);
     }
 }
 
@@ -200,20 +204,43 @@ impl Drop for Closing {
 #[derive(Debug)]
 pub struct PoolRecord {
     name: String,
-    waits: Mutex<Vec<Arc<Latency>>>,
+    waits: Mutex<Waits>,
     losses: Arc<Losses>,
 }
 
+/// The times from accept to worker: each worker records into one of its own.
+#[derive(Debug, Default)]
+struct Waits {
+    present: Vec<Arc<Latency>>,
+    /// Of workers that are gone.
+    past: Latency,
+}
+
+impl Waits {
+    fn enter(&mut self, newcomer: Arc<Latency>) {
+        for gone in self.present.extract_if(.., |wait| Arc::strong_count(wait) == 1) {
+            self.past.absorb(&gone);
+        }
+        self.present.push(newcomer);
+    }
+}
+
 impl PoolRecord {
-    fn new(name: &str) -> PoolRecord {
-        PoolRecord { name: name.into(), waits: Mutex::new(Vec::new()), losses: Arc::new(Losses::new(name)) }
+    /// Nothing yet.
+    pub fn new(name: &str) -> PoolRecord {
+        PoolRecord { name: name.into(), waits: Mutex::default(), losses: Arc::new(Losses::new(name)) }
+    }
+
+    /// The pool's name.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Adds the time from accept to worker of every connection so far to `total`.
     pub fn add_waits_to(&self, total: &mut hdrhistogram::Histogram<u64>) {
-        for wait in lock(&self.waits).iter() {
-            wait.add_to(total);
-        }
+        let waits = lock(&self.waits);
+        waits.past.add_to(total);
+        waits.present.iter().for_each(|wait| wait.add_to(total));
     }
 
     /// How many connections the pool has lost, by a panic in a handler above all.
@@ -410,16 +437,16 @@ mod tests {
                 let Err(rejected) = queue.offer(connection) else { break };
                 let Rejected::Full(back) = *rejected else { panic!("the workers have gone") };
                 connection = back;
-                queue.ring();
+                queue.wake_workers();
                 if queue.wake_when_low(&sleeper) {
                     rings.recv_timeout(SOON).expect("a wake-up");
                 }
             }
             if number % 3 == 0 {
-                queue.ring();
+                queue.wake_workers();
             }
         }
-        queue.ring();
+        queue.wake_workers();
     }
 
     /// Nobody rings for the last connection but the end of the queue itself.

@@ -10,8 +10,10 @@
 //!   the slot: [`Acceptor::handle_read`];
 //! - a completion finds its slot by index and generation, or nothing.
 
+mod changing;
 mod leaving;
 
+pub use changing::Change;
 pub use leaving::Departing;
 
 use std::collections::VecDeque;
@@ -26,10 +28,8 @@ use super::fault::{self, Fault};
 use super::relay::Relays;
 use super::report::Report;
 use super::tally::{Count, Tally};
-use crate::conn::{
-    Action, Admitted, ClientTable, Clients, Ending, How, Key, PendingPeers, Queues, Record, Refusal, SHOWN_MAX, Slab,
-    Ticket, Waiting,
-};
+use crate::admission::{ClientTable, Clients, PendingPeers, Refusal, Ticket};
+use crate::conn::{Action, Admitted, Ending, Handed, How, Key, Queues, Record, SHOWN_MAX, Slab, Waiting};
 use crate::dispatch::{Handoff, Overload, Permit, Release};
 use crate::ring::{BACKLOG, BATCH_MAX, Completion, Driver, Errno, ReadMode};
 use leaving::{Brought, Leaving};
@@ -46,18 +46,21 @@ const SHED_AT_ONCE: usize = 32;
 
 /// Where validated connections go.
 pub trait Sink<S> {
-    /// Offers a connection to a pool, whose workers may sleep on until [`ring`](Sink::ring). It comes back (boxed, as that
+    /// Offers a connection to a pool, whose workers may sleep on until [`wake_workers`](Sink::wake_workers). It comes back (boxed, as that
     /// is rare) if there is no room.
     fn offer(&mut self, pool: usize, handoff: Handoff<S>, bytes: &[u8]) -> Result<(), Box<Declined<S>>>;
 
     /// Makes sure that workers know of what was offered. Called before anything that may wait.
-    fn ring(&mut self);
+    fn wake_workers(&mut self);
 
     /// What to do when the pool's queue is full.
     fn overload(&self, pool: usize) -> Overload;
 
     /// Asks to be woken when the pool's queue has room again; `false` if it has it already.
     fn wake_when_low(&mut self, pool: usize) -> bool;
+
+    /// Nothing more will be offered to a pool.
+    fn close(&mut self, pool: usize);
 }
 
 /// A connection that a pool did not take.
@@ -110,8 +113,8 @@ pub struct Acceptor<D: Driver, K> {
     lobby: VecDeque<Guest<D::Socket>>,
     /// The sessions that this ring serves itself.
     relays: Relays<D::Socket>,
-    /// Pools with at least this index are relays.
-    first_relay: usize,
+    /// Doors of earlier configurations that are not vacant yet.
+    retired: usize,
     /// For each pool, the validated connections that wait for room in its queue, oldest first.
     lines: Vec<VecDeque<Key>>,
     pending_limit: usize,
@@ -147,11 +150,11 @@ pub struct Parts<D: Driver, K> {
     pub sink: K,
     /// The listeners, in the ring's order.
     pub doors: Vec<Door>,
-    /// The relays: pools that the ring serves itself, behind the other ones.
+    /// The sessions that the ring serves itself.
     pub relays: Relays<D::Socket>,
     /// Deadlines, with the classes that the doors name.
     pub queues: Queues,
-    /// Number of pools that are no relays.
+    /// Number of pools with workers of their own.
     pub pools: usize,
     /// Number of slots.
     pub slots: u32,
@@ -180,8 +183,8 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             slab: Slab::new(parts.slots),
             queues: parts.queues,
             lobby: VecDeque::new(),
-            lines: (0..parts.pools + parts.relays.services()).map(|_| VecDeque::new()).collect(),
-            first_relay: parts.pools,
+            lines: (0..parts.pools).map(|_| VecDeque::new()).collect(),
+            retired: 0,
             relays: parts.relays,
             pending_limit: parts.pending_limit,
             spare: (parts.slots as usize).saturating_sub(parts.pending_limit),
@@ -204,7 +207,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         self.tend_doors();
         self.advance_leaving();
         if !fault::present(Fault::SilentBell) {
-            self.sink.ring();
+            self.sink.wake_workers();
         }
         if self.is_finished() {
             return Ok(true);
@@ -228,6 +231,12 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     pub fn drain(&mut self, grace: Duration) {
         self.draining = Some(Draining { pending_until: self.driver.now() + grace.min(FOREVER) });
         self.doors.iter_mut().for_each(Door::rise);
+    }
+
+    /// Ends all sessions within a time, those first that have been silent longest.
+    pub fn let_sessions_go(&mut self, within: Duration) {
+        self.now = self.driver.now();
+        self.relays.close_within(within, self.now);
     }
 
     fn handle(&mut self, completion: Completion<D::Socket>) {
@@ -295,10 +304,11 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     /// whether a header had come, since then the peer may be a balancer that nobody has entered.
     fn turn_away(&self, guest: &Guest<D::Socket>, ending: Ending) {
         let mut room = [0; SHOWN_MAX];
+        let row = self.doors[guest.listener as usize].row;
         let bytes = match &guest.socket {
             Some(socket)
                 if ending == Ending::Refused(Refusal::Untrusted)
-                    && self.report.is_news(guest.peer.ip(), ending, self.now) =>
+                    && self.report.asks_for_bytes(row, guest.peer.ip(), ending, self.now) =>
             {
                 self.driver.peek(socket, &mut room)
             }
@@ -314,7 +324,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             Failure::Transient => self.tally.count(Count::AcceptFailed),
             Failure::Resources => {
                 self.tally.count(Count::OutOfResources);
-                self.report.out_of_resources(&door.info, errno, self.now);
+                self.report.out_of_resources(door, errno, self.now);
                 self.shed_silent();
             }
             Failure::Fatal => {
@@ -426,12 +436,16 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         }
         let guest = self.slab.get_mut(key).expect("the caller has it");
         guest.state = State::Validated;
-        let pool = self.doors[guest.listener as usize].pool;
+        let door = &self.doors[guest.listener as usize];
+        let pool = door.relay.is_none().then_some(door.pool);
         if admitted.is_some() {
             self.tally.header_waited(self.now.saturating_duration_since(guest.accepted_at));
         }
-        if !self.lines[pool].is_empty() || !self.offer(key, admitted) {
-            self.wait_in_line(key, pool);
+        self.report_handed(key, admitted);
+        match pool {
+            Some(pool) if !self.lines[pool].is_empty() || !self.offer(key, admitted) => self.wait_in_line(key, pool),
+            Some(_) => {}
+            None => _ = self.offer(key, admitted),
         }
     }
 
@@ -451,6 +465,22 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         Ok(())
     }
 
+    /// Tells the log of a connection that has passed both doors, if the listener wants it or something looks wrong.
+    fn report_handed(&mut self, key: Key, admitted: Option<Admitted>) {
+        let guest = self.slab.get_mut(key).expect("the caller has it");
+        let door = &self.doors[guest.listener as usize];
+        let handed = Handed {
+            peer: guest.peer,
+            local: door.local,
+            listener: &door.info.name,
+            ssl: door.info.ssl,
+            admitted,
+            bytes: self.driver.bytes(key.slot, guest.waiting.taken()),
+            waited: self.now.saturating_duration_since(guest.accepted_at),
+        };
+        self.report.handed(door, &handed, self.now);
+    }
+
     /// `false` if the connection has to wait in line.
     fn offer(&mut self, key: Key, admitted: Option<Admitted>) -> bool {
         let guest = self.slab.get_mut(key).expect("the caller has it");
@@ -465,17 +495,16 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             permit: guest.permit.take(),
         };
         let taken = guest.waiting.taken();
-        if door.pool >= self.first_relay {
+        if let Some(terms) = &door.relay {
             let bytes = self.driver.bytes(key.slot, taken);
-            let service = door.pool - self.first_relay;
-            let session = self.relays.prepare(&self.driver, service, handoff, bytes, self.now);
+            let session = self.relays.prepare(&self.driver, terms, handoff, bytes, self.now);
             self.relays.begin(&mut self.driver, session, self.now);
-            self.count_handed(admitted.as_ref());
+            self.count_handed(admitted.as_ref(), taken as usize, door.info.ssl);
             self.leave(key);
             return true;
         }
         let Err(declined) = self.sink.offer(door.pool, handoff, self.driver.bytes(key.slot, taken)) else {
-            self.count_handed(admitted.as_ref());
+            self.count_handed(admitted.as_ref(), taken as usize, door.info.ssl);
             self.leave(key);
             return true;
         };
@@ -530,9 +559,13 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     }
 
     /// Counts a connection that a pool has taken.
-    fn count_handed(&self, admitted: Option<&Admitted>) {
+    fn count_handed(&self, admitted: Option<&Admitted>, bytes: usize, ssl: bool) {
         let Some(admitted) = admitted else { return self.tally.count(Count::Plain) };
-        self.tally.count(if admitted.is_local() { Count::Local } else { Count::Proxied });
+        self.tally.count(match admitted.is_user_behind_local(bytes.saturating_sub(admitted.head().len()), ssl) {
+            true => Count::LocalUser,
+            false if admitted.is_local() => Count::Local,
+            false => Count::Proxied,
+        });
         if admitted.has_loopback_source() {
             self.tally.count(Count::LoopbackSource);
         }
@@ -550,6 +583,8 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             match proxy.prompt_class {
                 Some(class) if guest.prompt && expired.class != class => self.queues.prolong(expired.key, class),
                 _ => {
+                    // spec 2 MAY "apply a short timeout"
+                    // spec 2.2 MUST "reject partial protocol headers"
                     let ending = guest.waiting.expired();
                     self.cancel(expired.key, ending);
                 }
@@ -615,8 +650,14 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     fn conclude(&self, guest: &Guest<D::Socket>, ending: Ending, bytes: &[u8]) {
         let door = &self.doors[guest.listener as usize];
         let rules = door.proxy.as_ref().map(|proxy| proxy.terms.rules).unwrap_or_default();
-        self.tally.ended(ending);
-        self.report.ended(&door.info, ending, &Record { peer: guest.peer, local: door.local, bytes, rules }, self.now);
+        door.endings.bump(ending.index());
+        let waited = self.now.saturating_duration_since(guest.accepted_at);
+        self.report.ended(
+            door,
+            ending,
+            &Record { peer: guest.peer, local: door.local, bytes, rules, waited },
+            self.now,
+        );
     }
 
     /// Frees the slot of a connection that has been handed over.
@@ -662,7 +703,12 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         for listener in 0..self.doors.len() {
             let door = &mut self.doors[listener];
             let index = listener as u32;
-            if self.draining.is_none() && self.lobby.is_empty() && self.lines[door.pool].is_empty() {
+            if self.retired > 0 && !door.is_present() {
+                self.tend_retired(index, freed);
+                continue;
+            }
+            let has_line = door.relay.is_none() && !self.lines[door.pool].is_empty();
+            if self.draining.is_none() && self.lobby.is_empty() && !has_line {
                 if door.arm(self.now, freed) {
                     self.driver.accept(index);
                 }
@@ -679,10 +725,15 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         }
     }
 
+    /// Whether connections wait for room in the queue of a door's pool.
+    fn has_line(&self, door: &Door) -> bool {
+        door.relay.is_none() && !self.lines[door.pool].is_empty()
+    }
+
     /// Takes in what waits in the backlog of a listener whose accept has ended, and closes the listener. If descriptors
     /// run out meanwhile it comes back after a rest, as long as headers are awaited.
     fn sweep(&mut self, listener: u32) {
-        let awaited = self.draining.is_some_and(|draining| self.now < draining.pending_until);
+        let awaited = self.draining.is_none_or(|draining| self.now < draining.pending_until);
         // More than one backlog cannot wait; what comes while we sweep may be let in twice as often.
         for _ in 0..2 * BACKLOG {
             match self.driver.accept_now(listener) {
@@ -710,7 +761,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             && self.slab.is_empty()
             && self.lobby.is_empty()
             && self.relays.is_empty()
-            && self.doors.iter().all(Door::is_closed)
+            && self.doors.iter().all(|door| door.is_closed() || door.is_vacant())
     }
 
     /// How long the next wait may be.

@@ -4,10 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::conn::{Ending, PendingPeers, Terms};
+use super::relay::Terms;
+use crate::admission::PendingPeers;
+use crate::conn::{Ending, Terms as HeaderTerms};
 use crate::dispatch::ListenerInfo;
-use crate::net::NetworkSet;
 use crate::ring::Errno;
+use crate::stats::Counters;
 
 /// Rest after the first failed accept.
 const REST_MIN: Duration = Duration::from_millis(10);
@@ -21,23 +23,44 @@ pub struct Door {
     pub info: Arc<ListenerInfo>,
     /// The address it is bound to, unless that is a wildcard.
     pub local: Option<SocketAddr>,
-    /// Index of its pool.
+    /// Index of its pool, if it has one of its own workers.
     pub pool: usize,
+    /// If the ring serves its connections itself: how.
+    pub relay: Option<Arc<Terms>>,
+    /// The address of its socket.
+    pub bound: SocketAddr,
     /// What a header must be like, and who may send one; `None`: no header is expected.
     pub proxy: Option<ProxyDoor>,
-    /// Where no header is expected: peers that are no clients, such as a balancer that checks the port.
-    pub exempt: NetworkSet,
+    /// The listener's place in the report.
+    pub row: u32,
+    /// Its counters of endings.
+    pub endings: Arc<Counters>,
+    /// Every connection gets a line in the log.
+    pub log_connections: bool,
     /// Headers that are awaited.
     pending: u32,
     arm: Arm,
     rest: Duration,
+    state: State,
+}
+
+/// Whether a door belongs to the present configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Open,
+    /// Not any more; another door has the same socket if `succeeded`.
+    Retired {
+        succeeded: bool,
+    },
+    /// Nobody is behind it any more: its place is free.
+    Vacant,
 }
 
 /// The terms of a `haproxy = yes` listener.
 #[derive(Clone, Debug)]
 pub struct ProxyDoor {
     /// Who may send a header, and what it must be like.
-    pub terms: Arc<Terms>,
+    pub terms: Arc<HeaderTerms>,
     /// The class of its deadlines, from accept.
     pub class: usize,
     /// The class of those who spoke at once on a listener with TCP_DEFER_ACCEPT: they have the whole timeout.
@@ -72,8 +95,65 @@ pub enum Failure {
 
 impl Door {
     /// A door that is not armed yet.
-    pub fn new(info: Arc<ListenerInfo>, local: Option<SocketAddr>, pool: usize, proxy: Option<ProxyDoor>) -> Door {
-        Door { info, local, pool, proxy, exempt: NetworkSet::default(), pending: 0, arm: Arm::Off, rest: REST_MIN }
+    pub fn new(info: Arc<ListenerInfo>, bound: SocketAddr, pool: usize, proxy: Option<ProxyDoor>) -> Door {
+        Door {
+            info,
+            bound,
+            local: (!bound.ip().is_unspecified()).then_some(bound),
+            pool,
+            relay: None,
+            proxy,
+            endings: Arc::new(Counters::new(Ending::COUNT)),
+            row: 0,
+            log_connections: false,
+            pending: 0,
+            arm: Arm::Off,
+            rest: REST_MIN,
+            state: State::Open,
+        }
+    }
+
+    /// Another configuration is in force, in which this door is not; `succeeded`: but its socket is.
+    pub fn retire(&mut self, succeeded: bool) {
+        if self.state == State::Open {
+            self.state = State::Retired { succeeded };
+        }
+    }
+
+    /// Whether it is of the present configuration.
+    pub fn is_present(&self) -> bool {
+        self.state == State::Open
+    }
+
+    /// Whether it is of an earlier configuration and its socket lives on behind another door.
+    pub fn is_succeeded(&self) -> bool {
+        self.state == State::Retired { succeeded: true }
+    }
+
+    /// Whether its connections may still go to this pool.
+    pub fn leads_to(&self, pool: usize) -> bool {
+        !self.is_vacant() && self.relay.is_none() && self.pool == pool
+    }
+
+    /// Whether its place may be taken.
+    pub fn is_vacant(&self) -> bool {
+        self.state == State::Vacant
+    }
+
+    /// Whether headers are awaited.
+    pub fn has_pending(&self) -> bool {
+        self.pending > 0
+    }
+
+    /// Nobody refers to it any more.
+    pub fn vacate(&mut self) {
+        self.state = State::Vacant;
+    }
+
+    /// The same for another place in the report and in the counters than the first.
+    pub fn in_row(mut self, row: u32, endings: Arc<Counters>) -> Door {
+        (self.row, self.endings) = (row, endings);
+        self
     }
 
     /// Door 1: lets a peer in or not; whose header is to be awaited counts as pending from now on.
@@ -92,7 +172,7 @@ impl Door {
 
     /// Who the client of a connection without a header is, if it is one.
     pub fn plain_client(&self, peer: IpAddr) -> Option<IpAddr> {
-        (!self.exempt.contains(peer)).then_some(peer)
+        (!self.info.checks_from.contains(peer)).then_some(peer)
     }
 
     /// Whether no accept is in flight and it has rested enough.
@@ -192,8 +272,13 @@ mod tests {
     use super::*;
 
     fn door() -> Door {
-        let info = ListenerInfo { service: "imap-login".into(), name: "imap".into(), ssl: false };
-        Door::new(Arc::new(info), None, 0, None)
+        let info = ListenerInfo {
+            service: "imap-login".into(),
+            name: "imap".into(),
+            ssl: false,
+            checks_from: Default::default(),
+        };
+        Door::new(Arc::new(info), ([192, 0, 2, 1], 143).into(), 0, None)
     }
 
     #[test]

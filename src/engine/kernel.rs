@@ -16,7 +16,8 @@ use super::pools::Pools;
 use super::relay::Relays;
 use super::report::Report;
 use super::tally::Tally;
-use crate::conn::{ClientLimits, Clients, PendingPeers, Queues};
+use crate::admission::{ClientLimits, Clients, PendingPeers};
+use crate::conn::Queues;
 use crate::dispatch::{Accepted, Intake, Overload, Queue, queue};
 use crate::ring::{self, Abilities, BACKLOG, Ring, Sizes, Waker};
 
@@ -162,7 +163,6 @@ impl Tier {
         let (commands, inbox) = crossbeam_channel::bounded(1);
         let (waker, tally) = (Waker::new().expect("descriptors are free"), Tally::new());
         let (its_waker, its_tally) = (waker.clone(), tally.clone());
-        commands.send(Command::Begin).expect("there is room");
         let ring = thread::spawn(move || {
             let parts = parts(abilities, completions, exact, &listener, sockets, queue, its_waker, its_tally.clone());
             super::run(Acceptor::new(parts), &inbox, &its_tally);
@@ -172,7 +172,7 @@ impl Tier {
 
     /// Drains; gives the counters by name.
     fn end(self) -> impl Fn(&str) -> u64 {
-        self.commands.send(Command::Drain { grace: TIMEOUT }).expect("the ring turns");
+        self.commands.send(Command::Drain { grace: TIMEOUT, sessions: TIMEOUT }).expect("the ring turns");
         self.waker.wake();
         self.ring.join().expect("the ring's thread does not panic");
         self.worker.join().expect("the worker does not panic");
@@ -197,10 +197,12 @@ fn parts(
     let sizes = Sizes { slots: SLOTS, longest: 8192, completions };
     let address = sockets[0].local_addr().expect("bound");
     let mut queues = Queues::new(SLOTS, Instant::now());
+    let mut sink = Pools::new(waker.clone());
+    sink.open(queue);
     Parts {
         driver: Ring::with(abilities, sizes, sockets, waker.clone()).expect("this kernel has io_uring"),
-        sink: Pools::new(vec![queue], waker),
-        doors: vec![listener.door(address, 0, exact, &mut queues)],
+        sink,
+        doors: vec![listener.door(address, 0, exact, &mut queues).in_row(0, tally.row(0))],
         queues,
         relays: Relays::none(tally.clone()),
         pools: 1,

@@ -12,7 +12,8 @@ const SILENT_MAX: usize = 64;
 
 /// One ring's ends of all pools' queues.
 pub struct Pools {
-    pools: Vec<Entrance>,
+    /// `None` once a pool is closed; its place is taken by the next.
+    pools: Vec<Option<Entrance>>,
     sleeper: Arc<dyn Wake>,
 }
 
@@ -24,16 +25,27 @@ struct Entrance {
 
 impl Pools {
     /// `waker` gets the ring's attention when a queue has room again.
-    pub fn new(queues: Vec<Queue>, waker: Waker) -> Pools {
-        let pools = queues.into_iter().map(|queue| Entrance { queue, silent: 0 }).collect();
-        Pools { pools, sleeper: Arc::new(waker) }
+    pub fn new(waker: Waker) -> Pools {
+        Pools { pools: Vec::new(), sleeper: Arc::new(waker) }
+    }
+
+    /// Adds a pool and tells its index.
+    pub fn open(&mut self, queue: Queue) -> usize {
+        let index = self.pools.iter().position(Option::is_none).unwrap_or(self.pools.len());
+        self.pools.resize_with(self.pools.len().max(index + 1), || None);
+        self.pools[index] = Some(Entrance { queue, silent: 0 });
+        index
+    }
+
+    fn entrance(&mut self, pool: usize) -> &mut Entrance {
+        self.pools[pool].as_mut().expect("doors name open pools only")
     }
 }
 
 impl Entrance {
-    fn ring(&mut self) {
+    fn wake_workers(&mut self) {
         if std::mem::take(&mut self.silent) > 0 {
-            self.queue.ring();
+            self.queue.wake_workers();
         }
     }
 }
@@ -46,7 +58,7 @@ impl Wake for Waker {
 
 impl Sink<OwnedFd> for Pools {
     fn offer(&mut self, pool: usize, handoff: Handoff, bytes: &[u8]) -> Result<(), Box<Declined<OwnedFd>>> {
-        let entrance = &mut self.pools[pool];
+        let entrance = self.entrance(pool);
         entrance.queue.offer(Accepted::new(handoff, bytes)).map_err(|rejected| {
             Box::new(match *rejected {
                 Rejected::Full(connection) => Declined::Full(connection.into_handoff()),
@@ -55,20 +67,27 @@ impl Sink<OwnedFd> for Pools {
         })?;
         entrance.silent += 1;
         if entrance.silent >= SILENT_MAX {
-            entrance.ring();
+            entrance.wake_workers();
         }
         Ok(())
     }
 
-    fn ring(&mut self) {
-        self.pools.iter_mut().for_each(Entrance::ring);
+    fn wake_workers(&mut self) {
+        self.pools.iter_mut().flatten().for_each(Entrance::wake_workers);
     }
 
     fn overload(&self, pool: usize) -> Overload {
-        self.pools[pool].queue.overload()
+        self.pools[pool].as_ref().map_or(Overload::Reject, |entrance| entrance.queue.overload())
     }
 
     fn wake_when_low(&mut self, pool: usize) -> bool {
-        self.pools[pool].queue.wake_when_low(&self.sleeper)
+        let sleeper = self.sleeper.clone();
+        self.entrance(pool).queue.wake_when_low(&sleeper)
+    }
+
+    fn close(&mut self, pool: usize) {
+        if let Some(mut entrance) = self.pools[pool].take() {
+            entrance.wake_workers();
+        }
     }
 }

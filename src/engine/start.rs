@@ -6,17 +6,19 @@ use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Weak};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::acceptor::{Acceptor, Parts};
+use super::acceptor::{Acceptor, Change, Parts};
+use super::door::Door;
 use super::listener::Listener;
 use super::pools::Pools;
-use super::relay::{self, Mail, Relay, Relays};
+use super::relay::{self, Mail, Relay, Relays, SessionLog, Terms};
 use super::report::Report;
 use super::tally::Tally;
 use super::{ClientCounts, Command, Engine, RingThread};
-use crate::conn::{ClientLimits, Clients, PendingPeers, Queues};
-use crate::dispatch::{Intake, Pool, Queue, queue};
+use crate::admission::{ClientLimits, Clients, PendingPeers};
+use crate::conn::Queues;
+use crate::dispatch::{Intake, Pool, PoolRecord, Queue, queue_of};
 use crate::ring::{self, BACKLOG, Ring, SLOT_BYTES, SetupError, Sizes, Waker};
 
 /// Connections of one ring whose header is awaited, where nothing is set.
@@ -35,9 +37,10 @@ pub const RINGS_MAX: usize = 1024;
 pub struct EngineBuilder {
     pools: Vec<Pool>,
     relays: Vec<Relay>,
-    listeners: Vec<Listener>,
-    rings: Option<NonZeroUsize>,
-    pending_limit: Option<u32>,
+    session_log: SessionLogger,
+    pub(super) listeners: Vec<Listener>,
+    pub(super) rings: Option<NonZeroUsize>,
+    pub(super) pending_limit: Option<u32>,
     pending_peer_limit: u32,
     clients: ClientLimits,
     counts: Clients,
@@ -54,6 +57,12 @@ impl EngineBuilder {
     /// Adds a relay, which listeners name like a pool.
     pub fn relay(mut self, relay: Relay) -> EngineBuilder {
         self.relays.push(relay);
+        self
+    }
+
+    /// Who is told of the sessions of the relays.
+    pub fn session_log(mut self, log: Arc<dyn SessionLog>) -> EngineBuilder {
+        self.session_log = SessionLogger(Some(log));
         self
     }
 
@@ -105,7 +114,9 @@ impl EngineBuilder {
     #[doc(hidden)] // for whoever asks beforehand whether the machine can do it
     pub fn ring_sizes(&self) -> Sizes {
         let slots = self.pending_limit_or_default() + SPARE_SLOTS;
-        let longest = self.listeners.iter().map(Listener::header_limit).max().unwrap_or_default() + SLOT_BYTES;
+        // At least what listeners of a later configuration have that say nothing of it.
+        let usual = crate::conn::Terms::default().rules.header_limit;
+        let longest = self.listeners.iter().map(Listener::header_limit).fold(usual, u32::max) + SLOT_BYTES;
         Sizes { slots, longest, completions: slots + BACKLOG * self.listeners.len() as u32 }
     }
 
@@ -131,9 +142,9 @@ impl EngineBuilder {
         let rings = self.rings.map_or(cpus.len(), NonZeroUsize::get).min(RINGS_MAX);
         let declared = self.listeners.len();
         self.share_out(rings);
-        let pool_of = self.resolve_pools()?;
+        self.listeners.iter().try_for_each(|listener| self.service_of(listener).map(drop))?;
         let sockets = self.bind_all(rings)?;
-        Ok(Bound { builder: self, cpus, pool_of, declared, sockets })
+        Ok(Bound { builder: self, cpus, declared, sockets })
     }
 
     /// Sockets that are more than the rings make listeners of their own, so that a ring may have several of one address:
@@ -153,54 +164,49 @@ impl EngineBuilder {
     }
 
     fn start_bound(bound: Bound) -> Result<Engine, StartError> {
-        let Bound { builder, cpus, pool_of, declared, sockets: Sockets { addresses, mut by_ring, all } } = bound;
-        let rings = by_ring.len();
-        let plan = Arc::new(Plan {
+        let Bound { builder, cpus, declared, sockets } = bound;
+        let rings = sockets.by_ring.len();
+        let frame = Frame {
             sizes: builder.ring_sizes(),
             pending_limit: builder.pending_limit_or_default(),
-            doors: builder.listeners.into_iter().zip(pool_of).zip(addresses.iter().copied()).map(Plan::door).collect(),
-            pools: builder.pools.len(),
-            exact: builder.pools.iter().map(|pool| pool.exact).chain(builder.relays.iter().map(|_| false)).collect(),
-            mail: Mail::new(rings),
             sessions: sessions_a_ring(rings),
-            relays: builder.relays,
-            pending_peer_limit: builder.pending_peer_limit,
-            clients: builder.counts.changed(builder.clients, Instant::now()),
-        });
-        let clients = plan.clients.clone();
-        let proxied = plan.doors.iter().map(|door| door.listener.is_proxied()).collect();
-        let (queues, intakes): (Vec<Queue>, Vec<Intake>) =
-            builder.pools.iter().map(|pool| queue(&pool.name, pool.queue, pool.overload)).unzip();
-        let report = Arc::new(Report::default());
+            mail: Mail::new(rings),
+            session_log: builder.session_log.clone(),
+            report: Arc::new(Report::default()),
+        };
         let mut threads = Vec::with_capacity(rings);
         for index in 0..rings {
             let cpu = (!builder.unpinned && rings <= cpus.len()).then(|| cpus[index]);
-            let seat = Seat { index, cpu, sockets: std::mem::take(&mut by_ring[index]) };
             // On failure the threads that are already there end, because their command channels close.
-            threads.push(RingThread::start(seat, plan.clone(), queues.clone(), report.clone())?);
+            threads.push(RingThread::start(Seat { index, cpu }, frame.clone())?);
         }
-        let pools = queues.iter().map(Queue::record).collect();
-        drop(queues);
-        let workers = builder.pools.into_iter().zip(intakes).map(|(pool, intake)| pool.workers.start(intake));
-        let workers = workers.collect::<io::Result<Vec<_>>>().map_err(StartError::System)?;
-        // Only now that nothing can fail any more: what a ring accepts from the backlogs would be lost with it.
-        threads.iter().for_each(|thread| thread.command(Command::Begin));
-        Ok(Engine { addresses, declared, proxied, sockets: all, threads, workers, pools, clients, report })
+        let mut engine = Engine {
+            addresses: Vec::new(),
+            declared: 0,
+            proxied: Vec::new(),
+            sockets: Vec::new(),
+            threads,
+            workers: Vec::new(),
+            pools: Vec::new(),
+            clients: builder.counts.clone(),
+            report: frame.report,
+            sizes: frame.sizes,
+        };
+        // Only now that nothing else can fail: what a ring accepts from the backlogs would be lost with it.
+        engine.put_in_force(builder, declared, sockets)?;
+        Ok(engine)
     }
 
-    fn resolve_pools(&self) -> Result<Vec<usize>, StartError> {
-        let index = |listener: &Listener| {
-            let pools = self.pools.iter().map(|pool| pool.name.as_str());
-            pools
-                .chain(self.relays.iter().map(Relay::name))
-                .position(|name| name == listener.pool)
-                .ok_or_else(|| StartError::NoSuchPool { listener: listener.address, pool: listener.pool.clone() })
-        };
-        self.listeners.iter().map(index).collect()
+    /// Where a listener's connections go.
+    pub(super) fn service_of(&self, listener: &Listener) -> Result<Service, StartError> {
+        let pool = self.pools.iter().position(|pool| pool.name == listener.pool).map(Service::Pool);
+        let relay = || self.relays.iter().find(|relay| relay.name() == listener.pool);
+        pool.or_else(|| relay().map(|relay| Service::Relay(Arc::new(relay.terms.clone()))))
+            .ok_or_else(|| StartError::NoSuchPool { listener: listener.address, pool: listener.pool.clone() })
     }
 
     /// Binds every listener once a ring.
-    fn bind_all(&self, rings: usize) -> Result<Sockets, StartError> {
+    pub(super) fn bind_all(&self, rings: usize) -> Result<Sockets, StartError> {
         let by_ring = (0..rings).map(|_| Vec::new()).collect();
         let mut sockets = Sockets { addresses: Vec::new(), by_ring, all: Vec::new() };
         for listener in &self.listeners {
@@ -228,7 +234,6 @@ impl EngineBuilder {
 pub struct Bound {
     builder: EngineBuilder,
     cpus: Vec<usize>,
-    pool_of: Vec<usize>,
     /// Listeners that were asked for; behind them are those that [`EngineBuilder::share_out`] has added.
     declared: usize,
     sockets: Sockets,
@@ -236,7 +241,7 @@ pub struct Bound {
 
 /// What listens.
 #[derive(Debug)]
-struct Sockets {
+pub(super) struct Sockets {
     /// By listener.
     addresses: Vec<SocketAddr>,
     /// By ring, and there by listener.
@@ -262,16 +267,38 @@ fn sessions_a_ring(rings: usize) -> u32 {
     share.clamp(16, SESSIONS_MAX.into()) as u32
 }
 
-/// What all rings have in common.
-struct Plan {
+/// Who is told of sessions.
+#[derive(Clone, Default)]
+struct SessionLogger(Option<Arc<dyn SessionLog>>);
+
+impl fmt::Debug for SessionLogger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "set" } else { "none" })
+    }
+}
+
+/// What all rings of an engine have in common, whatever the configuration.
+#[derive(Clone)]
+struct Frame {
     sizes: Sizes,
-    doors: Vec<DoorPlan>,
-    /// Pools that are no relays.
-    pools: usize,
-    relays: Vec<Relay>,
+    pending_limit: u32,
     /// Most sessions of a ring.
     sessions: u32,
     mail: Mail,
+    session_log: SessionLogger,
+    report: Arc<Report>,
+}
+
+/// Where connections go: a pool with workers, by index, or on from the ring itself.
+#[derive(Clone, Debug)]
+pub(super) enum Service {
+    Pool(usize),
+    Relay(Arc<Terms>),
+}
+
+/// What all rings do under a configuration.
+pub(super) struct Plan {
+    doors: Vec<DoorPlan>,
     /// By pool: whether its connections leave the residual in the socket.
     exact: Vec<bool>,
     pending_limit: u32,
@@ -281,26 +308,131 @@ struct Plan {
 
 struct DoorPlan {
     listener: Listener,
-    pool: usize,
+    service: Service,
     bound: SocketAddr,
+    /// The listener's place in the report and in the counters.
+    row: u32,
 }
 
-impl Plan {
-    fn door(((listener, pool), bound): ((Listener, usize), SocketAddr)) -> DoorPlan {
-        DoorPlan { listener, pool, bound }
+/// A plan with what it takes in one ring.
+pub(super) struct RingPlan {
+    plan: Arc<Plan>,
+    queues: Vec<Queue>,
+    /// By listener.
+    sockets: Vec<Arc<TcpListener>>,
+}
+
+impl fmt::Debug for RingPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RingPlan").field("sockets", &self.sockets.len()).finish_non_exhaustive()
     }
 }
+
+impl RingPlan {
+    /// Puts it in force.
+    pub(super) fn apply(self, acceptor: &mut Acceptor<Ring, Pools>) {
+        let RingPlan { plan, queues, sockets } = self;
+        let pools = queues.into_iter().map(|queue| acceptor.sink_mut().open(queue)).collect();
+        let hung =
+            plan.doors.iter().zip(sockets).map(|(door, socket)| (socket, door.door(&plan.exact, acceptor))).collect();
+        acceptor.change(Change {
+            doors: hung,
+            pools,
+            pending_limit: plan.pending_limit as usize,
+            pending_peer_limit: (plan.pending_peer_limit, plan.pending_limit),
+            clients: plan.clients.clone(),
+        });
+    }
+}
+
+impl DoorPlan {
+    fn door(&self, exact: &[bool], acceptor: &mut Acceptor<Ring, Pools>) -> Door {
+        let (pool, relay) = match &self.service {
+            Service::Pool(index) => (*index, None),
+            Service::Relay(terms) => (0, Some(terms.clone())),
+        };
+        let exact = relay.is_none() && exact[pool];
+        let mut door = self.listener.door(self.bound, pool, exact, acceptor.queues_mut());
+        door.relay = relay;
+        door.in_row(self.row, acceptor.tally().row(self.row))
+    }
+}
+
+impl Engine {
+    /// Starts the workers of a configuration and lets all rings do what it says, on these sockets.
+    pub(super) fn put_in_force(
+        &mut self,
+        builder: EngineBuilder,
+        declared: usize,
+        sockets: Sockets,
+    ) -> Result<(), StartError> {
+        let Sockets { addresses, by_ring, all } = sockets;
+        let services = builder.listeners.iter().map(|listener| builder.service_of(listener));
+        let services = services.collect::<Result<Vec<_>, _>>()?;
+        let records = builder.pools.iter().map(|pool| self.record_of(&pool.name)).collect::<Vec<_>>();
+        let made = builder
+            .pools
+            .iter()
+            .zip(&records)
+            .map(|(pool, record)| queue_of(record.clone(), pool.queue, pool.overload));
+        let (queues, intakes): (Vec<Queue>, Vec<Intake>) = made.unzip();
+        let pending_limit = builder.pending_limit_or_default();
+        let exact = builder.pools.iter().map(|pool| pool.exact).collect();
+        let workers = builder.pools.into_iter().zip(intakes).map(|(pool, intake)| pool.workers.start(intake));
+        let workers = workers.collect::<io::Result<Vec<_>>>().map_err(StartError::System)?;
+        let doors = builder.listeners.into_iter().zip(services).zip(addresses.iter().copied());
+        let plan = Arc::new(Plan {
+            doors: doors.map(|((listener, service), bound)| self.door_plan(listener, service, bound)).collect(),
+            exact,
+            pending_limit,
+            pending_peer_limit: builder.pending_peer_limit,
+            clients: self.clients.clone().changed(builder.clients, Instant::now()),
+        });
+        self.clients = plan.clients.clone();
+        self.proxied = plan.doors.iter().map(|door| door.listener.is_proxied()).collect();
+        (self.addresses, self.declared, self.sockets) = (addresses, declared, all);
+        // Those whose queues are closed end by themselves; who has not yet is waited for when the engine ends.
+        self.workers.retain_mut(|workers| !workers.join(Duration::ZERO));
+        self.workers.extend(workers);
+        let (done, all_done) = crossbeam_channel::bounded::<()>(0);
+        for (thread, sockets) in self.threads.iter().zip(by_ring) {
+            let plan = RingPlan { plan: plan.clone(), queues: queues.clone(), sockets };
+            thread.command(Command::Change { plan, done: done.clone() });
+        }
+        drop((done, queues));
+        // Nobody sends: it is over when all rings have let go of their ends.
+        let _ = all_done.recv_timeout(CHANGE_PATIENCE);
+        Ok(())
+    }
+
+    fn door_plan(&self, listener: Listener, service: Service, bound: SocketAddr) -> DoorPlan {
+        let row = self.report.row_of(listener.named(bound));
+        DoorPlan { listener, service, bound, row }
+    }
+
+    /// What the pool of this name has counted so far.
+    fn record_of(&mut self, name: &str) -> Arc<PoolRecord> {
+        if let Some(record) = self.pools.iter().find(|record| record.name() == name) {
+            return record.clone();
+        }
+        let record = Arc::new(PoolRecord::new(name));
+        self.pools.push(record.clone());
+        record
+    }
+}
+
+/// How long rings may take to put a configuration in force; they need a turn.
+const CHANGE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What one ring's thread gets.
 struct Seat {
     index: usize,
     cpu: Option<usize>,
-    sockets: Vec<Arc<TcpListener>>,
 }
 
 impl RingThread {
-    /// A ring that is made and accepts nothing before [`Command::Begin`].
-    fn start(seat: Seat, plan: Arc<Plan>, queues: Vec<Queue>, report: Arc<Report>) -> Result<RingThread, StartError> {
+    /// A ring that has nothing to do before [`Command::Change`].
+    fn start(seat: Seat, frame: Frame) -> Result<RingThread, StartError> {
         let waker = Waker::new().map_err(StartError::System)?;
         let tally = Tally::new();
         let (commands, inbox) = crossbeam_channel::bounded::<Command>(super::COMMANDS_MAX);
@@ -309,12 +441,10 @@ impl RingThread {
         let name = format!("ring-{}", seat.index);
         let body = move || {
             let _obituary = Obituary { ring: seat.index };
-            let acceptor = match build(seat, &plan, queues, their_waker, their_tally, report) {
+            let acceptor = match build(seat, frame, their_waker, their_tally) {
                 Ok(acceptor) => acceptor,
                 Err(error) => return drop(ready.send(Err(error))),
             };
-            // The plan's listeners are spent: what each ring needs has been made from them.
-            drop(plan);
             let _ = ready.send(Ok(()));
             super::run(acceptor, &inbox, &turns);
         };
@@ -328,7 +458,7 @@ impl RingThread {
     }
 }
 
-/// Tells of a ring that ends by a panic, when it does and not when somebody waits for it.
+/// Says that a ring's thread has ended by a panic.
 struct Obituary {
     ring: usize,
 }
@@ -344,21 +474,14 @@ impl Drop for Obituary {
     }
 }
 
-fn build(
-    seat: Seat,
-    plan: &Plan,
-    pools: Vec<Queue>,
-    waker: Waker,
-    tally: Arc<Tally>,
-    report: Arc<Report>,
-) -> Result<Acceptor<Ring, Pools>, SetupError> {
+fn build(seat: Seat, frame: Frame, waker: Waker, tally: Arc<Tally>) -> Result<Acceptor<Ring, Pools>, SetupError> {
     if let Some(cpu) = seat.cpu
         && let Err(error) = ring::pin_to(cpu)
     {
         tracing::warn!("ring {} is not pinned to CPU {cpu}: {error}", seat.index);
     }
-    let sizes = plan.sizes;
-    let driver = Ring::new(sizes, seat.sockets, waker.clone())?;
+    let sizes = frame.sizes;
+    let driver = Ring::new(sizes, Vec::new(), waker.clone())?;
     if let Some(error) = driver.unregistered() {
         let limit = ring::limit(ring::Resource::LockedMemory).map_or(0, |(soft, _)| soft / 1024);
         tracing::warn!(
@@ -368,30 +491,27 @@ fn build(
             sizes.slots * SLOT_BYTES / 1024
         );
     }
-    plan.mail.attend(seat.index, waker.clone());
-    let parts = relay::Parts {
+    frame.mail.attend(seat.index, waker.clone());
+    let sessions = relay::Parts {
         ring: seat.index,
-        relays: plan.relays.clone(),
-        sessions: plan.sessions,
-        mail: plan.mail.clone(),
+        sessions: frame.sessions,
+        mail: frame.mail,
         tally: tally.clone(),
+        log: frame.session_log.0,
     };
-    let mut queues = Queues::new(sizes.slots, Instant::now());
-    let door = |door: &DoorPlan| door.listener.door(door.bound, door.pool, plan.exact[door.pool], &mut queues);
-    let doors = plan.doors.iter().map(door).collect();
     Ok(Acceptor::new(Parts {
         driver,
-        sink: Pools::new(pools, waker),
-        doors,
-        queues,
-        relays: Relays::new(parts, Instant::now()),
-        pools: plan.pools,
+        sink: Pools::new(waker),
+        doors: Vec::new(),
+        relays: Relays::new(sessions, Instant::now()),
+        queues: Queues::new(sizes.slots, Instant::now()),
+        pools: 0,
         slots: sizes.slots,
-        pending_limit: plan.pending_limit as usize,
-        peers: PendingPeers::new(plan.pending_peer_limit, plan.pending_limit),
-        clients: plan.clients.clone(),
+        pending_limit: frame.pending_limit as usize,
+        peers: PendingPeers::default(),
+        clients: Clients::default(),
         tally,
-        report,
+        report: frame.report,
     }))
 }
 

@@ -7,8 +7,9 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use super::acceptor::Departing;
+use super::relay::LiveSession;
 use super::{Command, Engine};
-use crate::conn::Clients;
+use crate::admission::Clients;
 
 /// How long the rings may take to let go of their pending connections; they need milliseconds.
 const HAND_OVER_LIMIT: Duration = Duration::from_secs(5);
@@ -48,7 +49,7 @@ impl Engine {
 
     /// Whether a listener on this address expects a header.
     pub fn expects_header_at(&self, address: SocketAddr) -> bool {
-        self.listener_with_header(address).is_some()
+        self.addresses.iter().zip(&self.proxied).any(|(bound, proxied)| *bound == address && *proxied)
     }
 
     /// Stops accepting, after another engine has begun to accept on the same [sockets](Engine::sockets), and gives away
@@ -56,22 +57,45 @@ impl Engine {
     /// their own deadline. What is validated reaches its worker; [`retire`](Engine::retire) waits for the end of it all.
     pub fn hand_over(&mut self, listeners: &[SocketAddr], limit: Duration) -> Vec<Pending> {
         let (to, from) = crossbeam_channel::unbounded(); // bounded by the rings' slots and backlogs
-        let leaves: Vec<bool> = self.addresses.iter().map(|address| listeners.contains(address)).collect();
         for thread in &self.threads {
-            thread.command(Command::HandOver { listeners: leaves.clone(), grace: limit, to: to.clone() });
+            thread.command(Command::HandOver { listeners: listeners.to_vec(), grace: limit, to: to.clone() });
         }
         drop(to);
         let end = Instant::now() + HAND_OVER_LIMIT;
         let left = std::iter::from_fn(|| from.recv_deadline(end).ok());
         left.map(|left| Pending {
             socket: left.socket,
-            listener: self.addresses[left.listener as usize],
+            listener: left.listener,
             peer: left.peer,
             accepted_at: left.accepted_at,
             deadline: left.deadline,
             bytes: left.bytes,
         })
         .collect()
+    }
+
+    /// Gives away every relayed session that can move to another process, after [`hand_over`](Engine::hand_over). Those
+    /// that cannot stay: whose bytes a filter has to look at, who have no server yet, and who hold many bytes for a slow
+    /// reader.
+    pub fn hand_over_sessions(&mut self) -> Vec<LiveSession> {
+        let (to, from) = crossbeam_channel::unbounded(); // bounded by the rings' sessions
+        for thread in &self.threads {
+            thread.command(Command::HandOverSessions { to: to.clone() });
+        }
+        drop(to);
+        let end = Instant::now() + HAND_OVER_LIMIT;
+        std::iter::from_fn(|| from.recv_deadline(end).ok()).collect()
+    }
+
+    /// Goes on with sessions of another engine, in this process or not: under the terms of the relay of the same name, if
+    /// there is one.
+    pub fn take_in_sessions(&self, sessions: Vec<LiveSession>) {
+        let mut shares: Vec<Vec<LiveSession>> = self.threads.iter().map(|_| Vec::new()).collect();
+        let rings = shares.len();
+        sessions.into_iter().enumerate().for_each(|(number, session)| shares[number % rings].push(session));
+        for (thread, share) in self.threads.iter().zip(shares) {
+            thread.command(Command::TakeSessions(share));
+        }
     }
 
     /// Goes on with connections that another engine has given away; at most once. Whatever does not belong to a listener
@@ -82,9 +106,9 @@ impl Engine {
         let mut rejected = Vec::new();
         for (number, one) in pending.into_iter().enumerate() {
             let ring = number % shares.len();
-            match self.listener_with_header(one.listener) {
-                Some(listener) => shares[ring].push(departing(one, listener)),
-                None => rejected.push(one),
+            match self.expects_header_at(one.listener) {
+                true => shares[ring].push(departing(one)),
+                false => rejected.push(one),
             }
         }
         for (thread, share) in self.threads.iter().zip(shares) {
@@ -115,14 +139,9 @@ impl Engine {
             self.clients = Clients::default();
         }
     }
-
-    fn listener_with_header(&self, address: SocketAddr) -> Option<u32> {
-        let mut listeners = self.addresses.iter().zip(&self.proxied);
-        listeners.position(|(bound, proxied)| *bound == address && *proxied).map(|index| index as u32)
-    }
 }
 
-fn departing(one: Pending, listener: u32) -> Departing<OwnedFd> {
-    let Pending { socket, peer, accepted_at, deadline, bytes, .. } = one;
+fn departing(one: Pending) -> Departing<OwnedFd> {
+    let Pending { socket, listener, peer, accepted_at, deadline, bytes } = one;
     Departing { socket, listener, peer, accepted_at, deadline, bytes }
 }

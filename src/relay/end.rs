@@ -14,6 +14,8 @@ pub enum End {
     ServerReset,
     /// The client has left before a server had been found for it.
     ClientLeft,
+    /// The balancer has looked whether somebody listens.
+    Probe,
     /// Nobody has said anything for `idle_timeout`.
     IdleTimeout,
     /// One has ended its stream, and then nobody has said anything for `half_closed_timeout`.
@@ -53,6 +55,7 @@ const WORDS: [(End, &str, &str, &str); End::COUNT] = [
     (End::ClientReset, "client-reset", "Connection reset", "CD"),
     (End::ServerReset, "server-reset", "Server reset the connection", "SD"),
     (End::ClientLeft, "client-left", "Connection closed before a server answered", "CC"),
+    (End::Probe, "probe", "Probe of the balancer", "--"),
     (End::IdleTimeout, "idle-timeout", "Disconnected for inactivity", "cD"),
     (End::HalfClosedTimeout, "half-closed-timeout", "Disconnected for inactivity after one side had closed", "cL"),
     (End::NoServer, "no-server", "No server is available", "SC"),
@@ -66,13 +69,13 @@ const WORDS: [(End, &str, &str, &str); End::COUNT] = [
     (End::FilterRefused, "filter-refused", "Client sent what cannot be passed on", "PD"),
     (End::ServerDown, "server-down", "Server is down", "DD"),
     (End::Killed, "killed", "Disconnected by an administrator", "KD"),
-    (End::Drained, "drained", "Disconnected because the service ends", "KD"),
+    (End::Drained, "service-ended", "Disconnected because the service ends", "KD"),
     (End::OutOfResources, "out-of-resources", "Out of files, ports or sessions", "RC"),
 ];
 
 impl End {
     /// How many there are.
-    pub const COUNT: usize = 20;
+    pub const COUNT: usize = 21;
 
     /// Its place among all.
     pub fn index(self) -> usize {
@@ -92,6 +95,23 @@ impl End {
     /// What the log says.
     pub fn words(self) -> &'static str {
         WORDS[self.index()].2
+    }
+
+    /// Whether somebody should look after it: servers that do not serve, or limits of our own.
+    pub fn is_trouble(self) -> bool {
+        use End::*;
+        matches!(
+            self,
+            NoServer
+                | ConnectFailed
+                | ConnectTimeout
+                | QueueFull
+                | QueueTimeout
+                | GreetingTimeout
+                | NoGreeting
+                | PrefaceRefused
+                | OutOfResources
+        )
     }
 
     /// HAProxy's two letters.

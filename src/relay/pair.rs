@@ -11,12 +11,15 @@
 //! - a pair that is idle holds no buffer;
 //! - a side's sending is ended once, after the last byte that the other side has sent.
 
-use super::End;
+use super::course::{Course, Outgoing, Way};
+use super::{End, HELD_MAX};
 
 /// Least that is read at once.
 pub const WINDOW_MIN: usize = 16 * 1024;
 /// Most that is read at once, and so most that is held for a slow reader, in one direction of a session.
 pub const WINDOW_MAX: usize = 256 * 1024;
+/// Most that is held for one side: a window, or what a filter lets go on at once.
+const HELD_BYTES_MAX: usize = WINDOW_MAX + 2 * HELD_MAX;
 /// By so much the window grows when a side has filled it and the other has taken all of it.
 const WINDOW_GROWTH: usize = 4;
 
@@ -82,6 +85,38 @@ pub enum Flow {
     Ended(End),
 }
 
+/// A pair at rest, as it can go on elsewhere: in another process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PairState {
+    /// The server has said something.
+    pub greeted: bool,
+    /// The client's end is told to the server only when that has greeted.
+    pub holds_end: bool,
+    /// The client has been sent something.
+    pub client_was_told: bool,
+    /// Who has ended first, if somebody has.
+    pub first_to_end: Option<Side>,
+    /// The client's side.
+    pub client: HalfState,
+    /// The server's side.
+    pub server: HalfState,
+}
+
+/// One side of a pair at rest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HalfState {
+    /// Its end was read.
+    pub ended: bool,
+    /// It takes nothing any more.
+    pub deaf: bool,
+    /// We have ended our stream to it.
+    pub shut: bool,
+    /// Bytes read from it.
+    pub received: u64,
+    /// Bytes for it that it had no room for.
+    pub held: Vec<u8>,
+}
+
 /// A session's two halves.
 #[derive(Debug, Default)]
 pub struct Pair {
@@ -93,6 +128,12 @@ pub struct Pair {
     /// The client's end is told to the server only when that has greeted: some drop a client that ends before.
     holds_end: bool,
     first_to_end: Option<Side>,
+    /// The way of the bytes, where it is not straight.
+    course: Option<Box<Course>>,
+    /// Why it cannot go on.
+    failed: Option<End>,
+    /// The client has been sent something.
+    client_was_told: bool,
 }
 
 /// One side, as we see it.
@@ -135,6 +176,22 @@ impl Default for Half {
 }
 
 impl Half {
+    fn state(&self) -> HalfState {
+        HalfState {
+            ended: self.ended,
+            deaf: self.deaf,
+            shut: self.shut,
+            received: self.received,
+            held: self.held.rest().to_vec(),
+        }
+    }
+
+    fn resume(state: HalfState) -> Half {
+        let HalfState { ended, deaf, shut, received, held } = state;
+        let held = Held { bytes: held, sent: 0 };
+        Half { readable: true, ended, deaf, shut, received, held, ..Half::default() }
+    }
+
     /// Whether nothing will be read from it any more.
     fn is_over(&self) -> bool {
         self.ended || self.broken
@@ -175,10 +232,42 @@ impl Pair {
         Pair { holds_end, ..Pair::default() }
     }
 
+    /// What is to be known to go on elsewhere; `None` if it cannot: its bytes do not go straight, or it is about to end.
+    pub fn state(&self) -> Option<PairState> {
+        let is_over = self.client.broken || self.server.broken || self.failed.is_some();
+        if !self.connected || self.course.is_some() || is_over {
+            return None;
+        }
+        Some(PairState {
+            greeted: self.greeted,
+            holds_end: self.holds_end,
+            client_was_told: self.client_was_told,
+            first_to_end: self.first_to_end,
+            client: self.client.state(),
+            server: self.server.state(),
+        })
+    }
+
+    /// Goes on where another one was. Both sides are to be looked at: what was told to the other one is not told again.
+    pub fn resume(state: PairState) -> Pair {
+        Pair {
+            client: Half::resume(state.client),
+            server: Half::resume(state.server),
+            connected: true,
+            greeted: state.greeted,
+            holds_end: state.holds_end,
+            first_to_end: state.first_to_end,
+            course: None,
+            failed: None,
+            client_was_told: state.client_was_told,
+        }
+    }
+
     /// The server's connection is there: it gets what is to be said first, in one piece with the client's bytes that are
     /// known already, or in two.
-    pub fn connected(&mut self, wire: &mut impl Wire, first: &[u8], early: &[u8]) {
+    pub fn connected(&mut self, wire: &mut impl Wire, first: &[u8], early: &[u8], course: Option<Course>) {
         self.connected = true;
+        self.course = course.map(Box::new);
         for part in [first, early].into_iter().filter(|part| !part.is_empty()) {
             self.deliver(Side::Server, part, false, wire);
         }
@@ -233,6 +322,11 @@ impl Pair {
         self.greeted
     }
 
+    /// Whether anything was sent to the client.
+    pub fn client_was_told(&self) -> bool {
+        self.client_was_told
+    }
+
     /// Whether one of the two has ended its stream.
     pub fn is_half_closed(&self) -> bool {
         self.client.is_over() || self.server.is_over()
@@ -246,15 +340,15 @@ impl Pair {
         }
     }
 
-    /// Whether bytes are held.
-    pub fn holds_bytes(&self) -> bool {
-        !self.client.held.is_empty() || !self.server.held.is_empty()
+    /// Bytes that are held.
+    pub fn held(&self) -> usize {
+        self.client.held.rest().len() + self.server.held.rest().len()
     }
 
     /// What must hold between two calls.
     pub fn check_invariants(&self) {
         for half in [&self.client, &self.server] {
-            assert!(half.held.bytes.len() <= WINDOW_MAX + super::OPENING_MAX, "what is held is bounded");
+            assert!(half.held.bytes.len() <= HELD_BYTES_MAX, "what is held is bounded");
             assert!(half.held.is_empty() == (half.held.bytes.capacity() == 0), "an idle half holds no buffer");
             assert!(half.held.is_empty() || !half.shut, "an end is told behind the last byte");
         }
@@ -288,7 +382,8 @@ impl Pair {
             Side::Client => (&self.client, &self.server),
             Side::Server => (&self.server, &self.client),
         };
-        self.connected && half.readable && !half.is_over() && to.held.is_empty()
+        let waits = from == Side::Client && self.course.as_ref().is_some_and(|course| course.holds_client());
+        self.connected && half.readable && !half.is_over() && to.held.is_empty() && !waits && self.failed.is_none()
     }
 
     /// Whether the client's end is kept to ourselves for now.
@@ -305,16 +400,39 @@ impl Pair {
                 ended => return self.read_ended(from, ended),
             };
             self.half(from).received += count as u64;
-            self.greeted |= from == Side::Server;
             let full = count == window as usize;
             // Behind the last bytes the end follows: both go in one segment.
             let last = hung && !full && !self.keeps_end(from);
-            self.deliver(from.other(), &scratch[..count], last, wire);
+            match self.course.is_some() {
+                true => self.take_course(from, &scratch[..count], wire),
+                false => {
+                    self.greeted |= from == Side::Server;
+                    self.deliver(from.other(), &scratch[..count], last, wire);
+                }
+            }
             if full {
                 return;
             }
             // Less than there was room for: what comes later is told. An end that was told already is still to be read.
             self.half(from).readable = hung;
+        }
+    }
+
+    /// Bytes whose way is not straight.
+    fn take_course(&mut self, from: Side, bytes: &[u8], wire: &mut impl Wire) {
+        let mut out = Outgoing::default();
+        let course = self.course.as_mut().expect("the caller has looked");
+        let way = course.take(from, bytes, &mut out);
+        self.greeted |= from == Side::Server && (way == Way::Straight || !course.holds_client());
+        for (to, bytes) in [(Side::Client, out.to_client), (Side::Server, out.to_server)] {
+            if !bytes.is_empty() {
+                self.deliver(to, &bytes, false, wire);
+            }
+        }
+        match way {
+            Way::On => {}
+            Way::Straight => self.course = None,
+            Way::Closed(end) => self.failed = Some(end),
         }
     }
 
@@ -331,6 +449,7 @@ impl Pair {
     }
 
     fn deliver(&mut self, to: Side, bytes: &[u8], more: bool, wire: &mut impl Wire) {
+        self.client_was_told |= to == Side::Client;
         let half = self.half(to);
         if half.deaf {
             return;
@@ -383,6 +502,9 @@ impl Pair {
     fn end(&self) -> Option<End> {
         let Pair { client, server, .. } = self;
         let delivered = client.held.is_empty() && server.held.is_empty();
+        if self.failed.is_some() {
+            return self.failed.filter(|_| client.held.is_empty());
+        }
         match (client.broken, server.broken) {
             (true, _) if server.held.is_empty() => Some(End::ClientReset),
             (_, true) if client.held.is_empty() => Some(End::ServerReset),

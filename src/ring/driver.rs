@@ -100,6 +100,9 @@ pub type Newcomer<S> = (S, Result<SocketAddr, Errno>);
 /// Order of calls: any number of operations, then [`wait`](Driver::wait), then [`next`](Driver::next) until `None`.
 /// Operations may also be given between two calls of `next`; nothing is called back.
 pub trait Driver: Streams {
+    /// A listening socket.
+    type Listener;
+
     /// The time. Read once per turn.
     fn now(&self) -> Instant;
 
@@ -117,6 +120,9 @@ pub trait Driver: Streams {
 
     /// The first bytes that wait in the socket, at most as many as there is room for; they stay there.
     fn peek<'b>(&self, socket: &Self::Socket, room: &'b mut [u8]) -> &'b [u8];
+
+    /// Takes a listening socket in as the listener of this index: one that is closed, or the next.
+    fn open_listener(&mut self, listener: u32, socket: Self::Listener);
 
     /// Closes a listener for good, when no accept is armed.
     fn close_listener(&mut self, listener: u32);

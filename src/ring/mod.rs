@@ -7,6 +7,8 @@
 //! Kernel facts that shape it: io_uring_setup(2), io_uring_enter(2), io_uring_register(2).
 #![allow(unsafe_code)]
 
+#[doc(hidden)]
+pub mod bare;
 mod buffers;
 pub mod client;
 mod driver;
@@ -226,6 +228,8 @@ impl Ring {
 }
 
 impl Driver for Ring {
+    type Listener = Arc<TcpListener>;
+
     fn now(&self) -> Instant {
         Instant::now()
     }
@@ -254,6 +258,15 @@ impl Driver for Ring {
         // What cannot be read is not there.
         let count = sys::peek(socket.as_fd(), room).unwrap_or_default();
         &room[..count]
+    }
+
+    fn open_listener(&mut self, listener: u32, socket: Arc<TcpListener>) {
+        let index = listener as usize;
+        if index == self.listeners.len() {
+            self.listeners.push(None);
+        }
+        assert!(self.listeners[index].is_none(), "a listener's place is taken only after it was closed");
+        self.listeners[index] = Some(socket);
     }
 
     fn close_listener(&mut self, listener: u32) {

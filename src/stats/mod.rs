@@ -3,7 +3,7 @@
 
 mod repeats;
 
-pub use repeats::{PassedOver, REPEATS_KEYS_MAX, Repeats};
+pub use repeats::{Noted, PassedOver, REPEATS_KEYS_MAX, Repeats};
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,6 +32,12 @@ impl Counters {
         cell.store(cell.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
+    /// How many counters there are.
+    #[allow(clippy::len_without_is_empty)] // whether there is none, nobody asks
+    pub fn len(&self) -> usize {
+        self.cells.len()
+    }
+
     /// The counter's value.
     pub fn get(&self, index: usize) -> u64 {
         self.cells[index].load(Ordering::Relaxed)
@@ -55,6 +61,11 @@ impl Latency {
     pub fn record(&self, took: Duration) {
         let micros = u64::try_from(took.as_micros()).unwrap_or(LATENCY_MAX_MICROS);
         self.lock().saturating_record(micros.max(1));
+    }
+
+    /// Takes over everything that another one has recorded.
+    pub fn absorb(&self, other: &Latency) {
+        other.add_to(&mut self.lock());
     }
 
     /// Adds everything recorded so far to `total`, which must come from [`empty_histogram`].

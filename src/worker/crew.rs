@@ -16,14 +16,15 @@ const POOL_NAME_SHOWN: usize = 11;
 pub(super) struct Crew {
     pool: String,
     count: usize,
-    member: Sender<Infallible>,
+    /// `None` once nobody else is to start.
+    member: Option<Sender<Infallible>>,
     gone: Receiver<Infallible>,
 }
 
 impl Crew {
     pub(super) fn new(pool: &str) -> Crew {
         let (member, gone) = crossbeam_channel::bounded(0);
-        Crew { pool: pool.into(), count: 0, member, gone }
+        Crew { pool: pool.into(), count: 0, member: Some(member), gone }
     }
 
     /// Starts the next thread; it is called `pool/0`, `pool/1`, ...
@@ -41,10 +42,10 @@ impl Crew {
 }
 
 impl RunningWorkers for Crew {
-    fn join(self: Box<Self>, limit: Duration) -> bool {
-        let Crew { member, gone, .. } = *self;
-        drop(member);
-        matches!(gone.recv_timeout(limit), Err(RecvTimeoutError::Disconnected))
+    fn join(&mut self, limit: Duration) -> bool {
+        // Its own end, or the others would never be the last.
+        self.member = None;
+        matches!(self.gone.recv_timeout(limit), Err(RecvTimeoutError::Disconnected))
     }
 }
 
@@ -60,17 +61,15 @@ mod tests {
             let wait = wait.clone();
             crew.spawn(move || assert!(wait.recv().is_err())).expect("a thread starts");
         }
-        let again =
-            Box::new(Crew { pool: String::new(), count: 0, member: crew.member.clone(), gone: crew.gone.clone() });
-        assert!(!Box::new(crew).join(Duration::from_millis(20)), "the threads still wait");
+        assert!(!crew.join(Duration::from_millis(20)), "the threads still wait");
         drop(release);
-        assert!(again.join(Duration::from_secs(10)));
+        assert!(crew.join(Duration::from_secs(10)));
     }
 
     #[test]
     fn a_panic_ends_the_thread_and_is_no_longer_waited_for() {
         let mut crew = Crew::new("p");
         crew.spawn(|| panic!("a worker's own")).expect("a thread starts");
-        assert!(Box::new(crew).join(Duration::from_secs(10)));
+        assert!(crew.join(Duration::from_secs(10)));
     }
 }

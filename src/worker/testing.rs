@@ -28,7 +28,7 @@ impl Running {
             connection = back;
             std::thread::sleep(Duration::from_millis(1));
         }
-        self.queue.ring();
+        self.queue.wake_workers();
     }
 
     /// A client that has sent a header and `residual`, and now sends `later` and FIN.
@@ -52,7 +52,7 @@ impl Running {
     }
 
     /// Ends the pool as a drain does; tells whether all workers have ended within `limit`.
-    pub(crate) fn end(self, limit: Duration) -> bool {
+    pub(crate) fn end(mut self, limit: Duration) -> bool {
         drop(self.queue);
         self.workers.join(limit)
     }

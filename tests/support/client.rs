@@ -32,7 +32,10 @@ impl Client {
     pub fn connect(from: IpAddr, to: SocketAddr) -> Client {
         let connected_at = Instant::now();
         let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).expect("a socket");
-        socket.bind(&SocketAddr::new(from, 0).into()).expect("the source address is ours");
+        // Bound ports run out sooner than those that connect(2) picks, which may serve several destinations.
+        if from != TRUSTED || to.is_ipv6() {
+            socket.bind(&SocketAddr::new(from, 0).into()).expect("the source address is ours");
+        }
         socket.connect_timeout(&to.into(), PATIENCE).unwrap_or_else(|error| panic!("connect to {to}: {error}"));
         socket.set_tcp_nodelay(true).expect("TCP_NODELAY");
         socket.set_read_timeout(Some(PATIENCE)).expect("a read timeout");

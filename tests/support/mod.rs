@@ -1,14 +1,20 @@
 //! What the tests share: guarded processes, real peers, a client of their own, and visible skips.
 
+pub mod backend;
 pub mod client;
+pub mod cluster;
 pub mod daemon;
+pub mod debian13;
+pub mod dovecot;
 pub mod header;
 pub mod load;
+pub mod mail;
 pub mod mend;
 pub mod mutate;
 pub mod observe;
 pub mod oracle;
 pub mod peers;
+pub mod postfix;
 pub mod process;
 pub mod skip;
 pub mod steady;
@@ -86,11 +92,16 @@ pub fn free_port() -> u16 {
 
 /// A fresh directory, world-readable (peers may change their user), removed on drop.
 pub fn temp_dir() -> tempfile::TempDir {
+    temp_dir_in(&std::env::temp_dir())
+}
+
+/// The same inside `parent`.
+pub fn temp_dir_in(parent: &Path) -> tempfile::TempDir {
     use std::os::unix::fs::PermissionsExt;
     tempfile::Builder::new()
         .prefix("vestibule-test-")
         .permissions(std::fs::Permissions::from_mode(0o755))
-        .tempdir()
+        .tempdir_in(parent)
         .expect("a temporary directory can be made")
 }
 
@@ -140,6 +151,20 @@ pub fn certificate(directory: &Path) -> (PathBuf, PathBuf) {
         .expect("openssl runs");
     assert!(made.status.success(), "openssl: {}", String::from_utf8_lossy(&made.stderr));
     (certificate, key)
+}
+
+/// The ids of a system user and its group.
+pub fn user_ids(name: &str) -> (u32, u32) {
+    user_ids_below(Path::new("/"), name)
+}
+
+/// The same in a folder that holds a system.
+pub fn user_ids_below(root: &Path, name: &str) -> (u32, u32) {
+    let users = std::fs::read_to_string(root.join("etc/passwd")).expect("there is /etc/passwd");
+    let of_user = |line: &&str| line.split(':').next() == Some(name);
+    let line = users.lines().find(of_user).unwrap_or_else(|| panic!("the package makes the user {name}"));
+    let mut ids = line.split(':').skip(2).map(|field| field.parse().expect("a numeric id"));
+    (ids.next().expect("a user id"), ids.next().expect("a group id"))
 }
 
 /// Sockets of any process that are connected through the local `port` and still held open: what a server has not closed.

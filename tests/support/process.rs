@@ -129,6 +129,13 @@ pub fn open_files(id: u32) -> usize {
     std::fs::read_dir(format!("/proc/{id}/fd")).expect("the process runs").count()
 }
 
+/// Sends a signal to the one process `id`, which may have ended.
+pub fn kill_by_id(id: u32, signal: Signal) {
+    if let Some(pid) = i32::try_from(id).ok().and_then(Pid::from_raw) {
+        let _ = kill_process(pid, signal);
+    }
+}
+
 /// Runs `command` to its end with `input` on standard input; panics after [`PATIENCE`].
 pub fn run(command: Command, input: &[u8]) -> Finished {
     use std::io::Write;

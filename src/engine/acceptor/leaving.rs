@@ -5,12 +5,14 @@
 //! [`Acceptor::read`] is the one place from which connections go.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
-use super::{Acceptor, Door, Guest, Sink, State, is_prompt};
+use super::{Acceptor, Door, Guest, Sink, State, is_prompt, permit};
 use crate::conn::{Action, Ending, Key, Waiting};
+use crate::engine::relay::{LiveSession, Terms};
 use crate::engine::tally::Count;
 use crate::ring::{BATCH_MAX, Driver};
 
@@ -19,8 +21,8 @@ use crate::ring::{BATCH_MAX, Driver};
 pub struct Departing<S> {
     /// The socket; nothing reads from it.
     pub socket: S,
-    /// Index of its listener, in the engine that it leaves or enters.
-    pub listener: u32,
+    /// The address of its listener.
+    pub listener: SocketAddr,
     /// The socket's peer.
     pub peer: SocketAddr,
     /// When the kernel's accept was seen.
@@ -61,11 +63,12 @@ impl<S> Leaving<S> {
 
 impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     /// Stops accepting and takes in what waits in the backlogs, as [`drain`](Acceptor::drain) does, and sends every
-    /// connection that awaits its header on one of the `listeners` (by index) to another process: `to` is dropped after
+    /// connection that awaits its header on one of the `listeners` (by address) to another process: `to` is dropped after
     /// the last. The others stay until `grace` is over.
-    pub fn hand_over(&mut self, mut listeners: Vec<bool>, grace: Duration, to: Sender<Departing<D::Socket>>) {
+    pub fn hand_over(&mut self, listeners: &[SocketAddr], grace: Duration, to: Sender<Departing<D::Socket>>) {
         self.drain(grace);
-        listeners.iter_mut().zip(&self.doors).for_each(|(leaves, door)| *leaves &= door.proxy.is_some());
+        let leaves = |door: &Door| door.proxy.is_some() && listeners.contains(&door.bound);
+        let listeners = self.doors.iter().map(leaves).collect();
         let unasked = self.slab.keys().collect();
         self.leaving = Some(Leaving { listeners, unasked, cancelled: 0, to });
     }
@@ -75,6 +78,9 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     pub fn take_in(&mut self, arrivals: Vec<Departing<D::Socket>>) {
         self.now = self.driver.now();
         for Departing { socket, listener, peer, accepted_at, deadline, bytes } in arrivals {
+            let awaits = |door: &Door| door.is_present() && door.proxy.is_some() && door.bound == listener;
+            // Who sends them has looked; in a configuration that is newer still nobody may await them any more.
+            let Some(listener) = self.doors.iter().position(awaits).map(|index| index as u32) else { continue };
             self.tally.count(Count::TakenOver);
             self.receive(Guest {
                 socket: Some(socket),
@@ -91,12 +97,34 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         }
     }
 
+    /// Sends every session that can move to another process.
+    pub fn hand_over_sessions(&mut self, to: &Sender<LiveSession<D::Socket>>) {
+        self.now = self.driver.now();
+        self.relays.hand_over(&mut self.driver, to, self.now);
+    }
+
+    /// Goes on with sessions of another process: under the terms of the service of the same name, if there is one.
+    pub fn take_in_sessions(&mut self, sessions: Vec<LiveSession<D::Socket>>) {
+        self.now = self.driver.now();
+        for session in sessions {
+            self.tally.count(Count::SessionTaken);
+            let serves = |terms: &&Arc<Terms>| *terms.name == *session.state.service;
+            let present = self.doors.iter().filter(|door| door.is_present());
+            let terms = present.filter_map(|door| door.relay.as_ref()).find(serves).cloned();
+            let terms = terms.unwrap_or_else(|| Arc::new(Terms::of_former_service(&session.state.service)));
+            // It was let in there: a limit that it exceeds here is no reason to end it.
+            let ticket = self.clients.admit(session.state.client.ip(), self.now).ok().flatten();
+            let permit = ticket.and_then(|ticket| permit(&self.clients, ticket));
+            self.relays.take_in(&mut self.driver, session, terms, permit, self.now);
+        }
+    }
+
     /// Takes in what waits in the backlogs of doors that accept, whether or not the kernel has said so.
     pub fn look(&mut self) {
         self.now = self.driver.now();
         for listener in 0..self.doors.len() {
             let door = &self.doors[listener];
-            let accepts = self.draining.is_none() && !door.is_closed() && self.lines[door.pool].is_empty();
+            let accepts = self.draining.is_none() && door.is_present() && !door.is_closed() && !self.has_line(door);
             for _ in 0..if accepts { BATCH_MAX } else { 0 } {
                 let Ok(Some((socket, peer))) = self.driver.accept_now(listener as u32) else { break };
                 self.handle_accepted(listener as u32, socket, peer);
@@ -142,7 +170,9 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             }
         }
         let ended = |leaving: &Leaving<_>| leaving.unasked.is_empty() && leaving.cancelled == 0;
-        if self.leaving.as_ref().is_some_and(ended) && self.doors.iter().all(Door::is_closed) {
+        if self.leaving.as_ref().is_some_and(ended)
+            && self.doors.iter().all(|door| door.is_closed() || door.is_vacant())
+        {
             self.leaving = None;
         }
     }
@@ -184,6 +214,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         }
         let deadline = self.deadline_to_keep(&guest);
         let Guest { listener, peer, accepted_at, .. } = guest;
+        let listener = self.doors[listener as usize].bound;
         let socket = guest.socket.take().expect("it is not on offer");
         let leaving = self.leaving.as_ref().expect("the caller has looked");
         match leaving.to.send(Departing { socket, listener, peer, accepted_at, deadline, bytes }) {

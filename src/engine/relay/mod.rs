@@ -12,32 +12,40 @@
 //! client's socket is watched, and its server's if it has one; it counts at its server exactly as long as `chosen` names
 //! one; it has one deadline in the wheel.
 
+mod log;
 mod mail;
+mod moving;
 mod service;
 mod session;
 mod wire;
 
+pub use log::{SessionLog, SessionRecord};
 pub use mail::Mail;
+pub use moving::{HELD_MOVED_MAX, LiveSession, SessionState};
 pub use service::{
     DISCONNECT_DELAY_DEFAULT, GREETING_TIMEOUT_DEFAULT, HALF_CLOSED_TIMEOUT_DEFAULT, IDLE_TIMEOUT_DEFAULT, Relay,
     SharedBackend,
 };
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::fault::{self, Fault};
 use super::tally::Tally;
-use crate::backend::{Choice, ServerIndex, Tried, Waiter};
+use crate::backend::{Choice, ConnectFailure, ServerIndex, Tried, Waiter};
 use crate::conn::{GENERATION_BITS, Key, Slab};
 use crate::dispatch::Handoff;
 use crate::net::canonical_socket;
-use crate::proxy::{Encoder, Header, Limits};
-use crate::relay::{End, Flow, OPENING_MAX, Pair, Protocol, Side, WINDOW_MAX, Wheel};
+use crate::proxy::Command;
+use crate::relay::{
+    Course, End, Facts, Flow, Forward, HEADER_MAX, Pair, Preface, Protocol, SessionId, Side, WINDOW_MAX, Wheel, Whom,
+    courtesy,
+};
 use crate::ring::{BATCH_MAX, Errno, Readiness, Streams};
-use service::Terms;
+pub use service::Terms;
 use session::{Opening, Phase, Session, Times};
 use wire::Link;
 
@@ -46,10 +54,17 @@ const PARTING_MAX: Duration = Duration::from_secs(2);
 /// Bytes of a client that nobody serves which are read and forgotten, so that the close is no reset.
 const PARTING_BYTES_MAX: usize = 64 * 1024;
 
+/// So long a connection that came with LOCAL may turn out to be a look whether somebody listens.
+const DOUBT: Duration = Duration::from_millis(50);
+/// A server that ends after so long a silence does so unasked.
+const UNASKED_AFTER: Duration = Duration::from_millis(500);
+/// Clients of a server that learn at once that it has ended, in [`LOSSES_WITHIN`].
+const LOSSES_AT_ONCE: u32 = 8;
+const LOSSES_WITHIN: Duration = Duration::from_secs(1);
+
 /// The sessions of one ring.
 pub struct Relays<S> {
     ring: usize,
-    services: Vec<Arc<Terms>>,
     sessions: Slab<Session<S>>,
     wheel: Wheel,
     /// Sessions that have more to do at once.
@@ -61,41 +76,72 @@ pub struct Relays<S> {
     tally: Arc<Tally>,
     /// Whose turn it is among the source addresses.
     source: usize,
+    /// Clients that a server has lost lately, and since when; one entry a server at most.
+    /// By when all sessions have to end.
+    closes_at: Option<Instant>,
+    losses: HashMap<(usize, ServerIndex), (Instant, u32)>,
+    log: Option<Arc<dyn SessionLog>>,
+    /// Of this turn.
+    lines: String,
+    wall: Wall,
     /// Whose session has ended, and why.
     #[cfg(test)]
     ended: Vec<(SocketAddr, End)>,
+}
+
+/// What time it was by the calendar at some moment, asked again now and then: clocks are set.
+#[derive(Clone, Copy, Debug)]
+struct Wall {
+    at: Instant,
+    unix: Duration,
+}
+
+impl Wall {
+    const ASK_EVERY: Duration = Duration::from_secs(10);
+
+    fn ask(at: Instant) -> Wall {
+        Wall { at, unix: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() }
+    }
+
+    fn micros(self, then: Instant) -> u64 {
+        let since = then.saturating_duration_since(self.at);
+        (self.unix + since).as_micros() as u64 - self.at.saturating_duration_since(then).as_micros() as u64
+    }
 }
 
 /// What the sessions of a ring are made of.
 pub struct Parts {
     /// The ring's number.
     pub ring: usize,
-    /// The relays, in the order of their indices.
-    pub relays: Vec<Relay>,
     /// Most sessions.
     pub sessions: u32,
     /// The rings' letterboxes.
     pub mail: Mail,
     /// Where to count.
     pub tally: Arc<Tally>,
+    /// Who is told of sessions.
+    pub log: Option<Arc<dyn SessionLog>>,
 }
 
 impl<S> Relays<S> {
     /// No session yet.
     pub fn new(parts: Parts, now: Instant) -> Relays<S> {
-        let services: Vec<Arc<Terms>> = parts.relays.into_iter().map(|relay| Arc::new(relay.terms)).collect();
-        let sessions = if services.is_empty() { 0 } else { parts.sessions };
         Relays {
             ring: parts.ring,
-            scratch: vec![0; if services.is_empty() { 0 } else { WINDOW_MAX }].into(),
-            services,
-            sessions: Slab::new(sessions),
+            // Zeroed by the kernel when it is touched first: a ring without sessions pays nothing.
+            scratch: vec![0; WINDOW_MAX].into(),
+            sessions: Slab::new(parts.sessions),
             wheel: Wheel::new(now),
             busy: VecDeque::new(),
             mail: parts.mail,
             has_mail: false,
             tally: parts.tally,
             source: 0,
+            losses: HashMap::new(),
+            closes_at: None,
+            log: parts.log,
+            lines: String::new(),
+            wall: Wall::ask(now),
             #[cfg(test)]
             ended: Vec::new(),
         }
@@ -104,13 +150,8 @@ impl<S> Relays<S> {
     /// Of a ring without relays.
     #[cfg(test)]
     pub fn none(tally: Arc<Tally>) -> Relays<S> {
-        let parts = Parts { ring: 0, relays: Vec::new(), sessions: 0, mail: Mail::new(1), tally };
+        let parts = Parts { ring: 0, sessions: 0, mail: Mail::new(1), tally, log: None };
         Relays::new(parts, Instant::now())
-    }
-
-    /// How many services there are.
-    pub fn services(&self) -> usize {
-        self.services.len()
     }
 
     /// Sessions that are there.
@@ -144,12 +185,11 @@ impl<S> Relays<S> {
     pub fn prepare<D: Streams<Socket = S>>(
         &self,
         driver: &D,
-        service: usize,
+        terms: &Arc<Terms>,
         handoff: Handoff<S>,
         bytes: &[u8],
         now: Instant,
     ) -> Session<S> {
-        let terms = self.services[service].clone();
         let header = handoff.head.and_then(|head| head.over(bytes));
         let early = &bytes[header.as_ref().map_or(0, |header| header.len())..];
         let peer = canonical_socket(handoff.peer);
@@ -158,9 +198,14 @@ impl<S> Relays<S> {
             Some((source, destination)) => (canonical_socket(source), canonical_socket(destination)),
             None => (peer, local()),
         };
+        let id = SessionId::new(self.wall.micros(handoff.accepted_at), addresses.0);
+        let facts = Facts { header, client: addresses.0, destination: addresses.1, session: id, tls: None };
+        let is_local = header.is_some_and(|header| header.command() == Command::Local);
+        let doubted = Phase::Doubted { until: now + DOUBT };
         let opening = Opening {
-            announcement: announcement(&terms, header, addresses, early),
-            early: early.len(),
+            announcement: announcement(terms, &facts),
+            preface: Preface::new(terms.forward, terms.protocol, &facts, &terms.host),
+            early: early.to_vec(),
             tried: Tried::default(),
             connect_until: None,
         };
@@ -171,13 +216,17 @@ impl<S> Relays<S> {
             attempts: 0,
             chosen: None,
             pair: Pair::new(terms.protocol != Protocol::None && !is_tls),
-            terms,
-            phase: Phase::Connecting,
+            terms: terms.clone(),
+            phase: if is_local && early.is_empty() { doubted } else { Phase::Connecting },
             opening: Some(Box::new(opening)),
             listener: handoff.listener,
+            id,
             addresses,
+            early: early.len() as u32,
             times: Times::new(handoff.accepted_at, now),
             is_tls,
+            leaves: None,
+            is_kept_alive: false,
             busy: false,
             _permit: handoff.permit,
         }
@@ -188,13 +237,17 @@ impl<S> Relays<S> {
         match self.sessions.insert(session) {
             Ok(key) => {
                 let session = self.sessions.get_mut(key).expect("just put there");
+                session.leaves = self.closes_at.map(|until| (until, End::Drained));
                 Watch::of(key, Side::Client, 0).begin(driver, &session.client);
-                self.choose(driver, key, now);
+                match session.phase {
+                    Phase::Doubted { until } => self.wheel.set(key.slot, until),
+                    _ => self.choose(driver, key, now),
+                }
             }
-            Err(session) => {
+            Err(_session) => {
                 #[cfg(test)]
-                self.ended.push((session.addresses.0, End::OutOfResources));
-                self.tally.session_ended(End::OutOfResources, session.age(now));
+                self.ended.push((_session.addresses.0, End::OutOfResources));
+                self.tally.session_ended(End::OutOfResources);
             }
         }
     }
@@ -221,7 +274,10 @@ impl<S> Relays<S> {
             driver.watch(place, generation, socket);
         }
         session.pair.ready(side, readiness.readable, readiness.ended);
-        match session.phase {
+        let phase = session.phase;
+        match phase {
+            Phase::Doubted { .. } if readiness.ended => self.finish(driver, key, End::Probe, now),
+            Phase::Doubted { .. } => self.choose(driver, key, now),
             Phase::Queued { .. } | Phase::Connecting if side == Side::Client => {
                 if readiness.broken {
                     self.finish(driver, key, End::ClientLeft, now);
@@ -229,8 +285,12 @@ impl<S> Relays<S> {
             }
             Phase::Connecting if readiness.writable => self.connect_ended(driver, key, readiness.broken, now),
             Phase::Queued { .. } | Phase::Connecting => {}
-            Phase::Greeting | Phase::Open => self.pump(driver, key, now),
-            Phase::Parting { .. } | Phase::Lingering { .. } => self.part_on(driver, key, side, readiness, now),
+            Phase::Greeting => self.pump(driver, key, now),
+            Phase::Open if side == Side::Server && readiness.ended && self.must_linger(key, now) => {}
+            Phase::Open => self.pump(driver, key, now),
+            Phase::Lingering { .. } if side == Side::Client => self.look_at_last(driver, key, now),
+            Phase::Lingering { .. } => {}
+            Phase::Parting { .. } => self.part_on(driver, key, side, readiness, now),
         }
     }
 
@@ -252,12 +312,40 @@ impl<S> Relays<S> {
             let Some(slot) = self.wheel.expire(now) else { break };
             self.expired(driver, slot, now);
         }
+        if now.saturating_duration_since(self.wall.at) > Wall::ASK_EVERY {
+            self.wall = Wall::ask(now);
+        }
+        if let (Some(log), false) = (&self.log, self.lines.is_empty()) {
+            log.flush(&mut self.lines);
+        }
     }
 
-    /// Ends every session at once.
-    pub fn end_all<D: Streams<Socket = S>>(&mut self, driver: &mut D, end: End, now: Instant) {
+    /// Ends all sessions within a time, also those that begin meanwhile.
+    pub fn close_within(&mut self, limit: Duration, now: Instant) {
+        self.closes_at = Some(now + limit);
+        self.let_go(None, End::Drained, limit, now);
+    }
+
+    /// Ends sessions, those first that have been silent longest, spread over a time; `all` or those of one server.
+    pub fn let_go(&mut self, whose: Option<(&SharedBackend, ServerIndex)>, end: End, over: Duration, now: Instant) {
+        let concerned = |session: &Session<S>| match whose {
+            Some((backend, server)) => session.chosen == Some(server) && session.terms.backend.is(backend),
+            None => true,
+        };
+        let mut going: Vec<(Instant, Key)> = Vec::new();
         for key in self.sessions.keys().collect::<Vec<_>>() {
-            self.finish(driver, key, end, now);
+            let session = self.sessions.get_mut(key).expect("its key was just there");
+            if concerned(session) && session.leaves.is_none() {
+                going.push((session.times.active, key));
+            }
+        }
+        going.sort_by_key(|(active, _)| *active);
+        let count = going.len() as u32;
+        for (number, (_, key)) in going.into_iter().enumerate() {
+            let session = self.sessions.get_mut(key).expect("its key was just there");
+            session.leaves = Some((now + over * number as u32 / count, end));
+            let (deadline, _) = session.deadline();
+            self.wheel.set(key.slot, deadline);
         }
     }
 
@@ -266,13 +354,21 @@ impl<S> Relays<S> {
         let session = self.sessions.get_mut(key).expect("as just found");
         let (deadline, end) = session.deadline();
         if deadline > now {
+            // Only now: sessions that are shorter do not pay for it.
+            if !std::mem::replace(&mut session.is_kept_alive, true) {
+                [Side::Client, Side::Server].into_iter().filter_map(|side| session.socket(side)).for_each(|socket| {
+                    driver.keep_alive(socket);
+                });
+            }
             return self.wheel.set(slot, deadline);
         }
         match end {
+            End::Probe => self.choose(driver, key, now),
+            End::ServerClosed => self.look_at_last(driver, key, now),
             End::ConnectTimeout | End::QueueTimeout => self.part(driver, key, end, now),
             End::GreetingTimeout => {
                 let server = session.chosen.expect("a server is awaited to greet");
-                session.terms.backend.lock().not_greeted(server, now);
+                let _ = session.terms.backend.lock().not_greeted(server, now);
                 self.part(driver, key, end, now);
             }
             _ => self.finish(driver, key, end, now),
@@ -351,8 +447,8 @@ impl<S> Relays<S> {
                 self.part(driver, key, End::OutOfResources, now);
                 true
             }
-            Err(_) => {
-                self.give_server_up(key, now);
+            Err(errno) => {
+                self.give_server_up(key, errno, now);
                 false
             }
         }
@@ -368,7 +464,7 @@ impl<S> Relays<S> {
     }
 
     /// A connect has failed: the server is told, and is not tried again.
-    fn give_server_up(&mut self, key: Key, now: Instant) {
+    fn give_server_up(&mut self, key: Key, errno: Errno, now: Instant) {
         let session = self.sessions.get_mut(key).expect("the caller has it");
         let Some(index) = session.chosen.take() else { return };
         if let Some(opening) = &mut session.opening
@@ -379,7 +475,8 @@ impl<S> Relays<S> {
         let backend = session.terms.backend.clone();
         let grant = {
             let mut state = backend.lock();
-            state.connect_failed(index, now);
+            let failure = ConnectFailure::of(&io::Error::from_raw_os_error(errno.0));
+            let _ = state.connect_failed(index, failure, now);
             state.release(index, now)
         };
         if let Some(grant) = grant {
@@ -390,12 +487,13 @@ impl<S> Relays<S> {
     fn connect_ended<D: Streams<Socket = S>>(&mut self, driver: &mut D, key: Key, broken: bool, now: Instant) {
         let session = self.sessions.get_mut(key).expect("the caller has it");
         let Some(server) = &session.server else { return };
-        if broken || driver.connected(server).is_err() {
+        let failed = driver.connected(server).err().or(broken.then_some(Errno(libc::ECONNRESET)));
+        if let Some(errno) = failed {
             Watch::of(key, Side::Server, session.attempts).end(driver);
             session.server = None;
             // What was told of the one that is gone does not hold for the next.
             session.pair.server_changes();
-            self.give_server_up(key, now);
+            self.give_server_up(key, errno, now);
             return self.choose(driver, key, now);
         }
         self.opened(driver, key, now);
@@ -406,21 +504,72 @@ impl<S> Relays<S> {
         let session = self.sessions.get_mut(key).expect("the caller has it");
         let opening = session.opening.take().expect("it was connecting");
         let index = session.chosen.expect("it was connecting");
-        session.terms.backend.lock().connected(index, now.saturating_duration_since(session.times.chosen), now);
+        session.terms.backend.lock().connected(index, session.server_greets());
         session.times.connected = now;
         session.times.active = now;
-        let speaks_first = session.terms.protocol != Protocol::None && !session.is_tls;
-        session.phase = if speaks_first { Phase::Greeting } else { Phase::Open };
+        session.times.greeted = now;
+        session.phase = if session.server_greets() { Phase::Greeting } else { Phase::Open };
         let server = session.server.as_ref().expect("it is connected");
         let mut link = Link { driver, client: &session.client, server };
-        // SMTP servers take it for talking out of turn if the client's bytes stand in the header's segment.
-        let apart = matches!(session.terms.protocol, Protocol::Smtp | Protocol::Submission) && !session.is_tls;
-        let at = if apart { opening.announcement.len() - opening.early } else { opening.announcement.len() };
-        let (first, early) = opening.announcement.split_at(at);
-        session.pair.connected(&mut link, first, early);
-        if fault::present(Fault::BufferLeak) {
-            session.opening = Some(opening);
+        let Opening { announcement: mut first, mut early, preface, .. } = *opening;
+        let protocol = session.terms.protocol;
+        let filtered = session.terms.forward == Forward::Xclient;
+        let course = preface.map(|preface| Course::new(preface, protocol, filtered, &std::mem::take(&mut early)));
+        // Some take it for talking out of turn if the client's bytes stand in the header's segment.
+        if session.is_tls || session.terms.target.preset().sends_early(protocol) {
+            first.append(&mut early);
         }
+        if fault::present(Fault::BufferLeak) {
+            let (announcement, tried) = (first.clone(), Tried::default());
+            let leaked = Opening { announcement, preface: None, early: early.clone(), tried, connect_until: None };
+            session.opening = Some(Box::new(leaked));
+        }
+        session.pair.connected(&mut link, &first, &early, course);
+        let (deadline, _) = session.deadline();
+        self.wheel.set(key.slot, deadline);
+        self.tell(key, None, now);
+        self.pump(driver, key, now);
+    }
+
+    /// Says that a session has begun, or is over.
+    fn tell(&mut self, key: Key, end: Option<End>, now: Instant) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        if let (Some(log), true) = (&self.log, session.terms.log_sessions) {
+            log.tell(&mut self.lines, &session.record(end, now));
+        }
+    }
+
+    /// Whether a server that has ended unasked has lost so many clients in this second that this one is to learn of it later.
+    fn must_linger(&mut self, key: Key, now: Instant) -> bool {
+        let session = self.sessions.get_mut(key).expect("the caller has it");
+        let delay = session.terms.disconnect_delay;
+        let unasked = now.saturating_duration_since(session.times.active) >= UNASKED_AFTER;
+        let Some(server) = session.chosen.filter(|_| unasked && !delay.is_zero() && !session.pair.is_half_closed())
+        else {
+            return false;
+        };
+        let losses = self.losses.entry((session.terms.backend.number(), server)).or_insert((now, 0));
+        if now.saturating_duration_since(losses.0) > LOSSES_WITHIN {
+            *losses = (now, 0);
+        }
+        losses.1 += 1;
+        if losses.1 <= LOSSES_AT_ONCE {
+            return false;
+        }
+        // Any number that spreads: by golden section, the same on every run.
+        let turn = u64::from(losses.1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        let until = now + delay.mul_f64(turn as f64 / u32::MAX as f64);
+        session.phase = Phase::Lingering { until };
+        let (deadline, _) = session.deadline();
+        self.wheel.set(key.slot, deadline);
+        true
+    }
+
+    /// The client learns now how its server has ended.
+    fn look_at_last<D: Streams<Socket = S>>(&mut self, driver: &mut D, key: Key, now: Instant) {
+        let session = self.sessions.get_mut(key).expect("the caller has it");
+        session.phase = Phase::Open;
+        // What is there may have to wait for a slow reader: with a deadline.
         let (deadline, _) = session.deadline();
         self.wheel.set(key.slot, deadline);
         self.pump(driver, key, now);
@@ -441,8 +590,7 @@ impl<S> Relays<S> {
             session.phase = Phase::Open;
             session.times.greeted = now;
             let index = session.chosen.expect("it has a server");
-            let took = now.saturating_duration_since(session.times.connected);
-            session.terms.backend.lock().greeted(index, took, now);
+            session.terms.backend.lock().greeted(index);
             // It may be over sooner than the time to greet was.
             let (deadline, _) = session.deadline();
             self.wheel.set(key.slot, deadline);
@@ -467,10 +615,12 @@ impl<S> Relays<S> {
         let session = self.sessions.get_mut(key).expect("the caller has it");
         if session.phase == Phase::Greeting {
             let early = matches!(end, End::ServerReset | End::ServerClosed);
-            if early && session.pair.from_server() == 0 {
+            let end = if early && session.pair.from_server() == 0 { End::NoGreeting } else { end };
+            if matches!(end, End::NoGreeting | End::PrefaceRefused) {
                 let index = session.chosen.expect("it has a server");
-                session.terms.backend.lock().not_greeted(index, now);
-                return self.part(driver, key, End::NoGreeting, now);
+                // That the server is down now, if it is, shows in its state.
+                let _ = session.terms.backend.lock().not_greeted(index, now);
+                return self.part(driver, key, end, now);
             }
         }
         // A reset is passed on, unless that would lose what is still on its way.
@@ -485,11 +635,17 @@ impl<S> Relays<S> {
 
     /// Tells the client that nobody serves it, and waits a moment for its end.
     fn part<D: Streams<Socket = S>>(&mut self, driver: &mut D, key: Key, end: End, now: Instant) {
+        self.tell(key, Some(end), now);
         self.leave_server(driver, key, now);
         let session = self.sessions.get_mut(key).expect("the caller has it");
         session.opening = None;
         let until = now + PARTING_MAX;
         session.phase = Phase::Parting { end, until };
+        if !session.pair.client_was_told() && !session.is_tls {
+            let words = courtesy(session.terms.protocol, &session.terms.host, &session.id);
+            // A fresh connection has room for a line; if not, there is nothing that could be said.
+            let _ = driver.send(&session.client, words.as_bytes(), true);
+        }
         driver.shutdown(&session.client);
         self.wheel.set(key.slot, until);
         self.part_on(driver, key, Side::Client, Readiness { readable: true, ..Readiness::default() }, now);
@@ -505,7 +661,7 @@ impl<S> Relays<S> {
         now: Instant,
     ) {
         let session = self.sessions.get_mut(key).expect("the caller has it");
-        let (Phase::Parting { end, .. } | Phase::Lingering { end, .. }) = session.phase else { return };
+        let Phase::Parting { end, .. } = session.phase else { return };
         if side == Side::Server || !readiness.readable {
             return;
         }
@@ -541,13 +697,17 @@ impl<S> Relays<S> {
 
     /// The session is over.
     fn finish<D: Streams<Socket = S>>(&mut self, driver: &mut D, key: Key, end: End, now: Instant) {
+        let told = matches!(self.sessions.get_mut(key), Some(Session { phase: Phase::Parting { .. }, .. }));
+        if !told && end != End::Probe {
+            self.tell(key, Some(end), now);
+        }
         self.leave_server(driver, key, now);
         self.wheel.clear(key.slot);
         Watch::of(key, Side::Client, 0).end(driver);
-        let session = self.sessions.remove(key).expect("the caller has it");
+        let _session = self.sessions.remove(key);
         #[cfg(test)]
-        self.ended.push((session.addresses.0, end));
-        self.tally.session_ended(end, session.age(now));
+        self.ended.extend(_session.map(|session| (session.addresses.0, end)));
+        self.tally.session_ended(end);
     }
 
     /// A place at a server for a session that has waited.
@@ -586,10 +746,10 @@ impl<S> Relays<S> {
         for key in self.sessions.keys().collect::<Vec<_>>() {
             let session = self.sessions.get_mut(key).expect("as listed");
             let (serves, opens) = match session.phase {
-                Phase::Queued { .. } => (false, true),
+                Phase::Queued { .. } | Phase::Doubted { .. } => (false, true),
                 Phase::Connecting => (true, true),
-                Phase::Greeting | Phase::Open => (true, false),
-                Phase::Parting { .. } | Phase::Lingering { .. } => (false, false),
+                Phase::Greeting | Phase::Open | Phase::Lingering { .. } => (true, false),
+                Phase::Parting { .. } => (false, false),
             };
             assert!(session.server.is_some() == serves && session.chosen.is_some() == serves, "{:?}", session.phase);
             assert_eq!(session.opening.is_some(), opens, "{:?}", session.phase);
@@ -600,24 +760,18 @@ impl<S> Relays<S> {
     }
 }
 
-/// What the server gets first, with the client's bytes that are there already.
-fn announcement(
-    terms: &Terms,
-    header: Option<Header<'_>>,
-    (source, destination): (SocketAddr, SocketAddr),
-    early: &[u8],
-) -> Vec<u8> {
-    let _ = terms;
-    let encoder = match &header {
-        Some(header) => Encoder::relay(header, source, destination, &[]),
-        None => Encoder::proxy(source, destination),
+/// The header that the server gets, if it gets one.
+fn announcement(terms: &Terms, facts: &Facts<'_>) -> Vec<u8> {
+    let Some(announce) = &terms.announce else { return Vec::new() };
+    let mut room = [0; HEADER_MAX];
+    match announce.write(facts, Whom::Client, &mut room) {
+        Ok(announced) => room[..announced.length].to_vec(),
+        Err(error) => {
+            // The presets' limits have room for the addresses; should one not, the server refuses a session without header.
+            tracing::error!("no header for a session of {}: {error}", terms.name);
+            Vec::new()
+        }
     }
-    .fit(Limits::DOVECOT);
-    let mut bytes = vec![0; encoder.encoded_len()];
-    let len = encoder.encode(&mut bytes).unwrap_or_default();
-    bytes.truncate(len);
-    bytes.extend_from_slice(&early[..early.len().min(OPENING_MAX)]);
-    bytes
 }
 
 /// Ports on which TLS is spoken from the first byte on.

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::backend::{Backend, Settings};
-use crate::relay::{Forward, Protocol, Target};
+use crate::backend::{Backend, Balance, CheckKind, CheckSettings, ServerIndex, Settings, TooManyServers};
+use crate::relay::{Announce, Forward, ForwardTlvs, Protocol, Target};
 
 /// `idle_timeout` where nothing is set: IMAP clients in IDLE may be silent for 29 minutes (RFC 2177).
 pub const IDLE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(31 * 60);
@@ -20,6 +20,8 @@ pub const DISCONNECT_DELAY_DEFAULT: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub struct SharedBackend {
     name: Arc<str>,
+    /// The servers' names, by index: kept apart, so that a log line needs no look at the state.
+    servers: Arc<Mutex<Vec<Arc<str>>>>,
     state: Arc<Mutex<Backend>>,
 }
 
@@ -27,21 +29,59 @@ impl SharedBackend {
     /// All servers up, and nobody served.
     pub fn new(settings: Settings) -> SharedBackend {
         let name = settings.name.as_str().into();
-        // Any seed will do that clients cannot guess: where the process was put, and the time.
-        let seed = std::ptr::from_ref(&settings) as u64 ^ u64::from(std::process::id()).rotate_left(32);
-        SharedBackend { name, state: Arc::new(Mutex::new(Backend::new(settings, seed, Instant::now()))) }
+        // The same in every process, so that `balance = source` sends a client to the same server after an upgrade.
+        let seed = settings
+            .name
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+        let state = Arc::new(Mutex::new(Backend::new(settings, seed, Instant::now())));
+        let shared = SharedBackend { name, servers: Arc::default(), state };
+        shared.note_names();
+        shared
+    }
+
+    /// Becomes what these settings say, and keeps what is known of servers that stay.
+    ///
+    /// # Errors
+    /// See [`Backend::succeed`]; it stays as it was then.
+    pub fn succeed(&self, settings: Settings) -> Result<(), TooManyServers> {
+        self.lock().succeed(settings, Instant::now())?;
+        self.note_names();
+        Ok(())
+    }
+
+    /// The name of a server.
+    pub fn server_name(&self, server: ServerIndex) -> Option<Arc<str>> {
+        let names = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        names.get(usize::from(server.0)).cloned()
+    }
+
+    fn note_names(&self) {
+        let names = self.lock().names().map(Arc::from).collect();
+        *self.servers.lock().unwrap_or_else(PoisonError::into_inner) = names;
     }
 
     /// One whose every choice is decided by `seed`.
     #[cfg(test)]
     pub fn seeded(settings: Settings, seed: u64, now: Instant) -> SharedBackend {
         let name = settings.name.as_str().into();
-        SharedBackend { name, state: Arc::new(Mutex::new(Backend::new(settings, seed, now))) }
+        let state = Arc::new(Mutex::new(Backend::new(settings, seed, now)));
+        SharedBackend { name, servers: Arc::default(), state }
     }
 
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether both are the same.
+    pub fn is(&self, other: &SharedBackend) -> bool {
+        self.number() == other.number()
+    }
+
+    /// Tells it from others.
+    pub(super) fn number(&self) -> usize {
+        Arc::as_ptr(&self.state).addr()
     }
 
     /// The servers and their state. Rings wait for whoever holds this: for moments only.
@@ -54,24 +94,47 @@ impl SharedBackend {
 /// A pool whose connections are served by the rings themselves: each goes on to a server of a backend.
 #[derive(Clone, Debug)]
 pub struct Relay {
-    pub(super) terms: Terms,
+    pub(in crate::engine) terms: Terms,
 }
 
 /// The terms of a session, the same for all of a service.
 #[derive(Clone, Debug)]
-pub(super) struct Terms {
+pub struct Terms {
     /// The service's name, by which listeners name the pool.
     pub name: Arc<str>,
     pub backend: SharedBackend,
     pub protocol: Protocol,
     pub forward: Forward,
     pub target: Target,
+    /// The header that servers get, if they get one.
+    pub announce: Option<Announce>,
     pub idle_timeout: Duration,
     pub greeting_timeout: Duration,
     pub half_closed_timeout: Duration,
     pub disconnect_delay: Duration,
     pub sources: Arc<[IpAddr]>,
     pub log_sessions: bool,
+    /// This host's name, for clients that cannot be served.
+    pub host: Arc<str>,
+}
+
+impl Terms {
+    /// For a session of a service that this configuration does not have.
+    pub fn of_former_service(service: &str) -> Terms {
+        let none = Settings {
+            name: "-".into(),
+            servers: Vec::new(),
+            balance: Balance::LeastConn,
+            stick: None,
+            connect_timeout: Duration::ZERO,
+            retries: 0,
+            queue: 0,
+            queue_timeout: Duration::ZERO,
+            slow_start: Duration::ZERO,
+            check: CheckSettings { kind: CheckKind::None, interval: Duration::MAX, rise: 1, fall: 1 },
+        };
+        Relay::new(service, &SharedBackend::new(none)).terms
+    }
 }
 
 impl Relay {
@@ -83,12 +146,14 @@ impl Relay {
             protocol: Protocol::of_service(name),
             forward: Forward::default(),
             target: Target::default(),
+            announce: Announce::new(Forward::default(), Target::default(), None),
             idle_timeout: IDLE_TIMEOUT_DEFAULT,
             greeting_timeout: GREETING_TIMEOUT_DEFAULT,
             half_closed_timeout: HALF_CLOSED_TIMEOUT_DEFAULT,
             disconnect_delay: DISCONNECT_DELAY_DEFAULT,
             sources: Arc::new([]),
             log_sessions: true,
+            host: "localhost".into(),
         };
         Relay { terms }
     }
@@ -98,9 +163,13 @@ impl Relay {
         self.with(|terms| terms.protocol = protocol)
     }
 
-    /// How the server learns the client's address (`forward`), and what kind of server it is (`target`).
-    pub fn forward(self, forward: Forward, target: Target) -> Relay {
-        self.with(|terms| (terms.forward, terms.target) = (forward, target))
+    /// How the server learns the client's address (`forward`), what kind of server it is (`target`), and which TLVs it gets
+    /// (`forward_tlvs`; those of the target if not said).
+    pub fn forward(self, forward: Forward, target: Target, tlvs: Option<ForwardTlvs>) -> Relay {
+        self.with(|terms| {
+            (terms.forward, terms.target) = (forward, target);
+            terms.announce = Announce::new(forward, target, tlvs);
+        })
     }
 
     /// How long a session may be silent (`idle_timeout`).
@@ -131,6 +200,11 @@ impl Relay {
     /// Whether the start and the end of each session are reported (`log_sessions`).
     pub fn log_sessions(self, log: bool) -> Relay {
         self.with(|terms| terms.log_sessions = log)
+    }
+
+    /// This host's name, which SMTP clients are told when nobody can serve them.
+    pub fn host(self, name: &str) -> Relay {
+        self.with(|terms| terms.host = name.into())
     }
 
     /// Its name.

@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use super::log::SessionRecord;
 use super::service::Terms;
 use crate::backend::{ServerIndex, Tried};
 use crate::dispatch::{ListenerInfo, Permit};
-use crate::relay::{End, Pair, Side};
+use crate::relay::{End, Pair, Preface, Protocol, SessionId, Side};
 
 /// A session.
 pub struct Session<S> {
@@ -24,11 +25,18 @@ pub struct Session<S> {
     /// What is needed until the server is connected.
     pub opening: Option<Box<Opening>>,
     pub listener: Arc<ListenerInfo>,
+    pub id: SessionId,
     /// Who is served, and what it has connected to.
     pub addresses: (SocketAddr, SocketAddr),
     pub times: Times,
     /// TLS is spoken from the first byte on: nothing can be said to the client.
     pub is_tls: bool,
+    /// Bytes of the client that came with its header.
+    pub early: u32,
+    /// By when it has to end whatever happens, and why.
+    pub leaves: Option<(Instant, End)>,
+    /// The kernel asks silent peers for signs of life.
+    pub is_kept_alive: bool,
     /// It is among those that have more to do at once.
     pub busy: bool,
     /// Its client's count; released when the session is gone.
@@ -40,6 +48,8 @@ pub struct Session<S> {
 pub enum Phase {
     /// Room at a server.
     Queued { until: Instant },
+    /// Whether it is more than a look of the balancer's whether somebody listens.
+    Doubted { until: Instant },
     /// The connection to a server.
     Connecting,
     /// The server's first words.
@@ -48,16 +58,19 @@ pub enum Phase {
     Open,
     /// The client's end, in answer to ours: nobody is served any more.
     Parting { end: End, until: Instant },
-    /// The time to part: the server is gone, and not all of its clients are to come back at once.
-    Lingering { end: End, until: Instant },
+    /// The time to see what the server has ended with: it has lost many clients at once, and they are not to come back all
+    /// at once.
+    Lingering { until: Instant },
 }
 
 /// What a session needs before it has a server.
 pub struct Opening {
-    /// What is said to the server first.
+    /// The header for the server, if it gets one.
     pub announcement: Vec<u8>,
-    /// Of it: the bytes of the client, at the end.
-    pub early: usize,
+    /// What is said in its own protocol, if anything is.
+    pub preface: Option<Preface>,
+    /// What the client has said already.
+    pub early: Vec<u8>,
     pub tried: Tried,
     /// By when a server must be connected, all attempts together; set at the first.
     pub connect_until: Option<Instant>,
@@ -94,10 +107,19 @@ impl<S> Session<S> {
 
     /// When the present phase must be over, and what it ends with then.
     pub fn deadline(&self) -> (Instant, End) {
+        let (deadline, end) = self.phase_deadline();
+        match self.leaves {
+            Some((until, why)) if until < deadline => (until, why),
+            _ => (deadline, end),
+        }
+    }
+
+    fn phase_deadline(&self) -> (Instant, End) {
         let terms = &self.terms;
         let times = &self.times;
         match self.phase {
             Phase::Queued { until } => (until, End::QueueTimeout),
+            Phase::Doubted { until } => (until, End::Probe),
             Phase::Connecting => {
                 let until = self.opening.as_ref().and_then(|opening| opening.connect_until);
                 (until.unwrap_or(times.begun), End::ConnectTimeout)
@@ -107,12 +129,38 @@ impl<S> Session<S> {
                 (times.active + terms.half_closed_timeout, End::HalfClosedTimeout)
             }
             Phase::Open => (times.active + terms.idle_timeout, End::IdleTimeout),
-            Phase::Parting { end, until } | Phase::Lingering { end, until } => (until, end),
+            Phase::Parting { end, until } => (until, end),
+            Phase::Lingering { until } => (until, End::ServerClosed),
         }
     }
 
-    /// How long it has been there.
-    pub fn age(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.times.accepted)
+    /// What is told of it.
+    pub fn record(&self, end: Option<End>, now: Instant) -> SessionRecord<'_> {
+        let Times { accepted, begun, chosen, connected, greeted, active } = self.times;
+        let between = |from: Instant, to: Instant| to.saturating_duration_since(from);
+        let backend = &self.terms.backend;
+        SessionRecord {
+            id: self.id,
+            listener: &self.listener,
+            client: self.addresses.0,
+            destination: self.addresses.1,
+            backend: backend.name(),
+            server: self.chosen.and_then(|server| backend.server_name(server)),
+            end,
+            header_wait: between(accepted, begun),
+            queue_wait: between(begun, chosen),
+            connect: between(chosen, connected),
+            greeting: between(connected, greeted),
+            lasted: between(accepted, now),
+            idle: between(active, now),
+            from_client: self.pair.from_client() + u64::from(self.early),
+            from_server: self.pair.from_server(),
+            retries: self.attempts.saturating_sub(1),
+        }
+    }
+
+    /// Whether the server speaks first.
+    pub fn server_greets(&self) -> bool {
+        self.terms.protocol != Protocol::None && !self.is_tls
     }
 }

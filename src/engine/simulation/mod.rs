@@ -30,7 +30,8 @@ use super::listener::Listener;
 use super::relay::Relays;
 use super::report::Report;
 use super::tally::Tally;
-use crate::conn::{ClientLimits, Clients, Ending, PendingPeers, Queues};
+use crate::admission::{ClientLimits, Clients, PendingPeers};
+use crate::conn::{Ending, Queues};
 use crate::dispatch::{Handoff, Overload};
 use world::{Client, End, Script, Socket, World};
 
@@ -109,13 +110,15 @@ impl Sink<Socket> for Shared {
         Ok(())
     }
 
-    fn ring(&mut self) {
+    fn wake_workers(&mut self) {
         self.0.borrow().world.borrow_mut().silent = 0;
     }
 
     fn overload(&self, pool: usize) -> Overload {
         self.0.borrow().pools[pool].overload
     }
+
+    fn close(&mut self, _: usize) {}
 
     fn wake_when_low(&mut self, pool: usize) -> bool {
         let state = &mut self.0.borrow_mut().pools[pool];
@@ -150,7 +153,9 @@ fn run(seed: u64) -> Outcome {
         let doors = listeners
             .iter()
             .zip([0, 1, 1])
-            .map(|(listener, pool)| listener.door(listener.address, pool, pool == 1, &mut queues))
+            .map(|(listener, pool)| {
+                listener.door(listener.address, pool, pool == 1, &mut queues).in_row(0, tally.row(0))
+            })
             .collect();
         Acceptor::new(Parts {
             driver,
@@ -237,7 +242,9 @@ fn turn_to_the_end(
             match takeover.take() {
                 Some(listeners) => {
                     let (to, from) = crossbeam_channel::unbounded();
-                    acceptor.hand_over(listeners, grace, to);
+                    let leaving: Vec<SocketAddr> =
+                        (0..3).filter(|index| listeners[usize::from(*index)]).map(listens_at).collect();
+                    acceptor.hand_over(&leaving, grace, to);
                     handed_over = Some(from);
                 }
                 None => acceptor.drain(grace),
@@ -267,7 +274,7 @@ fn check_counts(world: &mut World, tally: &Tally) {
     if [of("handed-over"), of("taken-over")] != [handed_over; 2] {
         world.violations.push(format!("{handed_over} handed over, but {} counted", of("handed-over")));
     }
-    let handed: u64 = ["proxied", "local", "plain"].into_iter().map(of).sum();
+    let handed: u64 = ["proxied", "local", "local-user", "plain"].into_iter().map(of).sum();
     if [of("accepted"), handed, handed + endings + of("reset-early")] != [accepted, dispatched, accepted] {
         world.violations.push(format!(
             "{accepted} accepted, {dispatched} dispatched, but {} and {handed} counted, {endings} ended, {} reset early",
@@ -281,6 +288,11 @@ fn proxy(defer: bool, long_headers: bool) -> Listener {
     let listener = Listener::proxy(address(u8::from(defer))).trust(["127.0.0.0/8".parse().expect("a network")]);
     let limit = if long_headers { 4096 } else { 232 };
     listener.timeout(TIMEOUT).defer_accept(defer).terms(|terms| terms.rules.header_limit = limit)
+}
+
+/// Where the listener of this index listens.
+fn listens_at(index: u8) -> SocketAddr {
+    address([1, 0, 3][usize::from(index)])
 }
 
 fn address(host: u8) -> SocketAddr {

@@ -524,6 +524,8 @@ impl Streams for Script {
 }
 
 impl Driver for Script {
+    type Listener = u32;
+
     fn now(&self) -> Instant {
         let world = self.world.borrow();
         world.base + world.now
@@ -569,6 +571,10 @@ impl Driver for Script {
         let count = client.arrived(world.now).min(room.len());
         room[..count].copy_from_slice(&client.stream[..count]);
         &room[..count]
+    }
+
+    fn open_listener(&mut self, _: u32, _: u32) {
+        unreachable!("listeners stay as they are here")
     }
 
     fn close_listener(&mut self, listener: u32) {

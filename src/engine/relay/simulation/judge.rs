@@ -118,7 +118,7 @@ impl Judge {
                 (Stage::Connecting, Some(server)) => server.has_connected().then_some("its server is connected"),
                 (Stage::Greeting | Stage::Open, Some(server)) => {
                     let greeted = server.read > 0 || !self.promises[book.service].speaks_first;
-                    let held = session.pair.holds_bytes() && !client.wants_room && !server.wants_room;
+                    let held = session.pair.progress().1 > 0 && !client.wants_room && !server.wants_room;
                     let idle = session.opening.is_none() && !held;
                     lies(client, server, true)
                         .or_else(|| lies(server, client, greeted))
@@ -160,7 +160,8 @@ impl Book {
             Phase::Connecting => Stage::Connecting,
             Phase::Greeting => Stage::Greeting,
             Phase::Open => Stage::Open,
-            Phase::Parting { .. } | Phase::Lingering { .. } => Stage::Parting,
+            Phase::Parting { .. } => Stage::Parting,
+            Phase::Doubted { .. } | Phase::Lingering { .. } => unreachable!("no LOCAL header, no time to part"),
         };
         if stage == Stage::Parting {
             self.parted.get_or_insert(kernel.now);
@@ -234,8 +235,7 @@ impl Book {
     fn may_end(&self, end: End, promises: &Promises, kernel: &Kernel, drained: bool) -> bool {
         let (client, server) = self.sides(kernel);
         let in_time = |stages: &[Stage]| {
-            stages.contains(&self.stage)
-                && self.parted.unwrap_or(kernel.now) >= self.deadline(promises, kernel)
+            stages.contains(&self.stage) && self.parted.unwrap_or(kernel.now) >= self.deadline(promises, kernel)
         };
         let unheard = server.is_some_and(|server| server.read == 0);
         match end {
@@ -244,7 +244,9 @@ impl Book {
             }
             End::ClientReset => server.is_some_and(|server| is_reset(client, server)),
             End::ServerReset => server.is_some_and(|server| is_reset(server, client)),
-            End::ClientLeft => matches!(self.stage, Stage::Begun | Stage::Queued | Stage::Connecting) && client.is_gone(),
+            End::ClientLeft => {
+                matches!(self.stage, Stage::Begun | Stage::Queued | Stage::Connecting) && client.is_gone()
+            }
             End::IdleTimeout => in_time(&[Stage::Open]) && self.half_closed(kernel).is_none(),
             End::HalfClosedTimeout => in_time(&[Stage::Open]) && self.half_closed(kernel).is_some(),
             End::ConnectTimeout => in_time(&[Stage::Connecting]),
@@ -255,7 +257,7 @@ impl Book {
             End::ConnectFailed | End::QueueFull => matches!(self.stage, Stage::Begun | Stage::Connecting),
             End::OutOfResources => kernel.scarcity || self.stage == Stage::Begun,
             End::Drained => drained,
-            End::PrefaceRefused | End::FilterRefused | End::ServerDown | End::Killed => false,
+            End::Probe | End::PrefaceRefused | End::FilterRefused | End::ServerDown | End::Killed => false,
         }
     }
 }

@@ -627,7 +627,8 @@ impl Kernel {
             return Err(Errno(*self.rng.choice(&OWN_ERRORS).expect("there are some")));
         }
         let errno = *self.rng.choice(&CONNECT_ERRORS).expect("there are some");
-        let takes = Duration::from_micros(if self.rng.u8(..8) == 0 { 1_000_000 } else { 1_000 }).mul_f64(self.rng.f64());
+        let takes =
+            Duration::from_micros(if self.rng.u8(..8) == 0 { 1_000_000 } else { 1_000 }).mul_f64(self.rng.f64());
         let until = self.now + takes;
         let fails = self.rng.u8(..10) < server.fails;
         let state = match self.rng.u8(..3) {

@@ -27,12 +27,12 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
-use super::{Mail, Parts, Relay, Relays, SharedBackend};
+use super::{Mail, Parts, Relay, Relays, SharedBackend, Terms};
 use crate::backend::{AdminState, Balance, CheckKind, CheckSettings, ServerIndex, ServerSettings, Settings};
 use crate::dispatch::{Handoff, ListenerInfo};
 use crate::engine::fault::{self, Fault};
 use crate::engine::tally::Tally;
-use crate::relay::{End, Protocol};
+use crate::relay::{End, Forward, Protocol, Target};
 use judge::Judge;
 use kernel::{Kernel, Script, Server, Socket};
 use peer::{Pace, Peer};
@@ -85,7 +85,10 @@ struct Scene {
     rng: Rng,
     kernel: Rc<RefCell<Kernel>>,
     rings: Vec<Ring>,
+    services: Vec<Arc<Terms>>,
     backends: Vec<SharedBackend>,
+    /// How many servers each backend has.
+    counts: Vec<u16>,
     mail: Mail,
     tally: Arc<Tally>,
     listener: Arc<ListenerInfo>,
@@ -116,10 +119,11 @@ impl Scene {
             scene_parts.2.push(promises);
         }
         let (relays, backends, promises) = scene_parts;
+        let servers_of = |backend: &SharedBackend| backend.lock().servers(base).count() as u16;
         let kernel = Rc::new(RefCell::new(kernel));
         let sessions = rng.u32(2..16);
         let ring = |ring| {
-            let parts = Parts { ring, relays: relays.clone(), sessions, mail: mail.clone(), tally: tally.clone() };
+            let parts = Parts { ring, sessions, mail: mail.clone(), tally: tally.clone(), log: None };
             Ring { relays: Relays::new(parts, base), driver: Script::new(kernel.clone(), ring) }
         };
         let count = if rng.u8(..50) == 0 { rng.u16(10..40) } else { rng.u16(1..10) };
@@ -130,10 +134,17 @@ impl Scene {
         changes.sort_unstable();
         changes.reverse();
         let drains = (rng.u8(..10) == 0).then(|| millis(&mut rng, 0..8_000));
-        let listener = ListenerInfo { service: "imap-login".into(), name: String::new(), ssl: false };
+        let listener = ListenerInfo {
+            service: "imap-login".into(),
+            name: String::new(),
+            ssl: false,
+            checks_from: Default::default(),
+        };
         Scene {
             rings: (0..RINGS).map(ring).collect(),
             kernel,
+            services: relays.into_iter().map(|relay| Arc::new(relay.terms)).collect(),
+            counts: backends.iter().map(servers_of).collect(),
             backends,
             mail,
             tally,
@@ -188,7 +199,7 @@ impl Scene {
                 accepted_at: now,
                 permit: None,
             };
-            let session = relays.prepare(driver, service, handoff, bytes, now);
+            let session = relays.prepare(driver, &self.services[service], handoff, bytes, now);
             relays.begin(driver, session, now);
             self.sweep(ring);
         }
@@ -233,8 +244,7 @@ impl Scene {
             self.visitors.clear();
             self.judge.drained = true;
             for ring in 0..RINGS {
-                let Ring { relays, driver } = &mut self.rings[ring];
-                relays.end_all(driver, End::Drained, instant);
+                self.rings[ring].relays.let_go(None, End::Drained, Duration::ZERO, instant);
                 self.sweep(ring);
             }
         }
@@ -243,7 +253,7 @@ impl Scene {
     fn change_state(&mut self, number: usize, now: Instant) {
         let backend = &self.backends[number];
         let mut state = backend.lock();
-        let index = ServerIndex(self.rng.u16(..state.settings_len()));
+        let index = ServerIndex(self.rng.u16(..self.counts[number]));
         let admin = *self.rng.choice(&[AdminState::Ready, AdminState::Drain, AdminState::Maint]).expect("three");
         state.set_state(index, admin, now);
         let mut kernel = self.kernel.borrow_mut();
@@ -258,9 +268,9 @@ impl Scene {
     fn check_backends(&mut self) {
         let now = self.now();
         for (number, backend) in self.backends.iter().enumerate() {
-            let mut state = backend.lock();
+            let state = backend.lock();
             state.check_invariants();
-            for index in (0..state.settings_len()).map(ServerIndex) {
+            for index in (0..self.counts[number]).map(ServerIndex) {
                 let granted = (0..RINGS).flat_map(|ring| self.mail.peek(ring));
                 let granted = granted.filter(|(of, grant)| of.name() == backend.name() && grant.index == index).count();
                 let held = self.judge.count_at(number, index) + granted;
@@ -330,12 +340,7 @@ impl Scene {
 }
 
 /// A service, its backend, and what its sessions are promised.
-fn service(
-    rng: &mut Rng,
-    number: usize,
-    base: Instant,
-    servers: &mut Vec<Server>,
-) -> (Relay, SharedBackend, Promises) {
+fn service(rng: &mut Rng, number: usize, base: Instant, servers: &mut Vec<Server>) -> (Relay, SharedBackend, Promises) {
     let protocol = *rng.choice(&[Protocol::Imap, Protocol::Smtp, Protocol::None]).expect("three");
     let pace = Pace {
         idle: if rng.u8(..8) == 0 { millis(rng, 500..2_000) } else { millis(rng, 4_000..15_000) },
@@ -365,7 +370,9 @@ fn service(
         check: CheckSettings { kind: CheckKind::Banner, interval: Duration::from_secs(1000), rise: 2, fall: u32::MAX },
     };
     let backend = SharedBackend::seeded(settings, rng.u64(..), base);
-    let relay = Relay::new("imap-login", &backend).protocol(protocol).log_sessions(false);
+    let relay =
+        Relay::new("imap-login", &backend).protocol(protocol).log_sessions(false).disconnect_delay(Duration::ZERO);
+    let relay = relay.forward(Forward::ProxyV2, Target::Dovecot, None);
     let relay = relay.idle_timeout(pace.idle).greeting_timeout(pace.greeting).half_closed_timeout(pace.half_closed);
     (relay, backend, promises)
 }

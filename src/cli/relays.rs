@@ -1,0 +1,87 @@
+//! From settings to backends and relays: names resolved, and what is known of the servers kept over a reload.
+
+use std::collections::HashMap;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::{Arc, Mutex};
+
+use vestibule::backend;
+use vestibule::config::{self, ForwardTlv, Service, Settings};
+use vestibule::engine::{Relay, SharedBackend};
+use vestibule::relay::ForwardTlvs;
+
+use super::lock;
+
+/// The backends of a daemon, by name; they outlive reloads.
+#[derive(Clone, Default)]
+pub struct Backends(Arc<Mutex<HashMap<String, SharedBackend>>>);
+
+impl Backends {
+    /// The backend that these settings describe: the one of this name if there is one, as it is to be from now on.
+    pub fn get(&self, described: &config::Backend) -> SharedBackend {
+        let settings = resolved(described.servers.clone());
+        let mut known = lock(&self.0);
+        if let Some(backend) = known.get(&settings.name) {
+            let name = settings.name.clone();
+            if let Err(error) = backend.succeed(settings) {
+                tracing::error!("backend {name} stays as it is: {error}");
+            }
+            return backend.clone();
+        }
+        let name = settings.name.clone();
+        let backend = SharedBackend::new(settings);
+        known.insert(name, backend.clone());
+        backend
+    }
+}
+
+/// Finds the address of each server that is given by name. Those whose name has none serve nobody until it has one.
+fn resolved(mut settings: backend::Settings) -> backend::Settings {
+    for server in &mut settings.servers {
+        server.address = resolve(&server.host, server.port);
+        if server.address.is_none() {
+            let (backend, name, host) = (&settings.name, &server.name, &server.host);
+            tracing::warn!("server {backend}/{name}: the name {host} has no address at present");
+        }
+    }
+    settings
+}
+
+/// The first address of a host.
+pub fn resolve(host: &str, port: u16) -> Option<SocketAddr> {
+    (host, port).to_socket_addrs().ok()?.next()
+}
+
+/// The relay of a service.
+pub fn relay(service: &Service, settings: &Settings, backends: &Backends) -> Option<Relay> {
+    let described = &settings.backends[service.backend?];
+    let backend = backends.get(described);
+    let relay = Relay::new(&service.name, &backend)
+        .protocol(service.protocol)
+        .forward(described.forward, described.target, tlvs(described))
+        .idle_timeout(service.idle_timeout)
+        .greeting_timeout(settings.login_proxy_timeout)
+        .half_closed_timeout(described.half_closed_timeout)
+        .disconnect_delay(settings.login_proxy_max_disconnect_delay)
+        .sources(settings.login_source_ips.iter().copied())
+        .log_sessions(service.log_sessions)
+        .host(&host());
+    Some(relay)
+}
+
+/// The TLVs that servers get.
+fn tlvs(described: &config::Backend) -> Option<ForwardTlvs> {
+    let one = |tlv| match tlv {
+        ForwardTlv::Ssl => ForwardTlvs::SSL,
+        ForwardTlv::Authority => ForwardTlvs::AUTHORITY,
+        ForwardTlv::Alpn => ForwardTlvs::ALPN,
+        ForwardTlv::UniqueId => ForwardTlvs::UNIQUE_ID,
+        ForwardTlv::Vendors => ForwardTlvs::VENDOR,
+        ForwardTlv::Crc32c => ForwardTlvs::CRC32C,
+    };
+    Some(described.forward_tlvs.iter().map(one).fold(ForwardTlvs::NONE, ForwardTlvs::and))
+}
+
+/// This host's name.
+fn host() -> String {
+    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "localhost".into())
+}
