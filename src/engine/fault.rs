@@ -16,6 +16,16 @@ pub enum Fault {
     BytesLeftBehind,
     /// Workers are not told of connections.
     SilentBell,
+    /// Of the last bytes before an end, some are not passed on.
+    LostTail,
+    /// Bytes that a socket took are sent again.
+    DoubleSend,
+    /// A session keeps what it needed only until its server was connected.
+    BufferLeak,
+    /// A session that is only looked at counts as active.
+    RearmedIdle,
+    /// A server that a session has tried in vain is chosen again.
+    DeadServer,
     /// A socket is closed twice.
     #[cfg(test)]
     DoubleClose,

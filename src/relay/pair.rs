@@ -273,6 +273,11 @@ impl Pair {
         }
     }
 
+    /// The server could not be reached, and another one follows. What was told of the client still holds: it is told once.
+    pub fn server_changes(&mut self) {
+        self.server = Half::default();
+    }
+
     /// A side is ready: for reading, for writing, or its end is near.
     pub fn ready(&mut self, side: Side, readable: bool, ended: bool) {
         let half = self.half(side);
@@ -306,9 +311,10 @@ impl Pair {
         self.server.received
     }
 
-    /// Bytes that both have sent.
-    pub fn moved(&self) -> u64 {
-        self.client.received + self.server.received
+    /// Changes whenever bytes have moved, in or out: what was read, and how much of it is held.
+    pub fn progress(&self) -> (u64, usize) {
+        let held = self.client.held.rest().len() + self.server.held.rest().len();
+        (self.client.received + self.server.received, held)
     }
 
     /// Whether the server has said something.
@@ -434,8 +440,9 @@ impl Pair {
         let half = self.half(from);
         half.readable = false;
         match how {
-            Received::End => half.ended = true,
-            Received::Broken => half.broken = true,
+            // Of a connection that was reset the kernel tells once, and whoever wrote to it was told: then it looks ended.
+            Received::End if !half.deaf => half.ended = true,
+            Received::End | Received::Broken => half.broken = true,
             Received::Nothing | Received::Bytes(_) => return,
         }
         self.first_to_end.get_or_insert(from);

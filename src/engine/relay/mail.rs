@@ -45,6 +45,12 @@ impl Mail {
     pub fn take(&self, ring: usize) -> Vec<(SharedBackend, Grant)> {
         std::mem::take(&mut *self.boxes[ring].lock())
     }
+
+    /// What is there for a ring.
+    #[cfg(test)]
+    pub fn peek(&self, ring: usize) -> Vec<(SharedBackend, Grant)> {
+        self.boxes[ring].lock().clone()
+    }
 }
 
 impl Letterbox {

@@ -33,6 +33,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use super::fault::{self, Fault};
 use super::tally::Tally;
 use crate::backend::{Choice, ConnectFailure, ServerIndex, Tried, Waiter};
 use crate::conn::{GENERATION_BITS, Key, Slab};
@@ -83,6 +84,9 @@ pub struct Relays<S> {
     /// Of this turn.
     lines: String,
     wall: Wall,
+    /// Whose session has ended, and why.
+    #[cfg(test)]
+    ended: Vec<(SocketAddr, End)>,
 }
 
 /// What time it was by the calendar at some moment, asked again now and then: clocks are set.
@@ -138,6 +142,8 @@ impl<S> Relays<S> {
             log: parts.log,
             lines: String::new(),
             wall: Wall::ask(now),
+            #[cfg(test)]
+            ended: Vec::new(),
         }
     }
 
@@ -238,7 +244,11 @@ impl<S> Relays<S> {
                     _ => self.choose(driver, key, now),
                 }
             }
-            Err(_) => self.tally.session_ended(End::OutOfResources),
+            Err(_session) => {
+                #[cfg(test)]
+                self.ended.push((_session.addresses.0, End::OutOfResources));
+                self.tally.session_ended(End::OutOfResources);
+            }
         }
     }
 
@@ -396,6 +406,10 @@ impl<S> Relays<S> {
                         return self.part(driver, key, End::QueueFull, now);
                     }
                     session.phase = Phase::Queued { until };
+                    // Who has waited for a place has its time to connect before it.
+                    if let Some(opening) = &mut session.opening {
+                        opening.connect_until = None;
+                    }
                     return self.wheel.set(key.slot, until);
                 }
                 Choice::Nobody => {
@@ -453,7 +467,9 @@ impl<S> Relays<S> {
     fn give_server_up(&mut self, key: Key, errno: Errno, now: Instant) {
         let session = self.sessions.get_mut(key).expect("the caller has it");
         let Some(index) = session.chosen.take() else { return };
-        if let Some(opening) = &mut session.opening {
+        if let Some(opening) = &mut session.opening
+            && !fault::present(Fault::DeadServer)
+        {
             opening.tried.add(index);
         }
         let backend = session.terms.backend.clone();
@@ -475,6 +491,8 @@ impl<S> Relays<S> {
         if let Some(errno) = failed {
             Watch::of(key, Side::Server, session.attempts).end(driver);
             session.server = None;
+            // What was told of the one that is gone does not hold for the next.
+            session.pair.server_changes();
             self.give_server_up(key, errno, now);
             return self.choose(driver, key, now);
         }
@@ -503,6 +521,11 @@ impl<S> Relays<S> {
         }
         if first.is_empty() && early.is_empty() {
             link.driver.acknowledge(server);
+        }
+        if fault::present(Fault::BufferLeak) {
+            let (announcement, tried) = (first.clone(), Tried::default());
+            let leaked = Opening { announcement, preface: None, early: early.clone(), tried, connect_until: None };
+            session.opening = Some(Box::new(leaked));
         }
         session.pair.connected(&mut link, &first, &early, course);
         let (deadline, _) = session.deadline();
@@ -549,6 +572,9 @@ impl<S> Relays<S> {
     fn look_at_last<D: Streams<Socket = S>>(&mut self, driver: &mut D, key: Key, now: Instant) {
         let session = self.sessions.get_mut(key).expect("the caller has it");
         session.phase = Phase::Open;
+        // What is there may have to wait for a slow reader: with a deadline.
+        let (deadline, _) = session.deadline();
+        self.wheel.set(key.slot, deadline);
         self.pump(driver, key, now);
     }
 
@@ -556,10 +582,11 @@ impl<S> Relays<S> {
     fn pump<D: Streams<Socket = S>>(&mut self, driver: &mut D, key: Key, now: Instant) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let Some(server) = &session.server else { return };
-        let before = session.pair.moved();
+        let before = (session.pair.progress(), session.pair.is_half_closed());
         let mut link = Link { driver, client: &session.client, server };
         let flow = session.pair.advance(&mut link, &mut self.scratch);
-        if session.pair.moved() != before {
+        // An end is a sign of life, too: the other side has its time to answer.
+        if (session.pair.progress(), session.pair.is_half_closed()) != before || fault::present(Fault::RearmedIdle) {
             session.times.active = now;
         }
         if session.phase == Phase::Greeting && session.pair.is_greeted() {
@@ -567,6 +594,9 @@ impl<S> Relays<S> {
             session.times.greeted = now;
             let index = session.chosen.expect("it has a server");
             session.terms.backend.lock().greeted(index);
+            // It may be over sooner than the time to greet was.
+            let (deadline, _) = session.deadline();
+            self.wheel.set(key.slot, deadline);
         }
         match flow {
             Flow::Idle if session.pair.is_half_closed() => {
@@ -677,7 +707,9 @@ impl<S> Relays<S> {
         self.leave_server(driver, key, now);
         self.wheel.clear(key.slot);
         Watch::of(key, Side::Client, 0).end(driver);
-        self.sessions.remove(key);
+        let _session = self.sessions.remove(key);
+        #[cfg(test)]
+        self.ended.extend(_session.map(|session| (session.addresses.0, end)));
         self.tally.session_ended(end);
     }
 
@@ -706,6 +738,27 @@ impl<S> Relays<S> {
         }
         if !self.connect(driver, key, grant.index, grant.address, now) {
             self.choose(driver, key, now);
+        }
+    }
+}
+
+#[cfg(test)]
+impl<S> Relays<S> {
+    /// What must hold between two calls.
+    pub fn check_invariants(&mut self) {
+        for key in self.sessions.keys().collect::<Vec<_>>() {
+            let session = self.sessions.get_mut(key).expect("as listed");
+            let (serves, opens) = match session.phase {
+                Phase::Queued { .. } | Phase::Doubted { .. } => (false, true),
+                Phase::Connecting => (true, true),
+                Phase::Greeting | Phase::Open | Phase::Lingering { .. } => (true, false),
+                Phase::Parting { .. } => (false, false),
+            };
+            assert!(session.server.is_some() == serves && session.chosen.is_some() == serves, "{:?}", session.phase);
+            assert_eq!(session.opening.is_some(), opens, "{:?}", session.phase);
+            assert!(self.wheel.is_set(key.slot), "every session has a deadline");
+            assert_eq!(session.busy, self.busy.contains(&key), "who has more to do is in the queue, and only who has");
+            session.pair.check_invariants();
         }
     }
 }
@@ -774,5 +827,7 @@ fn unpacked(key: u64) -> Key {
     Key { slot: key as u32, generation: (key >> 32) as u32 }
 }
 
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests;

@@ -61,6 +61,14 @@ impl SharedBackend {
         *self.servers.lock().unwrap_or_else(PoisonError::into_inner) = names;
     }
 
+    /// One whose every choice is decided by `seed`.
+    #[cfg(test)]
+    pub fn seeded(settings: Settings, seed: u64, now: Instant) -> SharedBackend {
+        let name = settings.name.as_str().into();
+        let state = Arc::new(Mutex::new(Backend::new(settings, seed, now)));
+        SharedBackend { name, servers: Arc::default(), state }
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name

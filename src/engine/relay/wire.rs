@@ -1,5 +1,6 @@
 //! A pair's two sockets.
 
+use crate::engine::fault::{self, Fault};
 use crate::relay::{Received, Sent, Side, Wire};
 use crate::ring::{Errno, Streams};
 
@@ -35,6 +36,8 @@ impl<D: Streams> Wire for Link<'_, D> {
 
     fn send(&mut self, side: Side, bytes: &[u8], more: bool) -> Sent {
         match self.driver.send(self.socket(side), bytes, more) {
+            Ok(_) if more && fault::present(Fault::LostTail) => Sent::Bytes(bytes.len()),
+            Ok(count) if count < bytes.len() && fault::present(Fault::DoubleSend) => Sent::Bytes(count / 2),
             Ok(count) => Sent::Bytes(count),
             // No room now; memory comes back, too.
             Err(Errno(libc::EAGAIN | libc::EINTR | libc::ENOBUFS | libc::ENOMEM)) => Sent::Bytes(0),

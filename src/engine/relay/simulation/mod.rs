@@ -1,0 +1,465 @@
+//! The relay against a scripted kernel, clients and servers: random schedules, each decided by its seed.
+//!
+//! Two rings share backends and their mail; time moves only when both wait. What must hold in every schedule:
+//! - each side gets exactly what the other has said, in order, and its end once, behind the last byte; a client's end is
+//!   kept from a server that has not greeted;
+//! - nothing is left lying: a ring that waits has read, sent and passed on all that it could;
+//! - every session ends once, for a reason that is true, and every socket is closed once, after its watch;
+//! - nobody outlives a deadline, and nobody is ended before it;
+//! - no server is tried twice by a session, and none that serves nobody;
+//! - a backend counts the sessions that are there, and nobody waits while a place is free;
+//! - a session that waits for nobody's room holds no buffer;
+//! - the same seed gives the same run.
+//!
+//! A long run: `VESTIBULE_SCHEDULES=1000000 cargo test --release --lib relay::simulation`.
+
+mod judge;
+mod kernel;
+mod peer;
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+
+use super::{Mail, Parts, Relay, Relays, SharedBackend, Terms};
+use crate::backend::{AdminState, Balance, CheckKind, CheckSettings, ServerIndex, ServerSettings, Settings};
+use crate::dispatch::{Handoff, ListenerInfo};
+use crate::engine::fault::{self, Fault};
+use crate::engine::tally::Tally;
+use crate::relay::{End, Forward, Protocol, Target};
+use judge::Judge;
+use kernel::{Kernel, Script, Server, Socket};
+use peer::{Pace, Peer};
+
+/// Schedules of an ordinary test run.
+const SCHEDULES: u64 = 3_000;
+/// Within so many schedules every deliberate bug must be caught.
+const CAUGHT_WITHIN: u64 = 1_000;
+/// Seeds that failed once, kept for ever.
+const REGRESSIONS: [u64; 0] = [];
+/// Turns after which a run is stuck.
+const TURNS_MAX: usize = 20_000;
+const RINGS: usize = 2;
+/// The longest that a ring oversleeps.
+const SLACK: Duration = Duration::from_millis(2);
+
+/// What one run came to.
+struct Outcome {
+    violations: Vec<String>,
+    trace: u64,
+}
+
+/// A client that is still to come.
+struct Visitor {
+    connects: Duration,
+    ring: usize,
+    service: usize,
+    address: SocketAddr,
+    /// So many of its bytes come with its header.
+    early: usize,
+    peer: Peer,
+}
+
+/// One service: what its sessions are promised.
+#[derive(Clone, Copy, Debug)]
+struct Promises {
+    pace: Pace,
+    connect: Duration,
+    queue: Duration,
+    speaks_first: bool,
+}
+
+struct Ring {
+    relays: Relays<Socket>,
+    driver: Script,
+}
+
+/// Everything that takes part in one schedule.
+struct Scene {
+    rng: Rng,
+    kernel: Rc<RefCell<Kernel>>,
+    rings: Vec<Ring>,
+    services: Vec<Arc<Terms>>,
+    backends: Vec<SharedBackend>,
+    /// How many servers each backend has.
+    counts: Vec<u16>,
+    mail: Mail,
+    tally: Arc<Tally>,
+    listener: Arc<ListenerInfo>,
+    /// By the time at which they come, the last first.
+    visitors: Vec<Visitor>,
+    /// When an operator changes the state of a server: of which backend's.
+    changes: Vec<(Duration, usize)>,
+    /// When every session is ended.
+    drains: Option<Duration>,
+    judge: Judge,
+}
+
+fn millis(rng: &mut Rng, range: std::ops::Range<u64>) -> Duration {
+    Duration::from_millis(rng.u64(range))
+}
+
+impl Scene {
+    fn new(seed: u64) -> Scene {
+        let mut rng = Rng::with_seed(seed);
+        let base = Instant::now();
+        let mut kernel = Kernel::new(!seed, RINGS, base);
+        let (mail, tally) = (Mail::new(RINGS), Tally::new());
+        let mut scene_parts: (Vec<Relay>, Vec<SharedBackend>, Vec<Promises>) = Default::default();
+        for number in 0..rng.usize(1..3) {
+            let (relay, backend, promises) = service(&mut rng, number, base, &mut kernel.servers);
+            scene_parts.0.push(relay);
+            scene_parts.1.push(backend);
+            scene_parts.2.push(promises);
+        }
+        let (relays, backends, promises) = scene_parts;
+        let servers_of = |backend: &SharedBackend| backend.lock().servers(base).count() as u16;
+        let kernel = Rc::new(RefCell::new(kernel));
+        let sessions = rng.u32(2..16);
+        let ring = |ring| {
+            let parts = Parts { ring, sessions, mail: mail.clone(), tally: tally.clone(), log: None };
+            Ring { relays: Relays::new(parts, base), driver: Script::new(kernel.clone(), ring) }
+        };
+        let count = if rng.u8(..50) == 0 { rng.u16(10..40) } else { rng.u16(1..10) };
+        let mut visitors: Vec<Visitor> = (0..count).map(|number| visitor(&mut rng, number, &promises)).collect();
+        visitors.sort_by_key(|visitor| std::cmp::Reverse(visitor.connects));
+        let changes = (0..rng.usize(..4)).map(|_| (millis(&mut rng, 0..6_000), rng.usize(..backends.len())));
+        let mut changes: Vec<_> = changes.collect();
+        changes.sort_unstable();
+        changes.reverse();
+        let drains = (rng.u8(..10) == 0).then(|| millis(&mut rng, 0..8_000));
+        let listener = ListenerInfo {
+            service: "imap-login".into(),
+            name: String::new(),
+            ssl: false,
+            checks_from: Default::default(),
+        };
+        Scene {
+            rings: (0..RINGS).map(ring).collect(),
+            kernel,
+            services: relays.into_iter().map(|relay| Arc::new(relay.terms)).collect(),
+            counts: backends.iter().map(servers_of).collect(),
+            backends,
+            mail,
+            tally,
+            listener: Arc::new(listener),
+            visitors,
+            changes,
+            drains,
+            judge: Judge::new(promises),
+            rng,
+        }
+    }
+
+    fn now(&self) -> Instant {
+        self.kernel.borrow().instant()
+    }
+
+    /// One turn of every ring; `true`: all is over.
+    fn turn(&mut self) -> bool {
+        self.kernel.borrow_mut().run();
+        self.operate();
+        for ring in 0..RINGS {
+            self.admit(ring);
+            self.tell(ring);
+            self.rings[ring].relays.check_invariants();
+        }
+        self.check_backends();
+        self.kernel.borrow_mut().check_watches();
+        if self.is_quiet() {
+            for ring in &mut self.rings {
+                self.judge.check_quiet(&mut ring.relays, &mut self.kernel.borrow_mut());
+            }
+        }
+        self.is_over() || !self.wait()
+    }
+
+    /// Clients whose time has come.
+    fn admit(&mut self, ring: usize) {
+        let now = self.now();
+        let is_due = |visitor: &Visitor, kernel: &Kernel| visitor.connects <= kernel.now && visitor.ring == ring;
+        while self.visitors.last().is_some_and(|visitor| is_due(visitor, &self.kernel.borrow())) {
+            let Some(Visitor { service, address, early, peer, .. }) = self.visitors.pop() else { return };
+            let bytes = peer.speech.bytes(0, early);
+            let conn = self.kernel.borrow_mut().admit(ring, address, peer, early);
+            self.judge.begin(conn, service, address, &self.kernel.borrow());
+            let Ring { relays, driver } = &mut self.rings[ring];
+            let handoff = Handoff {
+                socket: driver.socket(conn),
+                listener: self.listener.clone(),
+                peer: address,
+                local: None,
+                head: None,
+                accepted_at: now,
+                permit: None,
+            };
+            let session = relays.prepare(driver, &self.services[service], handoff, bytes, now);
+            relays.begin(driver, session, now);
+            self.sweep(ring);
+        }
+    }
+
+    /// What the kernel tells a ring, the mail, and what is due.
+    fn tell(&mut self, ring: usize) {
+        let now = self.now();
+        let waiting = self.kernel.borrow().told[ring].len();
+        let count = if self.rng.u8(..8) == 0 { self.rng.usize(..=waiting) } else { waiting };
+        for _ in 0..count {
+            let Some(told) = self.kernel.borrow_mut().told[ring].pop_front() else { break };
+            let Ring { relays, driver } = &mut self.rings[ring];
+            relays.handle_ready(driver, told.place, told.generation, told.readiness, told.armed, now);
+            self.sweep(ring);
+        }
+        let Ring { relays, driver } = &mut self.rings[ring];
+        if !self.mail.peek(ring).is_empty() && self.rng.u8(..4) > 0 {
+            relays.woken();
+        }
+        relays.advance(driver, now);
+        self.sweep(ring);
+    }
+
+    fn sweep(&mut self, ring: usize) {
+        self.judge.sweep(&mut self.rings[ring].relays, &mut self.kernel.borrow_mut());
+    }
+
+    /// What an operator does.
+    fn operate(&mut self) {
+        let (now, instant) = (self.kernel.borrow().now, self.now());
+        let has_mail = (0..RINGS).any(|ring| !self.mail.peek(ring).is_empty());
+        if let Some(&(at, backend)) = self.changes.last()
+            && at <= now
+            && !has_mail
+        {
+            self.changes.pop();
+            self.change_state(backend, instant);
+        }
+        if self.drains.is_some_and(|at| at <= now) {
+            self.drains = None;
+            self.visitors.clear();
+            self.judge.drained = true;
+            for ring in 0..RINGS {
+                self.rings[ring].relays.let_go(None, End::Drained, Duration::ZERO, instant);
+                self.sweep(ring);
+            }
+        }
+    }
+
+    fn change_state(&mut self, number: usize, now: Instant) {
+        let backend = &self.backends[number];
+        let mut state = backend.lock();
+        let index = ServerIndex(self.rng.u16(..self.counts[number]));
+        let admin = *self.rng.choice(&[AdminState::Ready, AdminState::Drain, AdminState::Maint]).expect("three");
+        state.set_state(index, admin, now);
+        let mut kernel = self.kernel.borrow_mut();
+        let server = kernel.servers.iter_mut().find(|server| server.address == address_of(number, index));
+        server.expect("a server of the scene").forbidden = admin != AdminState::Ready;
+        while let Some(grant) = state.next_grant(now) {
+            self.mail.send(backend, grant);
+        }
+    }
+
+    /// A backend counts the sessions that are there, and those that a grant is on its way to.
+    fn check_backends(&mut self) {
+        let now = self.now();
+        for (number, backend) in self.backends.iter().enumerate() {
+            let state = backend.lock();
+            state.check_invariants();
+            for index in (0..self.counts[number]).map(ServerIndex) {
+                let granted = (0..RINGS).flat_map(|ring| self.mail.peek(ring));
+                let granted = granted.filter(|(of, grant)| of.name() == backend.name() && grant.index == index).count();
+                let held = self.judge.count_at(number, index) + granted;
+                let counted = state.server(index, now).sessions as usize;
+                if held != counted {
+                    let what = format!("{} counts {counted} sessions at {index:?}, where {held} are", backend.name());
+                    self.kernel.borrow_mut().blame(what);
+                }
+            }
+        }
+    }
+
+    /// Whether nobody has anything to do before time passes.
+    fn is_quiet(&self) -> bool {
+        let kernel = self.kernel.borrow();
+        let idle = |number: usize| {
+            let due = self.rings[number].relays.due(kernel.instant());
+            kernel.told[number].is_empty()
+                && self.mail.peek(number).is_empty()
+                && due.is_none_or(|due| due > kernel.instant())
+        };
+        !kernel.is_restless() && (0..RINGS).all(idle)
+    }
+
+    fn is_over(&self) -> bool {
+        let mails = (0..RINGS).map(|ring| self.mail.peek(ring).len()).sum::<usize>();
+        self.visitors.is_empty() && mails == 0 && self.rings.iter().all(|ring| ring.relays.is_empty())
+    }
+
+    /// Lets time pass; `false` if nothing will ever happen.
+    fn wait(&mut self) -> bool {
+        let quiet = self.is_quiet();
+        let mut kernel = self.kernel.borrow_mut();
+        if !quiet {
+            kernel.now += Duration::from_micros(self.rng.u64(..100));
+            return true;
+        }
+        let start = kernel.instant() - kernel.now;
+        let dues = self.rings.iter().filter_map(|ring| ring.relays.due(kernel.instant())).map(|due| due - start);
+        let others = self.visitors.last().map(|visitor| visitor.connects).into_iter().chain(kernel.next_event());
+        let others = others.chain(self.changes.last().map(|(at, _)| *at)).chain(self.drains);
+        let Some(next) = dues.chain(others).min() else {
+            kernel.blame("nothing will ever happen, and sessions are there".into());
+            return false;
+        };
+        let oversleeps = if self.rng.bool() { SLACK.mul_f64(self.rng.f64()) } else { Duration::ZERO };
+        kernel.now = kernel.now.max(next) + oversleeps;
+        true
+    }
+
+    /// What must hold when everything has ended.
+    fn check_end(&mut self) {
+        let mut kernel = self.kernel.borrow_mut();
+        for index in 0..kernel.conns.len() {
+            if kernel.conns[index].closed.is_none() {
+                kernel.blame(format!("connection {index} was never closed"));
+            }
+        }
+        let mut totals = vec![0; Tally::names().len()];
+        self.tally.add_counts_to(&mut totals);
+        let ended: u64 = totals[totals.len() - End::COUNT..].iter().sum();
+        if ended != self.judge.begun {
+            let begun = self.judge.begun;
+            kernel.blame(format!("{begun} sessions were begun, and {ended} are counted as ended"));
+        }
+    }
+}
+
+/// A service, its backend, and what its sessions are promised.
+fn service(rng: &mut Rng, number: usize, base: Instant, servers: &mut Vec<Server>) -> (Relay, SharedBackend, Promises) {
+    let protocol = *rng.choice(&[Protocol::Imap, Protocol::Smtp, Protocol::None]).expect("three");
+    let pace = Pace {
+        idle: if rng.u8(..8) == 0 { millis(rng, 500..2_000) } else { millis(rng, 4_000..15_000) },
+        greeting: millis(rng, 500..4_000),
+        half_closed: millis(rng, 500..4_000),
+    };
+    let speaks_first = protocol != Protocol::None;
+    let promises = Promises { pace, connect: millis(rng, 300..3_000), queue: millis(rng, 300..4_000), speaks_first };
+    let count = rng.u16(1..5);
+    let limit = if rng.bool() { rng.u32(1..4) } else { 0 };
+    let fails = [0, 0, rng.u8(..4)];
+    for index in 0..count {
+        let address = address_of(number, ServerIndex(index));
+        let fails = *rng.choice(&fails).expect("three");
+        servers.push(Server { address, pace, speaks_first, fails, forbidden: false });
+    }
+    let settings = Settings {
+        name: format!("backend{number}"),
+        servers: (0..count).map(|index| server(number, index, limit)).collect(),
+        balance: *rng.choice(&[Balance::LeastConn, Balance::RoundRobin, Balance::Source]).expect("three"),
+        stick: None,
+        connect_timeout: promises.connect,
+        retries: rng.u32(..4),
+        queue: rng.u32(..5),
+        queue_timeout: promises.queue,
+        slow_start: Duration::ZERO,
+        check: CheckSettings { kind: CheckKind::Banner, interval: Duration::from_secs(1000), rise: 2, fall: u32::MAX },
+    };
+    let backend = SharedBackend::seeded(settings, rng.u64(..), base);
+    let relay =
+        Relay::new("imap-login", &backend).protocol(protocol).log_sessions(false).disconnect_delay(Duration::ZERO);
+    let relay = relay.forward(Forward::ProxyV2, Target::Dovecot, None);
+    let relay = relay.idle_timeout(pace.idle).greeting_timeout(pace.greeting).half_closed_timeout(pace.half_closed);
+    (relay, backend, promises)
+}
+
+fn server(backend: usize, index: u16, limit: u32) -> ServerSettings {
+    let address = address_of(backend, ServerIndex(index));
+    ServerSettings {
+        name: format!("s{index}"),
+        host: address.ip().to_string(),
+        port: address.port(),
+        address: Some(address),
+        weight: 1,
+        connection_limit: limit,
+        state: AdminState::Ready,
+        backup: false,
+        check_port: None,
+    }
+}
+
+fn address_of(backend: usize, index: ServerIndex) -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, 10 + backend as u8], 10_000 + index.0))
+}
+
+fn visitor(rng: &mut Rng, number: u16, promises: &[Promises]) -> Visitor {
+    let service = rng.usize(..promises.len());
+    let connects = millis(rng, 0..3_000);
+    let peer = Peer::new(rng, connects, promises[service].pace, false);
+    let early = if rng.bool() { 0 } else { rng.usize(..400) };
+    let address = SocketAddr::from(([198, 51, 100, rng.u8(1..8)], 40_000 + number));
+    Visitor { connects, ring: rng.usize(..RINGS), service, address, early, peer }
+}
+
+/// Runs the schedule of a seed to its end.
+fn run(seed: u64) -> Outcome {
+    let mut scene = Scene::new(seed);
+    let over = (0..TURNS_MAX).any(|_| scene.turn());
+    if !over {
+        scene.kernel.borrow_mut().blame(format!("not over after {TURNS_MAX} turns"));
+    }
+    scene.check_end();
+    let kernel = scene.kernel.clone();
+    drop(scene);
+    let mut kernel = kernel.borrow_mut();
+    Outcome { violations: std::mem::take(&mut kernel.violations), trace: kernel.trace }
+}
+
+fn schedules() -> u64 {
+    std::env::var("VESTIBULE_SCHEDULES")
+        .map_or(SCHEDULES, |text| text.parse().expect("VESTIBULE_SCHEDULES is a number"))
+}
+
+#[test]
+fn no_schedule_breaks_a_promise() {
+    let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get) as u64;
+    thread::scope(|scope| {
+        for thread in 0..threads {
+            scope.spawn(move || {
+                let seeds = REGRESSIONS.into_iter().chain((thread..schedules()).step_by(threads as usize));
+                for seed in seeds {
+                    let outcome = run(seed);
+                    if std::env::var("SIM_ALL").is_ok() {
+                        for violation in outcome.violations.iter().take(1) {
+                            eprintln!("SEED {seed} {}", &violation[..violation.len().min(400)]);
+                        }
+                        continue;
+                    }
+                    assert!(outcome.violations.is_empty(), "seed {seed}: {:#?}", outcome.violations);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    for seed in 0..100 {
+        assert_eq!(run(seed).trace, run(seed).trace, "seed {seed}");
+    }
+}
+
+#[test]
+fn every_deliberate_bug_is_caught() {
+    use Fault::*;
+    for bug in [LostTail, DoubleSend, BufferLeak, RearmedIdle, DeadServer] {
+        fault::set(Some(bug));
+        let caught = (0..CAUGHT_WITHIN).find(|&seed| !run(seed).violations.is_empty());
+        fault::set(None);
+        assert!(caught.is_some(), "{bug:?} goes unnoticed");
+    }
+}
