@@ -243,6 +243,8 @@ impl Backend {
         ServerView {
             index,
             name: &server.settings.name,
+            host: &server.settings.host,
+            port: server.settings.port,
             address: server.settings.address,
             state: server.settings.state,
             backup: server.settings.backup,

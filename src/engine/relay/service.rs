@@ -1,11 +1,14 @@
 //! What a relay is to be like, as the engine's user describes it.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use super::notice::{Notice, TOLD_EVERY};
 use crate::backend::{Backend, ServerIndex, Settings, TooManyServers};
 use crate::relay::{Announce, Forward, ForwardTlvs, Protocol, Target};
+use crate::ring::Waker;
+use crate::stats::Repeats;
 
 /// `idle_timeout` where nothing is set: IMAP clients in IDLE may be silent for 29 minutes (RFC 2177).
 pub const IDLE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(31 * 60);
@@ -23,6 +26,9 @@ pub struct SharedBackend {
     /// The servers' names, by index: kept apart, so that a log line needs no look at the state.
     servers: Arc<Mutex<Vec<Arc<str>>>>,
     state: Arc<Mutex<Backend>>,
+    notices: Arc<Repeats<Notice>>,
+    /// Of the prober that has it in its charge, if one does.
+    bell: Arc<Mutex<Weak<Waker>>>,
 }
 
 impl SharedBackend {
@@ -35,7 +41,8 @@ impl SharedBackend {
             .bytes()
             .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
         let state = Arc::new(Mutex::new(Backend::new(settings, seed, Instant::now())));
-        let shared = SharedBackend { name, servers: Arc::default(), state };
+        let notices = Arc::new(Repeats::new(TOLD_EVERY));
+        let shared = SharedBackend { name, servers: Arc::default(), state, notices, bell: Arc::default() };
         shared.note_names();
         shared
     }
@@ -74,6 +81,21 @@ impl SharedBackend {
     /// Tells it from others.
     pub(super) fn number(&self) -> usize {
         Arc::as_ptr(&self.state).addr()
+    }
+
+    /// A prober takes it in its charge; it is woken by this.
+    pub(in crate::engine) fn attend(&self, bell: &Arc<Waker>) {
+        *self.bell.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(bell);
+    }
+
+    /// Something has changed that its prober has to look at.
+    pub(in crate::engine) fn stir(&self) {
+        let bell = self.bell.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        bell.iter().for_each(|waker| waker.wake());
+    }
+
+    pub(super) fn notices(&self) -> &Repeats<Notice> {
+        &self.notices
     }
 
     /// The servers and their state. Rings wait for whoever holds this: for moments only.
