@@ -18,6 +18,8 @@ pub struct ServerView<'a> {
     pub host: &'a str,
     /// Its port.
     pub port: u16,
+    /// The port of its checks, if that is another.
+    pub check_port: Option<u16>,
     /// Where it listens; `None`: its name has no address yet.
     pub address: Option<SocketAddr>,
     /// What the operator wants.

@@ -25,14 +25,16 @@ use std::time::{Duration, Instant};
 use super::FOREVER;
 use super::door::{Door, Failure};
 use super::fault::{self, Fault};
-use super::relay::Relays;
+use super::relay::{Relays, SharedBackend};
 use super::report::Report;
 use super::tally::{Count, Tally};
+use crate::backend::ServerIndex;
 use crate::conn::{
     Action, Admitted, ClientTable, Clients, Ending, How, Key, PendingPeers, Queues, Record, Refusal, SHOWN_MAX, Slab,
     Ticket, Waiting,
 };
 use crate::dispatch::{Handoff, Overload, Permit, Release};
+use crate::relay::End;
 use crate::ring::{BACKLOG, BATCH_MAX, Completion, Driver, Errno, ReadMode};
 use leaving::{Brought, Leaving};
 
@@ -233,6 +235,11 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     pub fn drain(&mut self, grace: Duration) {
         self.draining = Some(Draining { pending_until: self.driver.now() + grace.min(FOREVER) });
         self.doors.iter_mut().for_each(Door::rise);
+    }
+
+    /// Ends the sessions that a server has, spread over a time.
+    pub fn let_go(&mut self, backend: &SharedBackend, server: ServerIndex, end: End, over: Duration) {
+        self.relays.let_go(Some((backend, server)), end, over, self.driver.now());
     }
 
     fn handle(&mut self, completion: Completion<D::Socket>) {

@@ -24,8 +24,13 @@ pub fn is_overload(first: &[u8]) -> bool {
 
 /// Whether a line with which a server refuses says that it has too many connections, of whomever.
 pub fn says_busy(line: &[u8]) -> bool {
-    const BUSY: [&[u8]; 5] =
-        [b"queue full", b"too many connections", b"server ports are busy", b"too many concurrent", b"concurrency limit"];
+    const BUSY: [&[u8]; 5] = [
+        b"queue full",
+        b"too many connections",
+        b"server ports are busy",
+        b"too many concurrent",
+        b"concurrency limit",
+    ];
     BUSY.iter().any(|words| has(line, words))
 }
 

@@ -44,8 +44,8 @@ use crate::relay::{
 };
 use crate::ring::{BATCH_MAX, Errno, Readiness, Streams};
 pub use service::Terms;
-pub use sources::connect_in_turn;
 use session::{Opening, Phase, Session, Times};
+pub use sources::connect_in_turn;
 use wire::Link;
 
 /// How long a client that was told goodbye has to end its side.

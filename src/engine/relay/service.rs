@@ -1,6 +1,6 @@
 //! What a relay is to be like, as the engine's user describes it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -61,6 +61,19 @@ impl SharedBackend {
     pub fn server_name(&self, server: ServerIndex) -> Option<Arc<str>> {
         let names = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
         names.get(usize::from(server.0)).cloned()
+    }
+
+    /// Where the server of this name listens, as long as it is still given by this host. `false`: it is not, or is gone.
+    pub(in crate::engine) fn move_server(&self, name: &str, host: &str, address: Option<SocketAddr>) -> bool {
+        let now = Instant::now();
+        let mut state = self.lock();
+        let Some(server) = state.find(name).filter(|server| state.server(*server, now).host == host) else {
+            return false;
+        };
+        state.set_address(server, address, now);
+        drop(state);
+        self.stir();
+        true
     }
 
     fn note_names(&self) {
