@@ -31,7 +31,7 @@ mod tally;
 mod tests;
 
 pub use listener::{Listener, TIMEOUT_DEFAULT, TIMEOUT_MAX};
-pub use prober::{NAMES_EVERY, Resolver, ServerFinding, address_among, check_once};
+pub use prober::{Asked, NAMES_EVERY, Resolver, ServerFinding, address_among, check_once};
 pub use reconfigure::Kept;
 pub use relay::{
     DISCONNECT_DELAY_DEFAULT, GREETING_TIMEOUT_DEFAULT, HALF_CLOSED_TIMEOUT_DEFAULT, IDLE_TIMEOUT_DEFAULT, Relay,

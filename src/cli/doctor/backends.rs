@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use vestibule::backend::{CheckKind, Finding as Found};
+use vestibule::backend::Finding as Found;
 use vestibule::config::{Settings, WorkerKind};
-use vestibule::engine::{Relay, ServerFinding, check_once};
+use vestibule::engine::{Asked, Relay, ServerFinding, check_once};
 
 use super::findings::{Finding, Verdict};
 use crate::cli::Error;
@@ -34,17 +34,20 @@ fn finding(found: &ServerFinding) -> Finding {
         return Finding::new(Verdict::Fail, subject, "-", reason, Some("correct `address`, or the name service"));
     };
     let place = found.address.map_or_else(String::new, |address| address.to_string());
-    let asked = match found.kind {
-        CheckKind::Dovecot => "asked for PONG: ",
-        _ => "",
-    };
+    let asked = if found.asked == Asked::Pong { "asked for PONG: " } else { "" };
     let (verdict, message) = (verdict.finding, format!("{asked}{}", verdict.message));
     let worth = match verdict {
         Found::Overloaded | Found::OwnFault => Verdict::Warn,
         good if good.is_good() => Verdict::Ok,
         _ => Verdict::Fail,
     };
-    Finding::new(worth, subject, place, message, remedy(verdict))
+    let remedy = match (found.asked, verdict) {
+        (Asked::Address, Found::HeaderRefused) => {
+            Some("name this host there (Dovecot: login_trusted_networks; Postfix: smtpd_authorized_xclient_hosts)")
+        }
+        _ => remedy(verdict),
+    };
+    Finding::new(worth, subject, place, message, remedy)
 }
 
 /// What to do; none where all is well.

@@ -358,7 +358,10 @@ mod tests {
     fn buffers_that_cannot_be_registered_are_the_limits_fault() {
         let facts = Facts { trial: Ok(Trial { deferred: true, unregistered: Some("ENOMEM".into()) }), ..healthy() };
         let faults: Vec<_> = all(&facts, &needs()).into_iter().filter(|f| f.verdict == Verdict::Warn).collect();
-        assert_eq!(faults.iter().map(|f| f.subject).collect::<Vec<_>>(), ["registered buffers", "RLIMIT_MEMLOCK"]);
+        assert_eq!(
+            faults.iter().map(|f| f.subject.as_str()).collect::<Vec<_>>(),
+            ["registered buffers", "RLIMIT_MEMLOCK"]
+        );
     }
 
     #[test]

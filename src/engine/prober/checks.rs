@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::trial::{Said, Talk, Trial};
 use crate::backend::{CheckKind, CheckTimes, ConnectFailure, Dialogue, Ending, ServerIndex, Verdict};
 use crate::conn::{Key, Slab};
 use crate::engine::relay::{Terms, connect_in_turn};
@@ -37,9 +38,23 @@ pub struct Task {
     pub address: SocketAddr,
     pub kind: CheckKind,
     pub times: CheckTimes,
+    /// The server is told of a client in band, in place of `kind`.
+    pub is_trial: bool,
 }
 
 impl Task {
+    /// What is said on a connection from `local`.
+    fn talk(&self, local: Option<SocketAddr>, now: Instant) -> Talk {
+        let trial = local.filter(|_| self.is_trial).and_then(|local| Trial::new(self, local, now));
+        match trial {
+            Some(trial) => Talk::Trial(trial.into()),
+            None => {
+                let header = self.header(local);
+                Talk::Check(Dialogue::new(self.kind, self.terms.protocol, &header, self.times, now))
+            }
+        }
+    }
+
     /// What is sent first on a connection from `local`.
     fn header(&self, local: Option<SocketAddr>) -> Vec<u8> {
         let (Some(announce), Some(local)) = (&self.terms.announce, local) else { return Vec::new() };
@@ -54,7 +69,7 @@ impl Task {
 struct Check<S> {
     task: Task,
     socket: S,
-    dialogue: Dialogue,
+    talk: Talk,
     connected: bool,
 }
 
@@ -94,7 +109,7 @@ impl<S> Checks<S> {
             return Some(now);
         }
         let keys: Vec<Key> = self.under_way.keys().collect();
-        keys.into_iter().filter_map(|key| Some(self.under_way.get_mut(key)?.dialogue.deadline())).min()
+        keys.into_iter().filter_map(|key| Some(self.under_way.get_mut(key)?.talk.deadline())).min()
     }
 
     /// Begins a check, if there is room.
@@ -110,9 +125,8 @@ impl<S> Checks<S> {
                 return self.over.push((task, verdict));
             }
         };
-        let header = task.header(driver.local(&socket));
-        let dialogue = Dialogue::new(task.kind, task.terms.protocol, &header, task.times, now);
-        let check = Check { task, socket, dialogue, connected: false };
+        let talk = task.talk(driver.local(&socket), now);
+        let check = Check { task, socket, talk, connected: false };
         let Ok(key) = self.under_way.insert(check) else { return };
         let check = self.under_way.get_mut(key).expect("just put there");
         driver.watch(key.slot, key.generation, &check.socket);
@@ -147,11 +161,11 @@ impl<S> Checks<S> {
     pub fn expire<D: Streams<Socket = S>>(&mut self, driver: &mut D, now: Instant) {
         for key in self.under_way.keys().collect::<Vec<_>>() {
             let check = self.under_way.get_mut(key).expect("its key was just there");
-            if check.dialogue.deadline() > now {
+            if check.talk.deadline() > now {
                 continue;
             }
-            let step = check.dialogue.expired(now);
-            let verdict = say(driver, &check.socket, step.send, step.verdict);
+            let said = check.talk.expired(now);
+            let verdict = say(driver, &check.socket, said);
             if let Some(verdict) = verdict {
                 self.finish(driver, key, verdict);
             }
@@ -197,24 +211,24 @@ impl<S> Check<S> {
         }
         let failed = driver.connected(&self.socket).err().or(readiness.broken.then_some(Errno(libc::ECONNRESET)));
         if let Some(errno) = failed {
-            return Some(no_connection(errno, self.dialogue.begun(), now));
+            return Some(no_connection(errno, self.talk.begun(), now));
         }
         self.connected = true;
-        let step = self.dialogue.connected(now);
-        say(driver, &self.socket, step.send, step.verdict)
+        let said = self.talk.connected(now);
+        say(driver, &self.socket, said)
     }
 
     /// Reads all that is there; the dialogue bounds how much that may be.
     fn read<D: Streams<Socket = S>>(&mut self, driver: &mut D, room: &mut [u8], now: Instant) -> Option<Verdict> {
         loop {
-            let step = match driver.receive(&self.socket, room) {
-                Ok(0) => self.dialogue.ended(Ending::Eof, now),
-                Ok(count) => self.dialogue.received(&room[..count], now),
+            let said = match driver.receive(&self.socket, room) {
+                Ok(0) => self.talk.ended(Ending::Eof, now),
+                Ok(count) => self.talk.received(&room[..count], now),
                 Err(Errno(libc::EAGAIN)) => return None,
                 Err(Errno(libc::EINTR)) => continue,
-                Err(_) => self.dialogue.ended(Ending::Reset, now),
+                Err(_) => self.talk.ended(Ending::Reset, now),
             };
-            let verdict = say(driver, &self.socket, step.send, step.verdict);
+            let verdict = say(driver, &self.socket, said);
             if verdict.is_some() {
                 return verdict;
             }
@@ -223,9 +237,9 @@ impl<S> Check<S> {
 }
 
 /// Sends what is to be sent. A few bytes find room in a fresh connection; if it is gone, its end is read next.
-fn say<D: Streams>(driver: &mut D, socket: &D::Socket, bytes: &[u8], verdict: Option<Verdict>) -> Option<Verdict> {
+fn say<D: Streams>(driver: &mut D, socket: &D::Socket, (bytes, verdict): Said) -> Option<Verdict> {
     if !bytes.is_empty() {
-        let _ = driver.send(socket, bytes, false);
+        let _ = driver.send(socket, &bytes, false);
     }
     verdict
 }

@@ -13,9 +13,10 @@ mod names;
 mod once;
 #[cfg(test)]
 mod tests;
+mod trial;
 
 pub use names::{NAMES_EVERY, Resolver, address_among};
-pub use once::{ServerFinding, check_once};
+pub use once::{Asked, ServerFinding, check_once};
 
 use std::collections::HashSet;
 use std::io;
@@ -112,7 +113,7 @@ impl Drop for Prober {
 fn task(terms: &Arc<Terms>, settings: &Settings, server: ServerIndex, address: SocketAddr, kind: CheckKind) -> Task {
     let greeting = CheckTimes::default().greeting.min(terms.greeting_timeout);
     let times = CheckTimes { connect: settings.connect_timeout, greeting };
-    Task { terms: terms.clone(), server, address, kind, times }
+    Task { terms: terms.clone(), server, address, kind, times, is_trial: false }
 }
 
 /// A backend in the prober's charge.

@@ -8,12 +8,14 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use super::Resolver;
+use super::{Asked, Resolver};
 use crate::backend::{
-    AdminState, Balance, CheckKind, CheckSettings, ServerIndex, ServerSettings, ServerTotals, ServerView, Settings,
+    AdminState, Balance, CheckKind, CheckSettings, Finding, ServerIndex, ServerSettings, ServerTotals, ServerView,
+    Settings,
 };
 use crate::dispatch::testing::{SOON, until};
 use crate::engine::{Engine, EngineBuilder, Listener, Relay, SharedBackend};
+use crate::relay::{Forward, Target};
 
 const GREETS: u8 = 0;
 const SILENT: u8 = 1;
@@ -53,7 +55,7 @@ impl Server {
         server
     }
 
-    fn become_(&self, mood: u8) {
+    fn turn(&self, mood: u8) {
         self.mood.store(mood, Ordering::SeqCst);
     }
 
@@ -172,7 +174,7 @@ fn a_server_that_falls_silent_is_taken_out_lets_its_sessions_go_and_comes_back_s
     let engine = engine(&backend);
     until("a check has passed", || totals(&backend, 0).checks_passed > 0);
     let mut client = session(&engine);
-    server.become_(SILENT);
+    server.turn(SILENT);
     until("it is down", || !is_up(&backend, 0));
     let why = with(&backend, 0, |view| view.why.to_owned());
     assert!(why.starts_with("it says nothing behind our PROXY header"), "{why}");
@@ -180,7 +182,7 @@ fn a_server_that_falls_silent_is_taken_out_lets_its_sessions_go_and_comes_back_s
     reads_to_the_end(&mut client);
     until("the session is over", || engine.snapshot().count("server-down") == 1);
     let passed = totals(&backend, 0).checks_passed;
-    server.become_(GREETS);
+    server.turn(GREETS);
     until("it is up", || is_up(&backend, 0));
     assert!(totals(&backend, 0).checks_passed >= passed + 2, "one good check is not enough");
     let (now, whole) = with(&backend, 0, |view| (view.weight_now, f64::from(view.weight)));
@@ -327,10 +329,43 @@ fn without_a_source_port_the_fault_is_ours() {
     let relay = relay(&backend).sources(["192.0.2.77".parse().expect("an address")]);
     let engine = builder(relay).start().expect("loopback has free ports");
     reads_to_the_end(&mut connect(&engine));
-    until("it is counted", || engine.snapshot().count("out-of-resources") >= 1);
-    assert_eq!(totals(&backend, 0).own_faults, 1);
+    until("it is counted", || totals(&backend, 0).own_faults == 1);
     until("it was checked", || with(&backend, 0, |view| view.last_check.is_some()));
     assert!(is_up(&backend, 0), "a check that could not be made says nothing of the server");
+}
+
+/// A server that greets with these words and says yes to everything.
+fn agreeable(greeting: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind(anywhere()).expect("loopback has free ports");
+    let address = listener.local_addr().expect("bound");
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut lines = std::io::BufReader::new(stream.try_clone().expect("a descriptor is left"));
+            let _ = stream.write_all(greeting.as_bytes());
+            let mut line = String::new();
+            while let Ok(1..) = std::io::BufRead::read_line(&mut lines, &mut line) {
+                let tag = line.split(' ').next().unwrap_or_default();
+                let _ = stream.write_all(format!("{tag} OK\r\n").as_bytes());
+                line.clear();
+            }
+        }
+    });
+    address
+}
+
+#[test]
+fn who_offers_to_be_told_of_clients_is_found_out() {
+    let servers = [agreeable("* OK [CAPABILITY IMAP4rev1 ID] hello\r\n"), agreeable("* OK hello\r\n")];
+    let backend = SharedBackend::new(settings(&servers, CheckKind::Banner));
+    let relay = relay(&backend).forward(Forward::ImapId, Target::Dovecot, None);
+    let found = super::check_once(&[relay]).expect("a ring can be made");
+    let told: Vec<(&str, Finding)> = found
+        .iter()
+        .filter(|found| found.asked == Asked::Address)
+        .map(|found| (found.server.as_str(), found.verdict.as_ref().expect("it has an address").finding))
+        .collect();
+    assert_eq!(told, [("s0", Finding::Greeted), ("s1", Finding::HeaderRefused)], "{found:?}");
+    assert_eq!(found.len(), 4);
 }
 
 #[test]
