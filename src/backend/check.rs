@@ -113,6 +113,11 @@ impl Dialogue {
         }
     }
 
+    /// When it began.
+    pub fn begun(&self) -> Instant {
+        self.begun
+    }
+
     /// When [`expired`](Dialogue::expired) is to be called, unless the check is over before.
     pub fn deadline(&self) -> Instant {
         self.deadline

@@ -243,6 +243,9 @@ impl Backend {
         ServerView {
             index,
             name: &server.settings.name,
+            host: &server.settings.host,
+            port: server.settings.port,
+            check_port: server.settings.check_port,
             address: server.settings.address,
             state: server.settings.state,
             backup: server.settings.backup,

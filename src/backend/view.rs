@@ -14,6 +14,12 @@ pub struct ServerView<'a> {
     pub index: ServerIndex,
     /// Its name.
     pub name: &'a str,
+    /// `address` as it was written: an address, or a name that is resolved now and again.
+    pub host: &'a str,
+    /// Its port.
+    pub port: u16,
+    /// The port of its checks, if that is another.
+    pub check_port: Option<u16>,
     /// Where it listens; `None`: its name has no address yet.
     pub address: Option<SocketAddr>,
     /// What the operator wants.

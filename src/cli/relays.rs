@@ -1,12 +1,13 @@
 //! From settings to backends and relays: names resolved, and what is known of the servers kept over a reload.
 
 use std::collections::HashMap;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::ToSocketAddrs;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use vestibule::backend;
 use vestibule::config::{self, ForwardTlv, Service, Settings};
-use vestibule::engine::{Relay, SharedBackend};
+use vestibule::engine::{Relay, SharedBackend, address_among};
 use vestibule::relay::ForwardTlvs;
 
 use super::lock;
@@ -18,9 +19,11 @@ pub struct Backends(Arc<Mutex<HashMap<String, SharedBackend>>>);
 impl Backends {
     /// The backend that these settings describe: the one of this name if there is one, as it is to be from now on.
     pub fn get(&self, described: &config::Backend) -> SharedBackend {
-        let settings = resolved(described.servers.clone());
+        let mut settings = described.servers.clone();
         let mut known = lock(&self.0);
-        if let Some(backend) = known.get(&settings.name) {
+        let present = known.get(&settings.name);
+        resolve(&mut settings, present);
+        if let Some(backend) = present {
             let name = settings.name.clone();
             if let Err(error) = backend.succeed(settings) {
                 tracing::error!("backend {name} stays as it is: {error}");
@@ -34,21 +37,23 @@ impl Backends {
     }
 }
 
-/// Finds the address of each server that is given by name. Those whose name has none serve nobody until it has one.
-fn resolved(mut settings: backend::Settings) -> backend::Settings {
+/// Finds the address of each server that is given by name: the one that it has, if that is still among the answers. Those
+/// whose name has none serve nobody until it has one.
+fn resolve(settings: &mut backend::Settings, present: Option<&SharedBackend>) {
     for server in &mut settings.servers {
-        server.address = resolve(&server.host, server.port);
+        let known = present.and_then(|backend| {
+            let state = backend.lock();
+            state.find(&server.name).and_then(|index| state.server(index, Instant::now()).address)
+        });
+        let answers = (server.host.as_str(), server.port).to_socket_addrs();
+        let answers: Vec<_> = answers.map(Iterator::collect).unwrap_or_default();
+        // No answer: what the name had before stays, if it is still the same name.
+        server.address = if answers.is_empty() { None } else { address_among(known, &answers) };
         if server.address.is_none() {
             let (backend, name, host) = (&settings.name, &server.name, &server.host);
             tracing::warn!("server {backend}/{name}: the name {host} has no address at present");
         }
     }
-    settings
-}
-
-/// The first address of a host.
-pub fn resolve(host: &str, port: u16) -> Option<SocketAddr> {
-    (host, port).to_socket_addrs().ok()?.next()
 }
 
 /// The relay of a service.

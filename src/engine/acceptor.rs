@@ -25,12 +25,14 @@ use std::time::{Duration, Instant};
 use super::FOREVER;
 use super::door::{Door, Failure};
 use super::fault::{self, Fault};
-use super::relay::Relays;
+use super::relay::{Relays, SharedBackend};
 use super::report::Report;
 use super::tally::{Count, Tally};
 use crate::admission::{ClientTable, Clients, PendingPeers, Refusal, Ticket};
+use crate::backend::ServerIndex;
 use crate::conn::{Action, Admitted, Ending, Handed, How, Key, Queues, Record, SHOWN_MAX, Slab, Waiting};
 use crate::dispatch::{Handoff, Overload, Permit, Release};
+use crate::relay::End;
 use crate::ring::{BACKLOG, BATCH_MAX, Completion, Driver, Errno, ReadMode};
 use leaving::{Brought, Leaving};
 
@@ -237,6 +239,11 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     pub fn let_sessions_go(&mut self, within: Duration) {
         self.now = self.driver.now();
         self.relays.close_within(within, self.now);
+    }
+
+    /// Ends the sessions that a server has, spread over a time.
+    pub fn let_go(&mut self, backend: &SharedBackend, server: ServerIndex, end: End, over: Duration) {
+        self.relays.let_go(Some((backend, server)), end, over, self.driver.now());
     }
 
     fn handle(&mut self, completion: Completion<D::Socket>) {

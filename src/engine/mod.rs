@@ -17,6 +17,7 @@ mod fault;
 mod kernel;
 mod listener;
 mod pools;
+mod prober;
 mod reconfigure;
 mod relay;
 mod report;
@@ -30,6 +31,7 @@ mod tally;
 mod tests;
 
 pub use listener::{Listener, TIMEOUT_DEFAULT, TIMEOUT_MAX};
+pub use prober::{Asked, NAMES_EVERY, Resolver, ServerFinding, address_among, check_once};
 pub use reconfigure::Kept;
 pub use relay::{
     DISCONNECT_DELAY_DEFAULT, GREETING_TIMEOUT_DEFAULT, HALF_CLOSED_TIMEOUT_DEFAULT, HELD_MOVED_MAX,
@@ -51,10 +53,14 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 
 use crate::admission::Clients;
+use crate::backend::ServerIndex;
 use crate::dispatch::{PoolRecord, RunningWorkers};
+use crate::relay::End;
 use crate::ring::{Ring, Sizes, Waker};
 use acceptor::{Acceptor, Departing};
 use pools::Pools;
+use prober::Prober;
+use relay::Mail;
 use report::Report;
 use start::RingPlan;
 use tally::Tally;
@@ -86,6 +92,11 @@ pub struct Engine {
     /// The rings' sockets, for an engine that takes over; a ring that ends, or gives a socket up, closes it. Empty once a
     /// drain has begun.
     sockets: Vec<(SocketAddr, Weak<TcpListener>)>,
+    /// From the first relay until a drain begins. Stands before the rings, whose inboxes it knows.
+    prober: Option<Prober>,
+    /// How it looks names up.
+    resolver: Resolver,
+    mail: Mail,
     threads: Vec<RingThread>,
     workers: Vec<Box<dyn RunningWorkers>>,
     pools: Vec<Arc<PoolRecord>>,
@@ -120,6 +131,8 @@ enum Command {
     Look,
     /// Connections from another process.
     TakeIn(Vec<Departing<OwnedFd>>),
+    /// The sessions of a server end, spread over a time.
+    LetGo { backend: SharedBackend, server: ServerIndex, end: End, over: Duration },
     /// Panic.
     #[cfg(test)]
     Break,
@@ -171,6 +184,7 @@ impl Engine {
         // The last of them a little before: ending in order is no failure.
         let sessions = limit.min(FOREVER).mul_f64(SESSIONS_SHARE);
         self.sockets.clear();
+        self.prober = None;
         for thread in &self.threads {
             thread.command(Command::Drain { grace, sessions });
         }
@@ -213,13 +227,30 @@ impl Pulse {
     }
 }
 
+/// The way to a ring, for another thread. The ring does not end by the engine's wish while somebody has one.
+#[derive(Clone, Debug)]
+struct Reach {
+    commands: Sender<Command>,
+    waker: Waker,
+}
+
+impl Reach {
+    fn command(&self, command: Command) {
+        // A ring that has ended takes none, and one that does not look for so long is stuck.
+        let _ = self.commands.send_timeout(command, COMMAND_PATIENCE);
+        self.waker.wake();
+    }
+}
+
 impl RingThread {
     fn command(&self, command: Command) {
-        if let Some(commands) = &self.commands {
-            // A ring that has ended takes none, and one that does not look for so long is stuck.
-            let _ = commands.send_timeout(command, COMMAND_PATIENCE);
+        if let Some(ring) = self.reach() {
+            ring.command(command);
         }
-        self.waker.wake();
+    }
+
+    fn reach(&self) -> Option<Reach> {
+        Some(Reach { commands: self.commands.clone()?, waker: self.waker.clone() })
     }
 
     /// Waits for the thread's end until `end`.
@@ -260,6 +291,7 @@ fn run(mut acceptor: Acceptor<Ring, Pools>, inbox: &Receiver<Command>, tally: &T
                 Ok(Command::TakeSessions(sessions)) => acceptor.take_in_sessions(sessions),
                 Ok(Command::Look) => acceptor.look(),
                 Ok(Command::TakeIn(arrivals)) => acceptor.take_in(arrivals),
+                Ok(Command::LetGo { backend, server, end, over }) => acceptor.let_go(&backend, server, end, over),
                 #[cfg(test)]
                 Ok(Command::Break) => panic!("as asked for"),
                 Ok(Command::Change { plan, done }) => {

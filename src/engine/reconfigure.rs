@@ -62,6 +62,7 @@ impl Engine {
         }
         builder.listeners.iter().try_for_each(|listener| builder.service_of(listener).map(drop))?;
         let (declared, sockets) = (builder.listeners.len(), builder.bind_all(self.threads.len())?);
+        self.start_prober(&builder)?;
         self.put_in_force(builder, declared, sockets)?;
         Ok(kept)
     }

@@ -12,6 +12,7 @@ use super::acceptor::{Acceptor, Change, Parts};
 use super::door::Door;
 use super::listener::Listener;
 use super::pools::Pools;
+use super::prober::{Prober, Resolver};
 use super::relay::{self, Mail, Relay, Relays, SessionLog, Terms};
 use super::report::Report;
 use super::tally::Tally;
@@ -38,6 +39,7 @@ pub struct EngineBuilder {
     pools: Vec<Pool>,
     relays: Vec<Relay>,
     session_log: SessionLogger,
+    resolver: Resolver,
     pub(super) listeners: Vec<Listener>,
     pub(super) rings: Option<NonZeroUsize>,
     pub(super) pending_limit: Option<u32>,
@@ -63,6 +65,13 @@ impl EngineBuilder {
     /// Who is told of the sessions of the relays.
     pub fn session_log(mut self, log: Arc<dyn SessionLog>) -> EngineBuilder {
         self.session_log = SessionLogger(Some(log));
+        self
+    }
+
+    /// How the names of servers are looked up again while the engine runs; by the system's resolver if not set. An engine
+    /// keeps what it was started with.
+    pub fn resolver(mut self, resolver: Resolver) -> EngineBuilder {
+        self.resolver = resolver;
         self
     }
 
@@ -185,6 +194,9 @@ impl EngineBuilder {
             declared: 0,
             proxied: Vec::new(),
             sockets: Vec::new(),
+            prober: None,
+            resolver: builder.resolver.clone(),
+            mail: frame.mail,
             threads,
             workers: Vec::new(),
             pools: Vec::new(),
@@ -192,6 +204,7 @@ impl EngineBuilder {
             report: frame.report,
             sizes: frame.sizes,
         };
+        engine.start_prober(&builder)?;
         // Only now that nothing else can fail: what a ring accepts from the backlogs would be lost with it.
         engine.put_in_force(builder, declared, sockets)?;
         Ok(engine)
@@ -359,6 +372,15 @@ impl DoorPlan {
 }
 
 impl Engine {
+    /// Starts the prober with the first relay.
+    pub(super) fn start_prober(&mut self, builder: &EngineBuilder) -> Result<(), StartError> {
+        if self.prober.is_none() && !builder.relays.is_empty() {
+            let rings = self.threads.iter().filter_map(RingThread::reach).collect();
+            self.prober = Some(Prober::start(rings, self.mail.clone(), self.resolver.clone())?);
+        }
+        Ok(())
+    }
+
     /// Starts the workers of a configuration and lets all rings do what it says, on these sockets.
     pub(super) fn put_in_force(
         &mut self,
@@ -369,6 +391,7 @@ impl Engine {
         let Sockets { addresses, by_ring, all } = sockets;
         let services = builder.listeners.iter().map(|listener| builder.service_of(listener));
         let services = services.collect::<Result<Vec<_>, _>>()?;
+        let relays: Vec<Arc<Terms>> = builder.relays.iter().map(|relay| Arc::new(relay.terms.clone())).collect();
         let records = builder.pools.iter().map(|pool| self.record_of(&pool.name)).collect::<Vec<_>>();
         let made = builder
             .pools
@@ -402,6 +425,7 @@ impl Engine {
         drop((done, queues));
         // Nobody sends: it is over when all rings have let go of their ends.
         let _ = all_done.recv_timeout(CHANGE_PATIENCE);
+        self.prober.iter().for_each(|prober| prober.watch(&relays));
         Ok(())
     }
 

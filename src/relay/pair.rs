@@ -12,7 +12,7 @@
 //! - a side's sending is ended once, after the last byte that the other side has sent.
 
 use super::course::{Course, Outgoing, Way};
-use super::{End, HELD_MAX};
+use super::{End, HELD_MAX, is_overload};
 
 /// Least that is read at once.
 pub const WINDOW_MIN: usize = 16 * 1024;
@@ -125,6 +125,8 @@ pub struct Pair {
     connected: bool,
     /// The server has said something.
     greeted: bool,
+    /// It was that it has too many connections.
+    overloaded: bool,
     /// The client's end is told to the server only when that has greeted: some drop a client that ends before.
     holds_end: bool,
     first_to_end: Option<Side>,
@@ -260,6 +262,7 @@ impl Pair {
             course: None,
             failed: None,
             client_was_told: state.client_was_told,
+            overloaded: false,
         }
     }
 
@@ -320,6 +323,11 @@ impl Pair {
     /// Whether the server has said something.
     pub fn is_greeted(&self) -> bool {
         self.greeted
+    }
+
+    /// Whether the server has said, in place of a greeting, that it has too many connections.
+    pub fn is_overloaded(&self) -> bool {
+        self.overloaded
     }
 
     /// Whether anything was sent to the client.
@@ -394,12 +402,15 @@ impl Pair {
     /// Reads from a side and writes to the other: all that is there, or one window.
     fn pass(&mut self, from: Side, wire: &mut impl Wire, scratch: &mut [u8]) {
         while self.may_read(from) {
-            let Half { window, hung, .. } = *self.half(from);
+            let Half { window, hung, received, .. } = *self.half(from);
             let count = match wire.receive(from, &mut scratch[..window as usize]) {
                 Received::Bytes(count) => count,
                 ended => return self.read_ended(from, ended),
             };
             self.half(from).received += count as u64;
+            if received == 0 && from == Side::Server {
+                self.overloaded = is_overload(&scratch[..count]);
+            }
             let full = count == window as usize;
             // Behind the last bytes the end follows: both go in one segment.
             let last = hung && !full && !self.keeps_end(from);

@@ -1,6 +1,6 @@
 //! What the lines of a mail server mean for a health check.
 
-use crate::relay::Protocol;
+use crate::relay::{Protocol, says_busy};
 
 /// A line of a greeting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,14 +83,7 @@ fn sieve_greeting(line: &[u8]) -> Greeting {
 
 /// Too busy, or not serving at all.
 fn refusal(line: &[u8]) -> Greeting {
-    const BUSY: [&[u8]; 5] = [
-        b"queue full",
-        b"too many connections",
-        b"server ports are busy",
-        b"too many concurrent",
-        b"concurrency limit",
-    ];
-    if BUSY.iter().any(|words| has(line, words)) { Greeting::Overloaded } else { Greeting::Refusal }
+    if says_busy(line) { Greeting::Overloaded } else { Greeting::Refusal }
 }
 
 pub(super) fn reply(protocol: Protocol, line: &[u8]) -> Reply {

@@ -26,12 +26,25 @@ pub(super) enum Verdict {
 #[derive(Clone, Debug)]
 pub(super) struct Finding {
     pub(super) verdict: Verdict,
-    subject: &'static str,
+    subject: String,
     value: String,
     /// Why it matters, or what it does now.
     reason: String,
     /// What to do; none where all is well.
     remedy: Option<String>,
+}
+
+impl Finding {
+    pub(super) fn new(
+        verdict: Verdict,
+        subject: impl ToString,
+        value: impl ToString,
+        reason: impl ToString,
+        remedy: Option<&str>,
+    ) -> Finding {
+        let (subject, value) = (subject.to_string(), value.to_string());
+        Finding { verdict, subject, value, reason: reason.to_string(), remedy: remedy.map(str::to_string) }
+    }
 }
 
 impl fmt::Display for Verdict {
@@ -80,7 +93,7 @@ fn io_uring(facts: &Facts, needs: &Needs) -> Finding {
         }
         Err(cause) => {
             let (cause, remedy) = cause.split_once(';').unwrap_or((cause, "see the lines below"));
-            finding(Verdict::Fail, "io_uring", "unavailable", cause, Some(remedy.trim()))
+            Finding::new(Verdict::Fail, "io_uring", "unavailable", cause, Some(remedy.trim()))
         }
     }
 }
@@ -251,27 +264,16 @@ fn shown(limit: u64) -> String {
 }
 
 fn ok(subject: &'static str, value: impl ToString, reason: impl ToString) -> Finding {
-    finding(Verdict::Ok, subject, value, reason, None)
+    Finding::new(Verdict::Ok, subject, value, reason, None)
 }
 
 fn warn(subject: &'static str, value: impl ToString, reason: impl ToString, remedy: impl AsRef<str>) -> Finding {
-    finding(Verdict::Warn, subject, value, reason, Some(remedy.as_ref()))
+    Finding::new(Verdict::Warn, subject, value, reason, Some(remedy.as_ref()))
 }
 
 /// The kernel does not say: a container that hides it, or a kernel without it.
 fn untold(subject: &'static str) -> Finding {
     warn(subject, "unknown", "not shown to this process", "look at it outside of the container")
-}
-
-fn finding(
-    verdict: Verdict,
-    subject: &'static str,
-    value: impl ToString,
-    reason: impl ToString,
-    remedy: Option<&str>,
-) -> Finding {
-    let (value, reason, remedy) = (value.to_string(), reason.to_string(), remedy.map(str::to_string));
-    Finding { verdict, subject, value, reason, remedy }
 }
 
 #[cfg(test)]
@@ -356,7 +358,10 @@ mod tests {
     fn buffers_that_cannot_be_registered_are_the_limits_fault() {
         let facts = Facts { trial: Ok(Trial { deferred: true, unregistered: Some("ENOMEM".into()) }), ..healthy() };
         let faults: Vec<_> = all(&facts, &needs()).into_iter().filter(|f| f.verdict == Verdict::Warn).collect();
-        assert_eq!(faults.iter().map(|f| f.subject).collect::<Vec<_>>(), ["registered buffers", "RLIMIT_MEMLOCK"]);
+        assert_eq!(
+            faults.iter().map(|f| f.subject.as_str()).collect::<Vec<_>>(),
+            ["registered buffers", "RLIMIT_MEMLOCK"]
+        );
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! [`Facts`] are read first; the findings are pure functions of them and of what the configuration [`Needs`].
 
+mod backends;
 mod facts;
 mod findings;
 
@@ -12,7 +13,7 @@ use vestibule::config::Settings;
 use vestibule::ring::{self, SLOT_BYTES, Sizes};
 
 use self::facts::Facts;
-use self::findings::Verdict;
+use self::findings::{Finding, Verdict};
 use super::plan::{self, Means};
 use super::{Error, configuration};
 
@@ -20,9 +21,11 @@ use super::{Error, configuration};
 ///
 /// One line each: verdict (ok, warn, fail), what was looked at, its value, why it matters, and the remedy. Rings are
 /// really made, as many and as large as the configuration asks for; no port is opened.
+///
+/// With --backends the servers of its backends are looked at instead.
 #[derive(clap::Args, Default)]
 #[command(after_help = "\
-Exit code: 0, or 1 if the daemon cannot run here (a line says fail), or 78 if the configuration
+Exit code: 0, or 1 if the daemon cannot run here or a server does not serve (a line says fail), or 78 if the configuration
 is wrong.
 
 Limits belong to a process: run it as the daemon will run, for example
@@ -32,6 +35,12 @@ pub struct Args {
     /// The configuration whose needs are looked at [default: the built-in configuration]
     #[arg(short = 'c', long = "config", value_name = "FILE")]
     file: Option<PathBuf>,
+
+    /// Look at the servers of the backends, not at this machine: each is asked once, as a session would begin, and a line
+    /// says what its port speaks. Each writes as much into its log as a check does. Takes 15 seconds at most, unless there
+    /// are more than 64 servers
+    #[arg(long)]
+    backends: bool,
 }
 
 /// Runs the subcommand.
@@ -40,12 +49,22 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
         Ok(loaded) => loaded,
         Err(problems) => return Ok(configuration::refuse(&problems)),
     };
-    let cpus = ring::allowed_cpus().map_or(1, |cpus| cpus.len());
-    let needs = Needs::of(&loaded.settings, cpus);
-    let findings = findings::all(&Facts::read(&needs), &needs);
+    let findings = match args.backends {
+        true => backends::findings(&loaded.settings)?,
+        false => machine(&loaded.settings),
+    };
+    if findings.is_empty() {
+        println!("no service has worker = relay, so there are no servers to look at");
+    }
     findings.iter().for_each(|finding| println!("{finding}"));
     let can_run = findings.iter().all(|finding| finding.verdict != Verdict::Fail);
     Ok(if can_run { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn machine(settings: &Settings) -> Vec<Finding> {
+    let cpus = ring::allowed_cpus().map_or(1, |cpus| cpus.len());
+    let needs = Needs::of(settings, cpus);
+    findings::all(&Facts::read(&needs), &needs)
 }
 
 /// Files of the process itself: standard streams, rings, event counters, certificate, log.

@@ -15,8 +15,10 @@
 mod log;
 mod mail;
 mod moving;
+mod notice;
 mod service;
 mod session;
+mod sources;
 mod wire;
 
 pub use log::{SessionLog, SessionRecord};
@@ -28,14 +30,13 @@ pub use service::{
 };
 
 use std::collections::{HashMap, VecDeque};
-use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::fault::{self, Fault};
 use super::tally::Tally;
-use crate::backend::{Choice, ConnectFailure, ServerIndex, Tried, Waiter};
+use crate::backend::{Choice, ServerIndex, Tried, Waiter};
 use crate::conn::{GENERATION_BITS, Key, Slab};
 use crate::dispatch::Handoff;
 use crate::net::canonical_socket;
@@ -47,6 +48,7 @@ use crate::relay::{
 use crate::ring::{BATCH_MAX, Errno, Readiness, Streams};
 pub use service::Terms;
 use session::{Opening, Phase, Session, Times};
+pub use sources::connect_in_turn;
 use wire::Link;
 
 /// How long a client that was told goodbye has to end its side.
@@ -154,19 +156,9 @@ impl<S> Relays<S> {
         Relays::new(parts, Instant::now())
     }
 
-    /// Sessions that are there.
-    pub fn len(&self) -> usize {
-        self.sessions.len()
-    }
-
     /// Whether no session is there.
     pub fn is_empty(&self) -> bool {
         self.sessions.is_empty()
-    }
-
-    /// Whether no session can be taken.
-    pub fn is_full(&self) -> bool {
-        self.sessions.is_full()
     }
 
     /// Somebody has woken the ring.
@@ -368,7 +360,7 @@ impl<S> Relays<S> {
             End::ConnectTimeout | End::QueueTimeout => self.part(driver, key, end, now),
             End::GreetingTimeout => {
                 let server = session.chosen.expect("a server is awaited to greet");
-                let _ = session.terms.backend.lock().not_greeted(server, now);
+                session.terms.backend.not_greeted(server, now);
                 self.part(driver, key, end, now);
             }
             _ => self.finish(driver, key, end, now),
@@ -430,10 +422,9 @@ impl<S> Relays<S> {
         address: SocketAddr,
         now: Instant,
     ) -> bool {
-        let source = self.next_source(key, address);
         let session = self.sessions.get_mut(key).expect("the caller has it");
         session.chosen = Some(index);
-        match driver.connect(address, source) {
+        match connect_in_turn(driver, address, &session.terms.sources, &mut self.source) {
             Ok(socket) => {
                 session.attempts += 1;
                 Watch::of(key, Side::Server, session.attempts).begin(driver, &socket);
@@ -444,6 +435,8 @@ impl<S> Relays<S> {
                 true
             }
             Err(errno) if is_our_own(errno) => {
+                session.terms.backend.connect_failed(index, errno, now);
+                session.terms.backend.short_of(errno, address, &session.terms.sources, now);
                 self.part(driver, key, End::OutOfResources, now);
                 true
             }
@@ -452,15 +445,6 @@ impl<S> Relays<S> {
                 false
             }
         }
-    }
-
-    /// The source address for the next connection, of the server's family.
-    fn next_source(&mut self, key: Key, server: SocketAddr) -> Option<IpAddr> {
-        let session = self.sessions.get_mut(key)?;
-        let fitting = || session.terms.sources.iter().filter(|source| source.is_ipv4() == server.is_ipv4());
-        let count = fitting().count();
-        self.source = self.source.wrapping_add(1);
-        fitting().nth(self.source.checked_rem(count)?).copied()
     }
 
     /// A connect has failed: the server is told, and is not tried again.
@@ -473,12 +457,8 @@ impl<S> Relays<S> {
             opening.tried.add(index);
         }
         let backend = session.terms.backend.clone();
-        let grant = {
-            let mut state = backend.lock();
-            let failure = ConnectFailure::of(&io::Error::from_raw_os_error(errno.0));
-            let _ = state.connect_failed(index, failure, now);
-            state.release(index, now)
-        };
+        backend.connect_failed(index, errno, now);
+        let grant = backend.lock().release(index, now);
         if let Some(grant) = grant {
             self.mail.send(&backend, grant);
         }
@@ -597,6 +577,9 @@ impl<S> Relays<S> {
             // It may be over sooner than the time to greet was.
             let (deadline, _) = session.deadline();
             self.wheel.set(key.slot, deadline);
+            if session.pair.is_overloaded() {
+                session.terms.backend.overloaded(index, now);
+            }
         }
         match flow {
             Flow::Idle if session.pair.is_half_closed() => {
@@ -621,8 +604,10 @@ impl<S> Relays<S> {
             let end = if early && session.pair.from_server() == 0 { End::NoGreeting } else { end };
             if matches!(end, End::NoGreeting | End::PrefaceRefused) {
                 let index = session.chosen.expect("it has a server");
-                // That the server is down now, if it is, shows in its state.
-                let _ = session.terms.backend.lock().not_greeted(index, now);
+                match session.pair.is_overloaded() {
+                    true => session.terms.backend.overloaded(index, now),
+                    false => session.terms.backend.not_greeted(index, now),
+                }
                 return self.part(driver, key, end, now);
             }
         }

@@ -1,11 +1,14 @@
 //! What a relay is to be like, as the engine's user describes it.
 
-use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use super::notice::{Notice, TOLD_EVERY};
 use crate::backend::{Backend, Balance, CheckKind, CheckSettings, ServerIndex, Settings, TooManyServers};
 use crate::relay::{Announce, Forward, ForwardTlvs, Protocol, Target};
+use crate::ring::Waker;
+use crate::stats::Repeats;
 
 /// `idle_timeout` where nothing is set: IMAP clients in IDLE may be silent for 29 minutes (RFC 2177).
 pub const IDLE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(31 * 60);
@@ -23,19 +26,28 @@ pub struct SharedBackend {
     /// The servers' names, by index: kept apart, so that a log line needs no look at the state.
     servers: Arc<Mutex<Vec<Arc<str>>>>,
     state: Arc<Mutex<Backend>>,
+    notices: Arc<Repeats<Notice>>,
+    /// Of the prober that has it in its charge, if one does.
+    bell: Arc<Mutex<Weak<Waker>>>,
 }
 
 impl SharedBackend {
     /// All servers up, and nobody served.
     pub fn new(settings: Settings) -> SharedBackend {
-        let name = settings.name.as_str().into();
         // The same in every process, so that `balance = source` sends a client to the same server after an upgrade.
         let seed = settings
             .name
             .bytes()
             .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
-        let state = Arc::new(Mutex::new(Backend::new(settings, seed, Instant::now())));
-        let shared = SharedBackend { name, servers: Arc::default(), state };
+        SharedBackend::seeded(settings, seed, Instant::now())
+    }
+
+    /// One whose every choice is decided by `seed`.
+    pub(super) fn seeded(settings: Settings, seed: u64, now: Instant) -> SharedBackend {
+        let name = settings.name.as_str().into();
+        let state = Arc::new(Mutex::new(Backend::new(settings, seed, now)));
+        let notices = Arc::new(Repeats::new(TOLD_EVERY));
+        let shared = SharedBackend { name, servers: Arc::default(), state, notices, bell: Arc::default() };
         shared.note_names();
         shared
     }
@@ -56,17 +68,22 @@ impl SharedBackend {
         names.get(usize::from(server.0)).cloned()
     }
 
+    /// Where the server of this name listens, as long as it is still given by this host. `false`: it is not, or is gone.
+    pub(in crate::engine) fn move_server(&self, name: &str, host: &str, address: Option<SocketAddr>) -> bool {
+        let now = Instant::now();
+        let mut state = self.lock();
+        let Some(server) = state.find(name).filter(|server| state.server(*server, now).host == host) else {
+            return false;
+        };
+        state.set_address(server, address, now);
+        drop(state);
+        self.stir();
+        true
+    }
+
     fn note_names(&self) {
         let names = self.lock().names().map(Arc::from).collect();
         *self.servers.lock().unwrap_or_else(PoisonError::into_inner) = names;
-    }
-
-    /// One whose every choice is decided by `seed`.
-    #[cfg(test)]
-    pub fn seeded(settings: Settings, seed: u64, now: Instant) -> SharedBackend {
-        let name = settings.name.as_str().into();
-        let state = Arc::new(Mutex::new(Backend::new(settings, seed, now)));
-        SharedBackend { name, servers: Arc::default(), state }
     }
 
     /// Its name.
@@ -82,6 +99,21 @@ impl SharedBackend {
     /// Tells it from others.
     pub(super) fn number(&self) -> usize {
         Arc::as_ptr(&self.state).addr()
+    }
+
+    /// A prober takes it in its charge; it is woken by this.
+    pub(in crate::engine) fn attend(&self, bell: &Arc<Waker>) {
+        *self.bell.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(bell);
+    }
+
+    /// Something has changed that its prober has to look at.
+    pub(in crate::engine) fn stir(&self) {
+        let bell = self.bell.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        bell.iter().for_each(|waker| waker.wake());
+    }
+
+    pub(super) fn notices(&self) -> &Repeats<Notice> {
+        &self.notices
     }
 
     /// The servers and their state. Rings wait for whoever holds this: for moments only.

@@ -1,0 +1,250 @@
+//! The checks that are under way: their sockets and deadlines. What is said in them decides a
+//! [`Dialogue`].
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::trial::{Said, Talk, Trial};
+use crate::backend::{CheckKind, CheckTimes, ConnectFailure, Dialogue, Ending, ServerIndex, Verdict};
+use crate::conn::{Key, Slab};
+use crate::engine::relay::{Terms, connect_in_turn};
+use crate::relay::HEADER_MAX;
+use crate::ring::{
+    BATCH_MAX, Completion, Driver, Errno, Readiness, Ring, SLOT_BYTES, SetupError, Sizes, Streams, Waker,
+};
+
+/// Most checks at a time; those that are due beyond it wait until one is over.
+pub const CHECKS_MAX: u32 = 64;
+/// Completions that may wait: those of each check's watch and of its end, and then some.
+const COMPLETIONS: u32 = 4 * CHECKS_MAX;
+/// Bytes that are read of a server at once.
+const ROOM: usize = 4096;
+
+/// A ring that checks can use: it has no listeners, and one slot, because rings have one at least.
+pub fn ring(waker: Waker) -> Result<Ring, SetupError> {
+    Ring::new(Sizes { slots: 1, longest: SLOT_BYTES, completions: COMPLETIONS }, Vec::new(), waker)
+}
+
+/// What is to be checked.
+#[derive(Clone, Debug)]
+pub struct Task {
+    /// Those of a service that uses the backend.
+    pub terms: Arc<Terms>,
+    pub server: ServerIndex,
+    /// Where to connect.
+    pub address: SocketAddr,
+    pub kind: CheckKind,
+    pub times: CheckTimes,
+    /// The server is told of a client in band, in place of `kind`.
+    pub is_trial: bool,
+}
+
+impl Task {
+    /// What is said on a connection from `local`.
+    fn talk(&self, local: Option<SocketAddr>, now: Instant) -> Talk {
+        let trial = local.filter(|_| self.is_trial).and_then(|local| Trial::new(self, local, now));
+        match trial {
+            Some(trial) => Talk::Trial(trial.into()),
+            None => {
+                let header = self.header(local);
+                Talk::Check(Dialogue::new(self.kind, self.terms.protocol, &header, self.times, now))
+            }
+        }
+    }
+
+    /// What is sent first on a connection from `local`.
+    fn header(&self, local: Option<SocketAddr>) -> Vec<u8> {
+        let (Some(announce), Some(local)) = (&self.terms.announce, local) else { return Vec::new() };
+        let mut room = [0; HEADER_MAX];
+        // No preset's limit is below what two addresses need.
+        let length = announce.write_check(local, self.address, &mut room).map_or(0, |announced| announced.length);
+        room[..length].to_vec()
+    }
+}
+
+/// A check and its socket.
+struct Check<S> {
+    task: Task,
+    socket: S,
+    talk: Talk,
+    connected: bool,
+}
+
+/// The checks under way.
+pub struct Checks<S> {
+    under_way: Slab<Check<S>>,
+    /// Those that are over.
+    over: Vec<(Task, Verdict)>,
+    /// Whose turn it is among the source addresses.
+    source: usize,
+    room: Box<[u8]>,
+}
+
+impl<S> Checks<S> {
+    pub fn new() -> Checks<S> {
+        let under_way = Slab::new(CHECKS_MAX);
+        Checks { under_way, over: Vec::new(), source: 0, room: vec![0; ROOM].into() }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.under_way.is_empty() && self.over.is_empty()
+    }
+
+    /// How many more may begin.
+    pub fn room(&self) -> usize {
+        self.under_way.free()
+    }
+
+    /// Takes those that are over, with what they have found.
+    pub fn take_over(&mut self) -> Vec<(Task, Verdict)> {
+        std::mem::take(&mut self.over)
+    }
+
+    /// When the first of them expires; at once if one is over.
+    pub fn due(&mut self, now: Instant) -> Option<Instant> {
+        if !self.over.is_empty() {
+            return Some(now);
+        }
+        let keys: Vec<Key> = self.under_way.keys().collect();
+        keys.into_iter().filter_map(|key| Some(self.under_way.get_mut(key)?.talk.deadline())).min()
+    }
+
+    /// Begins a check, if there is room.
+    pub fn begin<D: Streams<Socket = S>>(&mut self, driver: &mut D, task: Task, now: Instant) {
+        let sources = task.terms.sources.clone();
+        let socket = match connect_in_turn(driver, task.address, &sources, &mut self.source) {
+            Ok(socket) => socket,
+            Err(errno) => {
+                let verdict = no_connection(errno, now, now);
+                if verdict.finding == crate::backend::Finding::OwnFault {
+                    task.terms.backend.short_of(errno, task.address, &sources, now);
+                }
+                return self.over.push((task, verdict));
+            }
+        };
+        let talk = task.talk(driver.local(&socket), now);
+        let check = Check { task, socket, talk, connected: false };
+        let Ok(key) = self.under_way.insert(check) else { return };
+        let check = self.under_way.get_mut(key).expect("just put there");
+        driver.watch(key.slot, key.generation, &check.socket);
+    }
+
+    /// A watched socket is ready.
+    pub fn handle_ready<D: Streams<Socket = S>>(
+        &mut self,
+        driver: &mut D,
+        key: Key,
+        readiness: Readiness,
+        armed: bool,
+        now: Instant,
+    ) {
+        // One that is over already: the end of its watch was asked for.
+        let Some(check) = self.under_way.get_mut(key) else { return };
+        if !armed {
+            driver.watch(key.slot, key.generation, &check.socket);
+        }
+        let verdict = if check.connected { None } else { check.connect_ended(driver, readiness, now) };
+        let readable = check.connected && readiness.readable;
+        let verdict = match verdict {
+            None if readable => check.read(driver, &mut self.room, now),
+            decided => decided,
+        };
+        if let Some(verdict) = verdict {
+            self.finish(driver, key, verdict);
+        }
+    }
+
+    /// Ends what has lasted too long.
+    pub fn expire<D: Streams<Socket = S>>(&mut self, driver: &mut D, now: Instant) {
+        for key in self.under_way.keys().collect::<Vec<_>>() {
+            let check = self.under_way.get_mut(key).expect("its key was just there");
+            if check.talk.deadline() > now {
+                continue;
+            }
+            let said = check.talk.expired(now);
+            let verdict = say(driver, &check.socket, said);
+            if let Some(verdict) = verdict {
+                self.finish(driver, key, verdict);
+            }
+        }
+    }
+
+    fn finish<D: Streams<Socket = S>>(&mut self, driver: &mut D, key: Key, verdict: Verdict) {
+        driver.unwatch(key.slot, key.generation);
+        self.over.extend(self.under_way.remove(key).map(|check| (check.task, verdict)));
+    }
+}
+
+impl Checks<OwnedFd> {
+    /// Waits until something happens to a check, `until` at the latest, or until the ring is woken.
+    ///
+    /// # Errors
+    /// Only if the ring is broken.
+    pub fn turn(&mut self, ring: &mut Ring, until: Option<Instant>) -> io::Result<()> {
+        let now = Instant::now();
+        let until = until.into_iter().chain(self.due(now)).min();
+        ring.wait(until.map(|until| until.saturating_duration_since(now)))?;
+        let now = Instant::now();
+        for _ in 0..BATCH_MAX {
+            let Some(completion) = ring.next() else { break };
+            if let Completion::Ready { place, generation, readiness, armed } = completion {
+                self.handle_ready(ring, Key { slot: place, generation }, readiness, armed, now);
+            }
+        }
+        self.expire(ring, now);
+        Ok(())
+    }
+}
+
+impl<S> Check<S> {
+    fn connect_ended<D: Streams<Socket = S>>(
+        &mut self,
+        driver: &mut D,
+        readiness: Readiness,
+        now: Instant,
+    ) -> Option<Verdict> {
+        if !readiness.writable {
+            return None;
+        }
+        let failed = driver.connected(&self.socket).err().or(readiness.broken.then_some(Errno(libc::ECONNRESET)));
+        if let Some(errno) = failed {
+            return Some(no_connection(errno, self.talk.begun(), now));
+        }
+        self.connected = true;
+        let said = self.talk.connected(now);
+        say(driver, &self.socket, said)
+    }
+
+    /// Reads all that is there; the dialogue bounds how much that may be.
+    fn read<D: Streams<Socket = S>>(&mut self, driver: &mut D, room: &mut [u8], now: Instant) -> Option<Verdict> {
+        loop {
+            let said = match driver.receive(&self.socket, room) {
+                Ok(0) => self.talk.ended(Ending::Eof, now),
+                Ok(count) => self.talk.received(&room[..count], now),
+                Err(Errno(libc::EAGAIN)) => return None,
+                Err(Errno(libc::EINTR)) => continue,
+                Err(_) => self.talk.ended(Ending::Reset, now),
+            };
+            let verdict = say(driver, &self.socket, said);
+            if verdict.is_some() {
+                return verdict;
+            }
+        }
+    }
+}
+
+/// Sends what is to be sent. A few bytes find room in a fresh connection; if it is gone, its end is read next.
+fn say<D: Streams>(driver: &mut D, socket: &D::Socket, (bytes, verdict): Said) -> Option<Verdict> {
+    if !bytes.is_empty() {
+        let _ = driver.send(socket, &bytes, false);
+    }
+    verdict
+}
+
+fn no_connection(errno: Errno, begun: Instant, now: Instant) -> Verdict {
+    let failure = ConnectFailure::of(&io::Error::from_raw_os_error(errno.0));
+    Verdict::no_connection(failure, now.saturating_duration_since(begun))
+}
