@@ -61,7 +61,9 @@ class Debian13:
         """The command with `directory` visible at its own path."""
         root = FOLDER / "root"
         steps = [
-            f"mount -t tmpfs tmpfs {root}/tmp", f"mkdir -p {root}{directory}", f"mount --bind {directory} {root}{directory}",
+            f"mount -t tmpfs tmpfs {root}/tmp",
+            f"mkdir -p {root}{directory}",
+            f"mount --bind {directory} {root}{directory}",
             f"mount --rbind /dev {root}/dev", f"mount -t proc proc {root}/proc", f'exec chroot {root} "$@"',
         ]
         script = " && ".join(steps)
@@ -108,7 +110,7 @@ def apt_options(scratch):
     settings = {
         "Dir::Etc::SourceList": state / "sources.list", "Dir::Etc::SourceParts": "-", "Dir::State": state,
         "Dir::State::Status": state / "status", "Dir::Cache": FOLDER, "APT::Sandbox::User": "root",
-        "APT::Install-Recommends": "false", "APT::Update::Post-Invoke-Success::": "", "APT::Keep-Downloaded-Packages": 1,
+        "APT::Install-Recommends": "false", "APT::Update::Post-Invoke-Success::": "",
     }
     return [f"--option={name}={value}" for name, value in settings.items()]
 

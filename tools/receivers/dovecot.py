@@ -27,7 +27,7 @@ service imap-login {{
 }}
 """
 OLD = """\
-login_log_format_elements = from=<%r,%b> to=<%l,%a>
+login_log_format_elements = from=<%r,%b> to=<%l,%a> by=<%{{real_rport}}>
 login_log_format = %$ %s
 mail_location = maildir:{directory}/%u
 passdb {{
@@ -42,7 +42,8 @@ userdb {{
 NEW = """\
 dovecot_config_version = 2.4.1
 dovecot_storage_version = 2.4.1
-login_log_format_elements = from=<%{{remote_ip}},%{{remote_port}}> to=<%{{local_ip}},%{{local_port}}>
+login_log_format_elements = from=<%{{remote_ip}},%{{remote_port}}> to=<%{{local_ip}},%{{local_port}}> \\
+  by=<%{{real_remote_port}}>
 login_log_format = %{{message}} %{{elements}}
 mail_driver = maildir
 mail_path = {directory}/%{{user}}
@@ -73,7 +74,8 @@ class Dovecot(Server):
         return said.startswith(b"* OK")
 
     def endpoints(self, _, start):
-        found = self.wait_for_line(start, r"from=<(\S*),(\S*)>,? to=<(\S*),(\S*)>")
+        # By the peer's own port: of a connection that it closed, a line may come late.
+        found = self.wait_for_line(start, rf"from=<(\S*),(\S*)>,? to=<(\S*),(\S*)>,? by=<{self.peer_port}>")
         return endpoint(*found.group(1, 2)), endpoint(*found.group(3, 4))
 
 

@@ -18,6 +18,7 @@ smtpd_client_port_logging = yes
 smtpd_client_connection_count_limit = 0
 alias_maps =
 alias_database =
+postscreen_access_list =
 postscreen_cache_map =
 postscreen_greet_wait = 2s
 """

@@ -11,11 +11,20 @@ PROGRAM = """\
 import asyncio, sys
 from aiosmtpd.smtp import SMTP
 
+def show(address):
+    if not isinstance(address, bytes):
+        return address
+    # In the vectors' spelling: a path ends before its first NUL, an abstract name before those that pad it.
+    padded = address.rstrip(b"\\0")
+    mark, name = ("@", padded[1:]) if padded[:1] == b"\\0" else ("", address.split(b"\\0")[0])
+    plain = lambda byte: 0x21 <= byte <= 0x7e and byte != 0x5c
+    return f"unix:{mark}" + "".join(chr(byte) if plain(byte) else f"\\\\x{byte:02x}" for byte in name)
+
 class Handler:
     async def handle_PROXY(self, server, session, envelope, proxy):
         # The header's command is the handler's to look at: of LOCAL the library shows the addresses, too.
         local = proxy.version == 2 and proxy.command == 0
-        ends = [proxy.src_addr, proxy.src_port, proxy.dst_addr, proxy.dst_port]
+        ends = [show(proxy.src_addr), proxy.src_port, show(proxy.dst_addr), proxy.dst_port]
         print("proxy=", *("" if local or end is None else end for end in ends), sep=",", flush=True)
         return True
 
