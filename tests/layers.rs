@@ -20,7 +20,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("relay", &["net", "proxy", "stats"]),
     ("backend", &["net", "proxy", "relay", "stats"]),
     ("config", &["admission", "backend", "dispatch", "net", "proxy", "relay"]),
-    ("engine", &["backend", "conn", "dispatch", "net", "relay", "ring", "stats"]),
+    ("engine", &["admission", "backend", "conn", "dispatch", "net", "proxy", "relay", "ring", "stats"]),
 ];
 
 /// The only places with `unsafe`.
@@ -42,6 +42,7 @@ const MUST_NOT_SAY: &[(&str, &[&str])] = &[
     ("dispatch", &["decode("]),
     ("worker", &["decode("]),
     ("config", &["decode("]),
+    ("engine", &["decode("]),
 ];
 
 const CLOCK_AND_SOCKETS: &[&str] =

@@ -85,8 +85,33 @@ fn no_handshake_and_no_tls_cost_that_connection_only() {
     let log = daemon.stop();
     assert_eq!(log.matches("panicked").count(), 0);
     let line = log.lines().find(|line| line.contains("TLS handshaking failed")).expect("it is logged");
-    assert!(line.contains("Z imap-login: Warning: TLS handshaking failed (rip=127.0.0.1, lip=127.0.0.1): "), "{line}");
-    assert_eq!(counted(&log, "tls-failed"), Some(2), "{log}");
+    let begin =
+        "Z imap-login: Warning: TLS handshaking failed (rip=127.0.0.1, lip=127.0.0.1): no TLS: first=a\\x20NOOP";
+    assert!(line.contains(begin) && line.contains(" diagnosis=plaintext-on-tls ("), "{line}");
+    assert!(line.contains(": listener=imaps_haproxy peer=127.0.0.1:"), "{line}");
+    assert_eq!(counted(&log, "tls-failed"), Some(1), "{log}");
+    assert_eq!(counted(&log, "tls-checked"), Some(1), "{log}");
+}
+
+#[test]
+fn a_header_on_a_plain_tls_port_is_named_with_its_remedy() {
+    let port = free_port();
+    let listener = format!("address = 127.0.0.1\n port = {port}\n ssl = yes");
+    let daemon =
+        Daemon::start(&format!("service imap-login {{\n inet_listener imaps {{\n {listener}\n }}\n}}\n"), &[port]);
+    for bytes in [header::local(), b"PROXY TCP4 198.51.100.7 192.0.2.1 5000 993\r\n".to_vec()] {
+        Client::send_to(loopback(port), &bytes).read_to_end();
+    }
+    let log = daemon.stop();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("TLS handshaking failed")).collect();
+    assert_eq!(lines.len(), 2, "one, and how many more: {log}");
+    assert!(lines[0].contains("diagnosis=header-on-tls (") && lines[0].contains("set haproxy = yes on it"), "{log}");
+    assert!(lines[0].contains(": listener=imaps peer=127.0.0.1:"), "{log}");
+    assert!(
+        lines[1].contains("1 more like this suppressed (rip=127.0.0.1): reason=header-on-tls listener=imaps"),
+        "{log}"
+    );
+    assert!(!log.contains("InvalidContentType"), "{log}");
 }
 
 #[test]

@@ -159,6 +159,16 @@ impl Backend {
         }
     }
 
+    /// Counts a session at a server that was chosen for it elsewhere, such as in another process, whatever the server's
+    /// state and limits. `None`: there is no server of this name.
+    pub fn adopt(&mut self, server: &str, client: IpAddr, now: Instant) -> Option<ServerIndex> {
+        let index = self.find(server)?;
+        self.seat(index);
+        let nanos = self.nanos(now);
+        self.remember(ClientKey::of(client), None, index, &Tried::NONE, nanos);
+        Some(index)
+    }
+
     /// A session for which [`choose`](Backend::choose) has just found everything full waits for a place, behind all who
     /// wait already. It is the caller's to [`abandon`](Backend::abandon) it after `queue_timeout`, or when its client goes.
     ///

@@ -91,7 +91,15 @@ pub fn json(snapshot: &Snapshot) -> String {
         })
         .collect();
     let counters = object(snapshot.counters().iter().copied());
-    format!("{}\n", json!({ "counters": counters, "microseconds": microseconds }))
+    let (endings, more) = snapshot.main_endings();
+    let ended: Vec<Value> = endings
+        .iter()
+        .map(
+            |one| json!({ "service": one.service, "listener": one.listener, "reason": one.reason, "count": one.count }),
+        )
+        .collect();
+    let all = json!({ "counters": counters, "ended": ended, "ended-not-shown": more, "microseconds": microseconds });
+    format!("{all}\n")
 }
 
 fn object(numbers: impl Iterator<Item = (&'static str, u64)>) -> Value {

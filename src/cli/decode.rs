@@ -17,7 +17,10 @@ use super::{Error, explain, hex};
 #[derive(clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct Args {
-    /// Read hexadecimal text instead, one input a line, and answer each with one line; white space does not count
+    /// Read hexadecimal text instead, one input a line, and answer each with one line
+    ///
+    /// Between the digits may stand white space, `:`, `-`, `,` and `0x`. A line with backslashes is text with escapes such
+    /// as `\x0d` and `\r`; of a line of the log counts what stands behind `first=`.
     #[arg(long)]
     hex: bool,
 
@@ -39,6 +42,7 @@ Examples:
   printf 'PROXY TCP4 198.51.100.7 192.0.2.1 5000 143\\r\\n' | vestibule decode
   echo 0d0a0d0a000d0a515549540a 2111000c c6336407 c0000201 1388 008f |
       vestibule decode --hex --explain
+  journalctl -u vestibule | grep first= | vestibule decode --hex --explain
   vestibule encode --v2 --local | vestibule decode
   jq -r .hex tests/data/vectors.jsonl | vestibule decode --hex";
 

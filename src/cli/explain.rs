@@ -6,7 +6,7 @@
 use std::fmt::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use vestibule::proxy::{self, Decoded, Diagnosis, Escaped, Rules, V2_FIXED, kind};
+use vestibule::proxy::{self, Decoded, Diagnosis, Escaped, Field, Rules, V2_FIXED, What, kind};
 
 use super::decode::unix;
 use super::hex;
@@ -14,15 +14,15 @@ use super::hex;
 /// The dump of one input, some lines of text.
 pub fn explain(input: &[u8], rules: &Rules) -> String {
     let verdict = proxy::decode(input, rules);
-    let mut dump = Dump { text: String::new(), input, at: 0 };
-    if !matches!(verdict, Decoded::Absent { .. }) && !input.is_empty() {
-        if input[0] == b'P' { version_1(&mut dump) } else { version_2(&mut dump) }
+    let mut dump = Dump { text: String::new(), input, at: 0, is_local: false, family: 0, ssl_client: 0 };
+    if !matches!(verdict, Decoded::Absent { .. }) {
+        proxy::walk(input, |field| dump.field(field));
     }
     if let Decoded::Complete(header) = &verdict {
         dump.at = header.len();
         dump.payload();
     }
-    conclude(&mut dump.text, &verdict, input);
+    conclude(&mut dump.text, &verdict, input, rules);
     dump.text
 }
 
@@ -31,30 +31,70 @@ const ROW: usize = 12;
 /// Bytes of a payload or of unknown bytes that are shown.
 const EXCERPT: usize = 16;
 
-/// A cursor over the input that writes a line for every field it passes.
+/// The text under way, and how far in the input it has come.
 struct Dump<'a> {
     text: String,
     input: &'a [u8],
     at: usize,
+    /// Byte 13's lower half is LOCAL's.
+    is_local: bool,
+    /// The address family of version 2.
+    family: u8,
+    /// The bit field of the SSL TLV that is passed.
+    ssl_client: u8,
 }
 
 impl<'a> Dump<'a> {
-    /// The next field of up to `length` bytes; `meaning` is asked only if it is whole.
-    fn field(&mut self, length: usize, name: &str, meaning: impl FnOnce(&'a [u8]) -> String) {
-        let bytes = self.take(length);
-        let meaning = match bytes.len() {
-            0 if length > 0 => return,
-            seen if seen < length => format!("(cut: {seen} of {length} bytes)"),
-            _ => meaning(bytes),
+    fn field(&mut self, field: Field<'a>) {
+        self.at = field.at + field.bytes.len();
+        if field.bytes.is_empty() {
+            return;
+        }
+        match field.what {
+            What::VersionAndCommand => self.is_local = field.bytes[0] & 0x0f == 0,
+            What::FamilyAndTransport => self.family = field.bytes[0] >> 4,
+            What::SslClient => self.ssl_client = field.bytes[0],
+            _ => {}
+        }
+        let meaning = match field.is_whole() {
+            true => self.meaning(&field),
+            false => format!("(cut: {} of {} bytes)", field.bytes.len(), field.length),
         };
-        self.line(bytes, name, &meaning);
+        self.line(field.bytes, name(field.what), &meaning);
     }
 
-    fn take(&mut self, length: usize) -> &'a [u8] {
-        let rest = &self.input[self.at.min(self.input.len())..];
-        let bytes = &rest[..length.min(rest.len())];
-        self.at += bytes.len();
-        bytes
+    fn meaning(&self, field: &Field<'a>) -> String {
+        let bytes = field.bytes;
+        let is_line = self.input[0] == b'P';
+        match field.what {
+            What::Signature if !is_line => "version 2's".into(),
+            What::Signature if field.word() == b"PROXY" => format!("{}: version 1", Escaped(field.word())),
+            What::Keyword if field.word() == b"UNKNOWN" => "UNKNOWN: the socket's own addresses count".into(),
+            What::Ignored => format!("{}: ignored", Escaped(field.word())),
+            What::LineEnd if bytes == b"\r\n" => "CRLF".into(),
+            What::LineEnd => format!("{} alone: a line ends with CRLF", if bytes == b"\r" { "CR" } else { "LF" }),
+            what if is_line && (what == What::Signature || what.is_word()) => Escaped(field.word()).to_string(),
+            What::VersionAndCommand => ver_cmd(bytes[0]),
+            What::FamilyAndTransport => family_and_transport(bytes[0]),
+            What::Length => {
+                let length = number(bytes);
+                format!("{length} bytes follow: the header has {}", V2_FIXED as u64 + length)
+            }
+            What::Source | What::Destination => address(self.family, bytes),
+            What::SourcePort | What::DestinationPort => number(bytes).to_string(),
+            What::Tlv { kind, length, left, inside_ssl } => {
+                let overrun = if length > left { format!(", but {left} are left") } else { String::new() };
+                let name = if inside_ssl { sub_tlv_name(kind) } else { tlv_name(kind) };
+                format!("{name} (0x{kind:02x}), {length} bytes{overrun}")
+            }
+            What::SslClient => ssl_client(bytes[0]),
+            What::SslVerify => ssl_verify(number(bytes), self.ssl_client),
+            What::Value { kind, inside_ssl } => tlv_meaning(self.input, field.at, kind, bytes, inside_ssl),
+            What::Opaque { inside_ssl: true } => "no whole sub-TLV".into(),
+            What::Opaque { .. } if self.is_local => "skipped: LOCAL has no addresses".into(),
+            What::Opaque { .. } => "no whole TLV".into(),
+            _ => Escaped(bytes).to_string(),
+        }
     }
 
     /// Writes the line for `bytes`, which end at the cursor.
@@ -78,12 +118,8 @@ impl<'a> Dump<'a> {
         }
     }
 
-    fn rest(&self) -> &'a [u8] {
-        &self.input[self.at.min(self.input.len())..]
-    }
-
     fn payload(&mut self) {
-        let rest = self.rest();
+        let rest = &self.input[self.at.min(self.input.len())..];
         if !rest.is_empty() {
             let excerpt = &rest[..rest.len().min(EXCERPT)];
             let more = if rest.len() > EXCERPT { " .." } else { "" };
@@ -93,86 +129,26 @@ impl<'a> Dump<'a> {
     }
 }
 
-fn version_1(dump: &mut Dump<'_>) {
-    let line = match dump.input.windows(2).position(|pair| pair == b"\r\n") {
-        Some(end) => &dump.input[..end],
-        None => dump.input,
-    };
-    let names = ["signature", "family", "source", "destination", "source port", "destination port"];
-    let unknown = line.starts_with(b"PROXY UNKNOWN");
-    for (index, word) in line.split_inclusive(|&byte| byte == b' ').enumerate() {
-        let name = names.get(index).filter(|_| !unknown || index < 2).copied().unwrap_or("");
-        let meaning = Escaped(word.strip_suffix(b" ").unwrap_or(word)).to_string();
-        let note = match name {
-            "signature" if word == b"PROXY " => ": version 1",
-            "family" if unknown => ": the socket's own addresses count",
-            "" if unknown => ": ignored",
-            _ => "",
-        };
-        dump.field(word.len(), name, |_| format!("{meaning}{note}"));
-    }
-    let end = dump.rest().len().min(2);
-    dump.field(end, "line end", |_| "CRLF".into());
-}
-
-fn version_2(dump: &mut Dump<'_>) {
-    dump.field(proxy::V2_SIGNATURE.len(), "signature", |_| "version 2's".into());
-    dump.field(1, "ver_cmd", |byte| ver_cmd(byte[0]));
-    dump.field(1, "family", |byte| family_and_transport(byte[0]));
-    dump.field(2, "length", |bytes| {
-        let length = number(bytes);
-        format!("{length} bytes follow: the header has {}", V2_FIXED as u64 + length)
-    });
-    let Some(&[.., ver_cmd, family, high, low]) = dump.input.first_chunk::<V2_FIXED>() else { return };
-    let end = V2_FIXED + usize::from(u16::from_be_bytes([high, low]));
-    if ver_cmd & 0x0f == 0 {
-        return local(dump, end, family >> 4);
-    }
-    let has_layout = family >> 4 != 0 || is_chain(dump.rest().get(..end - V2_FIXED).unwrap_or_default());
-    if has_layout && V2_FIXED + block_length(family >> 4) <= end {
-        addresses(dump, family >> 4);
-        tlvs(dump, end, 0);
-    }
-    opaque(dump, end, "no whole TLV");
-}
-
-/// Nothing in a LOCAL header counts, but if it holds TLVs, behind addresses or without, they are worth seeing.
-fn local(dump: &mut Dump<'_>, end: usize, family: u8) {
-    let body = dump.rest().get(..end - V2_FIXED).unwrap_or_default();
-    let behind_block = body.get(block_length(family)..).unwrap_or_default();
-    if is_chain(body) {
-        tlvs(dump, end, 0);
-    } else if is_chain(behind_block) {
-        addresses(dump, family);
-        tlvs(dump, end, 0);
-    }
-    opaque(dump, end, "skipped: LOCAL has no addresses");
-}
-
-/// Whether the bytes are TLVs without a rest.
-fn is_chain(mut bytes: &[u8]) -> bool {
-    while let [_, high, low, ref rest @ ..] = *bytes {
-        let Some(behind) = rest.get(usize::from(u16::from_be_bytes([high, low]))..) else { return false };
-        bytes = behind;
-    }
-    bytes.is_empty()
-}
-
-/// Bytes of a family's address block; 0 for families without one.
-fn block_length(family: u8) -> usize {
-    match family {
-        1 => 12,
-        2 => 36,
-        3 => 216,
-        _ => 0,
-    }
-}
-
-/// What is left of the header.
-fn opaque(dump: &mut Dump<'_>, end: usize, meaning: &str) {
-    let left = end.saturating_sub(dump.at).min(dump.rest().len());
-    if left > 0 {
-        dump.field(left, "opaque", |_| meaning.into());
+/// The field's name in the dump.
+fn name(what: What) -> &'static str {
+    match what {
+        What::Signature => "signature",
+        What::Keyword | What::FamilyAndTransport => "family",
+        What::Source => "source",
+        What::Destination => "destination",
+        What::SourcePort => "source port",
+        What::DestinationPort => "destination port",
+        What::Extra | What::Ignored => "",
+        What::LineEnd => "line end",
+        What::VersionAndCommand => "ver_cmd",
+        What::Length => "length",
+        What::Tlv { inside_ssl: false, .. } => "TLV",
+        What::Tlv { .. } => "  sub-TLV",
+        What::SslClient => "  client",
+        What::SslVerify => "  verify",
+        What::Value { inside_ssl: false, .. } => "  value",
+        What::Value { .. } => "    value",
+        What::Opaque { .. } => "opaque",
     }
 }
 
@@ -191,25 +167,12 @@ fn family_and_transport(byte: u8) -> String {
     format!("{family}, transport {transport}")
 }
 
-fn addresses(dump: &mut Dump<'_>, family: u8) {
+fn address(family: u8, bytes: &[u8]) -> String {
     match family {
-        1 => {
-            dump.field(4, "source", ipv4);
-            dump.field(4, "destination", ipv4);
-        }
-        2 => {
-            dump.field(16, "source", ipv6);
-            dump.field(16, "destination", ipv6);
-        }
-        3 => {
-            dump.field(108, "source", unix_name);
-            dump.field(108, "destination", unix_name);
-            return;
-        }
-        _ => return,
+        1 => ipv4(bytes),
+        2 => ipv6(bytes),
+        _ => unix_name(bytes),
     }
-    dump.field(2, "source port", |bytes| number(bytes).to_string());
-    dump.field(2, "destination port", |bytes| number(bytes).to_string());
 }
 
 fn ipv4(bytes: &[u8]) -> String {
@@ -230,35 +193,6 @@ fn unix_name(bytes: &[u8]) -> String {
         _ => bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len()),
     };
     unix(&bytes[..end])
-}
-
-/// The TLVs up to `end`; `depth` 1 is inside SSL.
-fn tlvs(dump: &mut Dump<'_>, end: usize, depth: usize) {
-    let end = end.min(dump.input.len());
-    while let [kind, high, low, ..] = dump.input[dump.at.min(end)..end] {
-        let length = usize::from(u16::from_be_bytes([high, low]));
-        let left = end - dump.at - 3;
-        let overrun = if length > left { format!(", but {left} are left") } else { String::new() };
-        let indent = if depth == 0 { "TLV" } else { "  sub-TLV" };
-        let name = if depth == 0 { tlv_name(kind) } else { sub_tlv_name(kind) };
-        dump.field(3, indent, |_| format!("{name} (0x{kind:02x}), {length} bytes{overrun}"));
-        if length > left {
-            return;
-        }
-        if depth == 0 && kind == kind::SSL && length >= 5 {
-            let inner_end = dump.at + length;
-            dump.field(1, "  client", |byte| ssl_client(byte[0]));
-            dump.field(4, "  verify", |bytes| ssl_verify(number(bytes)));
-            tlvs(dump, inner_end, 1);
-            opaque(dump, inner_end, "no whole sub-TLV");
-        } else {
-            let meaning = tlv_meaning(dump, kind, length, depth);
-            let name = if depth == 0 { "  value" } else { "    value" };
-            if length > 0 {
-                dump.field(length, name, |_| meaning);
-            }
-        }
-    }
 }
 
 fn tlv_name(kind: u8) -> &'static str {
@@ -297,29 +231,28 @@ fn sub_tlv_name(kind: u8) -> &'static str {
     }
 }
 
-/// What the next `length` bytes, the value of a TLV, say.
-fn tlv_meaning(dump: &Dump<'_>, kind: u8, length: usize, depth: usize) -> String {
-    let value = &dump.rest()[..length];
-    match (depth, kind) {
-        (0, kind::CRC32C) if length == 4 => checksum(dump, number(value) as u32),
-        (0, kind::NOOP) => "padding".into(),
-        (0, kind::GCP_PSC_CONNECTION_ID) if length == 8 => number(value).to_string(),
-        (0, kind::AZURE) => match *value {
+/// What the value of a TLV says, which stands behind `at` bytes.
+fn tlv_meaning(input: &[u8], at: usize, kind: u8, value: &[u8], inside_ssl: bool) -> String {
+    match (inside_ssl, kind) {
+        (false, kind::CRC32C) if value.len() == 4 => checksum(input, at, number(value) as u32),
+        (false, kind::NOOP) => "padding".into(),
+        (false, kind::GCP_PSC_CONNECTION_ID) if value.len() == 8 => number(value).to_string(),
+        (false, kind::AZURE) => match *value {
             [1, a, b, c, d] => format!("LINKID {}", u32::from_le_bytes([a, b, c, d])),
             _ => "no LINKID".into(),
         },
-        (1, kind::SSL_CLIENT_CERT) => "X.509 certificate in DER, not examined".into(),
+        (true, kind::SSL_CLIENT_CERT) => "X.509 certificate in DER, not examined".into(),
         _ => Escaped(value).to_string(),
     }
 }
 
-/// Compares the checksum at the cursor with the header's own, its four bytes read as zero.
-fn checksum(dump: &Dump<'_>, said: u32) -> String {
-    let Some(&[.., high, low]) = dump.input.first_chunk::<V2_FIXED>() else { return String::new() };
-    let Some(header) = dump.input.get(..V2_FIXED + usize::from(u16::from_be_bytes([high, low]))) else {
+/// Compares the checksum behind `at` bytes with the header's own, its four bytes read as zero.
+fn checksum(input: &[u8], at: usize, said: u32) -> String {
+    let Some(&[.., high, low]) = input.first_chunk::<V2_FIXED>() else { return String::new() };
+    let Some(header) = input.get(..V2_FIXED + usize::from(u16::from_be_bytes([high, low]))) else {
         return "(the header is not whole)".into();
     };
-    let (before, rest) = header.split_at(dump.at);
+    let (before, rest) = header.split_at(at);
     let sum = crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(before), &[0; 4]), &rest[4..]);
     if sum == said { "matches the header".into() } else { format!("does not match: the header's is {sum:08x}") }
 }
@@ -329,12 +262,14 @@ fn ssl_client(bits: u8) -> String {
         .into_iter()
         .filter_map(|(bit, name)| (bits & bit != 0).then_some(name))
         .collect();
-    if names.is_empty() { "the client did not come over TLS".into() } else { names.join(", ") }
+    if names.is_empty() { "says nothing: the client did not come over TLS".into() } else { names.join(", ") }
 }
 
-fn ssl_verify(verify: u64) -> String {
-    match verify {
-        0 => "0: verified, if a certificate was presented".into(),
+/// 0 means something only of a certificate, and what the client presented stands in the bits before it.
+fn ssl_verify(verify: u64, client: u8) -> String {
+    match (verify, client & 0x06 != 0) {
+        (0, true) => "0: the client's certificate was verified".into(),
+        (0, false) => "0: says nothing, the client presented no certificate".into(),
         _ => format!("{verify}: no certificate was verified"),
     }
 }
@@ -344,17 +279,21 @@ fn number(bytes: &[u8]) -> u64 {
 }
 
 /// The last lines: the verdict, and for what is no header what it is instead.
-fn conclude(text: &mut String, verdict: &Decoded<'_>, input: &[u8]) {
+fn conclude(text: &mut String, verdict: &Decoded<'_>, input: &[u8], rules: &Rules) {
     match verdict {
         Decoded::Complete(header) => {
-            let twice = begins_header(&input[header.len()..]).then(|| advice(Diagnosis::HeaderTwice));
+            let twice = proxy::starts_like_header(&input[header.len()..]).then(|| advice(Diagnosis::HeaderTwice));
             writeln!(text, "complete: a header of {} bytes{}", header.len(), twice.unwrap_or_default())
         }
         Decoded::Incomplete { .. } if input.is_empty() => writeln!(text, "incomplete: no byte came"),
         Decoded::Incomplete { need } => {
-            writeln!(text, "incomplete: {} bytes are right so far, at least {need} are needed", input.len())
+            let known = proxy::diagnose_header(input, rules).map(advice).unwrap_or_default();
+            writeln!(text, "incomplete: {} bytes are valid so far, at least {need} are needed{known}", input.len())
         }
-        Decoded::Invalid { reason, at } => writeln!(text, "invalid at byte {at}: {}: {reason}", reason.code()),
+        Decoded::Invalid { reason, at } => {
+            let known = proxy::diagnose_header(input, rules).map(advice).unwrap_or_default();
+            writeln!(text, "invalid at byte {at}: {}: {reason}{known}", reason.code())
+        }
         Decoded::Absent { at } => {
             let excerpt = Escaped(&input[..input.len().min(EXCERPT)]);
             writeln!(text, "absent at byte {at}: no PROXY header: {excerpt}{}", advice(proxy::diagnose(input)))
@@ -366,9 +305,4 @@ fn conclude(text: &mut String, verdict: &Decoded<'_>, input: &[u8]) {
 /// A line of its own that names the diagnosis and what to do.
 fn advice(diagnosis: Diagnosis) -> String {
     format!("\n{}: {}", diagnosis.code(), diagnosis.advice())
-}
-
-/// As a receiver decides that a second header follows: all of the first bytes have to be there.
-fn begins_header(bytes: &[u8]) -> bool {
-    bytes.starts_with(proxy::V1_PREFIX) || bytes.starts_with(proxy::V2_SIGNATURE)
 }

@@ -25,6 +25,8 @@ pub struct Means {
     pub backends: Backends,
     /// Who is told of their sessions.
     pub session_log: Option<Arc<dyn SessionLog>>,
+    /// Health checks that ended in it.
+    pub tls_checks: Arc<AtomicU64>,
 }
 
 /// The engine that the settings describe; `open` gives the sockets that listen on an address already.
@@ -69,7 +71,11 @@ fn pool(service: &Service, means: &Means, handler: impl Handler) -> Pool {
     let pool = match &means.identity {
         Some(identity) => {
             let handler = Tls::new(identity, alpn_of_service(&service.name), handler);
-            Pool::threads(&service.name, threads, handler.count_failures_in(means.tls_failures.clone()))
+            Pool::threads(
+                &service.name,
+                threads,
+                handler.count_failures_in(means.tls_failures.clone()).count_checks_in(means.tls_checks.clone()),
+            )
         }
         None => Pool::threads(&service.name, threads, handler),
     };
@@ -92,6 +98,7 @@ fn engine_listener(service: &Service, listener: &InetListener, address: SocketAd
         }),
         false => Listener::plain(address).trust(listener.networks.iter().copied()),
     };
-    let described = described.ssl(listener.ssl).reuse_port(listener.reuse_port);
+    let described =
+        described.ssl(listener.ssl).reuse_port(listener.reuse_port).log_connections(listener.log_connections);
     described.pool(&service.name).service(&service.name).name(&listener.name)
 }

@@ -21,7 +21,7 @@ use super::plan::{self, Means};
 use super::privileges::Target;
 use super::sessions::Sessions;
 use super::systemd::Inherited;
-use super::takeover::{self, Claim, Limits, Place};
+use super::takeover::{self, Claim, Given, Limits, Place};
 use super::tier::{Event, Parts, Tier};
 use super::{Error, lock, privileges, systemd};
 
@@ -179,9 +179,11 @@ fn start(
 fn take_over(claim: &mut Claim, engine: &Engine, publish: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
     let wanted: Vec<SocketAddr> =
         engine.addresses().iter().copied().filter(|&address| engine.expects_header_at(address)).collect();
-    let pending = claim.serve(&wanted, publish)?;
-    tracing::info!("has taken over from process {}, with {} pending connections", claim.pid, pending.len());
+    let Given { pending, sessions } = claim.serve(&wanted, publish)?;
+    let (headers, live) = (pending.len(), sessions.len());
+    tracing::info!("has taken over from process {}, with {headers} pending connections and {live} sessions", claim.pid);
     engine.take_in(pending);
+    engine.take_in_sessions(sessions);
     Ok(())
 }
 

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 use vestibule::config::{InetListener, Settings};
-use vestibule::engine::{ClientCounts, Engine, Meter, Pending, Snapshot};
+use vestibule::engine::{ClientCounts, Engine, LiveSession, Meter, Pending, Snapshot};
 
 use super::configuration::{self, Ready};
 use super::plan::{self, Means};
 use super::systemd::{self, Watchdog};
-use super::takeover::{Claim, Form, Offered, Predecessor, successor};
+use super::takeover::{Claim, Form, Given, Offered, Predecessor, successor};
 use super::{Error, ctl};
 
 /// What the daemon's main thread waits for.
@@ -259,6 +259,7 @@ impl Tier {
         let all = present.chain(finishing).chain(self.past.clone());
         let mut all = sum(all).expect("an engine runs or has run");
         all.add("tls-failed", self.means.tls_failures.load(Ordering::Relaxed));
+        all.add("tls-checked", self.means.tls_checks.load(Ordering::Relaxed));
         all
     }
 
@@ -301,7 +302,11 @@ impl Predecessor for Tier {
         }
     }
 
-    fn stay(&mut self, pending: Vec<Pending>) {
+    fn hand_over_sessions(&mut self) -> Vec<LiveSession> {
+        self.engine.as_mut().map_or_else(Vec::new, Engine::hand_over_sessions)
+    }
+
+    fn stay(&mut self, Given { pending, sessions }: Given) {
         let (kept, counts) = (std::mem::take(&mut self.kept), std::mem::take(&mut self.counts));
         if self.leaving {
             return tracing::info!("nobody accepts any more: this process was told to end");
@@ -310,6 +315,7 @@ impl Predecessor for Tier {
             Ok(next) => {
                 let addresses = next.addresses().len();
                 next.take_in(pending);
+                next.take_in_sessions(sessions);
                 self.follow(next);
                 self.taken_over = false;
                 systemd::ready_instead(addresses);

@@ -99,6 +99,7 @@ fn global_lines(settings: &Settings) -> Vec<Line> {
         ),
         of("login_proxy_timeout", time(settings.login_proxy_timeout), time(LOGIN_PROXY_TIMEOUT_DEFAULT)),
         of("login_source_ips", addresses(&settings.login_source_ips), ""),
+        of("log_connections", yes_no(defaults.log_connections), yes_no(otherwise.log_connections)),
         of("listen", addresses(&defaults.addresses), addresses(&otherwise.addresses)),
         of("pending_limit", settings.pending_limit, PENDING_DEFAULT),
         of("rings", settings.rings.map_or("auto".into(), |n| n.to_string()), "auto"),
@@ -252,6 +253,7 @@ fn listener_lines(service: &Service, listener: &InetListener, settings: &Setting
         of("haproxy_timeout", value::show_time(listener.timeout), value::show_time(defaults.timeout)),
         of("haproxy_trusted_networks", networks(&listener.networks), networks(&defaults.networks)),
         of("haproxy_v4_in_tcp6", if listener.rules.v4_in_tcp6 { "map" } else { "reject" }, "reject"),
+        of("log_connections", yes_no(listener.log_connections), yes_no(defaults.log_connections)),
         of("pending_listener_limit", listener.pending_limit, defaults.pending_limit),
         // The port is what a reader looks for: shown even where it is Dovecot's default.
         of("port", listener.port, ""),

@@ -74,6 +74,7 @@ pub const SETTINGS: &[Known] = &[
     known("haproxy_trusted_networks", &[Global, Service, Listener], Origin::Dovecot),
     known("haproxy_timeout", &[Global, Service, Listener], Origin::Dovecot),
     known("pending_listener_limit", &[Global, Service, Listener], Vestibule),
+    known("log_connections", &[Global, Service, Listener], Vestibule),
     known("ssl", &[Global, Listener], Origin::Dovecot),
     known("worker", &[Service], Vestibule),
     known("workers", &[Service], Vestibule),

@@ -181,12 +181,21 @@ pub struct Defaults {
     pub timeout: Duration,
     /// `pending_listener_limit`.
     pub pending_limit: u32,
+    /// `log_connections`.
+    pub log_connections: bool,
 }
 
 impl Default for Defaults {
     fn default() -> Self {
         let everywhere = vec![IpAddr::V4([0; 4].into()), IpAddr::V6([0; 16].into())];
-        Defaults { addresses: everywhere, ssl: true, networks: Vec::new(), timeout: TIMEOUT_DEFAULT, pending_limit: 0 }
+        Defaults {
+            addresses: everywhere,
+            ssl: true,
+            networks: Vec::new(),
+            timeout: TIMEOUT_DEFAULT,
+            pending_limit: 0,
+            log_connections: false,
+        }
     }
 }
 
@@ -350,6 +359,8 @@ pub struct InetListener {
     pub policy: Policy,
     /// TCP_DEFER_ACCEPT.
     pub defer_accept: bool,
+    /// Every connection that is handed to the workers gets a line in the log.
+    pub log_connections: bool,
     /// Where the listener first stands.
     pub at: Place,
 }

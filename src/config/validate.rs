@@ -101,6 +101,7 @@ impl Check<'_> {
             networks: self.networks(values).unwrap_or(otherwise.networks),
             timeout: self.timeout(values).unwrap_or(otherwise.timeout),
             pending_limit: self.pending(values, "pending_listener_limit").unwrap_or(otherwise.pending_limit),
+            log_connections: self.boolean(values, "log_connections").unwrap_or(otherwise.log_connections),
         }
     }
 
@@ -189,6 +190,7 @@ impl Check<'_> {
             networks: self.networks(values).unwrap_or_else(|| defaults.networks.clone()),
             timeout: self.timeout(values).unwrap_or(defaults.timeout),
             pending_limit: self.pending(values, "pending_listener_limit").unwrap_or(defaults.pending_limit),
+            log_connections: self.boolean(values, "log_connections").unwrap_or(defaults.log_connections),
             reuse_port: self.boolean(values, "reuse_port").unwrap_or(false),
         };
         let residual = self.choice(values, "residual", &[("pass", false), ("exact", true)]);
@@ -234,6 +236,7 @@ impl Check<'_> {
         let pending_limit = self.pending(values, "pending_listener_limit").unwrap_or(inherited.pending_limit);
         let addresses = self.addresses(values, "address");
         let reuse_port = self.boolean(values, "reuse_port").unwrap_or(inherited.reuse_port);
+        let log_connections = self.boolean(values, "log_connections").unwrap_or(inherited.log_connections);
         let defer_accept = self.boolean(values, "defer_accept").unwrap_or(haproxy);
         let policy = self.policy(values);
         let v4_in_tcp6 =
@@ -267,6 +270,7 @@ impl Check<'_> {
             rules: Rules { header_limit: globals.header_limit, v4_in_tcp6 },
             policy,
             defer_accept,
+            log_connections,
             at: raw.at.clone(),
         })
     }
@@ -621,6 +625,7 @@ struct Inherited<'a> {
     networks_at: Option<&'a Place>,
     timeout: Duration,
     pending_limit: u32,
+    log_connections: bool,
     reuse_port: bool,
 }
 

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod ending;
+mod handed;
 mod queues;
 mod slab;
 mod v1_words;
@@ -16,10 +17,8 @@ mod waiting;
 mod wording;
 
 pub use ending::Ending;
+pub use handed::{Handed, describe_handed, describe_oddity};
 pub use queues::{Expired, Queues};
 pub use slab::{GENERATION_BITS, Key, Slab};
 pub use waiting::{Action, Admitted, How, Terms, Waiting};
-
-// What the engine holds of both doors without looking inside.
-pub use crate::admission::{ClientLimits, ClientTable, Clients, PendingPeers, Refusal, Ticket};
-pub use wording::{Record, SHOWN_MAX, Severity, Wording, describe, lazy_header_advice};
+pub use wording::{Record, SHOWN_MAX, SILENCE_MIN, Severity, Wording, describe, lazy_header_advice};

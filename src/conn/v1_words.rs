@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::proxy::{Escaped, Reason};
+use crate::proxy::{Escaped, Reason, walk};
 
 /// Bytes of a field that a log line shows at most: an IPv6 address in full.
 const FIELD_SHOWN_MAX: usize = 39;
@@ -13,18 +13,17 @@ const FIELDS: [(&str, &str); 4] =
 
 /// What is wrong with the line at the start of `bytes`; `rip` is the peer.
 pub(super) fn v1_words(reason: Reason, bytes: &[u8], rip: IpAddr) -> String {
-    let line = bytes.split(|byte| b"\r\n".contains(byte)).next().unwrap_or_default();
-    let mut words = line.split(|&byte| byte == b' ').skip(1);
-    let keyword = words.next().unwrap_or_default();
-    let fields: Vec<&[u8]> = words.collect();
+    let mut words = Vec::new();
+    walk(bytes, |field| words.extend(field.what.is_word().then(|| field.word())));
+    let (keyword, fields) = words.split_first().map_or((&[][..], &[][..]), |(keyword, fields)| (*keyword, fields));
     let invalid = |at: usize| {
         let (name, key) = FIELDS[at];
         format!("Proxied {name} is invalid ({key}=`{}', rip={rip})", shown(fields.get(at).copied().unwrap_or_default()))
     };
     match reason {
         Reason::BadFamily => format!("Unknown proxied protocol (protocol=`{}', rip={rip})", shown(keyword)),
-        Reason::BadAddress | Reason::FamilyMismatch => invalid(usize::from(is_address(&fields, 0, keyword))),
-        Reason::BadPort => invalid(2 + usize::from(is_port(&fields, 2))),
+        Reason::BadAddress | Reason::FamilyMismatch => invalid(usize::from(is_address(fields, 0, keyword))),
+        Reason::BadPort => invalid(2 + usize::from(is_port(fields, 2))),
         Reason::BadSpacing => match (fields.iter().take(4).position(|field| field.is_empty()), fields.get(4)) {
             (Some(at), _) => invalid(at),
             (None, Some(extra)) => format!("Header line has spurius extra field (field=`{}', rip={rip})", shown(extra)),

@@ -70,6 +70,12 @@ impl Admitted {
         self.0.command() == Command::Local
     }
 
+    /// Whether it is LOCAL with `residual` bytes right behind it: a user whom the balancer could not name, such as one that
+    /// reached it by a Unix socket. Where a listener has `ssl` the balancer's own checks speak first, too.
+    pub fn is_user_behind_local(&self, residual: usize, ssl: bool) -> bool {
+        self.is_local() && residual > 0 && !ssl
+    }
+
     /// The client that the header names; `None` for LOCAL, UNKNOWN and the like: the balancer's own.
     pub fn client(&self) -> Option<IpAddr> {
         self.0.ip().map(|(source, _)| source.ip())
@@ -196,13 +202,18 @@ impl Waiting {
                     return self.consume(header.len() as u32, true);
                 }
                 self.taken = len;
+                // spec 2 MUST NOT "start processing the connection"
                 Action::Dispatch(Admitted(header.head()))
             }
             Decoded::Incomplete { .. } if peeked => self.consume(len, false),
+            // spec 2 MAY "tolerant to partial headers"
+            // spec 2 SHOULD "recommendation is to be tolerant"
             Decoded::Incomplete { need } => {
                 self.taken = len;
                 self.read(terms, need as u32)
             }
+            // spec 2 MUST NOT "try to guess"
+            // spec 2.1 SHOULD "abort the connection as soon as possible"
             Decoded::Absent { at } => Action::Close(Ending::Absent { at }),
             Decoded::Invalid { reason, at } => Action::Close(Ending::Invalid { reason, at }),
         }

@@ -3,12 +3,15 @@
 
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use super::Ending;
 use super::v1_words::v1_words;
 use crate::admission::Refusal;
-use crate::net::canonical_socket;
-use crate::proxy::{Decoded, Diagnosis, Escaped, Reason, Rules, decode, diagnose, starts_like_header};
+use crate::net::{canonical_socket, is_private};
+use crate::proxy::{
+    Decoded, Diagnosis, Escaped, Reason, Rules, What, decode, diagnose, diagnose_header, starts_like_header, walk,
+};
 
 /// Bytes of a peer that a log line shows at most.
 pub const SHOWN_MAX: usize = 16;
@@ -24,7 +27,12 @@ pub struct Record<'a> {
     pub bytes: &'a [u8],
     /// The listener's grammar, to name the addresses of a complete header that was refused.
     pub rules: Rules,
+    /// Since the accept.
+    pub waited: Duration,
 }
+
+/// A peer that leaves without a byte after this time has waited for something; a check of the port leaves at once.
+pub const SILENCE_MIN: Duration = Duration::from_millis(500);
 
 impl Record<'_> {
     /// Whose doing it is: the client that the header names where a limit on clients decided, else the peer.
@@ -34,6 +42,32 @@ impl Record<'_> {
             _ => None,
         };
         canonical_socket(client.unwrap_or(self.peer)).ip()
+    }
+
+    /// What the bytes, or the event, look like.
+    pub fn diagnosis(&self, ending: Ending) -> Option<Diagnosis> {
+        match ending {
+            Ending::Absent { .. } => Some(match diagnose(self.bytes) {
+                client if client.is_client() && is_private(self.peer.ip()) => Diagnosis::Bypass,
+                other => other,
+            }),
+            Ending::Refused(Refusal::SecondHeader) => Some(Diagnosis::HeaderTwice),
+            Ending::Refused(Refusal::Untrusted) if starts_like_header(self.bytes) => {
+                Some(Diagnosis::HeaderFromUntrusted)
+            }
+            Ending::Refused(Refusal::Untrusted) if is_private(self.peer.ip()) => {
+                diagnose(self.bytes).is_client().then_some(Diagnosis::Bypass)
+            }
+            Ending::Invalid { .. } | Ending::Timeout | Ending::ClosedPartial => {
+                diagnose_header(self.bytes, &self.rules)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the peer has waited for something and said nothing until it, or we, had enough.
+    pub fn was_mute(&self, ending: Ending) -> bool {
+        ending == Ending::Silent || ending == Ending::ClosedEmpty && self.waited >= SILENCE_MIN
     }
 }
 
@@ -57,8 +91,9 @@ pub struct Wording {
     pub text: String,
 }
 
-/// The line for an ending; `None` for those that are everyday business and only counted.
-pub fn describe(ending: Ending, record: &Record<'_>) -> Option<Wording> {
+/// The line for an ending with what the record's [diagnosis](Record::diagnosis) said of it; `None` for those that are
+/// everyday business and only counted.
+pub fn describe(ending: Ending, record: &Record<'_>, diagnosis: Option<Diagnosis>) -> Option<Wording> {
     if !ending.is_worth_a_line() {
         return None;
     }
@@ -71,7 +106,9 @@ pub fn describe(ending: Ending, record: &Record<'_>) -> Option<Wording> {
         _ => Severity::Error,
     };
     let mut text = dovecot_words(ending, record);
-    add_details(&mut text, ending, record).expect("a String takes everything");
+    add_details(&mut text, ending, record)
+        .and_then(|()| diagnosis.map_or(Ok(()), |diagnosis| add_diagnosis(&mut text, diagnosis)))
+        .expect("a String takes everything");
     Some(Wording { severity, text })
 }
 
@@ -142,52 +179,33 @@ fn add_details(text: &mut String, ending: Ending, record: &Record<'_>) -> std::f
         }
         write!(text, " first={}", Escaped(&record.bytes[..record.bytes.len().min(SHOWN_MAX)]))?;
     }
-    match diagnosis(ending, record) {
-        Some(diagnosis) => add_diagnosis(text, diagnosis),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
-/// The line for a peer whose connections end silent time after time.
-pub fn lazy_header_advice(peer: IpAddr) -> String {
-    let mut text = format!("haproxy: Client timed out again and again (rip={peer}): reason=silent");
+/// The line for a peer whose connections end without a byte time after time.
+pub fn lazy_header_advice(peer: IpAddr, ending: Ending) -> String {
+    let words = if ending == Ending::Silent { "Client timed out" } else { "Client waited and left" };
+    let mut text = format!("haproxy: {words} again and again (rip={peer}): reason={}", ending.code());
     add_diagnosis(&mut text, Diagnosis::LazyHeader).expect("a String takes everything");
     text
 }
 
-fn add_diagnosis(text: &mut String, diagnosis: Diagnosis) -> std::fmt::Result {
+pub(super) fn add_diagnosis(text: &mut String, diagnosis: Diagnosis) -> std::fmt::Result {
     write!(text, " diagnosis={} ({})", diagnosis.code(), diagnosis.advice())
-}
-
-fn diagnosis(ending: Ending, record: &Record<'_>) -> Option<Diagnosis> {
-    match ending {
-        Ending::Absent { .. } => Some(diagnose(record.bytes)),
-        Ending::Refused(Refusal::SecondHeader) => Some(Diagnosis::HeaderTwice),
-        Ending::Refused(Refusal::Untrusted) if starts_like_header(record.bytes) => Some(Diagnosis::HeaderFromUntrusted),
-        _ => None,
-    }
 }
 
 /// Where in the chain the TLV stands that runs past the header's end; 0 if it is one inside another.
 fn truncated_tlv(bytes: &[u8]) -> usize {
-    const FIXED: usize = 16;
-    let block = match bytes.get(13).map_or(0, |family| family >> 4) {
-        1 => 12,
-        2 => 36,
-        3 => 216,
-        _ => 0,
-    };
-    let length = bytes.get(14..FIXED).map_or(0, |length| usize::from(u16::from_be_bytes([length[0], length[1]])));
-    let chain = bytes.get(FIXED + block..bytes.len().min(FIXED + length)).unwrap_or_default();
-    let mut at = 0;
-    while let Some(&[_, high, low]) = chain.get(at..at + 3) {
-        let next = at + 3 + usize::from(u16::from_be_bytes([high, low]));
-        if next > chain.len() {
-            return at;
+    let (mut chain, mut broken) = (None, None);
+    walk(bytes, |field| match field.what {
+        What::Tlv { length, left, inside_ssl: false, .. } => {
+            chain = chain.or(Some(field.at));
+            broken = broken.or((length > left).then_some(field.at));
         }
-        at = next;
-    }
-    if at < chain.len() { at } else { 0 }
+        What::Opaque { inside_ssl: false } => broken = broken.or(Some(field.at)),
+        _ => {}
+    });
+    broken.and_then(|broken| Some(broken - chain?)).unwrap_or_default()
 }
 
 fn is_v1(record: &Record<'_>) -> bool {
@@ -200,13 +218,18 @@ mod tests {
     use crate::proxy::V2_SIGNATURE;
 
     fn line(ending: Ending, bytes: &[u8]) -> String {
+        line_from("[::ffff:192.0.2.10]:40000", ending, bytes)
+    }
+
+    fn line_from(peer: &str, ending: Ending, bytes: &[u8]) -> String {
         let record = Record {
-            peer: "[::ffff:192.0.2.10]:40000".parse().expect("an address"),
+            peer: peer.parse().expect("an address"),
             local: Some("192.0.2.1:143".parse().expect("an address")),
             bytes,
             rules: Rules::default(),
+            waited: Duration::ZERO,
         };
-        describe(ending, &record).map_or_else(String::new, |wording| wording.text)
+        describe(ending, &record, record.diagnosis(ending)).map_or_else(String::new, |wording| wording.text)
     }
 
     fn v2(rest: &[u8]) -> Vec<u8> {
@@ -276,6 +299,56 @@ mod tests {
         for bytes in [&b""[..], b"P", b"EHLO mail.test\r\n"] {
             let text = untrusted(bytes);
             assert!(!text.contains("diagnosis=") && !text.contains("bytes="), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_client_from_a_private_address_has_gone_past_the_balancer() {
+        let untrusted = Ending::Refused(Refusal::Untrusted);
+        for (peer, ending, bytes, bypass) in [
+            ("10.1.2.3:40000", Ending::Absent { at: 1 }, &b"EHLO pod.test\r\n"[..], true),
+            ("[fd00::7]:40000", Ending::Absent { at: 1 }, b"a1 LOGIN joe x\r\n", true),
+            ("10.1.2.3:40000", untrusted, b"\x16\x03\x01\x02\x00\x01", true),
+            ("10.1.2.3:40000", untrusted, b"", false),
+            ("10.1.2.3:40000", untrusted, b"PROXY TCP4 198.5", false),
+            ("10.1.2.3:40000", Ending::Absent { at: 1 }, b"GET / HTTP/1.0\r\n", false),
+            ("198.51.100.7:40000", Ending::Absent { at: 1 }, b"EHLO client.test\r\n", false),
+        ] {
+            let text = line_from(peer, ending, bytes);
+            let said = text.contains("diagnosis=bypass (") && text.contains("`ipMode: Proxy`");
+            assert_eq!(said, bypass, "{text}");
+        }
+    }
+
+    #[test]
+    fn says_what_a_refused_header_tells_of_its_sender() {
+        let text = line(Ending::Invalid { reason: Reason::BadCommand, at: 13 }, &v2(b"\x22\0\0"));
+        assert!(
+            text.contains("first=") && text.contains(" diagnosis=swaks-local (swaks sends 22 00 00 for LOCAL"),
+            "{text}"
+        );
+        let swapped = v2(b"\x21\x11\x0c\0\xc6\x33\x64\x07\xc0\0\x02\x01\x13\x88\0\x8f");
+        for ending in [Ending::Timeout, Ending::ClosedPartial] {
+            assert!(line(ending, &swapped).contains("diagnosis=length-swapped ("));
+        }
+    }
+
+    #[test]
+    fn who_waits_in_silence_is_not_a_check_that_leaves_at_once() {
+        let record = |waited| Record {
+            peer: "192.0.2.10:40000".parse().expect("an address"),
+            local: None,
+            bytes: b"",
+            rules: Rules::default(),
+            waited,
+        };
+        assert!(record(Duration::ZERO).was_mute(Ending::Silent));
+        assert!(record(SILENCE_MIN).was_mute(Ending::ClosedEmpty));
+        assert!(!record(SILENCE_MIN / 2).was_mute(Ending::ClosedEmpty));
+        assert!(!record(SILENCE_MIN).was_mute(Ending::ClosedPartial));
+        let advice = lazy_header_advice("192.0.2.10".parse().expect("an address"), Ending::ClosedEmpty);
+        for words in ["reason=closed-empty", "`tcp-check connect default`", "`check-send-proxy`", "on_first_ack,"] {
+            assert!(advice.contains(words), "{words}: {advice}");
         }
     }
 

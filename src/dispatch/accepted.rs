@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::bytes::Bytes;
 use super::{Permit, Stream};
-use crate::net::canonical_socket;
+use crate::net::{NetworkSet, canonical_socket};
 use crate::proxy::{Head, Header};
 
 /// What every connection of a listener has in common.
@@ -22,6 +22,15 @@ pub struct ListenerInfo {
     pub name: String,
     /// Whether a TLS handshake follows the header (`ssl = yes`).
     pub ssl: bool,
+    /// Where no header is expected: networks whose connections are no clients', such as a balancer that checks the port.
+    pub checks_from: NetworkSet,
+}
+
+impl ListenerInfo {
+    /// Of a listener that was in another process.
+    pub(crate) fn of_former(service: String, name: String) -> ListenerInfo {
+        ListenerInfo { service, name, ssl: false, checks_from: Default::default() }
+    }
 }
 
 /// What a TLS handshake told.
@@ -155,6 +164,16 @@ impl<S> Accepted<S> {
         canonical_socket(self.peer)
     }
 
+    /// Whether it is the balancer's own connection, as far as can be seen: a health check. Such a one has a header without
+    /// addresses or with the balancer's own, or comes without a header from a network that only checks.
+    pub fn is_check(&self) -> bool {
+        match (self.head, self.conveyed()) {
+            (None, _) => self.listener.checks_from.contains(self.peer.ip()),
+            (Some(_), None) => true,
+            (Some(_), Some((source, _))) => canonical_socket(source).ip() == self.peer().ip(),
+        }
+    }
+
     /// The header; `None` on a listener without `haproxy = yes`.
     pub fn header(&self) -> Option<Header<'_>> {
         self.head.and_then(|head| head.over(self.bytes.as_slice()))
@@ -278,6 +297,24 @@ mod tests {
             assert_eq!(accepted.destination(), client.peer_addr().expect("connected"));
             assert_eq!(accepted.header().is_some(), has_header);
         }
+    }
+
+    #[test]
+    fn the_balancers_own_connections_are_known() {
+        let own = b"PROXY TCP4 127.0.0.1 192.0.2.1 5000 143\r\n";
+        for (bytes, has_header, check) in [
+            (LOCAL, true, true),
+            (&b"PROXY UNKNOWN\r\n"[..], true, true),
+            (&own[..], true, true),
+            (V1, true, false),
+            (b"", false, false),
+        ] {
+            assert_eq!(connection(bytes, has_header, false).1.is_check(), check, "{bytes:?}");
+        }
+        let mut plain = connection(b"", false, false).1;
+        let checks_from = ["127.0.0.0/8".parse().expect("a network")].into_iter().collect();
+        plain.listener = Arc::new(ListenerInfo { service: String::new(), name: String::new(), ssl: true, checks_from });
+        assert!(plain.is_check());
     }
 
     #[test]

@@ -40,7 +40,7 @@ impl Bell {
                 place.map(|place| sleepers.remove(place)).is_none()
             });
             if was_called {
-                self.ring(1);
+                self.wake(1);
             }
             return found;
         }
@@ -51,7 +51,7 @@ impl Bell {
     }
 
     /// Calls at most `count` of those that sleep, the last to fall asleep first: its caches are the warmest.
-    pub fn ring(&self, count: usize) {
+    pub fn wake(&self, count: usize) {
         fence(Ordering::SeqCst);
         for _ in 0..count {
             if self.asleep.load(Ordering::SeqCst) == 0 {
@@ -90,11 +90,11 @@ mod tests {
                 });
             }
             until("all sleep", || bell.asleep.load(Ordering::SeqCst) == 3);
-            bell.ring(0);
-            bell.ring(2);
+            bell.wake(0);
+            bell.wake(2);
             until("two are called", || woken.load(Ordering::SeqCst) == 2);
             assert_eq!(bell.asleep.load(Ordering::SeqCst), 1);
-            bell.ring(usize::MAX);
+            bell.wake(usize::MAX);
         });
         assert_eq!(woken.load(Ordering::SeqCst), 3);
     }
@@ -104,7 +104,7 @@ mod tests {
         let bell = Bell::default();
         assert_eq!(bell.sleep(&Arc::default(), || Some(7)), Some(7));
         assert_eq!(bell.asleep.load(Ordering::SeqCst), 0);
-        bell.ring(1);
+        bell.wake(1);
     }
 
     #[test]
@@ -115,11 +115,11 @@ mod tests {
             until("it sleeps", || bell.asleep.load(Ordering::SeqCst) == 1);
             // The last to make itself known is called first.
             bell.sleep(&Arc::default(), || {
-                bell.ring(1);
+                bell.wake(1);
                 Some(())
             });
             let called = bell.asleep.load(Ordering::SeqCst) == 0;
-            bell.ring(usize::MAX);
+            bell.wake(usize::MAX);
             assert!(called, "the other sleeps on");
             sleeper.join().expect("it was called");
         });
@@ -137,7 +137,7 @@ mod tests {
             until("it sleeps", || bell.asleep.load(Ordering::SeqCst) == 1);
             thread::sleep(Duration::from_millis(5));
             assert!(!sleeper.is_finished());
-            bell.ring(1);
+            bell.wake(1);
         });
     }
 }

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use crate::stats::Repeats;
+use crate::stats::{PassedOver, Repeats};
 
-/// A pool logs one loss in this time; the next line says how many came between.
+/// A pool logs one loss in this time; the next one tells how many came between.
 const LOG_PERIOD: Duration = Duration::from_secs(10);
 
 /// Counts and logs the connections that one pool has lost.
@@ -47,14 +47,28 @@ impl Losses {
     /// Counts a connection that was lost, and logs the cause if the last line is old enough.
     pub fn record(&self, client: SocketAddr, cause: &dyn fmt::Display) {
         self.count.fetch_add(1, Ordering::Relaxed);
-        if let Some(passed_over) = self.lines.admit((), Instant::now()) {
-            tracing::error!(service = self.pool, "Connection lost (rip={}): {cause}{passed_over}", client.ip());
+        let noted = self.lines.note((), Instant::now());
+        self.tell(&noted.ended);
+        if noted.is_first() {
+            tracing::error!(service = self.pool, "Connection lost (rip={}): {cause}", client.ip());
+        }
+    }
+
+    fn tell(&self, ended: &[PassedOver<()>]) {
+        for PassedOver { count, .. } in ended {
+            tracing::error!(service = self.pool, "{count} more connections lost since the last line");
         }
     }
 
     /// How many there were.
     pub fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Losses {
+    fn drop(&mut self) {
+        self.tell(&self.lines.end_all());
     }
 }
 

@@ -71,7 +71,7 @@ impl Queue {
         self.overload
     }
 
-    /// Hands a connection over, or gives it back. Never blocks, and wakes nobody: [`Queue::ring`] does, once for many.
+    /// Hands a connection over, or gives it back. Never blocks, and wakes nobody: [`Queue::wake_workers`] does, once for many.
     pub fn offer(&self, connection: Accepted) -> Result<(), Box<Rejected>> {
         self.sender.try_send(connection).map_err(|error| {
             Box::new(match error {
@@ -83,8 +83,8 @@ impl Queue {
 
     /// Wakes sleeping workers, as many as there are connections waiting. To be called after [`Queue::offer`], before
     /// anything that may block: until then connections may wait while all workers sleep.
-    pub fn ring(&self) {
-        self.closing.0.ring(self.sender.len());
+    pub fn wake_workers(&self) {
+        self.closing.0.wake(self.sender.len());
     }
 
     /// Asks for one wake-up when the queue has drained to half. Returns `false` if it already has, or if the workers
@@ -196,7 +196,7 @@ struct Closing(Arc<Bell>);
 
 impl Drop for Closing {
     fn drop(&mut self) {
-        self.0.ring(usize::MAX);
+        self.0.wake(usize::MAX);
     }
 }
 
@@ -437,16 +437,16 @@ mod tests {
                 let Err(rejected) = queue.offer(connection) else { break };
                 let Rejected::Full(back) = *rejected else { panic!("the workers have gone") };
                 connection = back;
-                queue.ring();
+                queue.wake_workers();
                 if queue.wake_when_low(&sleeper) {
                     rings.recv_timeout(SOON).expect("a wake-up");
                 }
             }
             if number % 3 == 0 {
-                queue.ring();
+                queue.wake_workers();
             }
         }
-        queue.ring();
+        queue.wake_workers();
     }
 
     /// Nobody rings for the last connection but the end of the queue itself.

@@ -55,6 +55,7 @@ fn handoff(socket: OwnedFd, peer: SocketAddr, bytes: &[u8], has_header: bool, ss
         Decoded::Complete(header) => header.head(),
         other => panic!("{other:?}"),
     });
-    let listener = Arc::new(ListenerInfo { service: "imap-login".into(), name: "imap_haproxy".into(), ssl });
+    let (service, name) = ("imap-login".into(), "imap_haproxy".into());
+    let listener = Arc::new(ListenerInfo { service, name, ssl, checks_from: Default::default() });
     Handoff { socket, listener, peer, local: None, head, accepted_at: Instant::now(), permit: None }
 }

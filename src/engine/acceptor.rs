@@ -28,10 +28,8 @@ use super::fault::{self, Fault};
 use super::relay::Relays;
 use super::report::Report;
 use super::tally::{Count, Tally};
-use crate::conn::{
-    Action, Admitted, ClientTable, Clients, Ending, How, Key, PendingPeers, Queues, Record, Refusal, SHOWN_MAX, Slab,
-    Ticket, Waiting,
-};
+use crate::admission::{ClientTable, Clients, PendingPeers, Refusal, Ticket};
+use crate::conn::{Action, Admitted, Ending, Handed, How, Key, Queues, Record, SHOWN_MAX, Slab, Waiting};
 use crate::dispatch::{Handoff, Overload, Permit, Release};
 use crate::ring::{BACKLOG, BATCH_MAX, Completion, Driver, Errno, ReadMode};
 use leaving::{Brought, Leaving};
@@ -48,12 +46,12 @@ const SHED_AT_ONCE: usize = 32;
 
 /// Where validated connections go.
 pub trait Sink<S> {
-    /// Offers a connection to a pool, whose workers may sleep on until [`ring`](Sink::ring). It comes back (boxed, as that
+    /// Offers a connection to a pool, whose workers may sleep on until [`wake_workers`](Sink::wake_workers). It comes back (boxed, as that
     /// is rare) if there is no room.
     fn offer(&mut self, pool: usize, handoff: Handoff<S>, bytes: &[u8]) -> Result<(), Box<Declined<S>>>;
 
     /// Makes sure that workers know of what was offered. Called before anything that may wait.
-    fn ring(&mut self);
+    fn wake_workers(&mut self);
 
     /// What to do when the pool's queue is full.
     fn overload(&self, pool: usize) -> Overload;
@@ -209,7 +207,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         self.tend_doors();
         self.advance_leaving();
         if !fault::present(Fault::SilentBell) {
-            self.sink.ring();
+            self.sink.wake_workers();
         }
         if self.is_finished() {
             return Ok(true);
@@ -233,6 +231,12 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     pub fn drain(&mut self, grace: Duration) {
         self.draining = Some(Draining { pending_until: self.driver.now() + grace.min(FOREVER) });
         self.doors.iter_mut().for_each(Door::rise);
+    }
+
+    /// Ends all sessions within a time, those first that have been silent longest.
+    pub fn let_sessions_go(&mut self, within: Duration) {
+        self.now = self.driver.now();
+        self.relays.close_within(within, self.now);
     }
 
     fn handle(&mut self, completion: Completion<D::Socket>) {
@@ -300,10 +304,11 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     /// whether a header had come, since then the peer may be a balancer that nobody has entered.
     fn turn_away(&self, guest: &Guest<D::Socket>, ending: Ending) {
         let mut room = [0; SHOWN_MAX];
+        let row = self.doors[guest.listener as usize].row;
         let bytes = match &guest.socket {
             Some(socket)
                 if ending == Ending::Refused(Refusal::Untrusted)
-                    && self.report.is_news(guest.peer.ip(), ending, self.now) =>
+                    && self.report.asks_for_bytes(row, guest.peer.ip(), ending, self.now) =>
             {
                 self.driver.peek(socket, &mut room)
             }
@@ -319,7 +324,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             Failure::Transient => self.tally.count(Count::AcceptFailed),
             Failure::Resources => {
                 self.tally.count(Count::OutOfResources);
-                self.report.out_of_resources(&door.info, errno, self.now);
+                self.report.out_of_resources(door, errno, self.now);
                 self.shed_silent();
             }
             Failure::Fatal => {
@@ -436,6 +441,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         if admitted.is_some() {
             self.tally.header_waited(self.now.saturating_duration_since(guest.accepted_at));
         }
+        self.report_handed(key, admitted);
         match pool {
             Some(pool) if !self.lines[pool].is_empty() || !self.offer(key, admitted) => self.wait_in_line(key, pool),
             Some(_) => {}
@@ -459,6 +465,22 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         Ok(())
     }
 
+    /// Tells the log of a connection that has passed both doors, if the listener wants it or something looks wrong.
+    fn report_handed(&mut self, key: Key, admitted: Option<Admitted>) {
+        let guest = self.slab.get_mut(key).expect("the caller has it");
+        let door = &self.doors[guest.listener as usize];
+        let handed = Handed {
+            peer: guest.peer,
+            local: door.local,
+            listener: &door.info.name,
+            ssl: door.info.ssl,
+            admitted,
+            bytes: self.driver.bytes(key.slot, guest.waiting.taken()),
+            waited: self.now.saturating_duration_since(guest.accepted_at),
+        };
+        self.report.handed(door, &handed, self.now);
+    }
+
     /// `false` if the connection has to wait in line.
     fn offer(&mut self, key: Key, admitted: Option<Admitted>) -> bool {
         let guest = self.slab.get_mut(key).expect("the caller has it");
@@ -477,12 +499,12 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             let bytes = self.driver.bytes(key.slot, taken);
             let session = self.relays.prepare(&self.driver, terms, handoff, bytes, self.now);
             self.relays.begin(&mut self.driver, session, self.now);
-            self.count_handed(admitted.as_ref());
+            self.count_handed(admitted.as_ref(), taken as usize, door.info.ssl);
             self.leave(key);
             return true;
         }
         let Err(declined) = self.sink.offer(door.pool, handoff, self.driver.bytes(key.slot, taken)) else {
-            self.count_handed(admitted.as_ref());
+            self.count_handed(admitted.as_ref(), taken as usize, door.info.ssl);
             self.leave(key);
             return true;
         };
@@ -537,9 +559,13 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     }
 
     /// Counts a connection that a pool has taken.
-    fn count_handed(&self, admitted: Option<&Admitted>) {
+    fn count_handed(&self, admitted: Option<&Admitted>, bytes: usize, ssl: bool) {
         let Some(admitted) = admitted else { return self.tally.count(Count::Plain) };
-        self.tally.count(if admitted.is_local() { Count::Local } else { Count::Proxied });
+        self.tally.count(match admitted.is_user_behind_local(bytes.saturating_sub(admitted.head().len()), ssl) {
+            true => Count::LocalUser,
+            false if admitted.is_local() => Count::Local,
+            false => Count::Proxied,
+        });
         if admitted.has_loopback_source() {
             self.tally.count(Count::LoopbackSource);
         }
@@ -557,6 +583,8 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             match proxy.prompt_class {
                 Some(class) if guest.prompt && expired.class != class => self.queues.prolong(expired.key, class),
                 _ => {
+                    // spec 2 MAY "apply a short timeout"
+                    // spec 2.2 MUST "reject partial protocol headers"
                     let ending = guest.waiting.expired();
                     self.cancel(expired.key, ending);
                 }
@@ -622,8 +650,14 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     fn conclude(&self, guest: &Guest<D::Socket>, ending: Ending, bytes: &[u8]) {
         let door = &self.doors[guest.listener as usize];
         let rules = door.proxy.as_ref().map(|proxy| proxy.terms.rules).unwrap_or_default();
-        self.tally.ended(ending);
-        self.report.ended(&door.info, ending, &Record { peer: guest.peer, local: door.local, bytes, rules }, self.now);
+        door.endings.bump(ending.index());
+        let waited = self.now.saturating_duration_since(guest.accepted_at);
+        self.report.ended(
+            door,
+            ending,
+            &Record { peer: guest.peer, local: door.local, bytes, rules, waited },
+            self.now,
+        );
     }
 
     /// Frees the slot of a connection that has been handed over.

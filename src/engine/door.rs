@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::relay::Terms;
-use crate::conn::{Ending, PendingPeers, Terms as HeaderTerms};
+use crate::admission::PendingPeers;
+use crate::conn::{Ending, Terms as HeaderTerms};
 use crate::dispatch::ListenerInfo;
-use crate::net::NetworkSet;
 use crate::ring::Errno;
+use crate::stats::Counters;
 
 /// Rest after the first failed accept.
 const REST_MIN: Duration = Duration::from_millis(10);
@@ -30,8 +31,12 @@ pub struct Door {
     pub bound: SocketAddr,
     /// What a header must be like, and who may send one; `None`: no header is expected.
     pub proxy: Option<ProxyDoor>,
-    /// Where no header is expected: peers that are no clients, such as a balancer that checks the port.
-    pub exempt: NetworkSet,
+    /// The listener's place in the report.
+    pub row: u32,
+    /// Its counters of endings.
+    pub endings: Arc<Counters>,
+    /// Every connection gets a line in the log.
+    pub log_connections: bool,
     /// Headers that are awaited.
     pending: u32,
     arm: Arm,
@@ -98,7 +103,9 @@ impl Door {
             pool,
             relay: None,
             proxy,
-            exempt: NetworkSet::default(),
+            endings: Arc::new(Counters::new(Ending::COUNT)),
+            row: 0,
+            log_connections: false,
             pending: 0,
             arm: Arm::Off,
             rest: REST_MIN,
@@ -143,6 +150,12 @@ impl Door {
         self.state = State::Vacant;
     }
 
+    /// The same for another place in the report and in the counters than the first.
+    pub fn in_row(mut self, row: u32, endings: Arc<Counters>) -> Door {
+        (self.row, self.endings) = (row, endings);
+        self
+    }
+
     /// Door 1: lets a peer in or not; whose header is to be awaited counts as pending from now on.
     pub fn admit_peer(&mut self, peer: IpAddr, peers: &mut PendingPeers) -> Result<(), Ending> {
         let Some(proxy) = &self.proxy else { return Ok(()) };
@@ -159,7 +172,7 @@ impl Door {
 
     /// Who the client of a connection without a header is, if it is one.
     pub fn plain_client(&self, peer: IpAddr) -> Option<IpAddr> {
-        (!self.exempt.contains(peer)).then_some(peer)
+        (!self.info.checks_from.contains(peer)).then_some(peer)
     }
 
     /// Whether no accept is in flight and it has rested enough.
@@ -259,7 +272,12 @@ mod tests {
     use super::*;
 
     fn door() -> Door {
-        let info = ListenerInfo { service: "imap-login".into(), name: "imap".into(), ssl: false };
+        let info = ListenerInfo {
+            service: "imap-login".into(),
+            name: "imap".into(),
+            ssl: false,
+            checks_from: Default::default(),
+        };
         Door::new(Arc::new(info), ([192, 0, 2, 1], 143).into(), 0, None)
     }
 

@@ -16,7 +16,8 @@ use super::pools::Pools;
 use super::relay::Relays;
 use super::report::Report;
 use super::tally::Tally;
-use crate::conn::{ClientLimits, Clients, PendingPeers, Queues};
+use crate::admission::{ClientLimits, Clients, PendingPeers};
+use crate::conn::Queues;
 use crate::dispatch::{Accepted, Intake, Overload, Queue, queue};
 use crate::ring::{self, Abilities, BACKLOG, Ring, Sizes, Waker};
 
@@ -171,7 +172,7 @@ impl Tier {
 
     /// Drains; gives the counters by name.
     fn end(self) -> impl Fn(&str) -> u64 {
-        self.commands.send(Command::Drain { grace: TIMEOUT }).expect("the ring turns");
+        self.commands.send(Command::Drain { grace: TIMEOUT, sessions: TIMEOUT }).expect("the ring turns");
         self.waker.wake();
         self.ring.join().expect("the ring's thread does not panic");
         self.worker.join().expect("the worker does not panic");
@@ -201,7 +202,7 @@ fn parts(
     Parts {
         driver: Ring::with(abilities, sizes, sockets, waker.clone()).expect("this kernel has io_uring"),
         sink,
-        doors: vec![listener.door(address, 0, exact, &mut queues)],
+        doors: vec![listener.door(address, 0, exact, &mut queues).in_row(0, tally.row(0))],
         queues,
         relays: Relays::none(tally.clone()),
         pools: 1,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::door::{Door, ProxyDoor};
+use super::report::Named;
 use crate::conn::{Queues, Terms};
 use crate::dispatch::ListenerInfo;
 use crate::net::{Network, NetworkSet};
@@ -26,6 +27,7 @@ pub struct Listener {
     ssl: bool,
     share_port: bool,
     defer_accept: bool,
+    log_connections: bool,
     terms: Option<Terms>,
     exempt: NetworkSet,
     pub(super) sockets: Vec<Arc<TcpListener>>,
@@ -49,6 +51,7 @@ impl Listener {
             ssl: false,
             share_port: false,
             defer_accept: false,
+            log_connections: false,
             terms: None,
             exempt: NetworkSet::default(),
             sockets: Vec::new(),
@@ -124,6 +127,12 @@ impl Listener {
         self
     }
 
+    /// Whether every connection that is handed to the pool gets a line in the log (`log_connections`).
+    pub fn log_connections(mut self, log: bool) -> Listener {
+        self.log_connections = log;
+        self
+    }
+
     /// Whether other processes of the same user may listen on the same port (`reuse_port`).
     pub fn reuse_port(mut self, share: bool) -> Listener {
         self.share_port = share;
@@ -150,16 +159,21 @@ impl Listener {
         self.terms.as_ref().map_or(0, |terms| terms.rules.header_limit)
     }
 
-    /// The listener's door in one ring; `bound` is the address that it got.
-    pub(super) fn door(&self, bound: SocketAddr, pool: usize, exact: bool, queues: &mut Queues) -> Door {
-        let info = ListenerInfo {
+    /// By what logs and counters know it; `bound` is the address that it got.
+    pub(super) fn named(&self, bound: SocketAddr) -> Named {
+        Named {
             service: self.service.clone().unwrap_or_else(|| self.pool.clone()),
             name: self.name.clone().unwrap_or_else(|| bound.to_string()),
-            ssl: self.ssl,
-        };
+        }
+    }
+
+    /// The listener's door in one ring; `bound` is the address that it got.
+    pub(super) fn door(&self, bound: SocketAddr, pool: usize, exact: bool, queues: &mut Queues) -> Door {
+        let Named { service, name } = self.named(bound);
+        let info = ListenerInfo { service, name, ssl: self.ssl, checks_from: self.exempt.clone() };
         let proxy = self.terms.as_ref().map(|terms| self.proxy_door(terms, exact, queues));
         let mut door = Door::new(Arc::new(info), bound, pool, proxy);
-        door.exempt = self.exempt.clone();
+        door.log_connections = self.log_connections;
         door
     }
 

@@ -32,10 +32,10 @@ mod tests;
 pub use listener::{Listener, TIMEOUT_DEFAULT, TIMEOUT_MAX};
 pub use reconfigure::Kept;
 pub use relay::{
-    DISCONNECT_DELAY_DEFAULT, GREETING_TIMEOUT_DEFAULT, HALF_CLOSED_TIMEOUT_DEFAULT, IDLE_TIMEOUT_DEFAULT, Relay,
-    SessionLog, SessionRecord, SharedBackend,
+    DISCONNECT_DELAY_DEFAULT, GREETING_TIMEOUT_DEFAULT, HALF_CLOSED_TIMEOUT_DEFAULT, HELD_MOVED_MAX,
+    IDLE_TIMEOUT_DEFAULT, LiveSession, Relay, SessionLog, SessionRecord, SessionState, SharedBackend,
 };
-pub use snapshot::{Meter, Snapshot};
+pub use snapshot::{Ended, Meter, Snapshot};
 pub use start::{Bound, EngineBuilder, PENDING_LIMIT_DEFAULT, PENDING_LIMIT_MAX, RINGS_MAX, StartError};
 pub use takeover::{ClientCounts, Pending};
 
@@ -50,7 +50,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 
-use crate::conn::Clients;
+use crate::admission::Clients;
 use crate::dispatch::{PoolRecord, RunningWorkers};
 use crate::ring::{Ring, Sizes, Waker};
 use acceptor::{Acceptor, Departing};
@@ -68,6 +68,8 @@ const COMMANDS_MAX: usize = 16;
 const COMMAND_PATIENCE: Duration = Duration::from_secs(1);
 /// How long headers that are under way may still take when a drain begins.
 const DRAIN_GRACE: Duration = Duration::from_millis(200);
+/// The part of a drain's time over which sessions are let go.
+const SESSIONS_SHARE: f64 = 0.9;
 /// As good as for ever, and still an instant: limits beyond it are taken for it.
 const FOREVER: Duration = Duration::from_secs(1 << 32);
 /// How often a drain looks whether the rings have ended.
@@ -106,10 +108,14 @@ struct RingThread {
 enum Command {
     /// Do what a configuration says, the first or another one.
     Change { plan: RingPlan, done: Sender<()> },
-    /// Stop accepting; headers that are under way have this long.
-    Drain { grace: Duration },
+    /// Stop accepting; headers that are under way have this long, and sessions end within the other time.
+    Drain { grace: Duration, sessions: Duration },
     /// The same, and those that await their header on the listeners of these addresses leave for another process.
     HandOver { listeners: Vec<SocketAddr>, grace: Duration, to: Sender<Departing<OwnedFd>> },
+    /// Sessions leave for another process.
+    HandOverSessions { to: Sender<LiveSession> },
+    /// Sessions of another process.
+    TakeSessions(Vec<LiveSession>),
     /// See to the backlogs, woken or not.
     Look,
     /// Connections from another process.
@@ -138,7 +144,7 @@ impl Engine {
     /// The same for another thread, also while the engine ends.
     pub fn meter(&self) -> Meter {
         let rings = self.threads.iter().map(|thread| thread.tally.clone()).collect();
-        Meter { rings, pools: self.pools.clone(), clients: self.clients.clone() }
+        Meter { rings, pools: self.pools.clone(), clients: self.clients.clone(), report: self.report.clone() }
     }
 
     /// For a watchdog on another thread.
@@ -147,8 +153,9 @@ impl Engine {
     }
 
     /// Shuts down in order: stop accepting, take in what waits in the backlogs, let headers under way become complete for
-    /// a moment, let queued connections reach their workers and the workers finish, all within `limit`.
-    /// Tells whether everything ended in time.
+    /// a moment, let queued connections reach their workers and the workers finish, and let relayed sessions go, those
+    /// first that have been silent longest, spread over the time: all within `limit`. Tells whether everything ended in
+    /// time; a session that was let go has.
     pub fn drain(&mut self, limit: Duration) -> bool {
         self.end(DRAIN_GRACE.min(limit), limit)
     }
@@ -161,9 +168,11 @@ impl Engine {
 
     fn end(&mut self, grace: Duration, limit: Duration) -> bool {
         let end = Instant::now() + limit.min(FOREVER);
+        // The last of them a little before: ending in order is no failure.
+        let sessions = limit.min(FOREVER).mul_f64(SESSIONS_SHARE);
         self.sockets.clear();
         for thread in &self.threads {
-            thread.command(Command::Drain { grace });
+            thread.command(Command::Drain { grace, sessions });
         }
         let mut in_time = true;
         for thread in &mut self.threads {
@@ -242,8 +251,13 @@ fn run(mut acceptor: Acceptor<Ring, Pools>, inbox: &Receiver<Command>, tally: &T
         // All of them: several wakes may have come as one.
         loop {
             match inbox.try_recv() {
-                Ok(Command::Drain { grace }) => acceptor.drain(grace),
+                Ok(Command::Drain { grace, sessions }) => {
+                    acceptor.drain(grace);
+                    acceptor.let_sessions_go(sessions);
+                }
                 Ok(Command::HandOver { listeners, grace, to }) => acceptor.hand_over(&listeners, grace, to),
+                Ok(Command::HandOverSessions { to }) => acceptor.hand_over_sessions(&to),
+                Ok(Command::TakeSessions(sessions)) => acceptor.take_in_sessions(sessions),
                 Ok(Command::Look) => acceptor.look(),
                 Ok(Command::TakeIn(arrivals)) => acceptor.take_in(arrivals),
                 #[cfg(test)]

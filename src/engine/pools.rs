@@ -43,9 +43,9 @@ impl Pools {
 }
 
 impl Entrance {
-    fn ring(&mut self) {
+    fn wake_workers(&mut self) {
         if std::mem::take(&mut self.silent) > 0 {
-            self.queue.ring();
+            self.queue.wake_workers();
         }
     }
 }
@@ -67,13 +67,13 @@ impl Sink<OwnedFd> for Pools {
         })?;
         entrance.silent += 1;
         if entrance.silent >= SILENT_MAX {
-            entrance.ring();
+            entrance.wake_workers();
         }
         Ok(())
     }
 
-    fn ring(&mut self) {
-        self.pools.iter_mut().flatten().for_each(Entrance::ring);
+    fn wake_workers(&mut self) {
+        self.pools.iter_mut().flatten().for_each(Entrance::wake_workers);
     }
 
     fn overload(&self, pool: usize) -> Overload {
@@ -87,7 +87,7 @@ impl Sink<OwnedFd> for Pools {
 
     fn close(&mut self, pool: usize) {
         if let Some(mut entrance) = self.pools[pool].take() {
-            entrance.ring();
+            entrance.wake_workers();
         }
     }
 }

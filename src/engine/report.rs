@@ -1,56 +1,148 @@
-//! One log line for each source and reason, then only a count: a scanner must not fill the disk.
+//! One log line for each listener, source, reason and diagnosis, then only a count: a scanner must not fill the disk, and a
+//! noisy listener must not hide what befalls another.
 
-use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::conn::{Ending, Record, Severity, describe, lazy_header_advice};
+use super::door::Door;
+use crate::admission::Refusal;
+use crate::conn::{
+    Ending, Handed, Record, Severity, Wording, describe, describe_handed, describe_oddity, lazy_header_advice,
+};
 use crate::dispatch::ListenerInfo;
 use crate::net::canonical;
+use crate::proxy::Diagnosis;
 use crate::ring::Errno;
+use crate::stats::{Noted, PassedOver, Repeats};
 
-/// One line a source and reason in this time; the next one tells how many were suppressed.
+/// One line of a kind in this time; the next one tells how many were suppressed.
 const WINDOW: Duration = Duration::from_secs(60);
-/// Sources and reasons that are told apart at once; those beyond are counted together.
-const TOLD_APART_MAX: usize = 4096;
-/// Silent connections from one peer within the window that make it look like a balancer which sends its header late.
+/// Connections of one peer within the window that end without a byte and make it look like one that waits for us.
 const LAZY_AFTER: u64 = 3;
+/// Untrusted connections of one peer within the window that are asked whether they bring a header: a balancer that nobody
+/// has entered may check the port before it sends one.
+const ASKED_MAX: u64 = 16;
 
-/// The log of refused connections, shared by all rings.
-#[derive(Debug, Default)]
+/// By what a listener is known: its addresses have it in common.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Named {
+    /// The service it belongs to.
+    pub service: String,
+    /// Its own name.
+    pub name: String,
+}
+
+/// The log of connections, shared by all rings.
+#[derive(Debug)]
 pub struct Report {
-    gate: Mutex<Gate>,
+    /// By row; kept for good, since counters go on over reloads.
+    listeners: Mutex<Vec<Named>>,
+    lines: Repeats<Kind>,
+}
+
+/// What alike events have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Kind {
+    /// Row of the listener.
+    listener: u32,
+    source: IpAddr,
+    reason: &'static str,
+    diagnosis: Option<Diagnosis>,
+}
+
+impl Kind {
+    fn with_header(self) -> Kind {
+        Kind { diagnosis: Some(Diagnosis::HeaderFromUntrusted), ..self }
+    }
+}
+
+/// Reason of lines about a connection that was served.
+const SERVED: &str = "served";
+
+/// Listeners that are told apart, those of earlier configurations included; further ones count as the last.
+const ROWS_MAX: usize = 8192;
+
+impl Default for Report {
+    fn default() -> Report {
+        Report { listeners: Mutex::default(), lines: Repeats::new(WINDOW) }
+    }
 }
 
 impl Report {
+    /// The row of a listener: its place in the report and in the counters.
+    pub fn row_of(&self, listener: Named) -> u32 {
+        let mut listeners = self.lock();
+        let known = listeners.iter().position(|known| *known == listener);
+        let row = known.unwrap_or_else(|| {
+            if listeners.len() < ROWS_MAX {
+                listeners.push(listener);
+            }
+            listeners.len() - 1
+        });
+        row as u32
+    }
+
+    /// The listeners, by row.
+    pub fn listeners(&self) -> Vec<Named> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Named>> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A connection was closed in the vestibule.
-    pub fn ended(&self, listener: &ListenerInfo, ending: Ending, record: &Record<'_>, now: Instant) {
-        if !ending.is_worth_a_line() {
+    pub fn ended(&self, door: &Door, ending: Ending, record: &Record<'_>, now: Instant) {
+        let was_mute = record.was_mute(ending);
+        if !ending.is_worth_a_line() && !was_mute {
             return;
         }
         let source = record.culprit(ending);
-        match self.pass(source, ending.code(), now) {
-            Verdict::Line => {
-                if let Some(wording) = describe(ending, record) {
-                    log(listener, wording.severity, &wording.text);
-                }
+        let diagnosis = record.diagnosis(ending);
+        let kind = Kind { listener: door.row, source, reason: ending.code(), diagnosis };
+        let noted = self.note(self.kind_unasked(kind, record, now), now);
+        match describe(ending, record, diagnosis) {
+            Some(wording) if noted.is_first() => log(&door.info, &wording),
+            _ if was_mute && noted.nth == Some(LAZY_AFTER) => {
+                let text = lazy_header_advice(source, ending);
+                log(&door.info, &Wording { severity: Severity::Warning, text });
             }
-            Verdict::Suppressed(LAZY_AFTER) if ending == Ending::Silent => {
-                log(listener, Severity::Warning, &lazy_header_advice(source));
-            }
-            Verdict::Suppressed(_) => {}
+            _ => {}
+        }
+    }
+
+    /// A connection has passed both doors.
+    #[inline]
+    pub fn handed(&self, door: &Door, handed: &Handed<'_>, now: Instant) {
+        if door.log_connections {
+            log(&door.info, &describe_handed(handed));
+        }
+        if let Some(diagnosis) = handed.diagnosis() {
+            self.odd(door, handed, diagnosis, now);
+        }
+    }
+
+    #[cold]
+    fn odd(&self, door: &Door, handed: &Handed<'_>, diagnosis: Diagnosis, now: Instant) {
+        // The peer is at fault, whoever its clients are.
+        let source = canonical(handed.peer.ip());
+        let kind = Kind { listener: door.row, source, reason: SERVED, diagnosis: Some(diagnosis) };
+        if self.note(kind, now).is_first() {
+            log(&door.info, &describe_oddity(handed, diagnosis));
         }
     }
 
     /// An accept failed because files or memory ran out.
-    pub fn out_of_resources(&self, listener: &ListenerInfo, errno: Errno, now: Instant) {
-        if let Verdict::Line = self.pass(IpAddr::from([0, 0, 0, 0]), "out-of-resources", now) {
+    pub fn out_of_resources(&self, door: &Door, errno: Errno, now: Instant) {
+        let source = IpAddr::from([0, 0, 0, 0]);
+        let kind = Kind { listener: door.row, source, reason: "out-of-resources", diagnosis: None };
+        if self.note(kind, now).is_first() {
             let text = format!(
                 "accepting has to wait: {errno}; connections wait in the backlog meanwhile, and those that are silent make \
                  room. Raise the limit of open files (LimitNOFILE= in the unit, ulimit -n in a shell) if this goes on"
             );
-            log(listener, Severity::Error, &text);
+            log(&door.info, &Wording { severity: Severity::Error, text });
         }
     }
 
@@ -60,136 +152,57 @@ impl Report {
             "listener {} has failed and is given up: {errno}; multishot accept needs Linux 5.19 or later",
             listener.name
         );
-        log(listener, Severity::Error, &text);
+        log(listener, &Wording { severity: Severity::Error, text });
     }
 
     /// Tells what was suppressed up to now; called at the end.
     pub fn flush(&self) {
-        let closed = self.lock().close_all();
-        tell(closed);
+        self.tell(&self.lines.end_all());
     }
 
-    /// Whether such an ending of a connection from `source` would get a line now.
-    pub fn is_news(&self, source: IpAddr, ending: Ending, now: Instant) -> bool {
-        let kind = (canonical(source), ending.code());
-        ending.is_worth_a_line() && self.at(now, |gate| gate.is_news(kind))
+    /// Whether the log would tell what such a connection from `source` has brought, of which nothing was read.
+    pub fn asks_for_bytes(&self, listener: u32, source: IpAddr, ending: Ending, now: Instant) -> bool {
+        let kind = Kind { listener, source: canonical(source), reason: ending.code(), diagnosis: None };
+        self.lines.seen(&kind, now) < ASKED_MAX && self.lines.seen(&kind.with_header(), now) == 0
     }
 
-    fn pass(&self, peer: IpAddr, code: &'static str, now: Instant) -> Verdict {
-        self.at(now, |gate| gate.pass(peer, code, now))
+    /// A peer that was seen to send a header without being trusted is not asked again: the rest is of the same kind.
+    fn kind_unasked(&self, kind: Kind, record: &Record<'_>, now: Instant) -> Kind {
+        let unasked = kind.reason == Refusal::Untrusted.code() && record.bytes.is_empty();
+        if unasked && self.lines.seen(&kind.with_header(), now) > 0 { kind.with_header() } else { kind }
     }
 
-    /// Asks the gate, after the windows that have ended were closed.
-    fn at<T>(&self, now: Instant, ask: impl FnOnce(&mut Gate) -> T) -> T {
-        let (answer, closed) = {
-            let mut gate = self.lock();
-            let closed = gate.close_old(now);
-            (ask(&mut gate), closed)
+    fn note(&self, kind: Kind, now: Instant) -> Noted<Kind> {
+        let noted = self.lines.note(kind, now);
+        self.tell(&noted.ended);
+        noted
+    }
+
+    fn tell(&self, ended: &[PassedOver<Kind>]) {
+        for passed_over in ended {
+            self.tell_one(passed_over);
+        }
+    }
+
+    fn tell_one(&self, &PassedOver { key, count }: &PassedOver<Kind>) {
+        let Some(Kind { listener, source, reason, diagnosis }) = key else {
+            return tracing::warn!("haproxy: {count} more suppressed from too many sources to tell apart");
         };
-        // Outside the lock: writing a log line may take its time.
-        tell(closed);
-        answer
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Gate> {
-        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+        // Only the advice had a line.
+        if reason == Ending::ClosedEmpty.code() {
+            return;
+        }
+        let Some(Named { service, name }) = self.lock().get(listener as usize).cloned() else { return };
+        let service = service.as_str();
+        let diagnosis = diagnosis.map_or(String::new(), |diagnosis| format!(" diagnosis={}", diagnosis.code()));
+        tracing::warn!(
+            service,
+            "haproxy: {count} more like this suppressed (rip={source}): reason={reason} listener={name}{diagnosis}"
+        );
     }
 }
 
-/// Lets the first of its kind pass in each window, and counts the others.
-#[derive(Debug, Default)]
-struct Gate {
-    kinds: HashMap<Kind, u64>,
-    /// The kinds by the beginning of their window, oldest first.
-    order: VecDeque<(Instant, Kind)>,
-    /// Suppressed because `TOLD_APART_MAX` kinds are known already.
-    others: u64,
-}
-
-type Kind = (IpAddr, &'static str);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    /// Write a line.
-    Line,
-    /// Not the first: the how-manieth of its kind in this window.
-    Suppressed(u64),
-}
-
-/// A window that has ended with something to tell.
-#[derive(Debug, PartialEq, Eq)]
-struct Suppressed {
-    kind: Option<Kind>,
-    count: u64,
-}
-
-impl Gate {
-    fn is_news(&self, kind: Kind) -> bool {
-        self.kinds.len() < TOLD_APART_MAX && !self.kinds.contains_key(&kind)
-    }
-
-    fn pass(&mut self, peer: IpAddr, code: &'static str, now: Instant) -> Verdict {
-        let kind = (peer, code);
-        if let Some(seen) = self.kinds.get_mut(&kind) {
-            *seen += 1;
-            return Verdict::Suppressed(*seen);
-        }
-        if self.kinds.len() >= TOLD_APART_MAX {
-            self.others += 1;
-            return Verdict::Suppressed(0);
-        }
-        self.kinds.insert(kind, 1);
-        self.order.push_back((now, kind));
-        Verdict::Line
-    }
-
-    fn close_old(&mut self, now: Instant) -> Vec<Suppressed> {
-        let mut closed = Vec::new();
-        while self.order.front().is_some_and(|(since, _)| now.saturating_duration_since(*since) >= WINDOW) {
-            self.close_front(&mut closed);
-        }
-        if !closed.is_empty() {
-            self.close_others(&mut closed);
-        }
-        closed
-    }
-
-    fn close_all(&mut self) -> Vec<Suppressed> {
-        let mut closed = Vec::new();
-        while !self.order.is_empty() {
-            self.close_front(&mut closed);
-        }
-        self.close_others(&mut closed);
-        closed
-    }
-
-    fn close_front(&mut self, closed: &mut Vec<Suppressed>) {
-        let Some((_, kind)) = self.order.pop_front() else { return };
-        let seen = self.kinds.remove(&kind).unwrap_or_default();
-        if seen > 1 {
-            closed.push(Suppressed { kind: Some(kind), count: seen - 1 });
-        }
-    }
-
-    fn close_others(&mut self, closed: &mut Vec<Suppressed>) {
-        if self.others > 0 {
-            closed.push(Suppressed { kind: None, count: std::mem::take(&mut self.others) });
-        }
-    }
-}
-
-fn tell(closed: Vec<Suppressed>) {
-    for Suppressed { kind, count } in closed {
-        match kind {
-            Some((peer, reason)) => {
-                tracing::warn!("haproxy: {count} more like this suppressed (rip={peer}): reason={reason}");
-            }
-            None => tracing::warn!("haproxy: {count} more suppressed from too many sources to tell apart"),
-        }
-    }
-}
-
-fn log(listener: &ListenerInfo, severity: Severity, text: &str) {
+fn log(listener: &ListenerInfo, Wording { severity, text }: &Wording) {
     let service = listener.service.as_str();
     match severity {
         Severity::Info => tracing::info!(service, "{text}"),
@@ -200,34 +213,56 @@ fn log(listener: &ListenerInfo, severity: Severity, text: &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+    use std::sync::Arc;
+
     use super::*;
+    use crate::engine::tally::Tally;
+    use crate::proxy::Rules;
 
-    const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 10));
+    const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 10));
+    const UNTRUSTED: Ending = Ending::Refused(Refusal::Untrusted);
 
-    #[test]
-    fn a_flood_makes_one_line_and_a_count() {
-        let start = Instant::now();
-        let mut gate = Gate::default();
-        assert_eq!(gate.pass(PEER, "absent", start), Verdict::Line);
-        for seen in 2..=1000 {
-            assert_eq!(gate.pass(PEER, "absent", start), Verdict::Suppressed(seen));
-        }
-        assert_eq!(gate.pass(PEER, "silent", start), Verdict::Line, "another reason has its own line");
-        assert_eq!(gate.close_old(start + WINDOW / 2), []);
-        let closed = gate.close_old(start + WINDOW);
-        assert_eq!(closed, [Suppressed { kind: Some((PEER, "absent")), count: 999 }]);
-        assert_eq!(gate.pass(PEER, "absent", start + WINDOW), Verdict::Line);
+    fn door(row: u32) -> Door {
+        let (service, name) = ("imap-login".into(), format!("listener-{row}"));
+        let info = ListenerInfo { service, name, ssl: false, checks_from: Default::default() };
+        Door::new(Arc::new(info), ([192, 0, 2, 1], 143).into(), 0, None).in_row(row, Tally::new().row(row))
+    }
+
+    fn record(bytes: &[u8]) -> Record<'_> {
+        Record { peer: (PEER, 4000).into(), local: None, bytes, rules: Rules::default(), waited: Duration::ZERO }
+    }
+
+    fn kind(listener: u32, reason: &'static str, diagnosis: Option<Diagnosis>) -> Kind {
+        Kind { listener, source: PEER, reason, diagnosis }
     }
 
     #[test]
-    fn its_memory_is_bounded() {
-        let start = Instant::now();
-        let mut gate = Gate::default();
-        for source in 0..2 * TOLD_APART_MAX as u32 {
-            gate.pass(IpAddr::from(source.to_be_bytes()), "absent", start);
+    fn listeners_and_diagnoses_are_told_apart() {
+        let (report, now) = (Report::default(), Instant::now());
+        let absent = Ending::Absent { at: 1 };
+        for (row, bytes) in [(0, &b"GET / "[..]), (0, b"GET / "), (0, b"EHLO x\r\n"), (1, b"GET / ")] {
+            report.ended(&door(row), absent, &record(bytes), now);
         }
-        assert_eq!(gate.kinds.len(), TOLD_APART_MAX);
-        assert_eq!(gate.close_all(), [Suppressed { kind: None, count: TOLD_APART_MAX as u64 }]);
-        assert!(gate.kinds.is_empty());
+        for (row, diagnosis, seen) in [(0, Diagnosis::Http, 2), (0, Diagnosis::Smtp, 1), (1, Diagnosis::Http, 1)] {
+            assert_eq!(report.lines.seen(&kind(row, "absent", Some(diagnosis)), now), seen, "{row} {diagnosis:?}");
+        }
+    }
+
+    #[test]
+    fn an_untrusted_peer_is_asked_until_it_brings_a_header_and_then_is_of_one_kind() {
+        let (report, now) = (Report::default(), Instant::now());
+        report.ended(&door(0), UNTRUSTED, &record(b""), now);
+        assert!(report.asks_for_bytes(0, PEER, UNTRUSTED, now), "it may have checked the port first");
+        report.ended(&door(0), UNTRUSTED, &record(b"PROXY TCP4 198.5"), now);
+        assert!(!report.asks_for_bytes(0, PEER, UNTRUSTED, now));
+        assert!(report.asks_for_bytes(1, PEER, UNTRUSTED, now), "another listener has a line of its own");
+        report.ended(&door(0), UNTRUSTED, &record(b""), now);
+        let without = kind(0, "untrusted", None);
+        assert_eq!([without, without.with_header()].map(|kind| report.lines.seen(&kind, now)), [1, 2]);
+        for _ in 0..ASKED_MAX {
+            report.ended(&door(1), UNTRUSTED, &record(b"EHLO x\r\n"), now);
+        }
+        assert!(!report.asks_for_bytes(1, PEER, UNTRUSTED, now), "a scanner is not asked for ever");
     }
 }

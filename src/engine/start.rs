@@ -16,7 +16,8 @@ use super::relay::{self, Mail, Relay, Relays, SessionLog, Terms};
 use super::report::Report;
 use super::tally::Tally;
 use super::{ClientCounts, Command, Engine, RingThread};
-use crate::conn::{ClientLimits, Clients, PendingPeers, Queues};
+use crate::admission::{ClientLimits, Clients, PendingPeers};
+use crate::conn::Queues;
 use crate::dispatch::{Intake, Pool, PoolRecord, Queue, queue_of};
 use crate::ring::{self, BACKLOG, Ring, SLOT_BYTES, SetupError, Sizes, Waker};
 
@@ -309,6 +310,8 @@ struct DoorPlan {
     listener: Listener,
     service: Service,
     bound: SocketAddr,
+    /// The listener's place in the report and in the counters.
+    row: u32,
 }
 
 /// A plan with what it takes in one ring.
@@ -351,7 +354,7 @@ impl DoorPlan {
         let exact = relay.is_none() && exact[pool];
         let mut door = self.listener.door(self.bound, pool, exact, acceptor.queues_mut());
         door.relay = relay;
-        door
+        door.in_row(self.row, acceptor.tally().row(self.row))
     }
 }
 
@@ -379,7 +382,7 @@ impl Engine {
         let workers = workers.collect::<io::Result<Vec<_>>>().map_err(StartError::System)?;
         let doors = builder.listeners.into_iter().zip(services).zip(addresses.iter().copied());
         let plan = Arc::new(Plan {
-            doors: doors.map(|((listener, service), bound)| DoorPlan { listener, service, bound }).collect(),
+            doors: doors.map(|((listener, service), bound)| self.door_plan(listener, service, bound)).collect(),
             exact,
             pending_limit,
             pending_peer_limit: builder.pending_peer_limit,
@@ -400,6 +403,11 @@ impl Engine {
         // Nobody sends: it is over when all rings have let go of their ends.
         let _ = all_done.recv_timeout(CHANGE_PATIENCE);
         Ok(())
+    }
+
+    fn door_plan(&self, listener: Listener, service: Service, bound: SocketAddr) -> DoorPlan {
+        let row = self.report.row_of(listener.named(bound));
+        DoorPlan { listener, service, bound, row }
     }
 
     /// What the pool of this name has counted so far.

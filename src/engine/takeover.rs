@@ -7,8 +7,9 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use super::acceptor::Departing;
+use super::relay::LiveSession;
 use super::{Command, Engine};
-use crate::conn::Clients;
+use crate::admission::Clients;
 
 /// How long the rings may take to let go of their pending connections; they need milliseconds.
 const HAND_OVER_LIMIT: Duration = Duration::from_secs(5);
@@ -71,6 +72,30 @@ impl Engine {
             bytes: left.bytes,
         })
         .collect()
+    }
+
+    /// Gives away every relayed session that can move to another process, after [`hand_over`](Engine::hand_over). Those
+    /// that cannot stay: whose bytes a filter has to look at, who have no server yet, and who hold many bytes for a slow
+    /// reader.
+    pub fn hand_over_sessions(&mut self) -> Vec<LiveSession> {
+        let (to, from) = crossbeam_channel::unbounded(); // bounded by the rings' sessions
+        for thread in &self.threads {
+            thread.command(Command::HandOverSessions { to: to.clone() });
+        }
+        drop(to);
+        let end = Instant::now() + HAND_OVER_LIMIT;
+        std::iter::from_fn(|| from.recv_deadline(end).ok()).collect()
+    }
+
+    /// Goes on with sessions of another engine, in this process or not: under the terms of the relay of the same name, if
+    /// there is one.
+    pub fn take_in_sessions(&self, sessions: Vec<LiveSession>) {
+        let mut shares: Vec<Vec<LiveSession>> = self.threads.iter().map(|_| Vec::new()).collect();
+        let rings = shares.len();
+        sessions.into_iter().enumerate().for_each(|(number, session)| shares[number % rings].push(session));
+        for (thread, share) in self.threads.iter().zip(shares) {
+            thread.command(Command::TakeSessions(share));
+        }
     }
 
     /// Goes on with connections that another engine has given away; at most once. Whatever does not belong to a listener

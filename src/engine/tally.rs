@@ -1,7 +1,7 @@
 //! What each ring counts and measures.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::conn::Ending;
@@ -17,6 +17,8 @@ pub enum Count {
     Proxied,
     /// Handed to a pool with a LOCAL header: the balancer's own, such as health checks.
     Local,
+    /// Handed to a pool with a LOCAL header and data right behind it: a user whom the balancer could not name.
+    LocalUser,
     /// Handed to a pool from a listener without a header.
     Plain,
     /// Reset by the peer before its address could be asked for; closed.
@@ -41,13 +43,18 @@ pub enum Count {
     TakenOver,
     /// Turns that found the kernel's completion queue full.
     CqOverflow,
+    /// Sessions given to another process.
+    SessionMoved,
+    /// Sessions got from another process.
+    SessionTaken,
 }
 
 impl Count {
-    const ALL: [(Count, &str); 15] = [
+    const ALL: [(Count, &str); 18] = [
         (Count::Accepted, "accepted"),
         (Count::Proxied, "proxied"),
         (Count::Local, "local"),
+        (Count::LocalUser, "local-user"),
         (Count::Plain, "plain"),
         (Count::ResetEarly, "reset-early"),
         (Count::LoopbackSource, "loopback-source"),
@@ -60,6 +67,8 @@ impl Count {
         (Count::HandedOver, "handed-over"),
         (Count::TakenOver, "taken-over"),
         (Count::CqOverflow, "cq-overflow"),
+        (Count::SessionMoved, "session-moved"),
+        (Count::SessionTaken, "session-taken"),
     ];
 }
 
@@ -67,6 +76,8 @@ impl Count {
 #[derive(Debug)]
 pub struct Tally {
     counters: Counters,
+    /// By the listeners' rows: the endings of their connections.
+    rows: Mutex<Vec<Arc<Counters>>>,
     header_wait: Latency,
     turns: AtomicU64,
 }
@@ -74,8 +85,8 @@ pub struct Tally {
 impl Tally {
     /// All zero.
     pub fn new() -> Arc<Tally> {
-        let counters = Counters::new(Count::ALL.len() + Ending::COUNT + End::COUNT);
-        Arc::new(Tally { counters, header_wait: Latency::default(), turns: AtomicU64::new(0) })
+        let counters = Counters::new(Count::ALL.len() + End::COUNT);
+        Arc::new(Tally { counters, rows: Mutex::default(), header_wait: Latency::default(), turns: AtomicU64::new(0) })
     }
 
     /// Adds one.
@@ -93,14 +104,34 @@ impl Tally {
         self.turns.load(Ordering::Relaxed)
     }
 
-    /// Adds one to an ending.
-    pub fn ended(&self, ending: Ending) {
-        self.counters.bump(Count::ALL.len() + ending.index());
+    /// The counters of endings of the listener in a row, one an [`Ending`]. Only the ring's thread writes to them.
+    pub fn row(&self, row: u32) -> Arc<Counters> {
+        let mut rows = self.lock_rows();
+        while rows.len() <= row as usize {
+            rows.push(Arc::new(Counters::new(Ending::COUNT)));
+        }
+        rows[row as usize].clone()
+    }
+
+    /// How many connections of the listener had each ending that some had, by code.
+    pub fn endings(&self, row: usize) -> Vec<(&'static str, u64)> {
+        let Some(counters) = self.lock_rows().get(row).cloned() else { return Vec::new() };
+        let counts = (0..Ending::COUNT).map(|index| counters.get(index));
+        Ending::codes().into_iter().zip(counts).filter(|(_, count)| *count > 0).collect()
+    }
+
+    fn lock_rows(&self) -> MutexGuard<'_, Vec<Arc<Counters>>> {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A session goes on in another process.
+    pub fn session_moved(&self) {
+        self.count(Count::SessionMoved);
     }
 
     /// Adds one to the sessions that ended for a reason.
     pub fn session_ended(&self, end: End) {
-        self.counters.bump(Count::ALL.len() + Ending::COUNT + end.index());
+        self.counters.bump(Count::ALL.len() + end.index());
     }
 
     /// Records the time from accept to the complete header.
@@ -115,8 +146,15 @@ impl Tally {
 
     /// Adds the counters to `totals`, one a name.
     pub fn add_counts_to(&self, totals: &mut [u64]) {
-        for (index, total) in totals.iter_mut().enumerate() {
+        let (counts, rest) = totals.split_at_mut(Count::ALL.len());
+        let (endings, ends) = rest.split_at_mut(Ending::COUNT);
+        for (index, total) in counts.iter_mut().chain(ends).enumerate() {
             *total += self.counters.get(index);
+        }
+        for row in self.lock_rows().iter() {
+            for (index, total) in endings.iter_mut().enumerate() {
+                *total += row.get(index);
+            }
         }
     }
 
@@ -141,8 +179,10 @@ mod tests {
     fn sums_up() {
         let tally = Tally::new();
         tally.count(Count::Accepted);
-        tally.ended(Ending::Silent);
-        tally.ended(Ending::Silent);
+        tally.row(0).bump(Ending::Silent.index());
+        tally.row(1).bump(Ending::Silent.index());
+        tally.row(1).bump(Ending::Drained.index());
+        tally.session_ended(End::IdleTimeout);
         tally.header_waited(Duration::from_millis(3));
         let names = Tally::names();
         let mut totals = vec![1; names.len()];
@@ -151,5 +191,16 @@ mod tests {
         tally.add_header_waits_to(&mut wait);
         let of = |name| totals[names.iter().position(|known| *known == name).expect("a counter")];
         assert_eq!((of("accepted"), of("silent"), of("shed"), wait.len()), (2, 3, 1, 1));
+        assert_eq!((of("idle-timeout"), of("client-closed")), (2, 1));
+        assert_eq!(tally.endings(0), [("silent", 1)]);
+        assert_eq!(tally.endings(1), [("silent", 1), ("drained", 1)]);
+        assert_eq!(tally.endings(2), []);
+    }
+
+    #[test]
+    fn every_name_is_there_once() {
+        let names = Tally::names();
+        let different: std::collections::HashSet<_> = names.iter().collect();
+        assert_eq!(different.len(), names.len());
     }
 }

@@ -165,6 +165,14 @@ pub fn is_plausible_source(address: IpAddr) -> bool {
     }
 }
 
+/// Whether it is an address of a network that is not part of the Internet: RFC 1918, RFC 6598, RFC 4193.
+pub fn is_private(address: IpAddr) -> bool {
+    match canonical(address) {
+        IpAddr::V4(ip) => ip.is_private() || ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64,
+        IpAddr::V6(ip) => ip.is_unique_local(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -248,6 +256,27 @@ mod tests {
             ("::1", true),
         ] {
             assert_eq!(is_plausible_source(text.parse().expect("an address")), plausible, "{text}");
+        }
+    }
+
+    #[test]
+    fn private_networks_are_known() {
+        for (text, private) in [
+            ("10.0.0.1", true),
+            ("172.31.255.255", true),
+            ("172.32.0.0", false),
+            ("::ffff:192.168.1.1", true),
+            ("100.64.0.0", true),
+            ("100.127.255.255", true),
+            ("100.128.0.0", false),
+            ("100.63.255.255", false),
+            ("127.0.0.1", false),
+            ("198.51.100.7", false),
+            ("fd00::1", true),
+            ("fe80::1", false),
+            ("2001:db8::1", false),
+        ] {
+            assert_eq!(is_private(text.parse().expect("an address")), private, "{text}");
         }
     }
 }

@@ -6,6 +6,9 @@
 
 use core::fmt;
 
+use super::fields::{What, walk};
+use super::{Decoded, Reason, Rules, V2_FIXED, V2_SIGNATURE, checksum, decode, kind, starts_like_header};
+
 /// No more than this many bytes are ever looked at: a tag of 32, a space, the longest command and what ends it fit.
 pub const DIAGNOSE_LENGTH_MAX: usize = 64;
 
@@ -39,6 +42,26 @@ pub enum Diagnosis {
     HeaderFromUntrusted,
     /// Event: a second header follows the first.
     HeaderTwice,
+    /// Event: a client's protocol came without a header from a private address.
+    Bypass,
+    /// A version 2 length in the wrong byte order.
+    LengthSwapped,
+    /// A checksum that is the header's with its bytes reversed.
+    ChecksumSwapped,
+    /// What swaks sends for LOCAL: a command that does not exist.
+    SwaksLocal,
+    /// Two AUTHORITY TLVs.
+    AuthorityTwice,
+    /// Event: a LOCAL header with data right behind it.
+    LocalSpeaks,
+    /// Event: a source and a destination that look exchanged.
+    Exchanged,
+    /// Event: TLS behind the header, where a listener expects none.
+    TlsBehindHeader,
+    /// Event: a header where a listener expects TLS at once.
+    HeaderOnTls,
+    /// Event: another protocol where a listener expects TLS.
+    PlaintextOnTls,
 }
 
 /// Names the protocol that `bytes`, the first of a connection, belong to. The first
@@ -64,9 +87,37 @@ pub fn diagnose(bytes: &[u8]) -> Diagnosis {
     }
 }
 
+/// What a header that is refused, or does not become complete, tells of its sender beyond the rule that it breaks.
+pub fn diagnose_header(bytes: &[u8], rules: &Rules) -> Option<Diagnosis> {
+    let (found, diagnosis) = match decode(bytes, rules) {
+        Decoded::Invalid { reason: Reason::BadCommand, .. } => (is_swaks_local(bytes), Diagnosis::SwaksLocal),
+        Decoded::Invalid { reason: Reason::BadChecksum, .. } => {
+            (has_reversed_checksum(bytes), Diagnosis::ChecksumSwapped)
+        }
+        Decoded::Invalid { reason: Reason::DuplicateTlv, .. } => {
+            (has_two_authorities(bytes), Diagnosis::AuthorityTwice)
+        }
+        Decoded::Invalid { reason: Reason::HeaderTooLong, .. } | Decoded::Incomplete { .. } => {
+            (has_swapped_length(bytes, rules), Diagnosis::LengthSwapped)
+        }
+        _ => (false, Diagnosis::Unrecognised),
+    };
+    found.then_some(diagnosis)
+}
+
 impl Diagnosis {
+    /// Of the first bytes that came where a TLS handshake should begin, if they are none.
+    pub fn instead_of_tls(bytes: &[u8]) -> Diagnosis {
+        if starts_like_header(bytes) { Diagnosis::HeaderOnTls } else { Diagnosis::PlaintextOnTls }
+    }
+
+    /// Whether it is the protocol of a client whom a balancer should have introduced.
+    pub fn is_client(self) -> bool {
+        matches!(self, Diagnosis::TlsClientHello | Diagnosis::Smtp | Diagnosis::Pop3 | Diagnosis::Imap)
+    }
+
     /// Every diagnosis.
-    pub const ALL: [Diagnosis; 11] = [
+    pub const ALL: [Diagnosis; 21] = [
         Diagnosis::TlsClientHello,
         Diagnosis::Http,
         Diagnosis::Smtp,
@@ -78,6 +129,16 @@ impl Diagnosis {
         Diagnosis::LazyHeader,
         Diagnosis::HeaderFromUntrusted,
         Diagnosis::HeaderTwice,
+        Diagnosis::Bypass,
+        Diagnosis::LengthSwapped,
+        Diagnosis::ChecksumSwapped,
+        Diagnosis::SwaksLocal,
+        Diagnosis::AuthorityTwice,
+        Diagnosis::LocalSpeaks,
+        Diagnosis::Exchanged,
+        Diagnosis::TlsBehindHeader,
+        Diagnosis::HeaderOnTls,
+        Diagnosis::PlaintextOnTls,
     ];
 
     /// The stable kebab-case name for log lines and counters.
@@ -94,6 +155,16 @@ impl Diagnosis {
             Diagnosis::LazyHeader => "lazy-header",
             Diagnosis::HeaderFromUntrusted => "header-from-untrusted",
             Diagnosis::HeaderTwice => "header-twice",
+            Diagnosis::Bypass => "bypass",
+            Diagnosis::LengthSwapped => "length-swapped",
+            Diagnosis::ChecksumSwapped => "checksum-swapped",
+            Diagnosis::SwaksLocal => "swaks-local",
+            Diagnosis::AuthorityTwice => "authority-twice",
+            Diagnosis::LocalSpeaks => "local-speaks",
+            Diagnosis::Exchanged => "exchanged",
+            Diagnosis::TlsBehindHeader => "tls-behind-header",
+            Diagnosis::HeaderOnTls => "header-on-tls",
+            Diagnosis::PlaintextOnTls => "plaintext-on-tls",
         }
     }
 
@@ -113,15 +184,57 @@ impl Diagnosis {
             Diagnosis::Ssh => "SSH on a mail port: a scanner",
             Diagnosis::Unrecognised => "neither a PROXY header nor a protocol known here: see the first bytes",
             Diagnosis::LazyHeader => {
-                "the header comes with the client's first data while the client waits for the greeting: on an AWS NLB \
-                 set proxy_protocol_v2.client_to_server.header_placement to on_first_ack, not \
-                 on_first_ack_with_payload"
+                "the peer waits for the greeting and sends no header. A check of HAProxy: `tcp-check connect` and \
+                 `check port N` send none, write `tcp-check connect default`, or `check-send-proxy` on the server. An \
+                 AWS NLB, which sends the header with the client's first data: set \
+                 proxy_protocol_v2.client_to_server.header_placement to on_first_ack, not on_first_ack_with_payload"
             }
             Diagnosis::HeaderFromUntrusted => {
                 "a PROXY header from a peer outside haproxy_trusted_networks: add the peer there or stop it sending"
             }
             Diagnosis::HeaderTwice => {
                 "two hops add a header: drop send-proxy at one of them, or let the first hop accept the protocol"
+            }
+            Diagnosis::Bypass => {
+                "a client's own protocol from a private address: either the balancer there sends no header (turn on \
+                 send-proxy-v2), or a pod or node of Kubernetes went past it: its traffic for the balancer's address \
+                 is cut short unless the Service's status.loadBalancer.ingress says `ipMode: Proxy`"
+            }
+            Diagnosis::LengthSwapped => {
+                "the sender writes the length in the wrong byte order: it must be big-endian; correct or update the \
+                 sender's library"
+            }
+            Diagnosis::ChecksumSwapped => {
+                "the sender writes the CRC32C in the wrong byte order: it must be big-endian; correct the sender, or \
+                 let it send no checksum"
+            }
+            Diagnosis::SwaksLocal => {
+                "swaks sends 22 00 00 for LOCAL, which is 20 00 00 00 in the specification: use --proxy-command PROXY"
+            }
+            Diagnosis::AuthorityTwice => {
+                "two AUTHORITY TLVs: HAProxy sends two with both `proxy-v2-options authority` and \
+                 `set-proxy-v2-tlv-fmt(0x02)`: drop one of these, since which of the names counts is not defined"
+            }
+            Diagnosis::LocalSpeaks => {
+                "a LOCAL header with data behind it: HAProxy sends LOCAL also for users who reach it by a Unix socket \
+                 (a TLS terminator in front of it), and limits on clients do not see them: let the terminator send \
+                 the PROXY protocol to HAProxy (`bind ... accept-proxy`); or it is a check that speaks first"
+            }
+            Diagnosis::Exchanged => {
+                "source and destination look exchanged, the source has a mail server's port: Traffic Server 9 sends \
+                 them so; logs and limits see the balancer's address as the client. Update or correct the sender"
+            }
+            Diagnosis::TlsBehindHeader => {
+                "the client speaks TLS behind the header, and this listener expects none: set ssl = yes on it, or let \
+                 the balancer terminate TLS"
+            }
+            Diagnosis::HeaderOnTls => {
+                "a PROXY header, and this listener expects TLS at once: set haproxy = yes on it and name the peer in \
+                 haproxy_trusted_networks, or stop the peer sending the header"
+            }
+            Diagnosis::PlaintextOnTls => {
+                "no TLS, and this listener has ssl = yes: send clients without TLS (and those whose TLS the balancer \
+                 terminates) to a listener without it"
             }
         }
     }
@@ -140,6 +253,57 @@ impl fmt::Display for Escaped<'_> {
             _ => write!(f, "\\x{byte:02x}"),
         })
     }
+}
+
+/// The last of the 15 bytes that swaks sends for LOCAL: the command and the length's second byte are missing.
+const SWAKS_LOCAL: [u8; 3] = [0x22, 0, 0];
+
+fn is_swaks_local(bytes: &[u8]) -> bool {
+    bytes.get(V2_SIGNATURE.len()..).is_some_and(|rest| rest.starts_with(&SWAKS_LOCAL))
+}
+
+/// Whether the header's only checksum would match if its bytes stood the other way round.
+fn has_reversed_checksum(bytes: &[u8]) -> bool {
+    let mut reversed = false;
+    walk(bytes, |field| {
+        if let (What::Value { kind: kind::CRC32C, inside_ssl: false }, Ok(value)) =
+            (field.what, <[u8; 4]>::try_from(field.bytes))
+        {
+            let sum = whole(bytes).and_then(|header| checksum::compute(header, field.at));
+            reversed = sum.is_some_and(|sum| sum == u32::from_le_bytes(value));
+        }
+    });
+    reversed
+}
+
+fn has_two_authorities(bytes: &[u8]) -> bool {
+    let mut count = 0;
+    walk(bytes, |field| {
+        let is_authority = matches!(field.what, What::Tlv { kind: kind::AUTHORITY, inside_ssl: false, .. });
+        count += u32::from(is_authority);
+    });
+    count > 1
+}
+
+/// A version 2 header's bytes, if all of them are there.
+fn whole(bytes: &[u8]) -> Option<&[u8]> {
+    let &[.., high, low] = bytes.first_chunk::<V2_FIXED>()?;
+    bytes.get(..V2_FIXED + usize::from(u16::from_be_bytes([high, low])))
+}
+
+/// Whether a version 2 header would be complete if the bytes of its length, of which the second is 0, stood the other way
+/// round.
+fn has_swapped_length(bytes: &[u8], rules: &Rules) -> bool {
+    const SHORT_MAX: usize = V2_FIXED + u8::MAX as usize;
+    let Some(&[.., high, 0]) = bytes.first_chunk::<V2_FIXED>() else { return false };
+    let length = V2_FIXED + usize::from(high);
+    let mut mended = [0; SHORT_MAX];
+    let (Some(sent), Some(header)) = (bytes.get(..length), mended.get_mut(..length)) else { return false };
+    header.copy_from_slice(sent);
+    if let Some(place) = header.get_mut(V2_FIXED - 2..V2_FIXED) {
+        place.copy_from_slice(&[0, high]);
+    }
+    high > 0 && matches!(decode(header, rules), Decoded::Complete(_))
 }
 
 const HTTP: [&[u8]; 10] = [
@@ -261,6 +425,49 @@ mod tests {
         let mut long = b"GET / HTTP/1.1\r\n".to_vec();
         long.resize(4096, b'x');
         assert_eq!(diagnose(&long), diagnose(&long[..DIAGNOSE_LENGTH_MAX]));
+    }
+
+    fn diagnosed(bytes: &[u8]) -> Option<&'static str> {
+        diagnose_header(bytes, &Rules::default()).map(Diagnosis::code)
+    }
+
+    fn v2(rest: &[u8]) -> Vec<u8> {
+        [&V2_SIGNATURE[..], rest].concat()
+    }
+
+    #[test]
+    fn a_length_in_the_wrong_byte_order_is_recognised() {
+        let inet = [198, 51, 100, 7, 192, 0, 2, 1, 0x13, 0x88, 0, 143];
+        assert_eq!(diagnosed(&v2(&[&[0x21, 0x11, 12, 0][..], &inet].concat())), Some("length-swapped"));
+        assert_eq!(diagnosed(&v2(&[&[0x21, 0x21, 36, 0][..], &[7; 36]].concat())), Some("length-swapped"));
+        let with_payload = v2(&[&[0x21, 0x11, 12, 0][..], &inet, b"a NOOP\r\n"].concat());
+        assert_eq!(diagnosed(&with_payload), Some("length-swapped"));
+        let cut = v2(&[&[0x21, 0x11, 12, 0][..], &inet[..11]].concat());
+        assert_eq!(diagnosed(&cut), None, "it may still become the 3088 bytes that it announces");
+        assert_eq!(diagnosed(&v2(&[&[0x21, 0x11, 0, 12][..], &inet].concat())), None);
+        assert_eq!(diagnosed(&v2(&[0x21, 0x11, 1, 0])), None);
+    }
+
+    #[test]
+    fn a_checksum_in_the_wrong_byte_order_is_recognised() {
+        let mut header = v2(b"\x21\x11\0\x13\x01\x02\x03\x04\x05\x06\x07\x08\0\x01\0\x02\x03\0\x04\0\0\0\0");
+        let sum = checksum::compute(&header, 31).expect("a place");
+        header[31..].copy_from_slice(&sum.to_le_bytes());
+        assert_eq!(diagnosed(&header), Some("checksum-swapped"));
+        header[31] ^= 1;
+        assert_eq!(diagnosed(&header), None, "simply wrong");
+        header[31..].copy_from_slice(&sum.to_be_bytes());
+        assert_eq!(diagnosed(&header), None, "as it must be");
+    }
+
+    #[test]
+    fn known_senders_are_named() {
+        assert_eq!(diagnosed(&v2(b"\x22\0\0")), Some("swaks-local"));
+        assert_eq!(diagnosed(&v2(b"\x22\0\0EHLO mail.test\r\n")), Some("swaks-local"));
+        assert_eq!(diagnosed(&v2(b"\x22\x11\0\0")), None);
+        let twice = |kind| [&[0x21, 0x11, 0, 20][..], &[9; 12], &[kind, 0, 1, b'a', kind, 0, 1, b'b']].concat();
+        assert_eq!(diagnosed(&v2(&twice(kind::AUTHORITY))), Some("authority-twice"));
+        assert_eq!(diagnosed(&v2(&twice(kind::UNIQUE_ID))), None);
     }
 
     #[test]

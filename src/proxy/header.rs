@@ -262,6 +262,17 @@ impl<'a> Header<'a> {
 }
 
 impl Family {
+    /// The family that the upper half of a version 2 header's byte 14 names.
+    pub(super) const fn of(number: u8) -> Option<Family> {
+        match number {
+            0 => Some(Family::Unspec),
+            1 => Some(Family::Inet),
+            2 => Some(Family::Inet6),
+            3 => Some(Family::Unix),
+            _ => None,
+        }
+    }
+
     /// Bytes of this family's address block in version 2.
     pub(super) const fn block_len(self) -> usize {
         match self {

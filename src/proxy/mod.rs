@@ -12,6 +12,7 @@ mod classify;
 mod diagnose;
 mod encode;
 mod error;
+mod fields;
 mod header;
 mod name;
 mod ssl;
@@ -22,9 +23,10 @@ mod vendor;
 
 use address::Block;
 pub use classify::{Class, classify};
-pub use diagnose::{DIAGNOSE_LENGTH_MAX, Diagnosis, Escaped, diagnose};
+pub use diagnose::{DIAGNOSE_LENGTH_MAX, Diagnosis, Escaped, diagnose, diagnose_header};
 pub use encode::{EncodeError, Encoder, Limits};
 pub use error::Reason;
+pub use fields::{Field, What, walk};
 pub use header::{Addresses, Command, Family, Head, Header, Transport, Version};
 pub use ssl::Ssl;
 pub use tlv::{Tlv, Tlvs, UNIQUE_ID_MAX, kind};
@@ -86,6 +88,11 @@ pub enum Decoded<'a> {
 #[inline]
 pub fn decode<'a>(prefix: &'a [u8], rules: &Rules) -> Decoded<'a> {
     let first = prefix.first_chunk().map_or(0, |first| u128::from_le_bytes(*first));
+    // spec 2 MUST "at least implement the human-readable"
+    // spec 2 MUST "at least implement the binary"
+    // spec 2 SHOULD "also implement the human-readable"
+    // spec 2.2 MAY "support both version 1 and version 2"
+    // spec 2.2 MUST NOT "null-terminated string"
     match v2::without_length(first) {
         v2::INET_STREAM => v2::decode_stream(prefix, first, rules, Block::Inet),
         v2::INET6_STREAM => v2::decode_stream(prefix, first, rules, Block::Inet6),

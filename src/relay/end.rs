@@ -69,7 +69,7 @@ const WORDS: [(End, &str, &str, &str); End::COUNT] = [
     (End::FilterRefused, "filter-refused", "Client sent what cannot be passed on", "PD"),
     (End::ServerDown, "server-down", "Server is down", "DD"),
     (End::Killed, "killed", "Disconnected by an administrator", "KD"),
-    (End::Drained, "drained", "Disconnected because the service ends", "KD"),
+    (End::Drained, "service-ended", "Disconnected because the service ends", "KD"),
     (End::OutOfResources, "out-of-resources", "Out of files, ports or sessions", "RC"),
 ];
 

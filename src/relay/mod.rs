@@ -25,7 +25,7 @@ pub use course::Course;
 pub use courtesy::courtesy;
 pub use end::End;
 pub use filter::{CLIENT_LINE_MAX, COMMAND_MAX, Failure, Filter, HELD_MAX, PIPELINE_MAX, REFUSED, SERVER_LINE_MAX};
-pub use pair::{Flow, Pair, Received, Sent, Side, WINDOW_MAX, WINDOW_MIN, Wire};
+pub use pair::{Flow, HalfState, Pair, PairState, Received, Sent, Side, WINDOW_MAX, WINDOW_MIN, Wire};
 pub use preface::{EXCHANGE_MAX, HELLO_NAME_MAX, Preface, Progress, Refusal};
 pub use protocol::Protocol;
 pub use session::{SESSION_ID_MAX, SessionId};

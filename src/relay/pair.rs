@@ -85,6 +85,38 @@ pub enum Flow {
     Ended(End),
 }
 
+/// A pair at rest, as it can go on elsewhere: in another process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PairState {
+    /// The server has said something.
+    pub greeted: bool,
+    /// The client's end is told to the server only when that has greeted.
+    pub holds_end: bool,
+    /// The client has been sent something.
+    pub client_was_told: bool,
+    /// Who has ended first, if somebody has.
+    pub first_to_end: Option<Side>,
+    /// The client's side.
+    pub client: HalfState,
+    /// The server's side.
+    pub server: HalfState,
+}
+
+/// One side of a pair at rest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HalfState {
+    /// Its end was read.
+    pub ended: bool,
+    /// It takes nothing any more.
+    pub deaf: bool,
+    /// We have ended our stream to it.
+    pub shut: bool,
+    /// Bytes read from it.
+    pub received: u64,
+    /// Bytes for it that it had no room for.
+    pub held: Vec<u8>,
+}
+
 /// A session's two halves.
 #[derive(Debug, Default)]
 pub struct Pair {
@@ -144,6 +176,22 @@ impl Default for Half {
 }
 
 impl Half {
+    fn state(&self) -> HalfState {
+        HalfState {
+            ended: self.ended,
+            deaf: self.deaf,
+            shut: self.shut,
+            received: self.received,
+            held: self.held.rest().to_vec(),
+        }
+    }
+
+    fn resume(state: HalfState) -> Half {
+        let HalfState { ended, deaf, shut, received, held } = state;
+        let held = Held { bytes: held, sent: 0 };
+        Half { readable: true, ended, deaf, shut, received, held, ..Half::default() }
+    }
+
     /// Whether nothing will be read from it any more.
     fn is_over(&self) -> bool {
         self.ended || self.broken
@@ -182,6 +230,37 @@ impl Pair {
     /// A pair whose server is not connected yet.
     pub fn new(holds_end: bool) -> Pair {
         Pair { holds_end, ..Pair::default() }
+    }
+
+    /// What is to be known to go on elsewhere; `None` if it cannot: its bytes do not go straight, or it is about to end.
+    pub fn state(&self) -> Option<PairState> {
+        let is_over = self.client.broken || self.server.broken || self.failed.is_some();
+        if !self.connected || self.course.is_some() || is_over {
+            return None;
+        }
+        Some(PairState {
+            greeted: self.greeted,
+            holds_end: self.holds_end,
+            client_was_told: self.client_was_told,
+            first_to_end: self.first_to_end,
+            client: self.client.state(),
+            server: self.server.state(),
+        })
+    }
+
+    /// Goes on where another one was. Both sides are to be looked at: what was told to the other one is not told again.
+    pub fn resume(state: PairState) -> Pair {
+        Pair {
+            client: Half::resume(state.client),
+            server: Half::resume(state.server),
+            connected: true,
+            greeted: state.greeted,
+            holds_end: state.holds_end,
+            first_to_end: state.first_to_end,
+            course: None,
+            failed: None,
+            client_was_told: state.client_was_told,
+        }
     }
 
     /// The server's connection is there: it gets what is to be said first, in one piece with the client's bytes that are
@@ -255,9 +334,9 @@ impl Pair {
         }
     }
 
-    /// Whether bytes are held.
-    pub fn holds_bytes(&self) -> bool {
-        !self.client.held.is_empty() || !self.server.held.is_empty()
+    /// Bytes that are held.
+    pub fn held(&self) -> usize {
+        self.client.held.rest().len() + self.server.held.rest().len()
     }
 
     /// What must hold between two calls.

@@ -7,6 +7,8 @@
 //! Kernel facts that shape it: io_uring_setup(2), io_uring_enter(2), io_uring_register(2).
 #![allow(unsafe_code)]
 
+#[doc(hidden)]
+pub mod bare;
 mod buffers;
 pub mod client;
 mod driver;

@@ -3,7 +3,7 @@
 
 mod repeats;
 
-pub use repeats::{PassedOver, REPEATS_KEYS_MAX, Repeats};
+pub use repeats::{Noted, PassedOver, REPEATS_KEYS_MAX, Repeats};
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,6 +30,12 @@ impl Counters {
     pub fn bump(&self, index: usize) {
         let cell = &self.cells[index];
         cell.store(cell.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    /// How many counters there are.
+    #[allow(clippy::len_without_is_empty)] // whether there is none, nobody asks
+    pub fn len(&self) -> usize {
+        self.cells.len()
     }
 
     /// The counter's value.

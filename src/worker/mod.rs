@@ -7,7 +7,7 @@
 mod crew;
 mod discard;
 #[cfg(any(feature = "tokio", feature = "tokio-uring"))]
-mod slots;
+mod quota;
 #[cfg(test)]
 mod testing;
 mod threads;

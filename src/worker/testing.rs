@@ -28,7 +28,7 @@ impl Running {
             connection = back;
             std::thread::sleep(Duration::from_millis(1));
         }
-        self.queue.ring();
+        self.queue.wake_workers();
     }
 
     /// A client that has sent a header and `residual`, and now sends `later` and FIN.

@@ -11,7 +11,7 @@ use ::tokio::net::TcpStream;
 use ::tokio::runtime::Handle;
 
 use super::crew::Crew;
-use super::slots::{SLOTS_MAX, Slot, Slots};
+use super::quota::{Quota, SERVED_MAX, Share};
 use crate::dispatch::{Accepted, Intake, Losses, Pool, RunningWorkers, Socket, Stream, Workers};
 
 impl Pool {
@@ -38,7 +38,7 @@ impl Pool {
         F: Fn(Accepted<TcpStream>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
-        let concurrency = concurrency.clamp(1, SLOTS_MAX);
+        let concurrency = concurrency.clamp(1, SERVED_MAX);
         Pool::new(name, Tokio { runtime, concurrency, handler: Arc::new(handler) })
     }
 }
@@ -67,17 +67,17 @@ where
     Fut: Future<Output = ()> + Send + 'static,
 {
     fn forward(&self, intake: &Intake) {
-        let (slots, losses) = (Slots::new(self.concurrency), intake.losses());
-        slots.forward(intake, |connection, slot| {
+        let (quota, losses) = (Quota::new(self.concurrency), intake.losses());
+        quota.forward(intake, |connection, share| {
             // A runtime that was shut down drops the task, and the connection with it.
-            self.runtime.spawn(serve(connection, slot, self.handler.clone(), losses.clone()));
+            self.runtime.spawn(serve(connection, share, self.handler.clone(), losses.clone()));
             true
         });
-        slots.wait_until_free(self.concurrency);
+        quota.wait_until_free(self.concurrency);
     }
 }
 
-async fn serve<F, Fut>(connection: Accepted, slot: Slot, handler: Arc<F>, losses: Arc<Losses>)
+async fn serve<F, Fut>(connection: Accepted, share: Share, handler: Arc<F>, losses: Arc<Losses>)
 where
     F: Fn(Accepted<TcpStream>) -> Fut,
     Fut: Future<Output = ()>,
@@ -90,7 +90,7 @@ where
         }
     };
     losses.contain_future(client, work).await;
-    drop(slot);
+    drop(share);
 }
 
 fn register(socket: std::net::TcpStream) -> io::Result<TcpStream> {

@@ -15,7 +15,7 @@ use ::tokio_uring::net::TcpStream;
 
 use super::THREADS_MAX;
 use super::crew::Crew;
-use super::slots::{SLOTS_MAX, Slot, Slots};
+use super::quota::{Quota, SERVED_MAX, Share};
 use crate::dispatch::{Accepted, Intake, Losses, Permit, Pool, RunningWorkers, Socket, Workers};
 
 impl Pool {
@@ -40,7 +40,7 @@ impl Pool {
         F: Fn(Accepted<TcpStream>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + 'static,
     {
-        let (threads, concurrency) = (threads.clamp(1, THREADS_MAX), concurrency.clamp(1, SLOTS_MAX));
+        let (threads, concurrency) = (threads.clamp(1, THREADS_MAX), concurrency.clamp(1, SERVED_MAX));
         Pool::new(name, TokioUring { threads, concurrency, handler: Arc::new(handler) })
     }
 }
@@ -61,8 +61,8 @@ struct TokioUring<F> {
     handler: Arc<F>,
 }
 
-/// What a forwarding thread hands to its runtime; as many as there are slots, so sending never waits.
-type Arrivals = mpsc::Receiver<(Accepted, Slot)>;
+/// What a forwarding thread hands to its runtime; as many as there are shares, so sending never waits.
+type Arrivals = mpsc::Receiver<(Accepted, Share)>;
 
 impl<F, Fut> Workers for TokioUring<F>
 where
@@ -77,8 +77,10 @@ where
             let (report, started) = crossbeam_channel::bounded(1);
             crew.spawn(move || run(arrivals, handler, losses, |result| drop(report.send(result))))?;
             started.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended")))?;
-            let slots = Slots::new(self.concurrency);
-            crew.spawn(move || slots.forward(&intake, |connection, slot| arrive.try_send((connection, slot)).is_ok()))?;
+            let quota = Quota::new(self.concurrency);
+            crew.spawn(move || {
+                quota.forward(&intake, |connection, share| arrive.try_send((connection, share)).is_ok())
+            })?;
         }
         Ok(Box::new(crew))
     }
@@ -106,11 +108,11 @@ where
 {
     // Nobody sends on it: when every task has dropped its end, all are done.
     let (busy, mut done) = mpsc::channel::<Infallible>(1);
-    while let Some((connection, slot)) = arrivals.recv().await {
+    while let Some((connection, share)) = arrivals.recv().await {
         let (handler, losses, busy) = (handler.clone(), losses.clone(), busy.clone());
         ::tokio_uring::spawn(async move {
             serve(connection, handler, losses).await;
-            drop((slot, busy));
+            drop((share, busy));
         });
     }
     drop(busy);

@@ -5,12 +5,12 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Instant;
 
-use vestibule::engine::Pending;
+use vestibule::engine::{LiveSession, Pending};
 
 use super::Limits;
 use super::channel::{Broken, Channel};
-use super::offer::{Offered, other_version};
-use super::wire::{ADDRESSES_MAX, Connection, ENTRIES_MAX, Message, SOCKETS_MAX, Socket, VERSION};
+use super::offer::{Given, Offered, other_version};
+use super::wire::{ADDRESSES_MAX, Connection, ENTRIES_MAX, Message, SOCKETS_MAX, Socket, VERSION, VERSION_MIN};
 
 /// The running process, which this one is about to take the place of. Dropped before [`serve`](Claim::serve), it leaves
 /// everything as it is.
@@ -30,8 +30,18 @@ impl Claim {
     pub fn open(path: &Path, limits: Limits) -> Result<Claim, String> {
         let failed = |problem: String| format!("--takeover {}: {problem}", path.display());
         let otherwise = ", or start without --takeover";
-        let (channel, peer) = Channel::to_trusted(path, limits.start, otherwise).map_err(failed)?;
-        let sockets = ask(&channel).map_err(|broken| failed(broken.to_string()))?;
+        let open = || Channel::to_trusted(path, limits.start, otherwise).map_err(failed);
+        let (mut channel, peer) = open()?;
+        let mut sockets = ask(&channel, VERSION);
+        if let Err(Broken::Refused(_)) = sockets {
+            // One of a version before says that it does not know ours, and only then.
+            let (other, _) = open()?;
+            if let Ok(found) = ask(&other, VERSION_MIN) {
+                tracing::warn!("process {} speaks an older version: its live sessions stay there", peer.pid);
+                (channel, sockets) = (other, Ok(found));
+            }
+        }
+        let sockets = sockets.map_err(|broken| failed(broken.to_string()))?;
         tracing::info!("takes over from process {}: {} listening sockets", peer.pid, sockets.len());
         Ok(Claim { channel, pid: peer.pid, sockets, limits })
     }
@@ -60,7 +70,7 @@ impl Claim {
         &mut self,
         listeners: &[SocketAddr],
         complete: impl FnOnce() -> Result<(), String>,
-    ) -> Result<Vec<Pending>, String> {
+    ) -> Result<Given, String> {
         let taken = self.take(listeners).and_then(|taken| {
             // One that was held up must not put itself in the place of a process that goes on.
             self.channel.check_time()?;
@@ -86,20 +96,28 @@ impl Claim {
         self.channel.send_last(&Message::Leaving);
     }
 
-    fn take(&mut self, listeners: &[SocketAddr]) -> Result<Vec<Pending>, Broken> {
+    fn take(&mut self, listeners: &[SocketAddr]) -> Result<Given, Broken> {
         let wanted = listeners.iter().copied().take(ADDRESSES_MAX).collect();
         say(&self.channel, &Message::Serving(wanted)).map_err(|broken| match broken {
             Broken::Late => Broken::Unexpected(format!("it took longer than {:?} to start", self.limits.start)),
             broken => broken,
         })?;
         self.channel.allow(self.limits.taking);
-        let mut all = Vec::new();
+        let mut all = Given::default();
         // Until the end, be it that of the other process.
         loop {
             match self.channel.receive() {
                 Ok((Message::Pending(entries), descriptors)) if entries.len() == descriptors.len() => {
                     let now = Instant::now();
-                    all.extend(entries.into_iter().zip(descriptors).map(|(entry, socket)| pending(entry, socket, now)));
+                    let taken = entries.into_iter().zip(descriptors).map(|(entry, socket)| pending(entry, socket, now));
+                    all.pending.extend(taken);
+                }
+                Ok((Message::Sessions(entries), descriptors)) if entries.len() * 2 == descriptors.len() => {
+                    let mut descriptors = descriptors.into_iter();
+                    let two = || Some((descriptors.next()?, descriptors.next()?));
+                    let sockets = std::iter::from_fn(two);
+                    let taken = entries.into_iter().zip(sockets);
+                    all.sessions.extend(taken.map(|(state, (client, server))| LiveSession { client, server, state }));
                 }
                 Ok((Message::End { pending }, _)) if pending as usize == all.len() => return Ok(all),
                 Ok(_) => return Err(Broken::unexpected("its pending connections are not complete")),
@@ -113,7 +131,7 @@ impl Claim {
         }
     }
 
-    fn confirm(&self, taken: Vec<Pending>) -> Result<Vec<Pending>, Broken> {
+    fn confirm(&self, taken: Given) -> Result<Given, Broken> {
         match self.channel.send(&Message::Taken { pending: taken.len() as u32 }, &[]) {
             Ok(()) => Ok(taken),
             // It has thought better of it, and says so; or it has died.
@@ -143,11 +161,14 @@ fn say(channel: &Channel, message: &Message) -> Result<(), Broken> {
     }
 }
 
-fn ask(channel: &Channel) -> Result<Vec<Offered>, Broken> {
-    say(channel, &Message::Hello { version: VERSION })?;
+fn ask(channel: &Channel, version: u16) -> Result<Vec<Offered>, Broken> {
+    say(channel, &Message::Hello { version })?;
+    let spoken = version;
     let sockets = match channel.receive()?.0 {
-        Message::Welcome { version: VERSION, sockets } if sockets as usize <= SOCKETS_MAX => sockets as usize,
-        Message::Welcome { version, .. } if version != VERSION => {
+        Message::Welcome { version, sockets } if version == spoken && sockets as usize <= SOCKETS_MAX => {
+            sockets as usize
+        }
+        Message::Welcome { version, .. } if version != spoken => {
             return Err(Broken::Unexpected(other_version(version)));
         }
         _ => return Err(Broken::unexpected("it does not answer with Welcome")),

@@ -6,11 +6,13 @@
 //!   |-------- Welcome, Sockets with fds -------->|  binds what is missing, starts its rings: both accept
 //!   |<------------------ Serving ----------------|
 //!   |  stops accepting, cancels reads            |
-//!   |-------- Pending with fds ..., End -------->|
+//!   |----- Pending, Sessions with fds, End ----->|
 //!   |<------------------- Taken -----------------|  reads on
 //!   |  finishes what its workers hold, leaves    |
 //!   |<------------------ Leaving ----------------|  only if the new one is told to end before
 //! ```
+//! `Sessions` are relayed sessions, with the sockets of both sides; a predecessor of version 1 knows none and keeps its own.
+//!
 //! Until `Serving` nothing has happened to the old process. Until `Taken` it keeps a descriptor of everything that it
 //! gives, and nobody reads: if the new process fails or dies, the old one goes on with all of it. After that it still
 //! keeps the listening sockets until it leaves, and accepts again should the new process die before, unless that one has
@@ -37,7 +39,7 @@ use std::time::Duration;
 
 pub use ask::ask;
 pub use claim::Claim;
-pub use offer::{Offered, Place, Predecessor, answer};
+pub use offer::{Given, Offered, Place, Predecessor, answer};
 pub use wire::Form;
 
 /// How long each step may take. Of one step the new process's patience ends before the old one's, which begins later: a

@@ -12,12 +12,15 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::{SocketAddrUnix, SocketFlags};
-use vestibule::engine::Pending;
+use vestibule::engine::{HELD_MOVED_MAX, LiveSession, Pending};
 use vestibule::ring::Credentials;
 
 use super::Limits;
 use super::channel::{self, Broken, Channel};
-use super::wire::{ADDRESSES_MAX, Connection, ENTRIES_MAX, Form, MESSAGE_MAX, Message, SOCKETS_MAX, Socket, VERSION};
+use super::wire::{
+    self, ADDRESSES_MAX, Connection, ENTRIES_MAX, Form, MESSAGE_MAX, Message, SOCKETS_MAX, Socket, TEXT_MAX, VERSION,
+    VERSION_MIN, WITH_SESSIONS,
+};
 use crate::cli::lock;
 
 /// Those who may wait to be heard.
@@ -45,11 +48,14 @@ pub trait Predecessor: Send {
     /// The other process accepts: stops accepting, and gives what awaits its header on one of `listeners`.
     fn hand_over(&mut self, listeners: &[SocketAddr]) -> Result<Vec<Pending>, String>;
 
+    /// Gives the live sessions that can move, after that.
+    fn hand_over_sessions(&mut self) -> Vec<LiveSession>;
+
     /// The other process has everything: finishes what there is and leaves.
     fn let_go(&mut self);
 
     /// The other process is gone: accepts again, and goes on with what it did not take.
-    fn stay(&mut self, pending: Vec<Pending>);
+    fn stay(&mut self, given: Given);
 
     /// The other process ends on purpose: lets go of what accepting again would need, for nobody is to wait there.
     fn forget(&mut self);
@@ -61,10 +67,26 @@ pub trait Predecessor: Send {
     fn counters(&self, form: Form) -> String;
 }
 
+/// What one process gives another one. Nothing of it is given up before that one has confirmed it.
+#[derive(Debug, Default)]
+pub struct Given {
+    /// Connections whose header is awaited.
+    pub pending: Vec<Pending>,
+    /// Live sessions.
+    pub sessions: Vec<LiveSession>,
+}
+
+impl Given {
+    /// Connections of all kinds.
+    pub fn len(&self) -> usize {
+        self.pending.len() + self.sessions.len()
+    }
+}
+
 /// Why somebody has connected.
 enum Wish {
-    /// To take over.
-    Succeed(Credentials),
+    /// To take over, by this version of the protocol.
+    Succeed(Credentials, u16),
     /// To know what was counted.
     Counters(Form),
     /// To see whether somebody is there.
@@ -200,8 +222,8 @@ pub fn answer(place: &Place, host: &Mutex<impl Predecessor>, limits: Limits) {
 
 /// One who has connected, from his first word to the end of this process or of his own.
 fn converse(mut channel: Channel, place: &Place, host: &Mutex<impl Predecessor>, limits: Limits) {
-    let peer = match admit(&channel) {
-        Ok(Wish::Succeed(peer)) => peer,
+    let (peer, version) = match admit(&channel) {
+        Ok(Wish::Succeed(peer, version)) => (peer, version),
         Ok(Wish::Counters(form)) => {
             let text = lock(host).counters(form);
             return channel.send_last(&Message::Answer(text));
@@ -213,14 +235,14 @@ fn converse(mut channel: Channel, place: &Place, host: &Mutex<impl Predecessor>,
         }
     };
     tracing::info!("process {} asks to take over", peer.pid);
-    let wanted = match introduce(&mut channel, host, limits.start) {
+    let wanted = match introduce(&mut channel, host, version, limits.start) {
         Ok(wanted) => wanted,
         Err(broken) => {
             channel.refuse(&broken.to_string());
             return tracing::warn!("process {} does not take over, everything stays: {broken}", peer.pid);
         }
     };
-    if let Err(broken) = hand_over(&mut channel, &wanted, host, limits.pending) {
+    if let Err(broken) = hand_over(&mut channel, &wanted, host, version, limits.pending) {
         channel.refuse(&broken.to_string());
         place.take_back();
         look_for_a_while(host);
@@ -239,7 +261,7 @@ fn converse(mut channel: Channel, place: &Place, host: &Mutex<impl Predecessor>,
     };
     channel.refuse("it had not left yet and goes on");
     tracing::error!("process {} is gone, this one goes on: {broken}", peer.pid);
-    lock(host).stay(Vec::new());
+    lock(host).stay(Given::default());
     place.take_back();
     look_for_a_while(host);
 }
@@ -261,7 +283,7 @@ fn admit(channel: &Channel) -> Result<Wish, Broken> {
         return Err(Broken::Unexpected(words));
     }
     match channel.receive() {
-        Ok((Message::Hello { version: VERSION }, _)) => Ok(Wish::Succeed(peer)),
+        Ok((Message::Hello { version: version @ VERSION_MIN..=VERSION }, _)) => Ok(Wish::Succeed(peer, version)),
         Ok((Message::Ask(form), _)) => Ok(Wish::Counters(form)),
         Ok((Message::Hello { version }, _)) => Err(Broken::Unexpected(other_version(version))),
         Ok(_) => Err(Broken::unexpected("it does not begin with Hello")),
@@ -281,6 +303,7 @@ pub fn other_version(theirs: u16) -> String {
 fn introduce(
     channel: &mut Channel,
     host: &Mutex<impl Predecessor>,
+    version: u16,
     limit: Duration,
 ) -> Result<Vec<SocketAddr>, Broken> {
     let offered = lock(host).offer().map_err(Broken::Unexpected)?;
@@ -291,7 +314,7 @@ fn introduce(
         )));
     }
     channel.allow(limit);
-    channel.send(&Message::Welcome { version: VERSION, sockets: offered.len() as u32 }, &[])?;
+    channel.send(&Message::Welcome { version, sockets: offered.len() as u32 }, &[])?;
     for some in offered.chunks(ENTRIES_MAX) {
         let entries = some.iter().map(|one| Socket { address: one.address, name: one.name.clone() }).collect();
         let descriptors: Vec<BorrowedFd<'_>> = some.iter().map(|one| one.socket.as_fd()).collect();
@@ -308,45 +331,63 @@ fn hand_over(
     channel: &mut Channel,
     wanted: &[SocketAddr],
     host: &Mutex<impl Predecessor>,
+    version: u16,
     limit: Duration,
 ) -> Result<(), Broken> {
     let mut host = lock(host);
     let pending = host.hand_over(wanted).map_err(Broken::Unexpected)?;
+    let sessions = if version >= WITH_SESSIONS { host.hand_over_sessions() } else { Vec::new() };
+    let given = Given { pending, sessions };
     channel.allow(limit);
-    match give(channel, &pending) {
-        Ok(()) => host.let_go(),
+    match give(channel, &given) {
+        Ok(()) => {
+            if !given.sessions.is_empty() {
+                tracing::info!("{} live sessions go on in the other process", given.sessions.len());
+            }
+            host.let_go();
+        }
         Err(broken) => {
-            host.stay(pending);
+            host.stay(given);
             return Err(broken);
         }
     }
     Ok(())
 }
 
-/// Sends the pending connections and waits until the new process has them. All stay open here.
-fn give(channel: &Channel, pending: &[Pending]) -> Result<(), Broken> {
+/// Sends the pending connections and the live sessions, and waits until the new process has them. All stay open here.
+fn give(channel: &Channel, given: &Given) -> Result<(), Broken> {
     let now = Instant::now();
-    let mut entries = Vec::new();
-    let mut descriptors = Vec::new();
-    let mut size = 0;
-    for one in pending {
-        let entry = entry(one, now);
-        if entries.len() == ENTRIES_MAX || size + entry.size_bound() > MESSAGE_MAX / 2 {
-            channel.send(&Message::Pending(std::mem::take(&mut entries)), &std::mem::take(&mut descriptors))?;
-            size = 0;
-        }
-        size += entry.size_bound();
-        entries.push(entry);
-        descriptors.push(one.socket.as_fd());
-    }
-    if !entries.is_empty() {
-        channel.send(&Message::Pending(entries), &descriptors)?;
-    }
-    channel.send(&Message::End { pending: pending.len() as u32 }, &[])?;
+    let pending = given.pending.iter().map(|one| (entry(one, now), vec![one.socket.as_fd()]));
+    send_all(channel, pending, Connection::size_bound, Message::Pending)?;
+    let sessions = given.sessions.iter();
+    let sessions = sessions.map(|one| (one.state.clone(), vec![one.client.as_fd(), one.server.as_fd()]));
+    send_all(channel, sessions, wire::size_bound, Message::Sessions)?;
+    channel.send(&Message::End { pending: given.len() as u32 }, &[])?;
     match channel.receive_or_hang_up()?.0 {
-        Message::Taken { pending: taken } if taken as usize == pending.len() => Ok(()),
+        Message::Taken { pending: taken } if taken as usize == given.len() => Ok(()),
         _ => Err(Broken::unexpected("it does not say that it has taken everything")),
     }
+}
+
+/// Sends entries with their descriptors, as many a message as it takes.
+fn send_all<'a, T>(
+    channel: &Channel,
+    all: impl Iterator<Item = (T, Vec<BorrowedFd<'a>>)>,
+    size_bound: impl Fn(&T) -> usize,
+    message: impl Fn(Vec<T>) -> Message,
+) -> Result<(), Broken> {
+    let (mut entries, mut descriptors, mut size) = (Vec::new(), Vec::new(), 0);
+    for (entry, mut its) in all {
+        let full = descriptors.len() + its.len() > ENTRIES_MAX || size + size_bound(&entry) > MESSAGE_MAX / 2;
+        if full && !entries.is_empty() {
+            channel.send(&message(std::mem::take(&mut entries)), &std::mem::take(&mut descriptors))?;
+            size = 0;
+        }
+        size += size_bound(&entry);
+        entries.push(entry);
+        descriptors.append(&mut its);
+    }
+    if entries.is_empty() { Ok(()) } else { channel.send(&message(entries), &descriptors) }
 }
 
 fn entry(one: &Pending, now: Instant) -> Connection {
@@ -359,4 +400,5 @@ fn entry(one: &Pending, now: Instant) -> Connection {
     }
 }
 
+const _: () = assert!(HELD_MOVED_MAX + 4 * TEXT_MAX + 1024 <= MESSAGE_MAX / 2, "a session fits in a message");
 const _: () = assert!(ADDRESSES_MAX * 27 + 3 <= MESSAGE_MAX, "the wanted addresses fit in a message");

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tempfile::TempDir;
-use vestibule::engine::Pending;
+use vestibule::engine::{LiveSession, Pending};
 
 use super::channel::{Broken, Channel};
 use super::wire::{Message, VERSION};
@@ -54,7 +54,11 @@ impl Predecessor for Old {
         self.calls.push("let go".into());
     }
 
-    fn stay(&mut self, pending: Vec<Pending>) {
+    fn hand_over_sessions(&mut self) -> Vec<LiveSession> {
+        Vec::new()
+    }
+
+    fn stay(&mut self, Given { pending, .. }: Given) {
         self.calls.push(format!("stay with {}", pending.len()));
         self.pending = pending;
     }
@@ -148,7 +152,7 @@ fn everything_arrives_and_the_old_process_lets_go() {
     let sockets = claim.sockets_at(stage.address);
     assert_eq!((sockets.len(), claim.sockets_at(stage.address).len()), (1, 0));
     stage.expect(&["offer"]);
-    let taken = claim.serve(&[stage.address], || Ok(())).expect("nothing is in the way");
+    let taken = claim.serve(&[stage.address], || Ok(())).expect("nothing is in the way").pending;
     stage.expect(&["offer", "hand over of 1", "let go"]);
     assert_eq!(taken.len(), MANY);
     let now = Instant::now();
@@ -185,7 +189,7 @@ fn a_new_process_that_is_gone_before_it_has_everything_leaves_it_to_the_old_one(
     drop(channel);
     stage.expect(&["offer", "hand over of 1", "stay with 3"]);
     let mut claim = stage.claim().expect("the place is still there");
-    assert_eq!(claim.serve(&[stage.address], || Ok(())).expect("nothing is in the way").len(), 3);
+    assert_eq!(claim.serve(&[stage.address], || Ok(())).expect("nothing is in the way").pending.len(), 3);
 }
 
 #[test]
@@ -239,7 +243,7 @@ fn an_old_process_that_dies_in_the_middle_does_not_keep_the_new_one_from_serving
         std::thread::sleep(Duration::from_millis(2));
     }
     let mut claim = Claim::open(&path, Limits::USUAL).expect("nothing is in the way");
-    assert_eq!(claim.serve(&[], || Ok(())).expect("it can serve").len(), 0);
+    assert_eq!(claim.serve(&[], || Ok(())).expect("it can serve").pending.len(), 0);
     assert_eq!(old.wait().expect("it is a child").code(), Some(EXIT_OF_THE_DYING));
 }
 
@@ -335,7 +339,7 @@ fn what_was_said_in_time_is_heard_by_one_who_hangs_up_and_nothing_later() {
 fn whoever_says_something_else_is_told_why_he_is_turned_away() {
     let stage = Stage::new(0);
     for (first, words) in [
-        (Message::Hello { version: VERSION + 1 }, "version 2 of the takeover protocol is spoken there, version 1 here"),
+        (Message::Hello { version: VERSION + 1 }, "version 3 of the takeover protocol is spoken there, version 2 here"),
         (Message::End { pending: 0 }, "does not begin with Hello"),
     ] {
         let channel = stage.channel();

@@ -7,8 +7,15 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
 
+use vestibule::engine::SessionState;
+use vestibule::relay::{HalfState, PairState, SessionId, Side};
+
 /// Version of the protocol that this program speaks.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
+/// Oldest version that is understood: without live sessions.
+pub const VERSION_MIN: u16 = 1;
+/// First version in which live sessions move.
+pub const WITH_SESSIONS: u16 = 2;
 /// Most bytes of a message: one connection with the longest header that a configuration can allow fits.
 pub const MESSAGE_MAX: usize = 96 << 10;
 /// Most entries with a descriptor in one message; the kernel takes 253 (SCM_MAX_FD, unix(7)).
@@ -37,9 +44,11 @@ pub enum Message {
     Serving(Vec<SocketAddr>),
     /// Pending connections, each with its descriptor.
     Pending(Vec<Connection>),
-    /// So many pending connections were sent.
+    /// Live sessions, each with two descriptors: the client's and the server's. Since version 2.
+    Sessions(Vec<SessionState>),
+    /// So many pending connections and live sessions were sent.
     End { pending: u32 },
-    /// The new process has so many and reads on.
+    /// The new process has so many and goes on with them.
     Taken { pending: u32 },
     /// The new process was told to end: the old one shall not accept again.
     Leaving,
@@ -88,6 +97,16 @@ impl Connection {
     }
 }
 
+/// No less than the bytes that a session's entry takes.
+pub fn size_bound(state: &SessionState) -> usize {
+    let texts = [&state.service, &state.listener, &state.server].into_iter().map(|text| 2 + text.len().min(TEXT_MAX));
+    let held = state.pair.client.held.len() + state.pair.server.held.len();
+    texts.sum::<usize>() + held + SESSION_OVERHEAD
+}
+
+/// The id, two addresses, six times, flags, counts, and two halves.
+const SESSION_OVERHEAD: usize = 34 + 2 * 27 + 6 * 8 + 1 + 4 + 4 + 1 + 2 * 13;
+
 /// Two addresses, two times and a length.
 const ENTRY_OVERHEAD: usize = 2 * 27 + 2 * 8 + 4;
 
@@ -111,7 +130,23 @@ const TAKEN: u8 = 7;
 const LEAVING: u8 = 8;
 const ASK: u8 = 9;
 const ANSWER: u8 = 10;
+const SESSIONS: u8 = 11;
 const REFUSED: u8 = 255;
+
+/// Bits of a session.
+const AWAITS_GREETING: u8 = 1;
+const IS_TLS: u8 = 2;
+const GREETED: u8 = 4;
+const HOLDS_END: u8 = 8;
+const CLIENT_WAS_TOLD: u8 = 16;
+/// Bits of a half.
+const ENDED: u8 = 1;
+const DEAF: u8 = 2;
+const SHUT: u8 = 4;
+/// Who has ended first.
+const NOBODY: u8 = 0;
+const CLIENT: u8 = 1;
+const SERVER: u8 = 2;
 
 const TABLE: u8 = 1;
 const JSON: u8 = 2;
@@ -139,6 +174,10 @@ pub fn encode(message: &Message) -> Vec<u8> {
                 out.number((one.bytes.len() as u32).to_be_bytes()).bytes(&one.bytes)
             })
         }
+        Message::Sessions(sessions) => {
+            let out = out.kind(SESSIONS).count(sessions.len());
+            sessions.iter().fold(out, Writer::session)
+        }
         Message::End { pending } => out.kind(END).number(pending.to_be_bytes()),
         Message::Taken { pending } => out.kind(TAKEN).number(pending.to_be_bytes()),
         Message::Leaving => out.kind(LEAVING),
@@ -160,14 +199,17 @@ pub fn decode(packet: &[u8]) -> Result<Message, Malformed> {
         [HELLO] => return rest.magic().and_then(|rest| Ok(Message::Hello { version: rest.short()? })),
         [WELCOME] => {
             let version = rest.magic()?.short()?;
-            // Another version may say something else here.
-            let sockets =
-                if version == VERSION { rest.long()? } else { return Ok(Message::Welcome { version, sockets: 0 }) };
+            // A version that is not known may say something else here.
+            let sockets = match (VERSION_MIN..=VERSION).contains(&version) {
+                true => rest.long()?,
+                false => return Ok(Message::Welcome { version, sockets: 0 }),
+            };
             Message::Welcome { version, sockets }
         }
         [SOCKETS] => Message::Sockets(rest.list(ENTRIES_MAX, Reader::socket)?),
         [SERVING] => Message::Serving(rest.list(ADDRESSES_MAX, Reader::address)?),
         [PENDING] => Message::Pending(rest.list(ENTRIES_MAX, Reader::connection)?),
+        [SESSIONS] => Message::Sessions(rest.list(ENTRIES_MAX / 2, Reader::session)?),
         [END] => Message::End { pending: rest.long()? },
         [TAKEN] => Message::Taken { pending: rest.long()? },
         [LEAVING] => Message::Leaving,
@@ -206,6 +248,36 @@ impl Writer {
     fn text(&mut self, text: &str) -> &mut Writer {
         let text = &text[..text.floor_char_boundary(TEXT_MAX)];
         self.count(text.len()).bytes(text.as_bytes())
+    }
+
+    fn session(&mut self, state: &SessionState) -> &mut Writer {
+        let pair = &state.pair;
+        let flags = [
+            (AWAITS_GREETING, state.awaits_greeting),
+            (IS_TLS, state.is_tls),
+            (GREETED, pair.greeted),
+            (HOLDS_END, pair.holds_end),
+            (CLIENT_WAS_TOLD, pair.client_was_told),
+        ];
+        let first = match pair.first_to_end {
+            None => NOBODY,
+            Some(Side::Client) => CLIENT,
+            Some(Side::Server) => SERVER,
+        };
+        self.text(state.id.as_str()).text(&state.service).text(&state.listener).text(&state.server);
+        self.address(state.client).address(state.destination);
+        state.ages.iter().fold(&mut *self, |out, age| out.time(*age));
+        self.flags(&flags).kind(first).number(state.attempts.to_be_bytes()).number(state.early.to_be_bytes());
+        self.half(&pair.client).half(&pair.server)
+    }
+
+    fn half(&mut self, half: &HalfState) -> &mut Writer {
+        self.flags(&[(ENDED, half.ended), (DEAF, half.deaf), (SHUT, half.shut)]);
+        self.number(half.received.to_be_bytes()).number((half.held.len() as u32).to_be_bytes()).bytes(&half.held)
+    }
+
+    fn flags(&mut self, flags: &[(u8, bool)]) -> &mut Writer {
+        self.kind(flags.iter().filter(|(_, set)| *set).fold(0, |all, (flag, _)| all | flag))
     }
 
     fn address(&mut self, address: SocketAddr) -> &mut Writer {
@@ -306,6 +378,60 @@ impl<'a> Reader<'a> {
         Ok(Socket { address: self.address()?, name: self.text()? })
     }
 
+    fn session(&mut self) -> Result<SessionState, Malformed> {
+        let id = self.text()?;
+        let (micros, who) = SessionId::decode(&id).ok_or(Malformed("a session's id that is none"))?;
+        let (service, listener, server) = (self.text()?, self.text()?, self.text()?);
+        let (client, destination) = (self.address()?, self.address()?);
+        let mut ages = [Duration::ZERO; 6];
+        for age in &mut ages {
+            *age = self.time()?;
+        }
+        let [flags] = self.number()?;
+        let first_to_end = match self.number()? {
+            [NOBODY] => None,
+            [CLIENT] => Some(Side::Client),
+            [SERVER] => Some(Side::Server),
+            _ => return Err(Malformed("a side that is none")),
+        };
+        let (attempts, early) = (self.long()?, self.long()?);
+        let pair = PairState {
+            greeted: flags & GREETED != 0,
+            holds_end: flags & HOLDS_END != 0,
+            client_was_told: flags & CLIENT_WAS_TOLD != 0,
+            first_to_end,
+            client: self.half()?,
+            server: self.half()?,
+        };
+        Ok(SessionState {
+            id: SessionId::new(micros, who),
+            service,
+            listener,
+            server,
+            client,
+            destination,
+            ages,
+            awaits_greeting: flags & AWAITS_GREETING != 0,
+            is_tls: flags & IS_TLS != 0,
+            attempts,
+            early,
+            pair,
+        })
+    }
+
+    fn half(&mut self) -> Result<HalfState, Malformed> {
+        let [flags] = self.number()?;
+        let received = self.number().map(u64::from_be_bytes)?;
+        let len = self.long()? as usize;
+        Ok(HalfState {
+            ended: flags & ENDED != 0,
+            deaf: flags & DEAF != 0,
+            shut: flags & SHUT != 0,
+            received,
+            held: self.bytes(len)?.to_vec(),
+        })
+    }
+
     fn connection(&mut self) -> Result<Connection, Malformed> {
         let (listener, peer, age, left) = (self.address()?, self.address()?, self.time()?, self.time()?);
         let len = self.long()? as usize;
@@ -319,6 +445,37 @@ mod tests {
 
     fn address(text: &str) -> SocketAddr {
         text.parse().expect("an address")
+    }
+
+    fn session(for_client: &[u8], for_server: &[u8]) -> SessionState {
+        let client = address("[2001:db8::7]:40239");
+        let half = |held: &[u8]| HalfState {
+            ended: held.is_empty(),
+            shut: true,
+            received: 7,
+            held: held.to_vec(),
+            ..HalfState::default()
+        };
+        SessionState {
+            id: SessionId::new(5, client),
+            service: "imap-login".into(),
+            listener: "imap_haproxy".into(),
+            server: "mail1".into(),
+            client,
+            destination: address("192.0.2.1:143"),
+            ages: [6, 5, 4, 3, 2, 1].map(Duration::from_micros),
+            awaits_greeting: false,
+            is_tls: for_client.is_empty(),
+            attempts: 2,
+            early: 9,
+            pair: PairState {
+                greeted: true,
+                first_to_end: Some(Side::Server),
+                client: half(for_client),
+                server: half(for_server),
+                ..PairState::default()
+            },
+        }
     }
 
     fn all() -> Vec<Message> {
@@ -338,6 +495,7 @@ mod tests {
             ]),
             Message::Serving(vec![address("192.0.2.1:143"), address("[::]:143")]),
             Message::Pending(vec![connection(b""), connection(b"PROXY TCP4 ")]),
+            Message::Sessions(vec![session(b"", b""), session(b"a NOOP\r\n", b"* OK still here\r\n")]),
             Message::End { pending: 2 },
             Message::Taken { pending: 2 },
             Message::Leaving,

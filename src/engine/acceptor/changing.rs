@@ -5,8 +5,9 @@
 //! or, if none has, after a look into the backlog. When the last connection that came through it has left the vestibule its
 //! place is free. Connections keep the terms that they came under; sessions do not even know of doors.
 
-use super::{Acceptor, Door, Sink};
-use crate::conn::{Clients, PendingPeers, Queues};
+use super::{Acceptor, Door, Sink, Tally};
+use crate::admission::{Clients, PendingPeers};
+use crate::conn::Queues;
 use crate::ring::Driver;
 
 /// What a ring is to do from now on.
@@ -48,6 +49,11 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     /// The sink, to add pools.
     pub fn sink_mut(&mut self) -> &mut K {
         &mut self.sink
+    }
+
+    /// Where the ring counts.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// The deadlines, to add classes.

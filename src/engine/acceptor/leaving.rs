@@ -5,12 +5,14 @@
 //! [`Acceptor::read`] is the one place from which connections go.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
-use super::{Acceptor, Door, Guest, Sink, State, is_prompt};
+use super::{Acceptor, Door, Guest, Sink, State, is_prompt, permit};
 use crate::conn::{Action, Ending, Key, Waiting};
+use crate::engine::relay::{LiveSession, Terms};
 use crate::engine::tally::Count;
 use crate::ring::{BATCH_MAX, Driver};
 
@@ -92,6 +94,28 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
                 permit: None,
                 brought: Some(Box::new(Brought { deadline, bytes })),
             });
+        }
+    }
+
+    /// Sends every session that can move to another process.
+    pub fn hand_over_sessions(&mut self, to: &Sender<LiveSession<D::Socket>>) {
+        self.now = self.driver.now();
+        self.relays.hand_over(&mut self.driver, to, self.now);
+    }
+
+    /// Goes on with sessions of another process: under the terms of the service of the same name, if there is one.
+    pub fn take_in_sessions(&mut self, sessions: Vec<LiveSession<D::Socket>>) {
+        self.now = self.driver.now();
+        for session in sessions {
+            self.tally.count(Count::SessionTaken);
+            let serves = |terms: &&Arc<Terms>| *terms.name == *session.state.service;
+            let present = self.doors.iter().filter(|door| door.is_present());
+            let terms = present.filter_map(|door| door.relay.as_ref()).find(serves).cloned();
+            let terms = terms.unwrap_or_else(|| Arc::new(Terms::of_former_service(&session.state.service)));
+            // It was let in there: a limit that it exceeds here is no reason to end it.
+            let ticket = self.clients.admit(session.state.client.ip(), self.now).ok().flatten();
+            let permit = ticket.and_then(|ticket| permit(&self.clients, ticket));
+            self.relays.take_in(&mut self.driver, session, terms, permit, self.now);
         }
     }
 

@@ -14,12 +14,14 @@
 
 mod log;
 mod mail;
+mod moving;
 mod service;
 mod session;
 mod wire;
 
 pub use log::{SessionLog, SessionRecord};
 pub use mail::Mail;
+pub use moving::{HELD_MOVED_MAX, LiveSession, SessionState};
 pub use service::{
     DISCONNECT_DELAY_DEFAULT, GREETING_TIMEOUT_DEFAULT, HALF_CLOSED_TIMEOUT_DEFAULT, IDLE_TIMEOUT_DEFAULT, Relay,
     SharedBackend,
@@ -74,6 +76,8 @@ pub struct Relays<S> {
     /// Whose turn it is among the source addresses.
     source: usize,
     /// Clients that a server has lost lately, and since when; one entry a server at most.
+    /// By when all sessions have to end.
+    closes_at: Option<Instant>,
     losses: HashMap<(usize, ServerIndex), (Instant, u32)>,
     log: Option<Arc<dyn SessionLog>>,
     /// Of this turn.
@@ -130,6 +134,7 @@ impl<S> Relays<S> {
             tally: parts.tally,
             source: 0,
             losses: HashMap::new(),
+            closes_at: None,
             log: parts.log,
             lines: String::new(),
             wall: Wall::ask(now),
@@ -226,6 +231,7 @@ impl<S> Relays<S> {
         match self.sessions.insert(session) {
             Ok(key) => {
                 let session = self.sessions.get_mut(key).expect("just put there");
+                session.leaves = self.closes_at.map(|until| (until, End::Drained));
                 Watch::of(key, Side::Client, 0).begin(driver, &session.client);
                 match session.phase {
                     Phase::Doubted { until } => self.wheel.set(key.slot, until),
@@ -302,6 +308,12 @@ impl<S> Relays<S> {
         if let (Some(log), false) = (&self.log, self.lines.is_empty()) {
             log.flush(&mut self.lines);
         }
+    }
+
+    /// Ends all sessions within a time, also those that begin meanwhile.
+    pub fn close_within(&mut self, limit: Duration, now: Instant) {
+        self.closes_at = Some(now + limit);
+        self.let_go(None, End::Drained, limit, now);
     }
 
     /// Ends sessions, those first that have been silent longest, spread over a time; `all` or those of one server.

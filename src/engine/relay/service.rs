@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::backend::{Backend, ServerIndex, Settings, TooManyServers};
+use crate::backend::{Backend, Balance, CheckKind, CheckSettings, ServerIndex, Settings, TooManyServers};
 use crate::relay::{Announce, Forward, ForwardTlvs, Protocol, Target};
 
 /// `idle_timeout` where nothing is set: IMAP clients in IDLE may be silent for 29 minutes (RFC 2177).
@@ -108,6 +108,25 @@ pub struct Terms {
     pub log_sessions: bool,
     /// This host's name, for clients that cannot be served.
     pub host: Arc<str>,
+}
+
+impl Terms {
+    /// For a session of a service that this configuration does not have.
+    pub fn of_former_service(service: &str) -> Terms {
+        let none = Settings {
+            name: "-".into(),
+            servers: Vec::new(),
+            balance: Balance::LeastConn,
+            stick: None,
+            connect_timeout: Duration::ZERO,
+            retries: 0,
+            queue: 0,
+            queue_timeout: Duration::ZERO,
+            slow_start: Duration::ZERO,
+            check: CheckSettings { kind: CheckKind::None, interval: Duration::MAX, rise: 1, fall: 1 },
+        };
+        Relay::new(service, &SharedBackend::new(none)).terms
+    }
 }
 
 impl Relay {

@@ -120,3 +120,47 @@ fn a_server_that_refuses_gives_way_to_the_next() {
     }
     assert_eq!(Relay::new("imap-login", &backend).terms.protocol, Protocol::Imap);
 }
+
+/// Sessions that its servers have.
+fn held(backend: &SharedBackend) -> u32 {
+    backend.lock().servers(std::time::Instant::now()).map(|server| server.sessions).sum()
+}
+
+#[test]
+fn a_live_session_goes_on_in_another_engine() {
+    let backend = backend(&[echo()]);
+    let mut old = engine(&backend);
+    let mut clients: Vec<TcpStream> = (0..20).map(|_| connect(&old)).collect();
+    for client in &mut clients {
+        client.read_exact(&mut [0; 12]).expect("the server greets");
+        client.write_all(b"a").expect("it is served");
+    }
+    old.hand_over(&[], PATIENCE);
+    let sessions = old.hand_over_sessions();
+    assert_eq!((sessions.len(), held(&backend)), (20, 0));
+    let new = engine(&backend);
+    new.take_in_sessions(sessions);
+    assert!(old.retire(PATIENCE), "nothing is left there");
+    drop(old);
+    for client in &mut clients {
+        client.write_all(b"b").expect("it is served");
+        let mut got = [0; 2];
+        client.read_exact(&mut got).expect("what was said before is answered, and what is said now");
+        assert_eq!(&got, b"ab");
+    }
+    assert_eq!((new.snapshot().count("session-taken"), held(&backend)), (20, 20));
+    drop(clients);
+    crate::dispatch::testing::until("all sessions have ended", || held(&backend) == 0);
+}
+
+#[test]
+fn a_drain_lets_sessions_go_and_is_complete() {
+    let backend = backend(&[echo()]);
+    let mut engine = engine(&backend);
+    let mut client = connect(&engine);
+    client.read_exact(&mut [0; 12]).expect("the server greets");
+    assert!(engine.drain(Duration::from_secs(2)), "a session that is let go is no failure");
+    let mut rest = Vec::new();
+    client.read_to_end(&mut rest).expect("the relay ends in order");
+    assert_eq!(engine.snapshot().count("service-ended"), 1);
+}

@@ -30,7 +30,8 @@ use super::listener::Listener;
 use super::relay::Relays;
 use super::report::Report;
 use super::tally::Tally;
-use crate::conn::{ClientLimits, Clients, Ending, PendingPeers, Queues};
+use crate::admission::{ClientLimits, Clients, PendingPeers};
+use crate::conn::{Ending, Queues};
 use crate::dispatch::{Handoff, Overload};
 use world::{Client, End, Script, Socket, World};
 
@@ -109,7 +110,7 @@ impl Sink<Socket> for Shared {
         Ok(())
     }
 
-    fn ring(&mut self) {
+    fn wake_workers(&mut self) {
         self.0.borrow().world.borrow_mut().silent = 0;
     }
 
@@ -152,7 +153,9 @@ fn run(seed: u64) -> Outcome {
         let doors = listeners
             .iter()
             .zip([0, 1, 1])
-            .map(|(listener, pool)| listener.door(listener.address, pool, pool == 1, &mut queues))
+            .map(|(listener, pool)| {
+                listener.door(listener.address, pool, pool == 1, &mut queues).in_row(0, tally.row(0))
+            })
             .collect();
         Acceptor::new(Parts {
             driver,
@@ -271,7 +274,7 @@ fn check_counts(world: &mut World, tally: &Tally) {
     if [of("handed-over"), of("taken-over")] != [handed_over; 2] {
         world.violations.push(format!("{handed_over} handed over, but {} counted", of("handed-over")));
     }
-    let handed: u64 = ["proxied", "local", "plain"].into_iter().map(of).sum();
+    let handed: u64 = ["proxied", "local", "local-user", "plain"].into_iter().map(of).sum();
     if [of("accepted"), handed, handed + endings + of("reset-early")] != [accepted, dispatched, accepted] {
         world.violations.push(format!(
             "{accepted} accepted, {dispatched} dispatched, but {} and {handed} counted, {endings} ended, {} reset early",

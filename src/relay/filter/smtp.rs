@@ -28,9 +28,17 @@ pub(super) struct Smtp {
     chunking: bool,
     /// Accepted in the current transaction.
     recipients: u32,
-    /// Whether a chunk of the current transaction was refused: what the server makes of the next is its own affair.
-    chunk_failed: bool,
+    chunks: Chunks,
     hello: Hello,
+}
+
+/// The chunks of the current transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Chunks {
+    None,
+    Begun,
+    /// The server refused one: what it would make of the next is uncertain.
+    Failed,
 }
 
 /// How the client's next bytes are to be read.
@@ -93,7 +101,7 @@ impl Smtp {
             waits: true,
             chunking: false,
             recipients: 0,
-            chunk_failed: false,
+            chunks: Chunks::None,
             hello: Hello::default(),
         }
     }
@@ -149,7 +157,7 @@ impl Smtp {
 
     fn transaction_ended(&mut self) {
         self.recipients = 0;
-        self.chunk_failed = false;
+        self.chunks = Chunks::None;
     }
 
     /// LMTP answers for each recipient. RFC 2033, section 4.2.
@@ -171,6 +179,11 @@ impl Smtp {
             return Ok(0);
         }
         match judge(line) {
+            // A message comes by DATA or in chunks (RFC 3030, section 2), and servers have faults where both meet.
+            Verdict::Pass(Pending::Data) if self.chunks != Chunks::None => match self.pending.is_empty() {
+                true => self.refuse(out),
+                false => return Ok(0),
+            },
             Verdict::Pass(pending) => {
                 put_line(line, out);
                 self.expect(pending);
@@ -190,12 +203,13 @@ impl Smtp {
     /// A server that does not know chunks, or has no recipient for one, might take its bytes for commands: then they
     /// stay here.
     fn chunk(&mut self, line: &[u8], length: u64, last: bool, out: &mut Vec<u8>) {
-        let passes = self.chunking && self.recipients > 0 && !self.chunk_failed;
+        let passes = self.chunking && self.recipients > 0 && self.chunks != Chunks::Failed;
         match (passes, last) {
             (false, _) => self.refuse(out),
             (true, false) => {
                 put_line(line, out);
                 self.expect(Pending::Chunk);
+                self.chunks = Chunks::Begun;
             }
             (true, true) => {
                 put_line(line, out);
@@ -245,7 +259,7 @@ impl Smtp {
             }
             Some(Pending::Recipient) if ok => self.recipients += 1,
             Some(Pending::Reset) if ok => self.transaction_ended(),
-            Some(Pending::Chunk) if !ok => self.chunk_failed = true,
+            Some(Pending::Chunk) if !ok => self.chunks = Chunks::Failed,
             _ => {}
         }
         Ok(())

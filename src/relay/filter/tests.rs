@@ -130,6 +130,9 @@ fn chunks_pass_only_where_the_server_takes_them() {
     passes(Protocol::Smtp, &format!("EHLO c\r\n{chunk}"), "EHLO c\r\nXREFUSED\r\nQUIT\r\n");
     let start = "EHLO c\r\nMAIL FROM:<a>\r\nRCPT TO:<b>\r\n";
     passes(Protocol::Smtp, &format!("{start}{chunk}"), &format!("{start}{chunk}"));
+    // A message comes by DATA or in chunks.
+    let mixed = format!("{start}BDAT 2\r\nx\nDATA\r\nRSET\r\n");
+    passes(Protocol::Smtp, &mixed, &mixed.replace("DATA", "XREFUSED"));
     passes(Protocol::Smtp, &format!("{start}BDAT x\r\nSTARTTLS\r\n"), &format!("{start}XREFUSED\r\nXREFUSED\r\n"));
     let taste = Taste { chunking: false, ..Taste::default() };
     let client = format!("{start}{chunk}");

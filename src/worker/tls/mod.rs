@@ -19,14 +19,14 @@ use rustls::ServerConfig;
 use self::session::{Failure, Session};
 use super::Handler;
 use crate::dispatch::Accepted;
-use crate::stats::Repeats;
+use crate::stats::{PassedOver, Repeats};
 
 /// From the moment a worker takes the connection until the session must stand.
 pub const HANDSHAKE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 /// The longest that can be set: a handshake holds a worker, and a clock cannot show every time to come.
 pub const HANDSHAKE_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 
-/// A client that fails for the same reason is logged once in this time; the next line counts the others.
+/// A client that fails for the same reason at the same listener is logged once in this time; a later line counts the others.
 const LOG_PERIOD: Duration = Duration::from_secs(60);
 
 /// The protocols that clients of a service name in ALPN; none for a service unknown here.
@@ -45,7 +45,8 @@ pub struct Tls<H> {
     config: Arc<ServerConfig>,
     timeout: Duration,
     failures: Arc<AtomicU64>,
-    lines: Repeats<(IpAddr, &'static str)>,
+    checks: Arc<AtomicU64>,
+    lines: Repeats<Kind>,
     handler: H,
 }
 
@@ -57,6 +58,7 @@ impl<H: Handler> Tls<H> {
             config: Arc::new(identity.server_config(alpn)),
             timeout: HANDSHAKE_TIMEOUT_DEFAULT,
             failures: Arc::new(AtomicU64::new(0)),
+            checks: Arc::new(AtomicU64::new(0)),
             lines: Repeats::new(LOG_PERIOD),
             handler,
         }
@@ -79,13 +81,63 @@ impl<H: Handler> Tls<H> {
         self.failures.clone()
     }
 
+    /// Counts the balancer's checks that go no further than the handshake in `checks`, which others may share.
+    pub fn count_checks_in(mut self, checks: Arc<AtomicU64>) -> Tls<H> {
+        self.checks = checks;
+        self
+    }
+
+    /// The number of the balancer's checks that went no further than the handshake.
+    pub fn checks(&self) -> Arc<AtomicU64> {
+        self.checks.clone()
+    }
+
     fn refuse(&self, connection: &Accepted, failure: &Failure) {
+        if failure.is_how_checks_end() && connection.is_check() {
+            self.checks.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
         self.failures.fetch_add(1, Ordering::Relaxed);
-        let Some(code) = failure.code() else { return };
-        let rip = connection.client().ip();
-        if let Some(passed_over) = self.lines.admit((rip, code), Instant::now()) {
-            let (service, lip) = (&*connection.listener().service, connection.destination().ip());
-            tracing::warn!(service, "TLS handshaking failed (rip={rip}, lip={lip}): {failure}{passed_over}");
+        let Some(reason) = failure.code() else { return };
+        let (listener, rip) = (connection.listener(), connection.client().ip());
+        let key = Kind { service: listener.service.clone(), listener: listener.name.clone(), rip, reason };
+        let noted = self.lines.note(key, Instant::now());
+        tell(&noted.ended);
+        if noted.is_first() {
+            let (service, name, lip) = (&*listener.service, &*listener.name, connection.destination().ip());
+            let words = "TLS handshaking failed";
+            tracing::warn!(
+                service,
+                "{words} (rip={rip}, lip={lip}): {failure}: listener={name} peer={}",
+                connection.peer()
+            );
+        }
+    }
+}
+
+impl<H> Drop for Tls<H> {
+    fn drop(&mut self) {
+        tell(&self.lines.end_all());
+    }
+}
+
+/// What failures have in common that get one line in [`LOG_PERIOD`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Kind {
+    service: String,
+    listener: String,
+    rip: IpAddr,
+    reason: &'static str,
+}
+
+fn tell(ended: &[PassedOver<Kind>]) {
+    for PassedOver { key, count } in ended {
+        match key {
+            Some(Kind { service, listener, rip, reason }) => tracing::warn!(
+                service,
+                "TLS handshaking failed: {count} more like this suppressed (rip={rip}): reason={reason} listener={listener}"
+            ),
+            None => tracing::warn!("TLS handshaking failed: {count} more from too many sources to tell apart"),
         }
     }
 }
@@ -255,6 +307,47 @@ mod tests {
         };
         let (got, failures) = failing(Tls::new(&identity(), &[], Whoami), speak);
         assert_eq!((got[0], failures), (21, 1), "content type 21 is an alert");
+    }
+
+    #[test]
+    fn what_comes_instead_of_tls_is_named_with_its_remedy() {
+        for (first, diagnosis) in [
+            (&b"PROXY TCP4 198.51.100.7 192.0.2.1 5000 993\r\n"[..], "diagnosis=header-on-tls (a PROXY header, and"),
+            (b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c", "diagnosis=header-on-tls (a PROXY header, and"),
+            (b"a LOGIN joe secret\r\n", "diagnosis=plaintext-on-tls (no TLS, and this listener has ssl = yes"),
+        ] {
+            let (mut socket, accepted) = connection(b"", false, true);
+            socket.write_all(first).expect("connected");
+            socket.shutdown(Shutdown::Write).expect("connected");
+            let config = Arc::new(identity().server_config(&[]));
+            let failure = Session::establish(config, &accepted, Instant::now() + crate::dispatch::testing::SOON).err();
+            let text = failure.expect("that is no handshake").to_string();
+            assert!(text.starts_with("no TLS: first=") && text.contains(diagnosis), "{text}");
+            assert!(!text.contains("InvalidContentType") && text.len() < 600, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_check_that_ends_in_the_handshake_is_no_failure() {
+        let local = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
+        let identity = identity();
+        let (_, hello) = client(&identity, &TLS13, &[]);
+        for said in [&b""[..], &hello[..20], &hello] {
+            let server = Tls::new(&identity, &[], Whoami);
+            let (mut socket, accepted) = connection(&[&local[..], said].concat(), true, true);
+            let (failures, checks) = (server.failures(), server.checks());
+            socket.shutdown(Shutdown::Write).expect("connected");
+            server.handle(accepted);
+            let _ = socket.read(&mut [0; 1024]);
+            assert_eq!((failures.load(Ordering::Relaxed), checks.load(Ordering::Relaxed)), (0, 1));
+        }
+        let server = Tls::new(&identity, &[], Whoami);
+        let (failures, checks) = (server.failures(), server.checks());
+        let (socket, accepted) = connection(&[&local[..], b"a NOOP\r\n"].concat(), true, true);
+        server.handle(accepted);
+        drop(socket);
+        let counted = (failures.load(Ordering::Relaxed), checks.load(Ordering::Relaxed));
+        assert_eq!(counted, (1, 0), "a check by another protocol is a fault to tell of");
     }
 
     #[test]

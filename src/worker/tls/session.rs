@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rustls::{ProtocolVersion, ServerConfig, ServerConnection};
 
 use crate::dispatch::{Accepted, TlsInfo, TlsSession};
+use crate::proxy::{Diagnosis, Escaped};
 
 /// Most bytes that a client may send before the handshake is done. A ClientHello is a few hundred to a few thousand.
 pub const HANDSHAKE_BYTES_MAX: usize = 64 * 1024;
@@ -28,9 +29,9 @@ impl Session {
         deadline: Instant,
     ) -> Result<Session, Failure> {
         let mut tls = ServerConnection::new(config).map_err(Failure::Tls)?;
-        let mut wire = Wire { residual: connection.residual(), socket: connection.socket(), received: 0, deadline };
+        let mut wire = Wire::new(connection.residual(), connection.socket(), deadline);
         while tls.is_handshaking() {
-            tls.complete_io(&mut wire).map_err(|error| Failure::of(error, wire.received))?;
+            tls.complete_io(&mut wire).map_err(|error| Failure::of(error, &wire))?;
         }
         // The client finishes in answer to our flight, which it had not seen when it sent the residual.
         debug_assert!(wire.residual.is_empty(), "a handshake takes the bytes in order");
@@ -75,6 +76,8 @@ pub(super) enum Failure {
     TimedOut,
     /// The client sent more than [`HANDSHAKE_BYTES_MAX`].
     TooMuch,
+    /// What came first is no TLS.
+    NoTls(First),
     /// The two do not come to terms; the client was told by an alert.
     Tls(rustls::Error),
     /// The socket failed.
@@ -82,13 +85,15 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    fn of(error: io::Error, received: usize) -> Failure {
+    fn of(error: io::Error, wire: &Wire<'_>) -> Failure {
+        let received = wire.received;
         match error.kind() {
             io::ErrorKind::TimedOut => Failure::TimedOut,
             io::ErrorKind::QuotaExceeded => Failure::TooMuch,
             io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset if received == 0 => Failure::Silent,
             io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => Failure::Disconnected,
             _ => match error.downcast::<rustls::Error>() {
+                Ok(rustls::Error::InvalidMessage(_)) if !wire.first.is_tls() => Failure::NoTls(wire.first),
                 Ok(error) => Failure::Tls(error),
                 Err(error) => Failure::Socket(error),
             },
@@ -105,10 +110,25 @@ impl Failure {
             Failure::TimedOut => Some("timed-out"),
             Failure::TooMuch => Some("too-much"),
             Failure::Tls(rustls::Error::AlertReceived(_)) => Some("alert"),
-            Failure::Tls(rustls::Error::InvalidMessage(_)) => Some("no-tls"),
+            Failure::NoTls(first) if first.is_header() => Some("header-on-tls"),
+            Failure::NoTls(_) => Some("no-tls"),
             Failure::Tls(_) => Some("tls"),
             Failure::Socket(_) => Some("socket"),
         }
+    }
+}
+
+impl Failure {
+    /// Whether a health check may end so: it has seen that somebody speaks TLS, and leaves. An old one offers a version
+    /// that nobody speaks any more, and takes the alert for an answer.
+    pub(super) fn is_how_checks_end(&self) -> bool {
+        matches!(
+            self,
+            Failure::Silent
+                | Failure::Disconnected
+                | Failure::Socket(_)
+                | Failure::Tls(rustls::Error::PeerIncompatible(_))
+        )
     }
 }
 
@@ -118,9 +138,49 @@ impl fmt::Display for Failure {
             Failure::Silent | Failure::Disconnected => f.write_str("client disconnected"),
             Failure::TimedOut => f.write_str("client timed out"),
             Failure::TooMuch => write!(f, "client sent more than {HANDSHAKE_BYTES_MAX} bytes"),
+            Failure::NoTls(first) => write!(f, "no TLS: {first}"),
             Failure::Tls(error) => write!(f, "{error}"),
             Failure::Socket(error) => write!(f, "{error}"),
         }
+    }
+}
+
+/// Bytes of a client that are kept for the log: enough to tell what they are.
+const FIRST_MAX: usize = 16;
+
+/// What came first.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct First {
+    bytes: [u8; FIRST_MAX],
+    length: usize,
+}
+
+impl First {
+    fn add(&mut self, more: &[u8]) {
+        let room = &mut self.bytes[self.length..];
+        let taken = room.len().min(more.len());
+        room[..taken].copy_from_slice(&more[..taken]);
+        self.length += taken;
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+
+    /// A record of TLS begins with its type and the version's upper half.
+    fn is_tls(&self) -> bool {
+        matches!(self.bytes(), [20..=24, 3, ..])
+    }
+
+    fn is_header(&self) -> bool {
+        Diagnosis::instead_of_tls(self.bytes()) == Diagnosis::HeaderOnTls
+    }
+}
+
+impl fmt::Display for First {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let diagnosis = Diagnosis::instead_of_tls(self.bytes());
+        write!(f, "first={} diagnosis={} ({})", Escaped(self.bytes()), diagnosis.code(), diagnosis.advice())
     }
 }
 
@@ -129,10 +189,15 @@ struct Wire<'a> {
     residual: &'a [u8],
     socket: &'a TcpStream,
     received: usize,
+    first: First,
     deadline: Instant,
 }
 
-impl Wire<'_> {
+impl<'a> Wire<'a> {
+    fn new(residual: &'a [u8], socket: &'a TcpStream, deadline: Instant) -> Wire<'a> {
+        Wire { residual, socket, received: 0, first: First::default(), deadline }
+    }
+
     /// One operation on the socket, with the time that is left; `option` sets it.
     fn timed<T>(
         &self,
@@ -162,6 +227,7 @@ impl Read for Wire<'_> {
             count => count,
         };
         self.received += count;
+        self.first.add(&buffer[..count]);
         Ok(count)
     }
 }
@@ -206,10 +272,10 @@ mod tests {
     fn the_bytes_of_a_handshake_are_bounded() {
         let (_client, accepted) = connection(&[b'x'; 2 * HANDSHAKE_BYTES_MAX], false, true);
         let deadline = Instant::now() + SOON;
-        let mut wire = Wire { residual: accepted.residual(), socket: accepted.socket(), received: 0, deadline };
+        let mut wire = Wire::new(accepted.residual(), accepted.socket(), deadline);
         let mut buffer = [0; 4096];
         let error = std::iter::repeat_with(|| wire.read(&mut buffer)).find_map(Result::err).expect("there is a limit");
-        assert!(matches!(Failure::of(error, wire.received), Failure::TooMuch));
+        assert!(matches!(Failure::of(error, &wire), Failure::TooMuch));
         assert_eq!(wire.received, HANDSHAKE_BYTES_MAX);
     }
 }

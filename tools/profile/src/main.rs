@@ -10,6 +10,7 @@ mod machine;
 mod measure;
 mod pending;
 mod proc;
+mod relay;
 mod report;
 mod rounds;
 mod scale;
@@ -37,6 +38,9 @@ Examples:
     vestibule-profile stages
     vestibule-profile syscalls --systems vestibule,nginx
 
+  What does a relayed session cost beside HAProxy, nginx, tokio and the floor? About 10 minutes:
+    vestibule-profile relay
+
   What do 100,000 connections cost that say nothing?
     vestibule-profile pending
 
@@ -62,17 +66,31 @@ enum Command {
     Flame(flame::Args),
     /// Memory and CPU of connections that send no header, and how exactly their deadline is kept
     Pending(pending::Args),
+    /// A relayed session beside HAProxy, nginx, a tokio relay and the floor: CPU, memory, latency
+    Relay(relay::Args),
     /// Whether a connection costs the same with many established ones, many trusted networks, many listeners
     Scale(scale::Args),
     /// How long a connection takes inside Vestibule, from the engine's own histograms
     Stages(stages::Args),
     /// System calls and io_uring operations a connection, counted
     Syscalls(syscalls::Args),
+    /// The mail server behind the relays that `relay` measures; until it is ended
+    #[command(hide = true)]
+    RelayBackend(relay::backend::Args),
+    /// The clients of the relays that `relay` measures; does what its standard input says
+    #[command(hide = true)]
+    RelayClient(relay::client::Args),
     /// The engine that `scale` measures; until it is ended
     #[command(hide = true)]
     ServeEngine(scale::ServeArgs),
     /// The floor that `compare` measures: multishot accept, read, close; until it is ended
     ServeFloor(serve::Args),
+    /// The floor that `relay` measures: multishot poll, receive, send; until it is ended
+    #[command(hide = true)]
+    ServeRelayFloor(relay::floor::Args),
+    /// The tokio relay that `relay` measures; until it is ended
+    #[command(hide = true)]
+    ServeRelayTokio(relay::floor::Args),
     /// The tokio server that `compare` measures; until it is ended
     ServeTokio(serve::Args),
 }
@@ -92,11 +110,16 @@ fn run(command: Command) -> Result<(), String> {
         Command::Compare(args) => compare::run(&args),
         Command::Flame(args) => flame::run(&args),
         Command::Pending(args) => pending::run(&args),
+        Command::Relay(args) => relay::run(&args),
+        Command::RelayBackend(args) => relay::backend::serve(&args),
+        Command::RelayClient(args) => relay::client::serve(&args),
         Command::Scale(args) => scale::run(&args),
         Command::Stages(args) => stages::run(&args),
         Command::Syscalls(args) => syscalls::run(&args),
         Command::ServeEngine(args) => scale::serve(&args),
         Command::ServeFloor(args) => serve::floor(&args),
+        Command::ServeRelayFloor(args) => relay::floor::serve(&args),
+        Command::ServeRelayTokio(args) => relay::tokio::serve(&args),
         Command::ServeTokio(args) => serve::tokio(&args),
     }
 }

@@ -8,7 +8,7 @@ use vestibule_load::Report;
 
 use crate::bench::Bench;
 use crate::load::{Outcome, Pace, lost};
-use crate::proc::{CpuTime, Memory, Usage, cpu_time};
+use crate::proc::{CpuTime, Memory, Usage, cpu_time, memory, usage};
 use crate::server::{Server, pause};
 
 /// A round in which others used more than this part of the server's CPU counts as disturbed.
@@ -47,45 +47,63 @@ pub struct Round {
 
 /// What was used while a server was measured.
 #[derive(Clone, Copy, Debug)]
-struct Used {
+pub struct Used {
     /// By the server.
-    server: Usage,
+    pub server: Usage,
     /// On the server's CPU, by everybody.
-    cpu: CpuTime,
+    pub cpu: CpuTime,
     /// For how long.
-    time: Duration,
+    pub time: Duration,
+    /// What the server held at the end of the work.
+    pub memory: Memory,
+}
+
+impl Used {
+    /// CPU time of the server, with that of its CPU's thread for soft interrupts.
+    pub fn cpu(&self) -> Duration {
+        self.server.cpu + self.cpu.softirq_thread
+    }
+
+    /// Part of the server's CPU that others used meanwhile.
+    pub fn others_core(&self) -> f64 {
+        self.cpu.busy.saturating_sub(self.cpu()).as_secs_f64() / self.time.as_secs_f64().max(1e-6)
+    }
+}
+
+/// Reads what a server with that process id, and others on its CPU, use while `work` is done.
+pub fn used_by<T>(bench: &Bench, pid: u32, work: impl FnOnce() -> Result<T, String>) -> Result<(Used, T), String> {
+    pause(REST)?;
+    let (before, cpu, begun) = (usage(pid), cpu_time(bench.server_cpu), Instant::now());
+    let done = work()?;
+    let memory = memory(pid);
+    pause(REST)?;
+    let cpu = cpu_time(bench.server_cpu) - cpu;
+    Ok((Used { server: usage(pid) - before, cpu, time: begun.elapsed(), memory }, done))
 }
 
 /// Puts a warm server under load and reads what it, and others on its CPU, have used.
 pub fn measure(bench: &Bench, server: &Server, expect: &str, pace: Pace) -> Result<(Round, Outcome), String> {
-    pause(REST)?;
-    let (usage, cpu, begun) = (server.usage(), cpu_time(bench.server_cpu), Instant::now());
-    let outcome = bench.load(server, expect, pace).run()?;
-    let memory = server.memory();
-    pause(REST)?;
-    let cpu = cpu_time(bench.server_cpu) - cpu;
-    let used = Used { server: server.usage() - usage, cpu, time: begun.elapsed() };
-    Ok((Round::new(used, memory, &outcome.report), outcome))
+    let (used, outcome) = used_by(bench, server.pid(), || bench.load(server, expect, pace).run())?;
+    Ok((Round::new(used, &outcome.report), outcome))
 }
 
 impl Round {
     /// From what a server has used for an report.
-    fn new(used: Used, memory: Memory, report: &Report) -> Round {
+    fn new(used: Used, report: &Report) -> Round {
         let connections = report.connections.started - report.connections.unfinished;
         let each = |total: f64| total / connections.max(1) as f64;
         let micros = |time: Duration| each(time.as_secs_f64() * 1e6);
-        let Used { server: used, cpu, time } = used;
-        let user_us = micros(used.cpu) * used.user_share();
-        let cpu_us = micros(used.cpu + cpu.softirq_thread);
-        let others = cpu.busy.saturating_sub(used.cpu + cpu.softirq_thread);
+        let Used { server, cpu, memory, .. } = used;
+        let user_us = micros(server.cpu) * server.user_share();
+        let cpu_us = micros(used.cpu());
         Round {
             cpu_us,
             user_us,
             system_us: cpu_us - user_us,
             softirq_us: micros(cpu.softirq_thread),
-            others_core: others.as_secs_f64() / time.as_secs_f64().max(1e-6),
-            voluntary: each(used.voluntary as f64),
-            involuntary: each(used.involuntary as f64),
+            others_core: used.others_core(),
+            voluntary: each(server.voluntary as f64),
+            involuntary: each(server.involuntary as f64),
             rate: report.rate,
             connections,
             lost: lost(&report.connections),
@@ -142,8 +160,8 @@ mod tests {
         let server =
             Usage { cpu: Duration::from_millis(20), user_ticks: 1, system_ticks: 3, voluntary: 500, involuntary: 0 };
         let cpu = CpuTime { busy: Duration::from_millis(125), softirq_thread: Duration::from_millis(5) };
-        let used = Used { server, cpu, time: Duration::from_secs(1) };
-        let round = Round::new(used, Memory::default(), &report);
+        let used = Used { server, cpu, time: Duration::from_secs(1), memory: Memory::default() };
+        let round = Round::new(used, &report);
         assert_eq!((round.cpu_us, round.user_us, round.system_us, round.softirq_us), (25.0, 5.0, 20.0, 5.0));
         assert_eq!((round.voluntary, round.client_core), (0.5, 0.5));
         assert_eq!((round.connections, round.lost), (1000, 11));

@@ -50,6 +50,10 @@ pub struct Memory {
     pub rss_kib: u64,
     /// Resident, shared pages counted by share.
     pub pss_kib: u64,
+    /// Resident, of no file.
+    pub anonymous_kib: u64,
+    /// The kernel's own to find them.
+    pub page_tables_kib: u64,
 }
 
 /// One process, as /proc/PID/stat has it.
@@ -143,6 +147,9 @@ pub fn memory(root: u32) -> Memory {
         let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", process.pid)).unwrap_or_default();
         total.rss_kib += field(&rollup, "Rss:");
         total.pss_kib += field(&rollup, "Pss:");
+        total.anonymous_kib += field(&rollup, "Anonymous:");
+        let status = fs::read_to_string(format!("/proc/{}/status", process.pid)).unwrap_or_default();
+        total.page_tables_kib += field(&status, "VmPTE:");
     }
     total
 }

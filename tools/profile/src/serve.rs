@@ -67,7 +67,7 @@ pub fn floor(args: &Args) -> Result<(), String> {
                     free.push(slot);
                 }
                 Completion::AcceptFailed { armed, .. } | Completion::Phantom { armed, .. } => rearm(&mut ring, armed),
-                Completion::Woken | Completion::Overflowed => {}
+                Completion::Woken | Completion::Overflowed | Completion::Ready { .. } => {}
             }
         }
     }

@@ -82,6 +82,11 @@ impl Server {
     pub fn output(&self) -> String {
         self.process.output()
     }
+
+    /// Lines that it has said so far.
+    pub fn lines(&self) -> u64 {
+        self.process.lines()
+    }
 }
 
 /// A child process with its output in a file. Dropped, it is ended with its descendants.
@@ -128,6 +133,17 @@ impl Process {
             Ok(()) => String::from_utf8_lossy(&bytes).into_owned(),
             Err(error) => format!("(its output cannot be read: {error})"),
         }
+    }
+
+    /// Lines that it has said so far.
+    pub fn lines(&self) -> u64 {
+        let (mut lines, mut at, mut room) = (0, 0, vec![0; 1 << 16]);
+        // Not by seeking, as above.
+        while let Ok(count @ 1..) = self.output.read_at(&mut room, at) {
+            lines += room[..count].iter().filter(|byte| **byte == b'\n').count() as u64;
+            at += count as u64;
+        }
+        lines
     }
 
     /// Asks it to end by SIGINT, as Ctrl-C does, and waits.

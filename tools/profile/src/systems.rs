@@ -184,7 +184,8 @@ pub fn versions(tools: &Tools) -> Vec<(Program, String)> {
     ]
 }
 
-fn version(program: &Path, option: &str) -> String {
+/// The first line of what a program says to that option.
+pub fn version(program: &Path, option: &str) -> String {
     let mut command = Command::new(program);
     command.arg(option);
     first_line(command).unwrap_or_else(|| "not installed".into())
@@ -196,7 +197,8 @@ fn first_line(mut command: Command) -> Option<String> {
     Some(String::from_utf8_lossy(&text).lines().next()?.to_owned())
 }
 
-fn write(directory: &TempDir, name: &str, text: &str) -> Result<PathBuf, String> {
+/// Writes a file of that name into a directory.
+pub fn write(directory: &TempDir, name: &str, text: &str) -> Result<PathBuf, String> {
     let path = directory.path().join(name);
     fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
     Ok(path)
@@ -253,7 +255,7 @@ fn nginx(directory: &TempDir, system: System, address: SocketAddr) -> Result<Com
 }
 
 /// The line that loads the stream module; empty where it is compiled in.
-fn nginx_stream_module() -> Result<String, String> {
+pub fn nginx_stream_module() -> Result<String, String> {
     const MODULES: [&str; 2] =
         ["/usr/lib/nginx/modules/ngx_stream_module.so", "/usr/lib64/nginx/modules/ngx_stream_module.so"];
     if let Some(module) = MODULES.into_iter().find(|path| Path::new(path).is_file()) {

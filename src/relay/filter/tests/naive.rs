@@ -12,6 +12,7 @@ struct Naive<'a> {
     chunking: bool,
     recipients: usize,
     chunk_failed: bool,
+    chunks: bool,
 }
 
 /// What the server gets, and what the client sees.
@@ -27,6 +28,7 @@ pub(super) fn filter(protocol: Protocol, taste: Taste, client: &[u8]) -> (Vec<u8
         chunking: false,
         recipients: 0,
         chunk_failed: false,
+        chunks: false,
     };
     naive.show(&greeting);
     while naive.step().is_some() {}
@@ -113,8 +115,9 @@ impl<'a> Naive<'a> {
                 let answer = self.tell(line);
                 self.show_hello(&answer);
             }
-            "MAIL" | "RSET" if self.pass(line).starts_with('2') => (self.recipients, self.chunk_failed) = (0, false),
+            "MAIL" | "RSET" if self.pass(line).starts_with('2') => self.reset(),
             "RCPT" if self.pass(line).starts_with('2') => self.recipients += 1,
+            "DATA" if self.chunks => drop(self.pass(b"XREFUSED")),
             "DATA" => {
                 if self.pass(line).starts_with("354") {
                     self.content()?;
@@ -128,6 +131,10 @@ impl<'a> Naive<'a> {
         Some(())
     }
 
+    fn reset(&mut self) {
+        (self.recipients, self.chunk_failed, self.chunks) = (0, false, false);
+    }
+
     fn show_hello(&mut self, answer: &str) {
         let lines: Vec<&str> = answer.lines().collect();
         let hidden = |line: &str| ["XCLIENT", "XFORWARD", "STARTTLS"].iter().any(|name| line[4..].starts_with(name));
@@ -138,7 +145,7 @@ impl<'a> Naive<'a> {
             self.to_client.extend_from_slice(format!("{}{separator}{}\r\n", &line[..3], &line[4..]).as_bytes());
         }
         if answer.starts_with('2') {
-            (self.recipients, self.chunk_failed) = (0, false);
+            self.reset();
             self.chunking = answer.contains("CHUNKING");
         }
     }
@@ -153,7 +160,7 @@ impl<'a> Naive<'a> {
             if line == b"." && crlf && after_crlf {
                 let answer = self.tell(b".");
                 self.show(&answer);
-                (self.recipients, self.chunk_failed) = (0, false);
+                self.reset();
                 return Some(());
             }
             let mut line = text_of(line).replace("\r.", "\r..");
@@ -182,8 +189,9 @@ impl<'a> Naive<'a> {
             answer += &self.raw(content);
             self.show(&answer);
             if last {
-                (self.recipients, self.chunk_failed) = (0, false);
+                self.reset();
             } else {
+                self.chunks = true;
                 self.chunk_failed = !answer.starts_with('2');
             }
         } else {

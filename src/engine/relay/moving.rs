@@ -1,0 +1,167 @@
+//! Live sessions on their way from one process to another.
+//!
+//! Nothing is in flight in a session between two turns: its bytes are in the sockets, or held, and then they go along. So
+//! one that is open can leave at any time: its watches end, its sockets go, and whoever gets them looks at both sides.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+
+use super::service::Terms;
+use super::session::{Phase, Session, Times};
+use super::{Relays, Watch};
+use crate::conn::Key;
+use crate::dispatch::{ListenerInfo, Permit};
+use crate::relay::{Pair, PairState, SessionId, Side};
+use crate::ring::Streams;
+
+/// Most bytes that a session may hold for slow readers and still move: they go along in a message. One that holds more
+/// stays until they are sent.
+pub const HELD_MOVED_MAX: usize = 32 * 1024;
+
+/// A relayed session between two processes. Dropping it ends it.
+#[derive(Debug)]
+pub struct LiveSession<S = OwnedFd> {
+    /// The client's socket; nothing reads from it.
+    pub client: S,
+    /// The server's socket; nothing reads from it.
+    pub server: S,
+    /// All else.
+    pub state: SessionState,
+}
+
+/// What is known of a session, but for its sockets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionState {
+    /// Its id.
+    pub id: SessionId,
+    /// The service that it belongs to.
+    pub service: String,
+    /// The name of the listener that it came through.
+    pub listener: String,
+    /// The server's name in the service's backend.
+    pub server: String,
+    /// Who is served.
+    pub client: SocketAddr,
+    /// What the client has connected to.
+    pub destination: SocketAddr,
+    /// How long ago the connection was accepted, its header was there, a server was chosen, connected and had greeted, and
+    /// somebody has last said something.
+    pub ages: [Duration; 6],
+    /// The server has not greeted yet.
+    pub awaits_greeting: bool,
+    /// TLS is spoken from the first byte on.
+    pub is_tls: bool,
+    /// Servers that were tried.
+    pub attempts: u32,
+    /// Bytes of the client that came with its header.
+    pub early: u32,
+    /// The two halves.
+    pub pair: PairState,
+}
+
+impl<S> Relays<S> {
+    /// Sends every session that can move to another process. The others stay.
+    pub fn hand_over<D: Streams<Socket = S>>(&mut self, driver: &mut D, to: &Sender<LiveSession<S>>, now: Instant) {
+        for key in self.sessions.keys().collect::<Vec<_>>() {
+            let Some(state) = self.sessions.get_mut(key).and_then(|session| state(session, now)) else { continue };
+            self.leave(driver, key, state, to, now);
+        }
+    }
+
+    fn leave<D: Streams<Socket = S>>(
+        &mut self,
+        driver: &mut D,
+        key: Key,
+        state: SessionState,
+        to: &Sender<LiveSession<S>>,
+        now: Instant,
+    ) {
+        let Some(session) = self.sessions.remove(key) else { return };
+        self.wheel.clear(key.slot);
+        for side in [Side::Client, Side::Server] {
+            Watch::of(key, side, session.attempts).end(driver);
+        }
+        if let Some(index) = session.chosen
+            && let Some(grant) = session.terms.backend.lock().release(index, now)
+        {
+            self.mail.send(&session.terms.backend, grant);
+        }
+        let Some(server) = session.server else { return };
+        self.tally.session_moved();
+        // Nobody waits for it any more: it is over.
+        let _ = to.send(LiveSession { client: session.client, server, state });
+    }
+
+    /// Goes on with a session of another process, under the terms of its service.
+    pub fn take_in<D: Streams<Socket = S>>(
+        &mut self,
+        driver: &mut D,
+        moved: LiveSession<S>,
+        terms: Arc<Terms>,
+        permit: Option<Permit>,
+        now: Instant,
+    ) {
+        let LiveSession { client, server, state } = moved;
+        let chosen = terms.backend.lock().adopt(&state.server, state.client.ip(), now);
+        // Times that no clock can show are now.
+        let times = state.ages.map(|age| now.checked_sub(age).unwrap_or(now));
+        let [accepted, begun, chosen_at, connected, greeted, active] = times;
+        let session = Session {
+            client,
+            server: Some(server),
+            attempts: state.attempts,
+            chosen,
+            listener: Arc::new(ListenerInfo::of_former(state.service, state.listener)),
+            pair: Pair::resume(state.pair),
+            terms,
+            phase: if state.awaits_greeting { Phase::Greeting } else { Phase::Open },
+            opening: None,
+            id: state.id,
+            addresses: (state.client, state.destination),
+            early: state.early,
+            times: Times { accepted, begun, chosen: chosen_at, connected, greeted, active },
+            is_tls: state.is_tls,
+            leaves: None,
+            is_kept_alive: false,
+            busy: false,
+            _permit: permit,
+        };
+        let Ok(key) = self.sessions.insert(session) else { return };
+        let session = self.sessions.get_mut(key).expect("just put there");
+        for side in [Side::Client, Side::Server] {
+            if let Some(socket) = session.socket(side) {
+                Watch::of(key, side, session.attempts).begin(driver, socket);
+            }
+        }
+        let (deadline, _) = session.deadline();
+        self.wheel.set(key.slot, deadline);
+        self.pump(driver, key, now);
+    }
+}
+
+/// What goes along with a session; `None` if it cannot move now.
+fn state<S>(session: &mut Session<S>, now: Instant) -> Option<SessionState> {
+    if !matches!(session.phase, Phase::Greeting | Phase::Open) || session.pair.held() > HELD_MOVED_MAX {
+        return None;
+    }
+    let Times { accepted, begun, chosen, connected, greeted, active } = session.times;
+    let server = session.terms.backend.server_name(session.chosen?)?;
+    Some(SessionState {
+        id: session.id,
+        service: session.listener.service.clone(),
+        listener: session.listener.name.clone(),
+        server: server.to_string(),
+        client: session.addresses.0,
+        destination: session.addresses.1,
+        ages: [accepted, begun, chosen, connected, greeted, active].map(|then| now.saturating_duration_since(then)),
+        awaits_greeting: session.phase == Phase::Greeting,
+        is_tls: session.is_tls,
+        attempts: session.attempts,
+        early: session.early,
+        pair: session.pair.state()?,
+    })
+}

@@ -1,0 +1,60 @@
+"""aiosmtpd, of the Python Package Index, with a handler that logs what `handle_PROXY` is given."""
+
+import functools
+import sys
+
+from .server import CACHE, Missing, Server, endpoint, output
+
+VERSION = "1.4.6"
+FOLDER = CACHE / f"aiosmtpd-{VERSION}"
+PROGRAM = """\
+import asyncio, sys
+from aiosmtpd.smtp import SMTP
+
+class Handler:
+    async def handle_PROXY(self, server, session, envelope, proxy):
+        # The header's command is the handler's to look at: of LOCAL the library shows the addresses, too.
+        local = proxy.version == 2 and proxy.command == 0
+        ends = [proxy.src_addr, proxy.src_port, proxy.dst_addr, proxy.dst_port]
+        print("proxy=", *("" if local or end is None else end for end in ends), sep=",", flush=True)
+        return True
+
+async def main():
+    loop = asyncio.get_running_loop()
+    make = lambda: SMTP(Handler(), hostname="mail.test", proxy_protocol_timeout=10, loop=loop)
+    server = await loop.create_server(make, "127.0.0.1", int(sys.argv[1]))
+    await server.serve_forever()
+
+asyncio.run(main())
+"""
+
+
+class Aiosmtpd(Server):
+    name = "aiosmtpd"
+
+    def __init__(self, directory):
+        super().__init__(directory)
+        program = self.directory / "server.py"
+        program.write_text(PROGRAM)
+        self.spawn([sys.executable, str(program), str(self.port)], env={"PYTHONPATH": str(FOLDER)})
+
+    @classmethod
+    @functools.cache
+    def prepare(cls):
+        if not (FOLDER / "aiosmtpd").exists():
+            try:
+                output(sys.executable, "-m", "pip", "--quiet", "install", "--target", FOLDER, f"aiosmtpd=={VERSION}")
+            except RuntimeError as error:
+                raise Missing(f"aiosmtpd {VERSION} by pip") from error
+
+    @classmethod
+    def version(cls):
+        return VERSION
+
+    @staticmethod
+    def accepted(said):
+        return said.startswith(b"220")
+
+    def endpoints(self, _, start):
+        found = self.wait_for_line(start, r"^proxy=,([^,]*),([^,]*),([^,]*),([^,]*)$")
+        return endpoint(*found.group(1, 2)), endpoint(*found.group(3, 4))
