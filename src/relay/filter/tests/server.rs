@@ -189,7 +189,7 @@ impl Server {
             (true, ..) => "NO {3}\r\nbad\r\n",
             (false, _, "AUTHENTICATE \"PLAIN\"") => {
                 self.mode = Mode::Auth;
-                if self.commands % 2 == 0 { "\"\"\r\n" } else { "{4}\r\nOK\r\n\r\n" }
+                if self.commands.is_multiple_of(2) { "\"\"\r\n" } else { "{4}\r\nOK\r\n\r\n" }
             }
             (false, "CAPABILITY", _) => "\"SASL\" \"PLAIN\"\r\n\"STARTTLS\"\r\n\"XCLIENT\"\r\nOK\r\n",
             (false, "NOOP", _) => "OK\r\n",
@@ -202,7 +202,7 @@ impl Server {
         if matches!(std::mem::replace(&mut self.mode, Mode::Command), Mode::Auth) {
             return if line == "QUJD" { "235 in\r\n" } else { "535 no\r\n" }.to_owned();
         }
-        let refused = self.taste.refuses != 0 && self.commands.wrapping_mul(self.taste.refuses) % 4 == 0;
+        let refused = self.taste.refuses != 0 && self.commands.wrapping_mul(self.taste.refuses).is_multiple_of(4);
         match (verb, refused) {
             ("EHLO" | "LHLO" | "RSET" | "MAIL" | "RCPT" | "DATA", true) => "450 not now\r\n".to_owned(),
             ("EHLO" | "LHLO", _) => self.hello(),
@@ -263,10 +263,10 @@ impl Server {
             return None;
         }
         self.mode = Mode::Command;
-        let fails = self.taste.refuses != 0 && self.taste.refuses % 3 == 0;
+        let fails = self.taste.refuses != 0 && self.taste.refuses.is_multiple_of(3);
         Some(match (last, fails) {
             (true, _) => self.message(),
-            (false, true) if self.taste.refuses % 2 == 0 => self.reset("452 full\r\n"),
+            (false, true) if self.taste.refuses.is_multiple_of(2) => self.reset("452 full\r\n"),
             (false, true) => "452 full\r\n".to_owned(),
             (false, false) => "250 chunk\r\n".to_owned(),
         })

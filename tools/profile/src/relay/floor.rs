@@ -36,7 +36,7 @@ pub struct Args {
 struct Pair {
     ends: [Option<OwnedFd>; 2],
     /// What came from this side and the other has not taken yet.
-    kept: [Option<Box<Vec<u8>>>; 2],
+    kept: [Option<Box<[u8]>>; 2],
     /// This side writes no more.
     over: [bool; 2],
     /// Events still to come.
@@ -155,7 +155,7 @@ impl Floor<'_> {
             Err(_) => return None,
         };
         if sent < count {
-            self.pairs[index].kept[side] = Some(Box::new(self.scratch[sent..count].to_vec()));
+            self.pairs[index].kept[side] = Some(self.scratch[sent..count].into());
             self.wait_for_room(index, 1 - side);
         }
         Some(sent == count)
@@ -175,7 +175,7 @@ impl Floor<'_> {
         let (Some(mut kept), Some(to)) = (pair.kept[side].take(), &pair.ends[1 - side]) else { return };
         match send(to, &kept, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
             Ok(sent) if sent == kept.len() => return self.again.push((index, side)),
-            Ok(sent) => drop(kept.drain(..sent)),
+            Ok(sent) => kept = kept[sent..].into(),
             Err(Errno::AGAIN) => {}
             Err(_) => return self.end(index),
         }

@@ -225,7 +225,7 @@ pub fn measured_sessions(
     let what = format!("the backend has not seen {} sessions as they were; before {before:?}, now", outcome.done);
     site.settled(&what, || site.seen(), counts)?;
     let wanted = outcome.done * site.system.lines_a_session();
-    let what = format!("a session log of {} lines was expected after {lines} lines, and there are", wanted);
+    let what = format!("a session log of {wanted} lines was expected after {lines} lines, and there are");
     site.settled(&what, || Ok(site.relay.lines()), |now| *now >= lines + wanted)?;
     Ok((used, outcome))
 }
