@@ -19,10 +19,10 @@ const LARGE: usize = 20 << 20;
 macro_rules! on_both {
     ($($test:ident: $body:ident;)+) => {
         mod without_vestibule {
-            $(#[test] fn $test() { super::ready_for(|| super::$body(&super::Cluster::without_vestibule())) })+
+            $(#[test] fn $test() { super::run(super::Cluster::without_vestibule, super::$body) })+
         }
         mod with_vestibule {
-            $(#[test] fn $test() { super::ready_for(|| super::$body(&super::Cluster::with_vestibule())) })+
+            $(#[test] fn $test() { super::run(super::Cluster::with_vestibule, super::$body) })+
         }
     };
 }
@@ -38,13 +38,15 @@ on_both! {
     starttls_works_behind_the_header: starttls;
 }
 
-fn ready_for(test: impl FnOnce()) {
+fn run(start: impl FnOnce() -> Cluster, test: impl FnOnce(&Cluster)) {
     needs!("haproxy", "dovecot", "postfix", "smtp-sink", "openssl");
     needs_root!();
     if let Some(service) = missing() {
         skip!(format!("Dovecot's {service}"));
     }
-    test();
+    let cluster = start();
+    test(&cluster);
+    cluster.finish();
 }
 
 fn imap_carries_large_mail(cluster: &Cluster) {

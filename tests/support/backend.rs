@@ -24,9 +24,7 @@ pub struct Backend {
 #[derive(Default)]
 struct Counts {
     stopped: AtomicBool,
-    /// Sessions that a client had.
-    total: AtomicUsize,
-    /// Of these, those that are open.
+    /// Sessions that are open, health checks not counted.
     open: AtomicUsize,
 }
 
@@ -62,12 +60,7 @@ impl Backend {
         Backend::start(move |stream, _| greet_and_echo(&stream, greeting))
     }
 
-    /// Sessions that have begun, health checks not counted.
-    pub fn total(&self) -> usize {
-        self.counts.total.load(Ordering::Acquire)
-    }
-
-    /// Sessions that are open.
+    /// Sessions that are open, health checks not counted.
     pub fn open(&self) -> usize {
         self.counts.open.load(Ordering::Acquire)
     }
@@ -97,7 +90,6 @@ fn serve_one(stream: TcpStream, counts: &Counts, serve: &(dyn Fn(TcpStream, Opti
     let _ = stream.set_nodelay(true);
     let Some(client) = read_header(&stream) else { return };
     if client.is_some() {
-        counts.total.fetch_add(1, Ordering::AcqRel);
         counts.open.fetch_add(1, Ordering::AcqRel);
     }
     serve(stream, client);

@@ -90,7 +90,7 @@ impl Servers {
 /// All of it.
 pub struct Cluster {
     pub servers: Servers,
-    pub vestibule: Option<Daemon>,
+    vestibule: Option<Daemon>,
     haproxy: Peer,
 }
 
@@ -117,6 +117,16 @@ impl Cluster {
     pub fn address(&self, door: Door) -> SocketAddr {
         let at = Door::ALL.iter().position(|&other| other == door).expect("one of all");
         self.haproxy.addresses[at]
+    }
+
+    /// Ends Vestibule, if it is there: its log tells of the end of every session that it has told the start of, and of no
+    /// error.
+    pub fn finish(self) {
+        let Some(vestibule) = self.vestibule else { return };
+        let log = vestibule.stop();
+        let count = |words| log.matches(words).count();
+        assert!(count("Session started") > 0 && count("Session started") == count(" end="), "{log}");
+        assert!(!log.contains("Error"), "{log}");
     }
 
     /// Whether a line with all of `words` stands in the log of either Dovecot, or comes soon; panics with both logs if not.

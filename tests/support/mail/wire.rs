@@ -55,14 +55,6 @@ impl Wire {
         self.local
     }
 
-    /// The socket, for what only a socket can do.
-    pub fn socket(&self) -> &TcpStream {
-        match &self.stream {
-            Stream::Plain(socket) => socket,
-            Stream::Tls(stream) => &stream.sock,
-        }
-    }
-
     /// Sends all of `bytes`.
     pub fn send(&mut self, bytes: &[u8]) {
         let sent = match &mut self.stream {
