@@ -1,6 +1,6 @@
 //! Checks of real servers, through a whole engine.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
@@ -334,30 +334,37 @@ fn without_a_source_port_the_fault_is_ours() {
     assert!(is_up(&backend, 0), "a check that could not be made says nothing of the server");
 }
 
-/// A server that greets with these words and says yes to everything.
+/// A server that greets with these words, and says yes to everything until it is told to log out.
 fn agreeable(greeting: &'static str) -> SocketAddr {
     let listener = TcpListener::bind(anywhere()).expect("loopback has free ports");
     let address = listener.local_addr().expect("bound");
     thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            let mut lines = std::io::BufReader::new(stream.try_clone().expect("a descriptor is left"));
-            let _ = stream.write_all(greeting.as_bytes());
-            let mut line = String::new();
-            while let Ok(1..) = std::io::BufRead::read_line(&mut lines, &mut line) {
-                let tag = line.split(' ').next().unwrap_or_default();
-                let _ = stream.write_all(format!("{tag} OK\r\n").as_bytes());
-                line.clear();
-            }
+        for stream in listener.incoming().flatten() {
+            thread::spawn(move || agree(stream, greeting));
         }
     });
     address
 }
 
+fn agree(mut stream: TcpStream, greeting: &str) -> std::io::Result<()> {
+    stream.write_all(greeting.as_bytes())?;
+    for line in BufReader::new(stream.try_clone()?).lines() {
+        let line = line?;
+        let tag = line.split(' ').next().unwrap_or_default();
+        stream.write_all(format!("{tag} OK\r\n").as_bytes())?;
+        if line.ends_with("LOGOUT") {
+            break;
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn who_offers_to_be_told_of_clients_is_found_out() {
-    let servers = [agreeable("* OK [CAPABILITY IMAP4rev1 ID] hello\r\n"), agreeable("* OK hello\r\n")];
+    let servers =
+        [agreeable("* OK [CAPABILITY IMAP4rev1 ID] hello\r\n"), agreeable("* OK [CAPABILITY IMAP4rev1] hello\r\n")];
     let backend = SharedBackend::new(settings(&servers, CheckKind::Banner));
-    let relay = relay(&backend).forward(Forward::ImapId, Target::Dovecot, None);
+    let relay = relay(&backend).greeting_timeout(SOON).forward(Forward::ImapId, Target::Dovecot, None);
     let found = super::check_once(&[relay]).expect("a ring can be made");
     let told: Vec<(&str, Finding)> = found
         .iter()
