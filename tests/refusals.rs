@@ -22,6 +22,7 @@ const DEADLINE: Duration = Duration::from_secs(3);
 const NEVER: &str = "haproxy_timeout = 60 secs";
 const _: () = assert!(PATIENCE.as_secs() < 60);
 
+// spec 2 SHOULD "proper access filtering"
 #[test]
 fn an_untrusted_peer_is_aborted_at_once_and_nothing_of_it_is_read() {
     let (daemon, listener) = Daemon::haproxy(NEVER, "");
@@ -56,6 +57,7 @@ fn without_trusted_networks_nobody_is_trusted() {
     assert_eq!((said.len(), ending), (0, Ending::Reset));
 }
 
+// spec 2 MAY "apply a short timeout"
 #[test]
 fn a_header_that_does_not_come_in_time_ends_the_connection() {
     let (deferring, with_defer) = Daemon::haproxy("", "");
@@ -104,6 +106,7 @@ fn a_listener_may_have_a_timeout_of_its_own() {
     assert!(took >= Duration::from_secs(1), "ended after {took:?}");
 }
 
+// spec 5 MUST NOT "automatically detect"
 #[test]
 fn what_is_no_header_is_refused_at_its_first_wrong_byte() {
     let (daemon, listener) = Daemon::haproxy(NEVER, "");

@@ -46,6 +46,8 @@ fn tlvs_are_passed_on_in_their_order() {
     assert_eq!(Client::send_to(listener, &bytes).whoami()["tlvs"], expected);
 }
 
+// spec 2.2 MUST "use the real connection endpoints"
+// spec 2.1 SHOULD "accept the connection and use the real"
 #[test]
 fn local_and_unknown_count_as_the_balancers_own() {
     let (_daemon, listener) = Daemon::haproxy("", "");
@@ -77,6 +79,8 @@ fn bytes_behind_the_header_are_the_workers() {
     assert_eq!(client.whoami(), expected);
 }
 
+// spec 2 MUST "configured to only receive the protocol"
+// spec 5 MUST "only rely on a configuration parameter"
 #[test]
 fn a_plain_listener_serves_at_once_without_a_header() {
     let port = free_port();

@@ -40,6 +40,8 @@ impl Case<'_> {
     }
 }
 
+// spec 2 MAY "tolerant to partial headers"
+// spec 2 SHOULD "recommendation is to be tolerant"
 #[test]
 fn every_valid_vector_split_at_every_byte_is_answered() {
     let mut vectors = vectors();

@@ -102,5 +102,6 @@ impl Refusal {
 
 /// Door 1: only trusted peers may send a header. An empty set trusts nobody.
 pub fn admit_peer(trusted: &NetworkSet, peer: IpAddr) -> Result<(), Refusal> {
+    // spec 2 SHOULD "proper access filtering"
     if trusted.contains(peer) { Ok(()) } else { Err(Refusal::Untrusted) }
 }

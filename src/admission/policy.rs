@@ -66,6 +66,7 @@ impl Policy {
     /// Destinations are never judged.
     pub fn admit(&self, header: &Header<'_>, residual: &[u8]) -> Result<(), Refusal> {
         self.admit_version(header.version())?;
+        // spec 2.2 MUST "use the real connection endpoints"
         if header.command() == Command::Proxy {
             self.admit_proxied(header)?;
         }
@@ -101,7 +102,10 @@ impl Policy {
 
     fn admit_without_address(&self, version: Version) -> Result<(), Refusal> {
         match version {
+            // spec 2.1 SHOULD "accept the connection and use the real"
             Version::V1 if self.unknown == OnUnknown::Reject => Err(Refusal::UnknownRefused),
+            // spec 2.2 MAY "family UNSPEC: free to accept"
+            // spec 2.2 MAY "byte 00 otherwise: free to accept"
             Version::V2 if self.unspec == OnUnspec::Reject => Err(Refusal::UnspecRefused),
             _ => Ok(()),
         }

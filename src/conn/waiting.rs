@@ -196,13 +196,18 @@ impl Waiting {
                     return self.consume(header.len() as u32, true);
                 }
                 self.taken = len;
+                // spec 2 MUST NOT "start processing the connection"
                 Action::Dispatch(Admitted(header.head()))
             }
             Decoded::Incomplete { .. } if peeked => self.consume(len, false),
+            // spec 2 MAY "tolerant to partial headers"
+            // spec 2 SHOULD "recommendation is to be tolerant"
             Decoded::Incomplete { need } => {
                 self.taken = len;
                 self.read(terms, need as u32)
             }
+            // spec 2 MUST NOT "try to guess"
+            // spec 2.1 SHOULD "abort the connection as soon as possible"
             Decoded::Absent { at } => Action::Close(Ending::Absent { at }),
             Decoded::Invalid { reason, at } => Action::Close(Ending::Invalid { reason, at }),
         }

@@ -525,6 +525,8 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             match proxy.prompt_class {
                 Some(class) if guest.prompt && expired.class != class => self.queues.prolong(expired.key, class),
                 _ => {
+                    // spec 2 MAY "apply a short timeout"
+                    // spec 2.2 MUST "reject partial protocol headers"
                     let ending = guest.waiting.expired();
                     self.cancel(expired.key, ending);
                 }

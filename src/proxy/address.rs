@@ -73,6 +73,8 @@ impl Block {
     pub(super) fn fam(&self) -> u8 {
         match self {
             Block::Unspec | Block::Unix => 0x00,
+            // spec 2.2 MUST NOT "other families emitted"
+            // spec 2.2 MUST NOT "other transports emitted"
             Block::Inet(_) => 0x11,
             Block::Inet6(_) => 0x21,
         }

@@ -19,6 +19,7 @@ const SHORT: usize = 512;
 
 #[inline(never)]
 fn is_right_by_crate(header: &[u8], at: usize) -> bool {
+    // spec 2.2.3 MUST "store the received checksum"
     let carried = header.get(at..).and_then(|rest| rest.first_chunk::<CHECKSUM_LEN>());
     carried.is_some() && carried.copied() == compute(header, at).map(u32::to_be_bytes)
 }
@@ -28,6 +29,7 @@ fn is_right_by_crate(header: &[u8], at: usize) -> bool {
 pub(super) fn compute(header: &[u8], at: usize) -> Option<u32> {
     let (before, rest) = header.split_at_checked(at)?;
     let (_, after) = rest.split_first_chunk::<CHECKSUM_LEN>()?;
+    // spec 2.2.3 MUST "replace the 32 bits"
     let crc = crc32c::crc32c_append(crc32c::crc32c(before), &[0; CHECKSUM_LEN]);
     Some(crc32c::crc32c_append(crc, after))
 }

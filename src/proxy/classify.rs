@@ -46,6 +46,8 @@ fn classify_word(first: u128, have: u128) -> Class {
     const V2: u128 = word(V2_SIGNATURE);
     let like_v1 = (first ^ V1) & mask(V1_PREFIX.len()) & have == 0;
     let like_v2 = (first ^ V2) & mask(V2_SIGNATURE.len()) & have == 0;
+    // spec 2.2 MUST "be parsed as version 1"
+    // spec 2.2 MUST "connection must be dropped"
     // One number for both answers, in the order of the variants: that compiles without a jump.
     match u8::from(like_v1) + 2 * u8::from(like_v2) {
         0 => Class::Absent,

@@ -53,6 +53,7 @@ enum Content<'a> {
 
 /// What is passed on from a received header. Not so the checksum, which is made anew, padding, and the name of a
 /// namespace that exists on the sender only.
+// spec 2.2 MAY "generate the TLVs only for"
 const PASSED_ON: [u8; 4] = [kind::UNIQUE_ID, kind::SSL, kind::AUTHORITY, kind::ALPN];
 
 impl<'a> Encoder<'a> {
@@ -74,6 +75,8 @@ impl<'a> Encoder<'a> {
             (Version::V1, Some((source, destination))) => {
                 Encoder { version: Version::V1, ..Encoder::proxy(source, destination) }
             }
+            // spec 2.1 MUST "reported with the name UNKNOWN"
+            // spec 2.1 MAY "rest of the line may be omitted"
             (Version::V1, None) => Encoder::new(Content::Verbatim(b"PROXY UNKNOWN\r\n")),
         }
     }
@@ -164,9 +167,11 @@ impl<'a> Encoder<'a> {
         tlv::judge(out.get(chain_at..).unwrap_or_default()).map_err(EncodeError::Refused)?;
         if self.checksum {
             let at = chain_at + TLV_HEADER;
+            // spec 2.2.3 MUST "calculate the CRC32c checksum"
             if let Some(crc) = checksum::compute(out, at)
                 && let Some(place) = out.get_mut(at..at + CHECKSUM_LEN)
             {
+                // spec 2.2.3 MUST "put the resultant value"
                 place.copy_from_slice(&crc.to_be_bytes());
             }
         }
@@ -178,6 +183,10 @@ impl<'a> Encoder<'a> {
             (Content::Verbatim(bytes), _) => out.put(bytes),
             (Content::Proxy(block), Version::V1) => write_line(out, block),
             (Content::Proxy(block), Version::V2) => self.write_proxy(out, block),
+            // spec 2.2 SHOULD "family UNSPEC when sending LOCAL"
+            // spec 2.2 SHOULD "transport UNSPEC when sending LOCAL"
+            // spec 2.2 SHOULD "byte 00 when sending LOCAL"
+            // spec 2.2 SHOULD NOT "LOCAL should not present any address"
             (Content::Local, _) => write_fixed(out, 0x20, 0x00, 0),
         }
     }
@@ -185,6 +194,8 @@ impl<'a> Encoder<'a> {
     fn write_proxy(&self, out: &mut impl Sink, block: &Block) -> Result<(), Full> {
         let mut chain = Count(0);
         self.write_chain(&mut chain)?;
+        // spec 2.2 MUST "always be sent as version 2"
+        // spec 2.2 MUST NOT "other commands emitted by senders"
         write_fixed(out, 0x21, block.fam(), block_len(block) + chain.0)?;
         for part in block.parts() {
             out.put(part)?;
@@ -194,6 +205,7 @@ impl<'a> Encoder<'a> {
 
     fn write_chain(&self, out: &mut impl Sink) -> Result<(), Full> {
         if self.checksum {
+            // spec 2.2.3 MUST "initialize the checksum field"
             write_tlv(out, kind::CRC32C, &[0; CHECKSUM_LEN])?;
         }
         for rank in 0..=OTHER_RANK {

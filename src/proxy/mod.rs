@@ -86,6 +86,11 @@ pub enum Decoded<'a> {
 #[inline]
 pub fn decode<'a>(prefix: &'a [u8], rules: &Rules) -> Decoded<'a> {
     let first = prefix.first_chunk().map_or(0, |first| u128::from_le_bytes(*first));
+    // spec 2 MUST "at least implement the human-readable"
+    // spec 2 MUST "at least implement the binary"
+    // spec 2 SHOULD "also implement the human-readable"
+    // spec 2.2 MAY "support both version 1 and version 2"
+    // spec 2.2 MUST NOT "null-terminated string"
     match v2::without_length(first) {
         v2::INET_STREAM => v2::decode_stream(prefix, first, rules, Block::Inet),
         v2::INET6_STREAM => v2::decode_stream(prefix, first, rules, Block::Inet6),

@@ -212,6 +212,10 @@ fn absent_at_the_first_byte_that_tells() {
     absent(b"\r\n\r\n\0\r\nQUIT\r", 12);
 }
 
+// spec 2.2 MUST "only accept this value"
+// spec 2.2 MUST "drop connections presenting unexpected values"
+// spec 2.2 MUST "other families rejected as invalid"
+// spec 2.2 MUST "other transports rejected as invalid"
 #[test]
 fn v2_fixed_part() {
     refused(&v2("31"), Reason::BadVersion, 13);
@@ -280,6 +284,7 @@ fn v2_repeats_what_may_repeat() {
     assert_eq!(header.ssl().expect("an SSL TLV").tlvs().count(), 2);
 }
 
+// spec 2.2 SHOULD "family UNSPEC: ignore address information"
 #[test]
 fn v2_unspec_exposes_only_what_is_a_chain() {
     let bytes = v2_body(0, b"\x04\0\x01x");
@@ -339,6 +344,7 @@ fn v1_keywords() {
     refused(b"PROXY UNKNOWN\n", Reason::BadLineEnding, 14);
 }
 
+// spec 2.1 MUST "ignore anything presented before the CRLF"
 #[test]
 fn v1_unknown_ignores_the_rest_of_the_line() {
     for rest in ["", " ", " ffff::1 ffff::2 65535 65535", "   x  ", &format!(" {}", "x".repeat(91))] {
@@ -353,6 +359,8 @@ fn v1_unknown_ignores_the_rest_of_the_line() {
     refused(b"PROXY UNKNOWN a\rb\r\n", Reason::BadLineEnding, 17);
 }
 
+// spec 2.1 MUST NOT "tolerate a single CR or LF"
+// spec 2.1 SHOULD "declare the line invalid"
 #[test]
 fn v1_lines_end_in_time() {
     let longest = b"PROXY TCP4 255.255.255.255 255.255.255.255 65535 65535\r\n";
@@ -396,6 +404,10 @@ fn v1_fields_are_judged_from_left_to_right() {
     refused(b"PROXY TCP6 fe80::1%", Reason::BadAddress, 19);
 }
 
+// spec 2.1 MUST "exactly 4 integers"
+// spec 2.1 MUST "sets of 4 hexadecimal digits"
+// spec 2.1 MUST NOT "heading zeroes in the source port"
+// spec 2.1 MUST NOT "heading zeroes in the destination port"
 #[test]
 fn v1_ports_and_addresses_at_their_ends() {
     let header = complete(b"PROXY TCP4 0.0.0.0 255.255.255.255 0 65535\r\n");

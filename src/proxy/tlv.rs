@@ -129,10 +129,13 @@ pub(super) fn judge(chain: &[u8]) -> Result<Option<usize>, Reason> {
         rest = after;
         seen.once(tlv.kind, ONCE)?;
         match tlv.kind {
+            // spec 2.2.5 MUST "up to 128 bytes"
             kind::UNIQUE_ID if tlv.value.len() > UNIQUE_ID_MAX => return Err(Reason::BadTlv),
             kind::CRC32C if tlv.value.len() != CHECKSUM_LEN => return Err(Reason::BadTlv),
             kind::CRC32C => checksum = Some(chain.len() - rest.len() - CHECKSUM_LEN),
             kind::SSL => ssl::judge(tlv.value)?,
+            // spec 2.2 MAY "skip over and ignore the TLVs"
+            // spec 2.2.4 SHOULD "NOOP ignored when parsed"
             _ => {}
         }
     }

@@ -77,8 +77,12 @@ pub(super) fn decode<'a>(prefix: &'a [u8], rules: &Rules) -> Decoded<'a> {
     if let Err((reason, at)) = begun(&[ver_cmd, fam, high, low], rules) {
         return Decoded::Invalid { reason, at };
     }
+    // spec 2.2 MUST "always consider this field to skip"
+    // spec 2.2 MUST NOT "assume zero is presented"
     let total = V2_FIXED + usize::from(u16::from_be_bytes([high, low]));
     let Some(bytes) = prefix.get(..total) else {
+        // spec 2.2 MUST NOT "start to parse an address before"
+        // spec 2.2 SHOULD "process the header at once"
         return Decoded::Incomplete { need: total };
     };
     let judged = match ver_cmd & 0x0f {
@@ -99,9 +103,11 @@ const COMMAND_PROXY: u8 = 1;
 /// Judges what is there of bytes 13 to 16, each as early as it can be: a refusal and the byte that decides it.
 fn begun(bytes: &[u8], rules: &Rules) -> Result<(), (Reason, usize)> {
     let Some(&ver_cmd) = bytes.first() else { return Ok(()) };
+    // spec 2.2 MUST "only accept this value"
     if ver_cmd >> 4 != VERSION {
         return Err((Reason::BadVersion, 13));
     }
+    // spec 2.2 MUST "drop connections presenting unexpected values"
     if ver_cmd & 0x0f > COMMAND_PROXY {
         return Err((Reason::BadCommand, 13));
     }
@@ -141,13 +147,17 @@ fn family(fam: u8) -> Option<Family> {
 /// Byte 14: the seven defined pairs. An UNSPEC on one side only is the fault of the family for 01 and 02, of the
 /// transport for 10, 20 and 30.
 fn family_and_transport(fam: u8) -> Result<(Family, Transport), Reason> {
+    // spec 2.2 MUST "other families rejected as invalid"
     let family = family(fam).ok_or(Reason::BadFamily)?;
     match (family, fam & 0x0f) {
         (Family::Unspec, 0) => Ok((family, Transport::Unspec)),
         (Family::Unspec, 1 | 2) => Err(Reason::BadFamily),
+        // spec 2.2 MAY "transport UNSPEC: free to accept"
+        // spec 2.2 SHOULD "transport UNSPEC: ignore address information"
         (Family::Unspec, _) => Err(Reason::BadTransport),
         (_, 1) => Ok((family, Transport::Stream)),
         (_, 2) => Ok((family, Transport::Dgram)),
+        // spec 2.2 MUST "other transports rejected as invalid"
         _ => Err(Reason::BadTransport),
     }
 }
@@ -159,6 +169,9 @@ fn proxy(bytes: &[u8], fam: u8) -> Result<Head, Reason> {
     let chain = body.get(family.block_len()..).unwrap_or_default();
     let mut head = Head::without_addresses(Version::V2, Command::Proxy, bytes.len() as u32);
     // Without addresses there is no layout that says where TLVs start: what is no chain is not ours to read.
+    // spec 2.2 SHOULD "family UNSPEC: ignore address information"
+    // spec 2.2 SHOULD "byte 00: ignore address information"
+    // spec 2.2 MUST "only the UNSPEC protocol byte is mandatory"
     if family == Family::Unspec && !tlv::is_exact(chain) {
         return Ok(head);
     }
@@ -167,6 +180,7 @@ fn proxy(bytes: &[u8], fam: u8) -> Result<Head, Reason> {
         verify(bytes, chain_at + at)?;
     }
     head.tlvs = chain_at as u32;
+    // spec 2.2 MUST "use the information provided"
     head.block = match family {
         Family::Inet => Pair::read(body).map_or(Block::Unspec, Block::Inet),
         Family::Inet6 => Pair::read(body).map_or(Block::Unspec, Block::Inet6),
@@ -188,11 +202,15 @@ fn local(bytes: &[u8], fam: u8) -> Result<Head, Reason> {
     });
     match candidates.next() {
         Some(Err(reason)) if !candidates.any(|verified| verified.is_ok()) => Err(reason),
+        // spec 2.2 MUST "accept this connection as valid"
+        // spec 2.2 MUST "byte 00 with LOCAL: accept and ignore"
         _ => Ok(Head::without_addresses(Version::V2, Command::Local, bytes.len() as u32)),
     }
 }
 
 fn verify(header: &[u8], at: usize) -> Result<(), Reason> {
+    // spec 2.2.3 MUST "verify that the calculated"
+    // spec 2.2.3 MUST "treat the TCP connection as invalid"
     if checksum::is_right(header, at) { Ok(()) } else { Err(Reason::BadChecksum) }
 }
 

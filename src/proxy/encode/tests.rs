@@ -61,6 +61,7 @@ fn lines() {
     }
 }
 
+// spec 2.1 MUST "maximum line lengths"
 #[test]
 fn longest_lines_are_as_the_specification_says() {
     let v4 = Encoder::proxy(socket("255.255.255.255:65535"), socket("255.255.255.255:65535"));

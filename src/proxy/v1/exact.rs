@@ -19,6 +19,7 @@ impl Keyword {
     const ALL: [(Keyword, &'static [u8]); 3] =
         [(Keyword::Tcp4, b"TCP4"), (Keyword::Tcp6, b"TCP6"), (Keyword::Unknown, b"UNKNOWN")];
 
+    // spec 2.1 MUST "maximum line lengths"
     const fn length_max(self) -> usize {
         match self {
             Keyword::Tcp4 => TCP4_LENGTH_MAX,
@@ -31,10 +32,12 @@ impl Keyword {
 /// Walks over the line byte by byte, so that a refusal names the earliest byte that allows it.
 pub(super) fn line(prefix: &[u8], rules: &Rules) -> Result<Head, Stop> {
     let (keyword, text) = keyword(prefix.get(V1_PREFIX.len()..).ok_or(Stop::Incomplete)?)?;
+    // spec 2.1 MUST "wait for the CRLF sequence"
     let fields_at = prefix.len() - text.len();
     let length = fields_at + end(keyword, text).map_err(|stop| stop.after(fields_at))?;
     let fields = prefix.get(fields_at + 1..length - 2).unwrap_or_default();
     let block = match keyword {
+        // spec 2.1 MUST "ignore anything presented before the CRLF"
         Keyword::Unknown => return Ok(Head::without_addresses(Version::V1, Command::Proxy, length as u32)),
         Keyword::Tcp4 => tcp4(fields),
         Keyword::Tcp6 => tcp6(fields, rules),
@@ -64,6 +67,7 @@ fn keyword(text: &[u8]) -> Result<(Keyword, &[u8]), Stop> {
     match text.get(alike) {
         None => Err(Stop::Incomplete),
         Some(b' ') if alike == 0 => Err(Stop::At(V1_PREFIX.len() + 1, Reason::BadSpacing)),
+        // spec 2.1 MUST "only TCP4 and TCP6 are allowed"
         Some(_) => Err(Stop::At(V1_PREFIX.len() + alike + 1, Reason::BadFamily)),
     }
 }
@@ -77,6 +81,7 @@ fn end(keyword: Keyword, text: &[u8]) -> Result<usize, Stop> {
         let refuse = |reason| Err(Stop::At(at, reason));
         match byte {
             b'\n' if previous == b'\r' => return Ok(at),
+            // spec 2.1 MUST NOT "tolerate a single CR or LF"
             b'\n' => return refuse(Reason::BadLineEnding),
             _ if previous == b'\r' => return refuse(Reason::BadLineEnding),
             b' ' if at == 1 => {}
@@ -91,6 +96,7 @@ fn end(keyword: Keyword, text: &[u8]) -> Result<usize, Stop> {
             _ => return refuse(Reason::BadPort),
         }
         if at == left {
+            // spec 2.1 SHOULD "declare the line invalid"
             return refuse(Reason::LineTooLong);
         }
         previous = byte;
@@ -157,16 +163,22 @@ fn v6_only(field: &[u8], rules: &Rules) -> Result<Ipv6Addr, Reason> {
 }
 
 /// core reads exactly the grammar: no leading zeros in octets, at most four digits a group, `::` for a group or more.
+// spec 2.1 MUST "exactly 4 integers"
+// spec 2.1 MUST NOT "heading zeroes in addresses"
 fn v4(field: &[u8]) -> Option<Ipv4Addr> {
     str::from_utf8(field).ok()?.parse().ok()
 }
 
+// spec 2.1 MUST "sets of 4 hexadecimal digits"
+// spec 2.1 MUST "number of decoded bits"
 fn v6(field: &[u8]) -> Option<Ipv6Addr> {
     str::from_utf8(field).ok()?.parse().ok()
 }
 
 /// Plain digits without a leading zero; core alone would allow zeros and a sign.
 fn port(field: &[u8]) -> Result<u16, Reason> {
+    // spec 2.1 MUST NOT "heading zeroes in the source port"
+    // spec 2.1 MUST NOT "heading zeroes in the destination port"
     let plain = matches!(field, [b'0'] | [b'1'..=b'9', ..]);
     let text = str::from_utf8(field).ok().filter(|_| plain).ok_or(Reason::BadPort)?;
     text.parse().map_err(|_| Reason::BadPort)

@@ -51,6 +51,7 @@ fn decode_exactly<'a>(prefix: &'a [u8], rules: &Rules) -> Decoded<'a> {
     match exact::line(prefix, rules) {
         Ok(head) => head.over(prefix).map_or(incomplete, Decoded::Complete),
         Err(Stop::Incomplete) => incomplete,
+        // spec 2.1 MUST "discarded and cause the receiver to abort"
         Err(Stop::At(at, reason)) => Decoded::Invalid { reason, at },
     }
 }
