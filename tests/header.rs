@@ -29,6 +29,16 @@ pub fn vectors() -> Vec<Vector> {
     text.lines().map(vector).collect()
 }
 
+/// How many vectors are judged with another value of this rule than the default.
+pub fn vectors_with_rule(rule: &str) -> usize {
+    let (header_limit, v4_in_tcp6) = (Rules::default().header_limit, Rules::default().v4_in_tcp6);
+    let differs = |rules: Rules| match rule {
+        "header_limit" => rules.header_limit != header_limit,
+        _ => rules.v4_in_tcp6 != v4_in_tcp6,
+    };
+    vectors().into_iter().filter(|vector| differs(vector.rules)).count()
+}
+
 fn vector(line: &str) -> Vector {
     let mut expected: Value = serde_json::from_str(line).expect("every line is a JSON object");
     let mut take = |key| expected.as_object_mut().expect("an object").remove(key);
@@ -181,7 +191,7 @@ fn kind(verdict: &Verdict) -> usize {
 }
 
 /// The verdict as `vestibule decode` prints it for an input of `seen` bytes.
-fn as_json(verdict: &Verdict, seen: usize) -> Value {
+pub fn as_json(verdict: &Verdict, seen: usize) -> Value {
     match verdict {
         Verdict::Complete { length, fields } => json!({
             "verdict": "complete", "length": length, "reason": null,

@@ -3,6 +3,7 @@
 mod clock;
 mod codec_cli;
 mod config;
+mod conformance;
 mod ctl;
 mod doctor;
 mod faults;
@@ -17,6 +18,7 @@ mod log_target;
 mod log_words;
 mod no_io_uring;
 mod operations;
+mod peer_cases;
 mod peers;
 mod pools;
 mod receivers;
