@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Dovecot 2.4.1 closes a connection whose PROXY header carries an ALPN TLV, whatever protocol it names, "imap" as well.
-# With any other TLV in its place, AUTHORITY say, it greets. HAProxy adds an ALPN TLV by itself (send-proxy-v2) where the
-# client has negotiated one with it.
+# Dovecot 2.4.1 closes a connection whose PROXY header carries an ALPN TLV, whatever protocol it names, "imap" as
+# well. With any other TLV in its place, AUTHORITY say, it greets. HAProxy adds an ALPN TLV by itself (send-proxy-v2)
+# where the client has negotiated one with it.
 #
 # Package: dovecot-imapd 1:2.4.1+dfsg1-6+deb13u7. Seen:
 #   AUTHORITY imap.example: * OK

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Exim greets with 220 after a PROXY header that it does not take, and answers 503 to whatever comes then, QUIT apart. A
-# check that reads the greeting finds it up. One header that it does not take is a valid one of more than 232 bytes.
+# Exim greets with 220 after a PROXY header that it does not take, reads on in the header as if commands stood there,
+# and answers 503 to what comes then. A check that reads the greeting finds it up. A valid header of more than 232
+# bytes is one that it does not take.
 #
 # Package: exim4-daemon-heavy 4.98.2-1+deb13u6. Seen:
 #   header of 232 bytes: 220, then 250 OK
-#   header of 233 bytes: 220, then 503 Command refused, required Proxy negotiation failed
+#   header of 233 bytes: 220, then 501 NUL characters are not allowed in SMTP commands,
+#     then 503 Command refused, required Proxy negotiation failed
 . "$(dirname "$0")/common"
 debian13 exim4-daemon-heavy=4.98.2-1+deb13u6
 port=$(free_port)
@@ -40,12 +42,16 @@ body = block + b"\xe1" + len(value).to_bytes(2, "big") + value
 with socket.create_connection(("127.0.0.1", port), 20) as client:
     client.sendall(b"\r\n\r\n\0\r\nQUIT\n\x21\x11" + len(body).to_bytes(2, "big") + body)
     lines = client.makefile("rb")
-    greeting = lines.readline()[:3].decode()
-    client.sendall(b"NOOP\r\n")
-    print(f"{greeting}, then {lines.readline().decode().strip()}")
+    said = [lines.readline()[:3].decode()]
+    while said[-1][:3] not in ["250", "503", ""]:
+        client.sendall(b"NOOP\r\n")
+        said.append(lines.readline().decode().strip())
+    print(*said, sep=", then ")
 END
 }
 
 holds "header of 232 bytes" "220, then 250 OK" "$(talk 232)"
-holds "header of 233 bytes" "220, then 503 Command refused, required Proxy negotiation failed" "$(talk 233)"
+refused="501 NUL characters are not allowed in SMTP commands"
+refused="$refused, then 503 Command refused, required Proxy negotiation failed"
+holds "header of 233 bytes" "220, then $refused" "$(talk 233)"
 exit $status

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# HAProxy's send-proxy-v2-ssl writes "verify" 0 into the SSL TLV of a client that has shown no certificate, even of one
-# that has no TLS at all. By the specification 0 says that a certificate was presented and verified, so the field alone
-# says nothing: only with one of the certificate bits of the client field does it.
+# HAProxy's send-proxy-v2-ssl writes "verify" 0 into the SSL TLV of a client that has shown no certificate, even of
+# one that has no TLS at all. By the specification 0 says that a certificate was presented and verified, so the field
+# alone says nothing: only with one of the certificate bits of the client field does it.
 #
 # Package: haproxy 3.0.11-1+deb13u5. Seen:
 #   SSL TLV of a client without TLS: client 00 verify 00000000

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # HAProxy's send-proxy-v2 sends a client that came over a Unix socket as LOCAL, "established on purpose by the proxy
-# without being relayed": 16 bytes, the same as those of its health check, with the client's data behind. A receiver that
-# counts LOCAL as health checks does not count these users; and send-proxy, version 1, sends UNKNOWN for them.
+# without being relayed": 16 bytes, the same as those of its health check, with the client's data behind. A receiver
+# that counts LOCAL as health checks does not count these users; and send-proxy, version 1, sends UNKNOWN for them.
 #
 # Package: haproxy 3.0.11-1+deb13u5. Seen:
 #   health check: 0d0a0d0a000d0a515549540a20000000

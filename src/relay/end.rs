@@ -70,7 +70,7 @@ const WORDS: [(End, &str, &str, &str); End::COUNT] = [
     (End::ServerDown, "server-down", "Server is down", "DD"),
     (End::Killed, "killed", "Disconnected by an administrator", "KD"),
     (End::Drained, "service-ended", "Disconnected because the service ends", "KD"),
-    (End::OutOfResources, "out-of-resources", "Out of files, ports or sessions", "RC"),
+    (End::OutOfResources, "no-resources", "Out of files, ports or sessions", "RC"),
 ];
 
 impl End {

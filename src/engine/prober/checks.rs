@@ -215,6 +215,9 @@ impl<S> Check<S> {
         }
         self.connected = true;
         let said = self.talk.connected(now);
+        if said.0.is_empty() {
+            driver.acknowledge(&self.socket);
+        }
         say(driver, &self.socket, said)
     }
 
