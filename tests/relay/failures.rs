@@ -105,7 +105,7 @@ fn a_server_that_dies_takes_its_clients_over_time_and_others_serve_on() {
     let mut ends = Vec::new();
     for (first, mut wire) in held {
         if first {
-            wire.to_end();
+            wire.rest();
             ends.push(killed.elapsed());
         } else {
             let mut imap = Imap(wire);
@@ -141,7 +141,7 @@ fn a_full_dovecot_answers_through_the_tier_as_it_does_without() {
     held.iter_mut().for_each(|wire| drop(wire.expect("* OK ")));
     // It makes room by telling one of them so; whether the newcomer is served depends on how soon it does.
     let newcomer = tier.client();
-    let told = held.iter_mut().map(|wire| wire.to_end()).find(|said| said.contains("BYE"));
+    let told = held.iter_mut().map(|wire| wire.rest()).find(|said| said.contains("BYE"));
     let (said, ..) = (newcomer.send(b"a LOGOUT\r\n"), newcomer.read_to_end()).1;
     let said = String::from_utf8_lossy(&said).into_owned();
     assert!(
@@ -177,7 +177,7 @@ fn a_server_in_maint_lets_its_sessions_go() {
     tier.reload(globals, "check = none", &addresses, "state = maint");
     for (greeting, mut wire) in held {
         if greeting == "* OK s0" {
-            assert_eq!(wire.to_end(), "");
+            assert_eq!(wire.rest(), "");
         } else {
             wire.say("still there");
             wire.expect("still there");

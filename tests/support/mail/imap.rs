@@ -61,7 +61,7 @@ impl Imap {
     /// Says goodbye, and sees the connection end.
     pub fn logout(mut self) {
         self.0.say("z LOGOUT");
-        let rest = self.0.to_end();
+        let rest = self.0.rest();
         assert!(rest.contains("* BYE ") && rest.contains("z OK "), "{rest:?}");
     }
 

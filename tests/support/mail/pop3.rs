@@ -41,7 +41,7 @@ impl Pop3 {
     /// Says goodbye, and sees the connection end.
     pub fn quit(mut self) {
         self.command("QUIT");
-        assert_eq!(self.0.to_end(), "");
+        assert_eq!(self.0.rest(), "");
     }
 
     /// Sends a command, whose answer must be `+OK`; its line.

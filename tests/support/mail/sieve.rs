@@ -46,7 +46,7 @@ impl Sieve {
     /// Says goodbye, and sees the connection end.
     pub fn logout(mut self) {
         self.command("LOGOUT");
-        assert_eq!(self.wire.to_end(), "");
+        assert_eq!(self.wire.rest(), "");
     }
 
     /// Sends a command, which must be answered with OK.

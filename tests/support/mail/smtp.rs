@@ -46,7 +46,7 @@ impl Smtp {
     /// Says goodbye, and sees the connection end.
     pub fn quit(mut self) {
         self.command("QUIT", "221");
-        assert_eq!(self.wire.to_end(), "");
+        assert_eq!(self.wire.rest(), "");
     }
 
     /// Sends a command, which must be answered with this code; all lines of the answer.

@@ -118,7 +118,7 @@ impl Wire {
     }
 
     /// Everything up to the end of the connection.
-    pub fn to_end(&mut self) -> String {
+    pub fn rest(&mut self) -> String {
         while self.receive() > 0 {}
         let all = self.take(self.unread().len());
         String::from_utf8_lossy(&all).into_owned()
