@@ -235,7 +235,7 @@ fn when_source_ports_run_out_clients_are_told_and_others_stay() {
     });
     let told = told.join().unwrap_or_else(|_| panic!("{}", daemon.output()));
     assert!(told.starts_with("* BYE [UNAVAILABLE] "), "{told:?}\n{}", daemon.output());
-    daemon.wait_for_output("end=out-of-resources/RC");
+    daemon.wait_for_output("end=no-resources/RC");
 }
 
 /// A daemon with one relaying service and its backend.
