@@ -1,12 +1,13 @@
-//! Vestibule: the entrance hall of a mail cluster. An accept tier for connections that carry a PROXY protocol header, on
-//! io_uring.
+//! Vestibule: the front of a mail cluster. It accepts connections that carry a PROXY protocol header, on io_uring, and carries
+//! each on to a mail server, or hands it to workers.
 //!
 //! ```text
 //!            one pinned thread per ring
 //! kernel --CQE--> ring --Completion--> engine --peer | bytes, now--> conn --bytes--> proxy --Decoded
 //!    ^                                   |                             |--peer-----> admission  door 1: before any read
 //!    '--SQE-- read, cancel, accept <-----'<--------- Action -----------'--header---> admission  door 2: after the header
-//!                                        '-- Accepted{fd, peer, header, residual} --> dispatch --channel--> worker pool
+//!                                        |-- Accepted{fd, peer, header, residual} --> dispatch --channel--> worker pool
+//!                                        '-- session, on this ring --> backend: whose turn, relay: a pair of halves
 //! ```
 //!
 //! An [`Engine`] is built from [`Pool`]s of workers and [`Listener`]s that name them. Every connection arrives at a
@@ -34,8 +35,9 @@
 //!
 //! The decoder alone is [`proxy::decode`]: bytes in, a value out, no sockets, clock or allocation. [`config`] reads
 //! Dovecot's syntax into settings; to make an engine of them is up to the program (the daemon's way is `src/cli/plan.rs`).
-//! Another engine, in this process or another one, takes over by [`Engine::sockets`], [`Engine::hand_over`] and
-//! [`Engine::take_in`].
+//! [`Engine::reconfigure`] puts another configuration in force while the rings go on. An [`engine::Relay`] takes the place of a
+//! pool whose connections go on to a backend. Another engine, in this process or another one, takes over by
+//! [`Engine::sockets`], [`Engine::hand_over`] and [`Engine::take_in`].
 //!
 //! Features: `tokio` and `tokio-uring` bring pools on those runtimes, `tls` brings `worker::tls`; `daemon` (default) is what
 //! only the program needs, and contains `tls`.

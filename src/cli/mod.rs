@@ -40,7 +40,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[command(
     name = "vestibule",
     version = vestibule::VERSION,
-    about = "The accept tier of a mail cluster: PROXY protocol connections, accepted, verified and dispatched on io_uring."
+    about = "The front of a mail cluster: PROXY protocol connections, accepted, verified and carried on to mail servers, on \
+             io_uring."
 )]
 struct Arguments {
     #[command(subcommand)]

@@ -25,7 +25,7 @@ use super::takeover::{self, Claim, Given, Limits, Place};
 use super::tier::{Event, Parts, Tier};
 use super::{Error, lock, privileges, systemd};
 
-/// Accept, verify and dispatch connections until told to stop (this is what `vestibule` alone does).
+/// Accept, verify and carry on connections until told to stop (this is what `vestibule` alone does).
 #[derive(clap::Args, Default)]
 #[command(after_help = "\
 Examples:
@@ -37,19 +37,21 @@ Examples:
       the listeners of a file in Dovecot's syntax
   vestibule serve -c /etc/vestibule.conf --takeover /run/vestibule/takeover.sock
       upgrade: this process takes the place of the running one, which has that path as its
-      takeover_socket, finishes what its workers hold within its drain_timeout and leaves. On
-      addresses that both configurations have no connection is refused meanwhile. If this
-      process cannot start, the running one goes on as if nothing had happened
+      takeover_socket and takes its live sessions along; that one finishes what its workers
+      hold within its drain_timeout and leaves. On addresses that both configurations have no
+      connection is refused meanwhile. If this process cannot start, the running one goes on as
+      if nothing had happened
 
 Signals:
-  TERM, INT  stop accepting, let connections reach their workers, end with a table of what
-             happened; again, or before it serves: end at once
-  HUP        re-read the configuration: a new engine takes the listening sockets over and the
-             old one finishes what it has; a configuration that does not check is refused and
-             the old one stays
+  TERM, INT  stop accepting, let connections reach their workers, let sessions go over
+             drain_timeout, end with a table of what happened; again, or before it serves: end
+             at once
+  HUP        re-read the configuration and put it in force while everything goes on; who is
+             connected keeps the terms that he came under; a configuration that does not check
+             is refused and the present one stays
   USR1       stop accepting and finish as TERM does, but stay until TERM
   USR2       start the program anew, perhaps a newer version, with the same configuration file
-             and --takeover
+             and --takeover: live sessions go on there
 
 Exit codes: 0 after a complete drain, 1 if it could not start, or if anything it let finish did
 not end within drain_timeout, 78 if the configuration is wrong.")]
