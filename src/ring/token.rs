@@ -91,6 +91,7 @@ mod tests {
             Token::Read { slot: 0, generation: 0 },
             Token::Read { slot: u32::MAX, generation: GENERATION_MASK },
             Token::Read { slot: 16_383, generation: 7 },
+            Token::Watch { place: u32::MAX, generation: GENERATION_MASK },
             Token::Cancel,
             Token::Wake,
         ] {
