@@ -1,7 +1,9 @@
 //! The ring against the real kernel, on loopback.
 
+use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 
 use io_uring::opcode;
 
@@ -228,6 +230,36 @@ fn dropping_it_with_a_read_in_flight_is_safe() {
         let mut rest = Vec::new();
         client.read_to_end(&mut rest).expect("closed in order");
     }
+}
+
+#[test]
+fn a_burst_is_taken_in_a_few_entries_into_the_kernel() {
+    const WATCHES: u32 = 300;
+    let mut f = fixture(1024);
+    let (mut peers, sockets): (Vec<UnixStream>, Vec<OwnedFd>) = (0..WATCHES)
+        .map(|_| UnixStream::pair().expect("descriptors are left"))
+        .map(|(peer, socket)| (peer, OwnedFd::from(socket)))
+        .unzip();
+    for (place, socket) in (0..).zip(&sockets) {
+        f.ring.watch(place, 0, socket);
+    }
+    let all_are = |ready: fn(&Readiness) -> bool| {
+        move |seen: &[Completion<OwnedFd>]| {
+            let places = seen.iter().filter_map(|completion| match completion {
+                Completion::Ready { place, readiness, .. } if ready(readiness) => Some(*place),
+                _ => None,
+            });
+            places.collect::<HashSet<u32>>().len() == WATCHES as usize
+        }
+    };
+    f.until(all_are(|readiness| readiness.writable));
+    for peer in &mut peers {
+        peer.write_all(b"x").expect("connected");
+    }
+    let before = f.ring.core.entries;
+    f.until(all_are(|readiness| readiness.readable));
+    let entries = f.ring.core.entries - before;
+    assert!(entries <= 4, "{entries} entries for {WATCHES} sockets that were ready");
 }
 
 #[test]
