@@ -772,4 +772,4 @@ fn unpacked(key: u64) -> Key {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
