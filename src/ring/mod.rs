@@ -180,12 +180,18 @@ impl Ring {
     fn quiesce(&mut self) -> bool {
         self.ending = true;
         let until = Instant::now() + QUIESCE_MAX;
+        let mut before = 0;
         loop {
             self.drop_completions();
-            if self.core.in_flight() == 0 || Instant::now() >= until {
+            let in_flight = self.core.in_flight();
+            if in_flight == 0 || Instant::now() >= until {
                 break;
             }
-            self.core.cancel_all();
+            // Not again while ends come in: with thousands in flight the search takes longer than they do.
+            if in_flight >= before {
+                self.core.cancel_all();
+            }
+            before = self.core.in_flight();
             if self.wait(Some(QUIESCE_STEP)).is_err() {
                 break;
             }

@@ -236,13 +236,7 @@ fn dropping_it_with_a_read_in_flight_is_safe() {
 fn a_burst_is_taken_in_a_few_entries_into_the_kernel() {
     const WATCHES: u32 = 300;
     let mut f = fixture(1024);
-    let (mut peers, sockets): (Vec<UnixStream>, Vec<OwnedFd>) = (0..WATCHES)
-        .map(|_| UnixStream::pair().expect("descriptors are left"))
-        .map(|(peer, socket)| (peer, OwnedFd::from(socket)))
-        .unzip();
-    for (place, socket) in (0..).zip(&sockets) {
-        f.ring.watch(place, 0, socket);
-    }
+    let (mut peers, _sockets) = watched(&mut f.ring, WATCHES);
     let all_are = |ready: fn(&Readiness) -> bool| {
         move |seen: &[Completion<OwnedFd>]| {
             let places = seen.iter().filter_map(|completion| match completion {
@@ -295,6 +289,32 @@ fn a_refused_connect_is_told() {
     ring.watch(0, 0, &socket);
     assert!(ready(&mut ring).broken);
     assert_eq!(ring.connected(&socket), Err(Errno(libc::ECONNREFUSED)));
+}
+
+#[test]
+fn a_ring_that_goes_ends_all_its_watches() {
+    let mut f = fixture(64);
+    let (peers, sockets) = watched(&mut f.ring, 300);
+    f.ring.wait(Some(Duration::ZERO)).expect("the ring works");
+    drop(sockets);
+    assert!(f.ring.quiesce());
+    assert_eq!(f.ring.core.in_flight(), 0);
+    for mut peer in peers {
+        peer.set_read_timeout(Some(10 * SECOND)).expect("a timeout can be set");
+        assert!(matches!(peer.read(&mut [0]), Ok(0)), "nothing holds its other end open");
+    }
+}
+
+/// Watched sockets and their peers; the places count from 0.
+fn watched(ring: &mut Ring, count: u32) -> (Vec<UnixStream>, Vec<OwnedFd>) {
+    let (peers, sockets): (Vec<UnixStream>, Vec<OwnedFd>) = (0..count)
+        .map(|_| UnixStream::pair().expect("descriptors are left"))
+        .map(|(peer, socket)| (peer, OwnedFd::from(socket)))
+        .unzip();
+    for (place, socket) in (0..).zip(&sockets) {
+        ring.watch(place, 0, socket);
+    }
+    (peers, sockets)
 }
 
 /// The next readiness, within ten seconds.
