@@ -1,8 +1,8 @@
-//! The acceptor on rings of the real kernel that have less than they could: the set-up of older kernels, no operations but
-//! the oldest, a completion queue that overflows.
+//! The acceptor and the sessions on rings of the real kernel that have less than they could: the set-up of older kernels, no
+//! operations but the oldest, a completion queue that overflows.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use super::Command;
 use super::acceptor::{Acceptor, Parts};
 use super::listener::Listener;
 use super::pools::Pools;
-use super::relay::Relays;
+use super::relay::{self, Mail, Relay, Relays, tests as relaying};
 use super::report::Report;
 use super::tally::Tally;
 use crate::admission::{ClientLimits, Clients, PendingPeers};
@@ -26,6 +26,9 @@ const SLOTS: u32 = 40;
 const CLIENTS: usize = 150;
 /// Long enough for all scenarios at the same time on a slow machine.
 const TIMEOUT: Duration = Duration::from_secs(3);
+/// Sessions that are relayed at once, and what is said in each, which comes back.
+const SESSIONS: usize = 60;
+const SAID: usize = 40_000;
 /// Generous; it only matters when something is broken.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -52,6 +55,24 @@ fn nobody_is_lost_when_the_completion_queue_overflows_and_it_is_counted() {
     });
 }
 
+#[test]
+fn sessions_are_relayed_on_every_rung_and_by_the_oldest_operations() {
+    side_by_side(Abilities::fewer_for_streams(), |abilities| {
+        let overflows = relay_everybody(abilities, ROOMY);
+        assert_eq!(overflows, 0, "{abilities:?}: a queue of {ROOMY} entries is enough for {SESSIONS} sessions");
+    });
+}
+
+#[test]
+fn no_byte_of_a_session_is_lost_when_the_completion_queue_overflows() {
+    side_by_side([Abilities::ALL].into_iter().chain(Abilities::fewer_for_streams()), |abilities| {
+        for completions in [2, 8] {
+            let overflows = relay_everybody(abilities, completions);
+            assert!(overflows > 0, "{abilities:?}: {SESSIONS} sessions at once do not fit in {completions} entries");
+        }
+    });
+}
+
 /// All at the same time: they spend it waiting for deadlines.
 fn side_by_side(all: impl Iterator<Item = Abilities>, body: impl Fn(Abilities) + Sync) {
     let body = &body;
@@ -72,7 +93,7 @@ fn serve_everybody(abilities: Abilities, completions: u32, exact: bool) -> u64 {
     let sockets = ring::bind_group(listener.address, 1, listener.options()).expect("loopback has free ports");
     let address = sockets[0].local_addr().expect("bound");
     let visitors: Vec<Visitor> = (0..CLIENTS).map(|number| Visitor::connect(number, address)).collect();
-    let tier = Tier::start(abilities, completions, exact, listener, sockets);
+    let tier = Tier::start(abilities, completions, exact, listener, sockets, |_| {});
     visitors.iter().for_each(Visitor::send_rest);
     for (number, visitor) in visitors.into_iter().enumerate() {
         let expected = visitor.answer.clone();
@@ -87,6 +108,44 @@ fn serve_everybody(abilities: Abilities, completions: u32, exact: bool) -> u64 {
         assert_eq!(counted(name), count, "{name}: {what}");
     }
     counted("cq-overflow")
+}
+
+/// [`SESSIONS`] clients that talk to a server through the ring, which must bring every byte of both, once and in order, and
+/// both ends; gives the count of overflows.
+fn relay_everybody(abilities: Abilities, completions: u32) -> u64 {
+    let what = format!("{abilities:?}, {completions} completions");
+    let listener = Listener::plain(SocketAddr::from(([127, 0, 0, 1], 0))).defer_accept(false);
+    let sockets = ring::bind_group(listener.address, 1, listener.options()).expect("loopback has free ports");
+    let address = sockets[0].local_addr().expect("bound");
+    let clients: Vec<TcpStream> =
+        (0..SESSIONS).map(|_| TcpStream::connect(address).expect("the backlog has room")).collect();
+    let terms = Arc::new(Relay::new("imap-login", &relaying::backend(&[relaying::echo()])).terms);
+    let tier = Tier::start(abilities, completions, false, listener, sockets, move |parts| {
+        let (mail, tally) = (Mail::new(1), parts.tally.clone());
+        let sessions = relay::Parts { ring: 0, sessions: SESSIONS as u32, mail, tally, log: None };
+        parts.relays = Relays::new(sessions, Instant::now());
+        parts.doors[0].relay = Some(terms);
+    });
+    for (number, mut client) in clients.iter().enumerate() {
+        client.set_read_timeout(Some(PATIENCE)).expect("a timeout above zero");
+        client.write_all(&speech(number)).unwrap_or_else(|error| panic!("client {number}: {error}: {what}"));
+        client.shutdown(Shutdown::Write).expect("still connected");
+    }
+    for (number, mut client) in clients.iter().enumerate() {
+        let mut heard = Vec::new();
+        client.read_to_end(&mut heard).unwrap_or_else(|error| panic!("client {number}: {error}: {what}"));
+        let expected = [b"* OK ready\r\n", &speech(number)[..], b"* BYE\r\n"].concat();
+        assert!(heard == expected, "client {number}: {} bytes of {}: {what}", heard.len(), expected.len());
+    }
+    drop(clients);
+    let counted = tier.end();
+    assert_eq!(counted("accepted"), SESSIONS as u64, "{what}");
+    counted("cq-overflow")
+}
+
+/// What a client says: no two the same.
+fn speech(number: usize) -> Vec<u8> {
+    (0..SAID).map(|at| (at * (number + 3) % 251) as u8).collect()
 }
 
 /// A client with what it sends in two pieces and what it must get.
@@ -118,7 +177,7 @@ impl Visitor {
     fn send_rest(&self) {
         (&self.stream).write_all(&self.rest).expect("it is still awaited");
         if !self.answer.is_empty() {
-            self.stream.shutdown(std::net::Shutdown::Write).expect("still connected");
+            self.stream.shutdown(Shutdown::Write).expect("still connected");
         }
     }
 
@@ -158,13 +217,16 @@ impl Tier {
         exact: bool,
         listener: Listener,
         sockets: Vec<Arc<TcpListener>>,
+        change: impl FnOnce(&mut Parts<Ring, Pools>) + Send + 'static,
     ) -> Tier {
         let (queue, intake) = queue("pool", 16, Overload::Pause);
         let (commands, inbox) = crossbeam_channel::bounded(1);
         let (waker, tally) = (Waker::new().expect("descriptors are free"), Tally::new());
         let (its_waker, its_tally) = (waker.clone(), tally.clone());
         let ring = thread::spawn(move || {
-            let parts = parts(abilities, completions, exact, &listener, sockets, queue, its_waker, its_tally.clone());
+            let mut parts =
+                parts(abilities, completions, exact, &listener, sockets, queue, its_waker, its_tally.clone());
+            change(&mut parts);
             super::run(Acceptor::new(parts), &inbox, &its_tally);
         });
         Tier { ring, worker: thread::spawn(move || work(&intake)), commands, waker, tally }

@@ -12,8 +12,8 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
+use super::accept::{PHANTOMS, reserve_phantoms};
 use super::setup::{self, Abilities, SetupError};
-use super::{PHANTOMS, RESERVED, sys};
 
 /// Bytes can be read (poll(2)).
 pub const READABLE: u32 = libc::POLLIN as u32;
@@ -61,7 +61,7 @@ impl Bare {
     /// # Errors
     /// [`SetupError`] names cause and remedy.
     pub fn new(listener: TcpListener) -> Result<Bare, SetupError> {
-        RESERVED.get_or_init(|| PHANTOMS.into_iter().filter_map(sys::reserve).collect());
+        reserve_phantoms();
         let (io, _) = setup::ring(CQ_ENTRIES, Abilities::ALL)?;
         let mut bare = Bare { io, listener, queued: VecDeque::new() };
         bare.accept();

@@ -34,15 +34,14 @@ pub struct Buffers {
 }
 
 impl Buffers {
-    /// Buffers for `slots` slots; `longest` is the size of a longer buffer.
+    /// Buffers for `slots` slots, perhaps none; `longest` is the size of a longer buffer.
     pub fn new(slots: u32, longest: u32) -> Buffers {
         let layout =
             Layout::from_size_align(slots as usize * SLOT_BYTES as usize, 4096).expect("fits the address space");
         let long_layout =
             Layout::from_size_align(longest.max(SLOT_BYTES) as usize, 64).expect("fits the address space");
-        assert!(slots > 0, "a ring has slots");
         Buffers {
-            region: allocate(layout),
+            region: if slots > 0 { allocate(layout) } else { NonNull::dangling() },
             layout,
             busy: vec![false; slots as usize].into(),
             busy_count: 0,
@@ -52,9 +51,9 @@ impl Buffers {
         }
     }
 
-    /// The region of all slots' own buffers, to register with the kernel.
-    pub fn region(&self) -> (*mut u8, usize) {
-        (self.region.as_ptr(), self.layout.size())
+    /// The region of all slots' own buffers, to register with the kernel, if there are slots.
+    pub fn region(&self) -> Option<(*mut u8, usize)> {
+        (self.layout.size() > 0).then(|| (self.region.as_ptr(), self.layout.size()))
     }
 
     /// How many reads are in flight.
@@ -151,13 +150,16 @@ impl Drop for Buffers {
             // SAFETY: allocated with this layout, not lent, and never used again.
             unsafe { dealloc(long.as_ptr(), self.long_layout) };
         }
-        // SAFETY: allocated with this layout, not lent, and never used again.
-        unsafe { dealloc(self.region.as_ptr(), self.layout) };
+        if self.layout.size() > 0 {
+            // SAFETY: allocated with this layout, as there are slots, not lent, and never used again.
+            unsafe { dealloc(self.region.as_ptr(), self.layout) };
+        }
     }
 }
 
 fn allocate(layout: Layout) -> NonNull<u8> {
-    // SAFETY: the layout's size is not zero: every caller's buffer holds at least SLOT_BYTES.
+    assert!(layout.size() > 0, "every caller's buffer holds at least SLOT_BYTES");
+    // SAFETY: the layout's size is not zero, checked above.
     let pointer = unsafe { alloc_zeroed(layout) };
     NonNull::new(pointer).unwrap_or_else(|| handle_alloc_error(layout))
 }
@@ -204,6 +206,12 @@ mod tests {
         assert!(buffers.fill(0, &[9; 4096]) && buffers.bytes(0, 4096) == [9; 4096]);
         buffers.release(0);
         assert!(!buffers.fill(0, &[9; 4097]));
+    }
+
+    #[test]
+    fn no_slots_need_no_memory() {
+        let mut buffers = Buffers::new(0, 0);
+        assert!(buffers.region().is_none() && !buffers.give_back(0));
     }
 
     #[test]

@@ -48,14 +48,26 @@ impl Abilities {
     /// Whatever the kernel has.
     pub const ALL: Abilities = Abilities { rung: 0, only: None };
 
-    /// Every way to have less: each lower rung, and each rung with nothing but the operations that cannot be done without.
+    /// Every way to have less: each lower rung, and each rung with nothing but the operations that a ring which accepts
+    /// cannot do without.
     #[cfg(test)]
     pub fn fewer() -> impl Iterator<Item = Abilities> {
         use io_uring::opcode::{AcceptMulti, AsyncCancel, Read, Recv};
-        const NEEDED: &[u8] = &[AcceptMulti::CODE, AsyncCancel::CODE, Read::CODE, Recv::CODE];
+        Abilities::fewer_than(&[AcceptMulti::CODE, AsyncCancel::CODE, Read::CODE, Recv::CODE])
+    }
+
+    /// [`Abilities::fewer`] for a ring that relays too.
+    #[cfg(test)]
+    pub fn fewer_for_streams() -> impl Iterator<Item = Abilities> {
+        use io_uring::opcode::{AcceptMulti, AsyncCancel, PollAdd, Read, Recv};
+        Abilities::fewer_than(&[AcceptMulti::CODE, AsyncCancel::CODE, Read::CODE, Recv::CODE, PollAdd::CODE])
+    }
+
+    #[cfg(test)]
+    fn fewer_than(needed: &'static [u8]) -> impl Iterator<Item = Abilities> {
         let rungs = 0..LADDER.len();
         let lower = rungs.clone().skip(1).map(|rung| Abilities { rung, only: None });
-        lower.chain(rungs.map(|rung| Abilities { rung, only: Some(NEEDED) }))
+        lower.chain(rungs.map(move |rung| Abilities { rung, only: Some(needed) }))
     }
 }
 

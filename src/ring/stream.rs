@@ -7,6 +7,9 @@
 //!
 //! A watch holds the socket open: it is ended before the socket is dropped, and the kernel closes the socket once it has
 //! let the watch go, at the end of the turn.
+//!
+//! Nothing here is newer than Linux 5.13 (multishot poll), and Vestibule runs on 6.1 and later: no self-test at start has
+//! to find out what the kernel can do, and there is no other way to fall back to.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -19,8 +22,8 @@ use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFla
 
 use super::Ring;
 use super::driver::Errno;
-use super::sys;
 use super::token::Token;
+use super::{outcome, sys};
 
 /// A TCP connection without traffic is asked for a sign of life after this time (TCP_KEEPIDLE, tcp(7)).
 pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(120);
@@ -45,9 +48,9 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    pub(super) const EVENTS: u32 = (libc::POLLIN | libc::POLLOUT | libc::POLLRDHUP) as u32;
+    const EVENTS: u32 = (libc::POLLIN | libc::POLLOUT | libc::POLLRDHUP) as u32;
 
-    pub(super) fn of_events(events: u32) -> Readiness {
+    fn of_events(events: u32) -> Readiness {
         let any = |mask: libc::c_short| events & mask as u32 != 0;
         let broken = any(libc::POLLERR | libc::POLLHUP | libc::POLLNVAL);
         Readiness {
@@ -121,15 +124,10 @@ impl Streams for Ring {
     type Socket = OwnedFd;
 
     fn connect(&mut self, target: SocketAddr, source: Option<IpAddr>) -> Result<OwnedFd, Errno> {
-        let family = if target.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let socket = net::socket_with(family, SocketType::STREAM, flags, None).map_err(errno)?;
+        let socket = stream_socket(target, source)?;
         sockopt::set_tcp_nodelay(&socket, true).map_err(errno)?;
         // The acknowledgement of the handshake travels with the first bytes that are sent.
         sockopt::set_tcp_quickack(&socket, false).map_err(errno)?;
-        if let Some(source) = source {
-            sys::bind_without_port(socket.as_fd(), source).map_err(|error| sys::errno_of(&error))?;
-        }
         match net::connect(&socket, &target) {
             Ok(()) | Err(SystemError::INPROGRESS) => Ok(socket),
             Err(error) => Err(errno(error)),
@@ -142,12 +140,12 @@ impl Streams for Ring {
 
     fn watch(&mut self, place: u32, generation: u32, socket: &OwnedFd) {
         let entry = opcode::PollAdd::new(Fd(socket.as_raw_fd()), Readiness::EVENTS).multi(true).build();
-        self.push(entry.user_data(Token::Watch { place, generation }.pack()));
+        // SAFETY: no memory is named.
+        unsafe { self.core.push(entry, Token::Watch { place, generation }) };
     }
 
     fn unwatch(&mut self, place: u32, generation: u32) {
-        let entry = opcode::AsyncCancel::new(Token::Watch { place, generation }.pack()).build();
-        self.push(entry.user_data(Token::Cancel.pack()));
+        self.core.cancel(Token::Watch { place, generation });
     }
 
     fn acknowledge(&mut self, socket: &OwnedFd) {
@@ -192,6 +190,30 @@ impl Streams for Ring {
     fn local(&self, socket: &OwnedFd) -> Option<SocketAddr> {
         SocketAddr::try_from(net::getsockname(socket).ok()?).ok()
     }
+}
+
+/// A TCP socket that does not block, for a connect to `target`, bound to `source` where it is given; its port is chosen by
+/// connect(2), so that it has to be free towards that target only (ip(7), `IP_BIND_ADDRESS_NO_PORT`).
+///
+/// # Errors
+/// Of socket(2), setsockopt(2), bind(2).
+pub fn stream_socket(target: SocketAddr, source: Option<IpAddr>) -> Result<OwnedFd, Errno> {
+    let family = if target.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = net::socket_with(family, SocketType::STREAM, flags, None).map_err(errno)?;
+    if let Some(source) = source {
+        sys::bind_without_port(socket.as_fd(), source).map_err(|error| sys::errno_of(&error))?;
+    }
+    Ok(socket)
+}
+
+/// What the completion of a watch tells; `None` if it is an end that was asked for.
+pub(super) fn readiness(result: i32, armed: bool) -> Option<Readiness> {
+    if result == -libc::ECANCELED && !armed {
+        return None;
+    }
+    // A failed poll, too, says that its user has to look.
+    Some(Readiness::of_events(outcome(result).unwrap_or(libc::POLLERR as u32)))
 }
 
 fn errno(error: SystemError) -> Errno {

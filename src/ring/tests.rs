@@ -1,7 +1,11 @@
 //! The ring against the real kernel, on loopback.
 
+use std::collections::HashSet;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+
+use io_uring::opcode;
 
 use super::*;
 
@@ -104,10 +108,10 @@ fn a_ring_that_goes_leaves_no_read_and_no_connection_behind() {
     let (_reading, socket) = f.connection();
     f.ring.read(0, 1, &socket, 0, ReadMode::Take);
     let mut unseen = TcpStream::connect(f.address).expect("somebody listens");
-    while f.ring.reaped.is_empty() {
+    while f.ring.core.reaped() == 0 {
         f.ring.wait(Some(SECOND / 10)).expect("the ring works");
     }
-    assert!(f.ring.end_reads(), "the read of the slot and that of the eventfd have ended");
+    assert!(f.ring.quiesce(), "the read of the slot and that of the eventfd have ended");
     drop(f);
     unseen.set_read_timeout(Some(10 * SECOND)).expect("a timeout can be set");
     assert!(matches!(unseen.read(&mut [0]), Ok(0)), "a connection that nobody has taken is closed");
@@ -128,15 +132,16 @@ fn who_has_a_batch_to_handle_asks_for_no_more() {
     let mut f = fixture(4096);
     f.ring.accept(0);
     for _ in 0..BATCH_MAX {
-        f.ring.push(opcode::Nop::new().build());
+        // SAFETY: no memory is named.
+        unsafe { f.ring.core.push(opcode::Nop::new().build(), Token::Cancel) };
     }
-    while f.ring.reaped.len() < BATCH_MAX {
+    while f.ring.core.reaped() < BATCH_MAX {
         f.ring.wait(Some(SECOND / 10)).expect("the ring works");
     }
     let _client = TcpStream::connect(f.address).expect("somebody listens");
-    let before = f.ring.reaped.len();
+    let before = f.ring.core.reaped();
     f.ring.wait(Some(SECOND / 10)).expect("the ring works");
-    assert_eq!(f.ring.reaped.len(), before, "the client stays in the backlog");
+    assert_eq!(f.ring.core.reaped(), before, "the client stays in the backlog");
     assert!(matches!(f.one(), Completion::Accepted { .. }), "until the batch is handled");
 }
 
@@ -206,7 +211,7 @@ fn nothing_is_lost_when_the_completion_queue_is_too_small() {
 fn another_thread_wakes_it() {
     let mut f = fixture(64);
     for _ in 0..3 {
-        let waker = f.ring.waker.clone();
+        let waker = f.ring.bell.as_ref().expect("it has one").waker();
         std::thread::spawn(move || waker.wake());
         assert!(matches!(f.one(), Completion::Woken));
     }
@@ -219,10 +224,106 @@ fn dropping_it_with_a_read_in_flight_is_safe() {
         let (mut client, socket) = f.connection();
         f.ring.read(0, 1, &socket, 0, ReadMode::Take);
         f.ring.wait(Some(Duration::ZERO)).expect("the ring works");
-        assert!(f.ring.end_reads(), "{abilities:?}: the kernel gives the buffer back");
+        assert!(f.ring.quiesce(), "{abilities:?}: the kernel gives the buffer back");
         drop(f);
         drop(socket);
         let mut rest = Vec::new();
         client.read_to_end(&mut rest).expect("closed in order");
     }
+}
+
+#[test]
+fn a_burst_is_taken_in_a_few_entries_into_the_kernel() {
+    const WATCHES: u32 = 300;
+    let mut f = fixture(1024);
+    let (mut peers, _sockets) = watched(&mut f.ring, WATCHES);
+    let all_are = |ready: fn(&Readiness) -> bool| {
+        move |seen: &[Completion<OwnedFd>]| {
+            let places = seen.iter().filter_map(|completion| match completion {
+                Completion::Ready { place, readiness, .. } if ready(readiness) => Some(*place),
+                _ => None,
+            });
+            places.collect::<HashSet<u32>>().len() == WATCHES as usize
+        }
+    };
+    f.until(all_are(|readiness| readiness.writable));
+    for peer in &mut peers {
+        peer.write_all(b"x").expect("connected");
+    }
+    let before = f.ring.core.entries;
+    f.until(all_are(|readiness| readiness.readable));
+    let entries = f.ring.core.entries - before;
+    assert!(entries <= 4, "{entries} entries for {WATCHES} sockets that were ready");
+}
+
+#[test]
+fn a_ring_for_streams_connects_is_told_and_leaves_no_socket_behind() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+    let address = listener.local_addr().expect("bound");
+    let source = IpAddr::from([127, 9, 8, 7]);
+    let mut ring = Ring::for_streams(64).expect("this kernel has io_uring");
+    let socket = ring.connect(address, Some(source)).expect("it begins");
+    ring.watch(7, 9, &socket);
+    let readiness = ready(&mut ring);
+    assert!(readiness.writable && !readiness.broken);
+    assert_eq!(ring.connected(&socket), Ok(()));
+    let (mut server, peer) = listener.accept().expect("it is connected");
+    assert_eq!(peer.ip(), source);
+    assert_eq!(ring.receive(&socket, &mut [0; 8]), Err(Errno(libc::EAGAIN)));
+    server.write_all(b"hello").expect("connected");
+    assert!(ready(&mut ring).readable);
+    let mut room = [0; 8];
+    assert_eq!((ring.receive(&socket, &mut room), &room[..5]), (Ok(5), &b"hello"[..]));
+    // Still watched, which holds it open until the ring is gone.
+    drop(socket);
+    drop(ring);
+    server.set_read_timeout(Some(10 * SECOND)).expect("a timeout can be set");
+    assert!(matches!(server.read(&mut [0]), Ok(0)));
+}
+
+#[test]
+fn a_refused_connect_is_told() {
+    let address = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
+    let mut ring = Ring::for_streams(64).expect("this kernel has io_uring");
+    let socket = ring.connect(address, None).expect("it begins");
+    ring.watch(0, 0, &socket);
+    assert!(ready(&mut ring).broken);
+    assert_eq!(ring.connected(&socket), Err(Errno(libc::ECONNREFUSED)));
+}
+
+#[test]
+fn a_ring_that_goes_ends_all_its_watches() {
+    let mut f = fixture(64);
+    let (peers, sockets) = watched(&mut f.ring, 300);
+    f.ring.wait(Some(Duration::ZERO)).expect("the ring works");
+    drop(sockets);
+    assert!(f.ring.quiesce());
+    assert_eq!(f.ring.core.in_flight(), 0);
+    for mut peer in peers {
+        peer.set_read_timeout(Some(10 * SECOND)).expect("a timeout can be set");
+        assert!(matches!(peer.read(&mut [0]), Ok(0)), "nothing holds its other end open");
+    }
+}
+
+/// Watched sockets and their peers; the places count from 0.
+fn watched(ring: &mut Ring, count: u32) -> (Vec<UnixStream>, Vec<OwnedFd>) {
+    let (peers, sockets): (Vec<UnixStream>, Vec<OwnedFd>) = (0..count)
+        .map(|_| UnixStream::pair().expect("descriptors are left"))
+        .map(|(peer, socket)| (peer, OwnedFd::from(socket)))
+        .unzip();
+    for (place, socket) in (0..).zip(&sockets) {
+        ring.watch(place, 0, socket);
+    }
+    (peers, sockets)
+}
+
+/// The next readiness, within ten seconds.
+fn ready(ring: &mut Ring) -> Readiness {
+    for _ in 0..100 {
+        ring.wait(Some(SECOND / 10)).expect("the ring works");
+        if let Some(Completion::Ready { readiness, armed: true, .. }) = ring.next() {
+            return readiness;
+        }
+    }
+    panic!("nothing is told");
 }

@@ -4,8 +4,8 @@
 //!  63      60 59               32 31                0
 //! |   kind   |    generation     |      index       |
 //! ```
-//! The index is a slot or a listener. The generation tells a slot's users apart: a completion whose generation is not
-//! the slot's own belongs to an earlier user and must touch nothing.
+//! The index is a slot, a listener, or the place of a watched socket. The generation tells the users of a slot or a place
+//! apart: a completion whose generation is not its own belongs to an earlier user and must touch nothing.
 
 /// Generations count from 0 and wrap at 28 bits; a slot would have to be reused 268 million times between a submission
 /// and its completion to be taken for another.
@@ -91,6 +91,7 @@ mod tests {
             Token::Read { slot: 0, generation: 0 },
             Token::Read { slot: u32::MAX, generation: GENERATION_MASK },
             Token::Read { slot: 16_383, generation: 7 },
+            Token::Watch { place: u32::MAX, generation: GENERATION_MASK },
             Token::Cancel,
             Token::Wake,
         ] {

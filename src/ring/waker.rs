@@ -5,7 +5,12 @@ use std::io::{self, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
+use io_uring::opcode;
+use io_uring::types::Fd;
+
+use super::core::Core;
 use super::sys;
+use super::token::Token;
 
 /// Wakes one ring; cheap to clone, usable from any thread. Its completion is `Completion::Woken`.
 #[derive(Clone, Debug)]
@@ -23,7 +28,47 @@ impl Waker {
         let _ = (&*self.0).write(&1u64.to_ne_bytes());
     }
 
-    pub(super) fn fd(&self) -> RawFd {
+    fn fd(&self) -> RawFd {
         self.0.as_raw_fd()
+    }
+}
+
+/// The ring's end of a waker.
+pub struct Bell {
+    waker: Waker,
+    /// Where the eventfd's counter is read to. Boxed, so that it stays put.
+    counter: Box<u64>,
+    /// That read is in flight.
+    armed: bool,
+}
+
+impl Bell {
+    /// Not armed yet.
+    pub fn new(waker: Waker) -> Bell {
+        Bell { waker, counter: Box::new(0), armed: false }
+    }
+
+    /// Lets the ring know when the waker is used next.
+    pub fn arm(&mut self, core: &mut Core) {
+        let into: *mut u64 = &mut *self.counter;
+        let entry = opcode::Read::new(Fd(self.waker.fd()), into.cast(), size_of::<u64>() as u32).build();
+        // SAFETY: the counter is touched by nobody else, and the ring leaves it to the kernel if the read does not end.
+        unsafe { core.push(entry, Token::Wake) };
+        self.armed = true;
+    }
+
+    /// The read has ended.
+    pub fn rung(&mut self) {
+        self.armed = false;
+    }
+
+    /// Whether the kernel has given the counter back.
+    pub fn is_at_rest(&self) -> bool {
+        !self.armed
+    }
+
+    #[cfg(test)]
+    pub fn waker(&self) -> Waker {
+        self.waker.clone()
     }
 }

@@ -815,4 +815,4 @@ fn unpacked(key: u64) -> Key {
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

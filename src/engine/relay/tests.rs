@@ -18,7 +18,8 @@ fn anywhere() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
-fn backend(servers: &[SocketAddr]) -> SharedBackend {
+/// A backend of these servers, none of which is checked.
+pub fn backend(servers: &[SocketAddr]) -> SharedBackend {
     let server = |(number, address): (usize, &SocketAddr)| ServerSettings {
         name: format!("s{number}"),
         host: address.ip().to_string(),
@@ -62,7 +63,7 @@ fn connect(engine: &Engine) -> TcpStream {
 }
 
 /// A server that reads a header of 28 bytes, greets, echoes until the end, and says goodbye.
-fn echo() -> SocketAddr {
+pub fn echo() -> SocketAddr {
     let listener = TcpListener::bind(anywhere()).expect("loopback has free ports");
     let address = listener.local_addr().expect("bound");
     thread::spawn(move || {

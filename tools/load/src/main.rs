@@ -20,6 +20,7 @@ mod run;
 mod schedule;
 mod sources;
 mod swarm;
+mod table;
 mod tally;
 mod verify;
 

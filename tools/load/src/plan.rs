@@ -12,6 +12,7 @@ use crate::limits;
 use crate::mix::Mix;
 use crate::schedule::{Bounds, Pace};
 use crate::sources::Pool;
+use crate::table::PLACES_MAX;
 use crate::verify::Expect;
 
 /// Where sockets are bound when the target is on the IPv4 loopback and nothing else was asked for.
@@ -182,8 +183,8 @@ fn open_max(args: &Args, mode: Mode) -> Result<usize, String> {
         (None, Mode::Closed) => CLOSED_OPEN_DEFAULT,
         (None, _) => OPEN_OPEN_DEFAULT.min(limits::connections_allowed()),
     };
-    if count == 0 || count > vestibule::ring::client::SLOTS_MAX {
-        return Err(format!("open connections must be 1 to {}, not {count}", vestibule::ring::client::SLOTS_MAX));
+    if count == 0 || count > PLACES_MAX {
+        return Err(format!("open connections must be 1 to {PLACES_MAX}, not {count}"));
     }
     Ok(count)
 }

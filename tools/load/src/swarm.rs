@@ -5,13 +5,14 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::io;
 use std::net::IpAddr;
+use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-use rustix::net::{Shutdown, shutdown, sockopt};
-use vestibule::ring::SetupError;
-use vestibule::ring::client::{ClientRing, Completion, Key, Op, Target, stream_socket};
+use rustix::net::{connect, sockopt};
+use vestibule::ring::{Completion, Driver, Errno, Readiness, Ring, SetupError, Streams, stream_socket};
 
 use crate::behaviour::{Behaviour, Deserves};
 use crate::conn::{Brief, Cause, Conn, Failure, Leave, Outcome, Phase, Step};
@@ -20,6 +21,7 @@ use crate::header::{self, Sent};
 use crate::mix::random;
 use crate::plan::{Plan, Share};
 use crate::schedule::Schedule;
+use crate::table::{Key, Line, Table};
 use crate::tally::{Counts, EXAMPLES_MAX, Latencies, Tally};
 use crate::verify::{Expect, Wrong};
 
@@ -33,6 +35,12 @@ const FAILURE_PAUSE: Duration = Duration::from_millis(10);
 const DEADLINES_SPARE: usize = 1024;
 /// How often a thread reports.
 pub const SAMPLE_EVERY: Duration = Duration::from_secs(1);
+/// A burst larger than this stays in the kernel's overflow list until the next turn.
+const COMPLETIONS: u32 = 8192;
+/// Receives of one connection in a row, so that one that talks without end does not keep the others waiting.
+const RECEIVES_MAX: usize = 16;
+/// Nothing is there, or there is no room.
+const WOULD_BLOCK: Errno = Errno(rustix::io::Errno::AGAIN.raw_os_error());
 /// How much of a wrong answer an example shows, in bytes.
 const EXAMPLE_BYTES: usize = 160;
 
@@ -61,10 +69,9 @@ pub struct Swarm<'a> {
     plan: &'a Plan,
     share: Share,
     begin: Instant,
-    ring: ClientRing,
-    target: Target,
+    ring: Ring,
     schedule: Schedule,
-    conns: Vec<Option<(Key, Conn)>>,
+    lines: Table,
     open: usize,
     held: usize,
     started: u64,
@@ -92,17 +99,13 @@ struct Wake {
 impl<'a> Swarm<'a> {
     /// A swarm that begins at `begin`. Belongs to the calling thread.
     pub fn new(plan: &'a Plan, share: Share, begin: Instant) -> Result<Swarm<'a>, SetupError> {
-        let slots = share.bounds.open_max + STARTS_PER_TURN;
-        let mut ring = ClientRing::new(slots)?;
-        let target = ring.add_target(plan.target);
         Ok(Swarm {
             plan,
             share,
             begin,
-            ring,
-            target,
+            ring: Ring::for_streams(COMPLETIONS)?,
             schedule: Schedule::new(share.pace, begin, share.bounds),
-            conns: std::iter::repeat_with(|| None).take(slots).collect(),
+            lines: Table::new(share.bounds.open_max),
             open: 0,
             held: 0,
             started: 0,
@@ -116,13 +119,14 @@ impl<'a> Swarm<'a> {
 
     /// Runs to the end, or until `stop`; reports every [`SAMPLE_EVERY`] to `samples`.
     pub fn run(mut self, stop: &AtomicBool, samples: &Sender<Sample>) -> io::Result<Tally> {
-        let mut done = Vec::new();
         let mut now = Instant::now();
         while !self.is_done(now) {
-            self.ring.turn(self.wait(now), &mut done)?;
+            self.ring.wait(Some(self.wait(now)))?;
             now = Instant::now();
-            for completion in done.drain(..) {
-                self.handle(completion, now);
+            while let Some(completion) = self.ring.next() {
+                if let Completion::Ready { place, generation, readiness, armed } = completion {
+                    self.handle_ready(Key { place, generation }, readiness, armed, now);
+                }
             }
             self.wake(now);
             self.expire(now);
@@ -172,7 +176,7 @@ impl<'a> Swarm<'a> {
             return;
         }
         for _ in 0..STARTS_PER_TURN {
-            if self.ring.free_slots() == 0 {
+            if self.lines.is_full() {
                 return;
             }
             let Some(intended) = self.schedule.start(now, self.open) else { return };
@@ -187,40 +191,57 @@ impl<'a> Swarm<'a> {
         let behaviour = self.plan.behaviours.pick(self.choice(PICK_BEHAVIOUR, number));
         self.tally.start(behaviour, now.saturating_duration_since(intended));
         let source = self.plan.sources.map(|pool| pool.address(number).into());
-        let socket = match stream_socket(&self.plan.target, source) {
+        let socket = match stream_socket(self.plan.target, source) {
             Ok(socket) => socket,
-            Err(error) => return self.fail_to_start(behaviour, &error, now),
+            Err(errno) => return self.fail_to_start(behaviour, errno, now),
         };
-        let key = self.ring.open(socket).expect("a free slot was seen before the start");
-        let brief = self.brief(key, behaviour, number, source);
-        self.conns[key.index()] = Some((key, Conn::new(brief, intended)));
+        let (mut outgoing, incoming) = self.lines.buffers();
+        let brief = self.brief(&socket, behaviour, number, source, &mut outgoing);
+        let conn = Conn::new(brief, intended);
+        let line = Line { socket, conn, is_connecting: true, outgoing, unsent: None, incoming };
+        let key = self.lines.insert(line).expect("a free place was seen before the start");
         self.open += 1;
         self.tally.open_max = self.tally.open_max.max(self.open);
         self.remember_deadline(key, now + self.plan.deadline);
-        self.ring.connect(key, self.target).expect("nothing is in flight on a fresh slot");
+        self.connect(key, now);
+    }
+
+    fn connect(&mut self, key: Key, now: Instant) {
+        let Some(line) = self.lines.get_mut(key) else { return };
+        match connect(&line.socket, &self.plan.target) {
+            Ok(()) | Err(rustix::io::Errno::INPROGRESS) => self.ring.watch(key.place, key.generation, &line.socket),
+            Err(error) => {
+                let step = line.conn.handle_connected(Err(error.into()), now);
+                self.follow(key, step, now);
+            }
+        }
     }
 
     fn choice(&self, stream: u64, number: u64) -> u64 {
         random(self.plan.seed ^ stream << 56, number)
     }
 
-    fn fail_to_start(&mut self, behaviour: usize, error: &io::Error, now: Instant) {
-        let cause = Cause::Errno(error.raw_os_error().unwrap_or(0));
+    fn fail_to_start(&mut self, behaviour: usize, errno: Errno, now: Instant) {
+        let cause = Cause::Errno(errno.0);
         self.tally.finish(behaviour, Outcome::Failed(Failure { phase: Phase::Socket, cause }));
         self.schedule.pause(now + FAILURE_PAUSE);
     }
 
     /// Writes the outgoing bytes and decides the steps.
-    fn brief(&mut self, key: Key, behaviour: usize, number: u64, source: Option<IpAddr>) -> Brief {
+    fn brief(
+        &mut self,
+        socket: &OwnedFd,
+        behaviour: usize,
+        number: u64,
+        source: Option<IpAddr>,
+        outgoing: &mut Vec<u8>,
+    ) -> Brief {
         let kind = self.plan.behaviours.items()[behaviour];
-        let mut outgoing = Vec::new();
-        std::mem::swap(&mut outgoing, self.ring.outgoing_mut(key).expect("nothing is in flight on a fresh slot"));
-        let sent = self.write(kind, number, &mut outgoing);
+        let sent = self.write(kind, number, outgoing);
         let script = kind.script(outgoing.len(), &self.plan.pauses);
-        *self.ring.outgoing_mut(key).expect("nothing is in flight on a fresh slot") = outgoing;
         if !script.pause.is_zero() {
             // Otherwise Nagle's algorithm joins the pieces again. Should it fail, they are joined: no harm.
-            let _ = self.ring.socket(key).map(|socket| sockopt::set_tcp_nodelay(socket, true));
+            let _ = sockopt::set_tcp_nodelay(socket, true);
         }
         let hold = self.plan.holds() && kind.deserves() == Deserves::Answer;
         Brief {
@@ -260,102 +281,135 @@ impl<'a> Swarm<'a> {
     fn remember_deadline(&mut self, key: Key, at: Instant) {
         self.deadlines.push_back((at, key));
         if self.deadlines.len() > 2 * self.open + DEADLINES_SPARE {
-            let conns = &self.conns;
-            self.deadlines.retain(|(_, key)| conns[key.index()].as_ref().is_some_and(|(live, _)| live == key));
+            let lines = &self.lines;
+            self.deadlines.retain(|(_, key)| lines.has(*key));
         }
     }
 
-    fn handle(&mut self, completion: Completion, now: Instant) {
-        let key = completion.key;
-        let Some(conn) = live(&mut self.conns, key) else { return };
-        match completion.op {
-            Op::Connect => {
-                let step = conn.handle_connected(completion.result, now);
-                self.follow(key, step, now);
-                self.listen(key);
+    fn handle_ready(&mut self, key: Key, readiness: Readiness, armed: bool, now: Instant) {
+        let Some(line) = self.lines.get_mut(key) else { return };
+        if !armed {
+            self.ring.watch(key.place, key.generation, &line.socket);
+        }
+        if line.is_connecting {
+            if !readiness.writable {
+                return;
             }
-            Op::Send => {
-                self.tally.bytes_sent += completion.result.as_ref().map_or(0, |sent| *sent as u64);
-                let step = conn.handle_sent(completion.result);
-                self.follow(key, step, now);
-            }
-            Op::Recv => self.handle_recv(key, completion.result, now),
+            line.is_connecting = false;
+            // Only a connect that has failed leaves an error: the others need not be asked.
+            let ended = if readiness.broken { self.ring.connected(&line.socket) } else { Ok(()) };
+            let step = line.conn.handle_connected(ended.map(|()| 0).map_err(error), now);
+            self.follow(key, step, now);
+        } else if readiness.writable
+            && let Some(range) = line.unsent.take()
+        {
+            self.follow(key, Step::Send(range), now);
+        }
+        if readiness.readable {
+            self.receive(key, readiness.ended, now);
         }
     }
 
-    fn handle_recv(&mut self, key: Key, result: io::Result<usize>, now: Instant) {
-        let Some(conn) = live(&mut self.conns, key) else { return };
-        // Not to be had while a send is in flight, that is, before all was said.
-        let outgoing = self.ring.outgoing(key).unwrap_or_default();
-        let received = self.ring.incoming(key).unwrap_or_default();
-        let expect = &self.plan.expect;
-        let step = match result {
-            Ok(0) => {
-                self.tally.fins += 1;
-                conn.handle_end(Ok(()), expect, outgoing, received)
+    /// Takes what is there; `ended`: the end of the stream stands behind it.
+    fn receive(&mut self, key: Key, ended: bool, now: Instant) {
+        for _ in 0..RECEIVES_MAX {
+            let Some(Line { socket, conn, outgoing, incoming, .. }) = self.lines.get_mut(key) else { return };
+            let room = incoming.room();
+            let size = room.len();
+            let result = self.ring.receive(socket, room);
+            if result == Err(WOULD_BLOCK) {
+                return;
             }
-            Ok(count) => {
-                self.tally.bytes_received += count as u64;
-                conn.handle_received(expect, outgoing, received, now)
+            incoming.fill(result.unwrap_or(0));
+            let expect = &self.plan.expect;
+            let step = match result {
+                Ok(0) => {
+                    self.tally.fins += 1;
+                    conn.handle_end(Ok(()), expect, outgoing, incoming.bytes())
+                }
+                Ok(count) => {
+                    self.tally.bytes_received += count as u64;
+                    conn.handle_received(expect, outgoing, incoming.bytes(), now)
+                }
+                Err(errno) => {
+                    self.tally.resets += 1;
+                    conn.handle_end(Err(error(errno)), expect, outgoing, incoming.bytes())
+                }
+            };
+            self.follow(key, step, now);
+            if result.is_ok_and(|count| count < size) && !ended {
+                return;
             }
-            Err(error) => {
-                self.tally.resets += 1;
-                conn.handle_end(Err(error), expect, outgoing, received)
-            }
-        };
-        self.follow(key, step, now);
-        self.listen(key);
+        }
+        self.look_again(key);
     }
 
-    /// Arms the receive that tells of the answer and of the end. What does not fit any more is forgotten: no
-    /// expectation needs it.
-    fn listen(&mut self, key: Key) {
-        if self.ring.recv(key).is_err() && self.ring.forget_incoming(key).is_ok() {
-            let _ = self.ring.recv(key); // the buffer is empty now
-        }
+    /// Readiness is told once: a watch that is begun anew tells it again.
+    fn look_again(&mut self, key: Key) {
+        let Some(line) = self.lines.get_mut(key) else { return };
+        self.ring.unwatch(key.place, key.generation);
+        self.ring.watch(key.place, key.generation, &line.socket);
     }
 
     fn follow(&mut self, key: Key, step: Step, now: Instant) {
-        self.count_held(key);
-        match step {
-            Step::Wait => {}
-            Step::Send(range) => self.ring.send(key, range).expect("one piece at a time, within what was written"),
-            Step::Pause(length) => self.pauses.push(Reverse(Wake { at: now + length, key })),
-            Step::HalfClose => {
-                // Fails when the receiver has reset the connection; then the receive tells.
-                let _ = self.ring.socket(key).map(|socket| shutdown(socket, Shutdown::Write));
+        let mut next = Some(step);
+        while let Some(step) = next.take() {
+            self.count_held(key);
+            match step {
+                Step::Wait => {}
+                Step::Send(range) => next = self.send(key, range),
+                Step::Pause(length) => self.pauses.push(Reverse(Wake { at: now + length, key })),
+                Step::HalfClose => {
+                    if let Some(line) = self.lines.get_mut(key) {
+                        self.ring.shutdown(&line.socket);
+                    }
+                }
+                Step::Over(outcome, leave) => self.finish(key, outcome, leave, now),
             }
-            Step::Over(outcome, leave) => self.finish(key, outcome, leave, now),
         }
     }
 
+    /// Gives bytes to the kernel. If it has no room there is nothing to do before the watch tells of some.
+    fn send(&mut self, key: Key, range: Range<usize>) -> Option<Step> {
+        let line = self.lines.get_mut(key)?;
+        let sent = self.ring.send(&line.socket, &line.outgoing[range.clone()], false);
+        if sent == Err(WOULD_BLOCK) {
+            line.unsent = Some(range);
+            return None;
+        }
+        self.tally.bytes_sent += sent.unwrap_or(0) as u64;
+        Some(line.conn.handle_sent(sent.map_err(error)))
+    }
+
     fn count_held(&mut self, key: Key) {
-        if let Some(conn) = live(&mut self.conns, key)
-            && conn.newly_held()
+        if let Some(line) = self.lines.get_mut(key)
+            && line.conn.newly_held()
         {
             self.held += 1;
         }
     }
 
     fn finish(&mut self, key: Key, outcome: Outcome, leave: Leave, now: Instant) {
-        let Some((_, conn)) = self.conns[key.index()].take_if(|(live, _)| *live == key) else { return };
+        let Some(line) = self.lines.remove(key) else { return };
+        let conn = &line.conn;
         self.open -= 1;
         self.held -= usize::from(conn.is_held());
         self.tally.finish(conn.brief.behaviour, outcome);
         match outcome {
-            Outcome::Ok => self.record(&conn, now),
+            Outcome::Ok => self.record(conn, now),
             Outcome::Wrong(wrong) => {
-                self.record(&conn, now);
-                self.keep_example(key, &conn, wrong);
+                self.record(conn, now);
+                self.keep_example(&line, wrong);
             }
             Outcome::Failed(Failure { phase: Phase::Connect, .. }) => self.schedule.pause(now + FAILURE_PAUSE),
             Outcome::Failed(_) | Outcome::Unfinished => {}
         }
         if leave == Leave::Reset {
-            // Should it fail, the connection ends with a FIN.
-            let _ = self.ring.socket(key).map(|socket| sockopt::set_socket_linger(socket, Some(Duration::ZERO)));
+            self.ring.reset(&line.socket);
         }
-        self.ring.release(key);
+        // A watch holds the socket open.
+        self.ring.unwatch(key.place, key.generation);
+        self.lines.recycle(line);
     }
 
     fn record(&mut self, conn: &Conn, now: Instant) {
@@ -365,12 +419,13 @@ impl<'a> Swarm<'a> {
         }
     }
 
-    fn keep_example(&mut self, key: Key, conn: &Conn, wrong: Wrong) {
+    fn keep_example(&mut self, line: &Line, wrong: Wrong) {
         if self.tally.examples.len() < EXAMPLES_MAX {
-            let received = self.ring.incoming(key).unwrap_or_default();
+            let received = line.incoming.bytes();
             let shown = received[..received.len().min(EXAMPLE_BYTES)].escape_ascii();
-            let behaviour = self.plan.behaviours.items()[conn.brief.behaviour];
-            let example = format!("{} ({behaviour}): sent {}, received \"{shown}\"", wrong.code(), conn.brief.sent);
+            let Brief { behaviour, sent, .. } = &line.conn.brief;
+            let behaviour = self.plan.behaviours.items()[*behaviour];
+            let example = format!("{} ({behaviour}): sent {sent}, received \"{shown}\"", wrong.code());
             self.tally.examples.push(example);
         }
     }
@@ -381,8 +436,8 @@ impl<'a> Swarm<'a> {
         {
             let key = wake.key;
             self.pauses.pop();
-            if let Some(conn) = live(&mut self.conns, key) {
-                let step = conn.handle_pause_over();
+            if let Some(line) = self.lines.get_mut(key) {
+                let step = line.conn.handle_pause_over();
                 self.follow(key, step, now);
             }
         }
@@ -393,17 +448,17 @@ impl<'a> Swarm<'a> {
             && at <= now
         {
             self.deadlines.pop_front();
-            if let Some(conn) = live(&mut self.conns, key) {
-                let step = conn.handle_deadline();
+            if let Some(line) = self.lines.get_mut(key) {
+                let step = line.conn.handle_deadline();
                 self.follow(key, step, now);
             }
         }
     }
 
     fn leave_all(&mut self, now: Instant) {
-        for index in 0..self.conns.len() {
-            if let Some((key, conn)) = &self.conns[index] {
-                let (key, outcome) = (*key, conn.handle_run_over());
+        for key in self.lines.keys() {
+            if let Some(line) = self.lines.get_mut(key) {
+                let outcome = line.conn.handle_run_over();
                 self.finish(key, outcome, Leave::Close, now);
             }
         }
@@ -424,8 +479,8 @@ impl<'a> Swarm<'a> {
     }
 }
 
-fn live(conns: &mut [Option<(Key, Conn)>], key: Key) -> Option<&mut Conn> {
-    conns[key.index()].as_mut().filter(|(live, _)| *live == key).map(|(_, conn)| conn)
+fn error(errno: Errno) -> io::Error {
+    io::Error::from_raw_os_error(errno.0)
 }
 
 impl PartialEq for Wake {

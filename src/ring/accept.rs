@@ -1,0 +1,153 @@
+//! The accept half of a ring: listeners, slots with the memory that first bytes are read into, and the turn.
+
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use io_uring::opcode;
+use io_uring::types::Fd;
+
+use super::driver::{Completion, Driver, Errno, Newcomer, ReadMode};
+use super::token::Token;
+use super::{Ring, outcome, sys};
+
+/// What kernels before 6.8 (6.6.18, 6.1.79) may report in place of a connection when the completion queue is full: the
+/// accept's poll mask, all of it or what of it is true of a listening socket.
+pub const PHANTOMS: [RawFd; 2] = [
+    (libc::POLLIN | libc::POLLPRI | libc::POLLRDNORM | libc::POLLRDBAND) as RawFd,
+    (libc::POLLIN | libc::POLLRDNORM) as RawFd,
+];
+
+/// Keeps these numbers for good, so that no connection ever gets one. Those that somebody had before are not had.
+pub fn reserve_phantoms() {
+    static RESERVED: OnceLock<Vec<OwnedFd>> = OnceLock::new();
+    RESERVED.get_or_init(|| PHANTOMS.into_iter().filter_map(sys::reserve).collect());
+}
+
+impl Driver for Ring {
+    type Listener = Arc<TcpListener>;
+
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn accept(&mut self, listener: u32) {
+        let fd = Fd(self.listener(listener).as_raw_fd());
+        // Not SOCK_NONBLOCK: worker threads want blocking sockets, and asynchronous runtimes set the flag themselves.
+        let entry = opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC).build();
+        // SAFETY: no memory is named: the peer's address is asked for later.
+        unsafe { self.core.push(entry, Token::Accept { listener }) };
+    }
+
+    fn cancel_accept(&mut self, listener: u32) {
+        self.core.cancel(Token::Accept { listener });
+    }
+
+    fn accept_now(&mut self, listener: u32) -> Result<Option<Newcomer<OwnedFd>>, Errno> {
+        match self.listener(listener).accept() {
+            Ok((stream, peer)) => Ok(Some((stream.into(), Ok(peer)))),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(sys::errno_of(&error)),
+        }
+    }
+
+    fn peek<'b>(&self, socket: &OwnedFd, room: &'b mut [u8]) -> &'b [u8] {
+        // What cannot be read is not there.
+        let count = sys::peek(socket.as_fd(), room).unwrap_or_default();
+        &room[..count]
+    }
+
+    fn open_listener(&mut self, listener: u32, socket: Arc<TcpListener>) {
+        let index = listener as usize;
+        if index == self.listeners.len() {
+            self.listeners.push(None);
+        }
+        assert!(self.listeners[index].is_none(), "a listener's place is taken only after it was closed");
+        self.listeners[index] = Some(socket);
+    }
+
+    fn close_listener(&mut self, listener: u32) {
+        self.listeners[listener as usize] = None;
+    }
+
+    fn read(&mut self, slot: u32, generation: u32, socket: &OwnedFd, at: u32, mode: ReadMode) {
+        let lent = self.buffers.lend(slot, at);
+        let fd = Fd(socket.as_raw_fd());
+        let entry = match mode {
+            ReadMode::Take if lent.in_region && self.unregistered.is_none() => {
+                opcode::ReadFixed::new(fd, lent.pointer, lent.len, 0).build()
+            }
+            ReadMode::Take => opcode::Recv::new(fd, lent.pointer, lent.len).build(),
+            ReadMode::Peek => opcode::Recv::new(fd, lent.pointer, lent.len).flags(libc::MSG_PEEK).build(),
+            ReadMode::Consume(len) => opcode::Recv::new(fd, lent.pointer, len.min(lent.len)).build(),
+        };
+        // SAFETY: the memory is lent: nobody can reach it before the completion gives it back, and buffers that are still
+        // lent when the ring goes are never freed.
+        unsafe { self.core.push(entry, Token::Read { slot, generation }) };
+    }
+
+    fn cancel_read(&mut self, slot: u32, generation: u32) {
+        self.core.cancel(Token::Read { slot, generation });
+    }
+
+    fn bytes(&self, slot: u32, len: u32) -> &[u8] {
+        self.buffers.bytes(slot, len)
+    }
+
+    fn capacity(&self, slot: u32) -> u32 {
+        self.buffers.capacity(slot)
+    }
+
+    fn lengthen(&mut self, slot: u32, len: u32) -> bool {
+        self.buffers.lengthen(slot, len)
+    }
+
+    fn fill(&mut self, slot: u32, bytes: &[u8]) -> bool {
+        self.buffers.fill(slot, bytes)
+    }
+
+    fn release(&mut self, slot: u32) {
+        self.buffers.release(slot);
+    }
+
+    fn wait(&mut self, limit: Option<Duration>) -> io::Result<()> {
+        self.core.wait(limit)
+    }
+
+    fn next(&mut self) -> Option<Completion<OwnedFd>> {
+        if self.core.take_overflowed() {
+            return Some(Completion::Overflowed);
+        }
+        while let Some((token, entry)) = self.core.next() {
+            if let Some(completion) = token.and_then(|token| self.understand(token, &entry)) {
+                return Some(completion);
+            }
+        }
+        None
+    }
+}
+
+impl Ring {
+    /// What the completion of an accept means.
+    pub(super) fn accepted(&mut self, listener: u32, result: i32, armed: bool) -> Completion<OwnedFd> {
+        let fd = match outcome(result) {
+            Ok(_) => result,
+            Err(errno) => return Completion::AcceptFailed { listener, errno, armed },
+        };
+        match sys::peer_of(fd) {
+            Err(Errno(libc::EBADF | libc::ENOTSOCK)) => Completion::Phantom { listener, armed },
+            peer => {
+                // SAFETY: an accept completion installs a new descriptor and is reaped once, so that nobody else owns it;
+                // the numbers that some kernels report without one are reserved, and no sockets.
+                let socket = unsafe { sys::adopt(fd) };
+                Completion::Accepted { listener, socket, peer, armed }
+            }
+        }
+    }
+
+    fn listener(&self, listener: u32) -> &TcpListener {
+        self.listeners[listener as usize].as_ref().expect("operations are asked of open listeners only")
+    }
+}

@@ -1,0 +1,178 @@
+//! What both halves of a ring stand on: operations go in with a token, completions come out with it.
+//!
+//! The core owns no memory that the kernel writes to. Whoever pushes an operation that names memory keeps it until that
+//! operation has completed; [`Core::in_flight`] tells when the last one has.
+
+use std::collections::VecDeque;
+use std::io;
+use std::time::Duration;
+
+use io_uring::types::{CancelBuilder, SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, opcode, squeue};
+
+use super::BATCH_MAX;
+use super::setup::{self, Abilities, Rung, SetupError};
+use super::token::Token;
+
+/// Pieces of deferred work that one entry of a DEFER_TASKRUN ring runs, if no more completions than that are waited for
+/// (since 6.13).
+const DEFERRED_MAX: usize = 20;
+
+/// The kernel's queues.
+pub struct Core {
+    io: IoUring,
+    /// Completions that have left the kernel's queue: less than a batch, and what one entry brings at most.
+    reaped: VecDeque<cqueue::Entry>,
+    rung: Rung,
+    /// The completion queue was full, which nobody has been told yet.
+    overflowed: bool,
+    /// Operations that were pushed, and whose last completion was not handed out yet.
+    in_flight: usize,
+    #[cfg(test)]
+    pub entries: usize,
+}
+
+impl Core {
+    /// Queues with room for `completions` completions; must be called on the thread that will use them.
+    pub fn new(completions: u32, abilities: Abilities) -> Result<Core, SetupError> {
+        let (io, rung) = setup::ring(completions, abilities)?;
+        let reaped = VecDeque::with_capacity(io.params().cq_entries() as usize);
+        Ok(Core {
+            io,
+            reaped,
+            rung,
+            overflowed: false,
+            in_flight: 0,
+            #[cfg(test)]
+            entries: 0,
+        })
+    }
+
+    /// The set-up flags that the kernel has accepted.
+    pub fn rung(&self) -> Rung {
+        self.rung
+    }
+
+    /// Lets the kernel know memory for READ_FIXED.
+    ///
+    /// # Safety
+    /// The memory stays until the core is dropped.
+    pub unsafe fn register(&self, region: libc::iovec) -> io::Result<()> {
+        // SAFETY: what the caller says.
+        unsafe { self.io.submitter().register_buffers(&[region]) }
+    }
+
+    /// Operations whose last completion has not come out yet.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// Completions that are there without asking the kernel.
+    #[cfg(test)]
+    pub fn reaped(&self) -> usize {
+        self.reaped.len()
+    }
+
+    /// Puts an operation into the submission queue, which is submitted in between if it is full.
+    ///
+    /// # Safety
+    /// Memory that the entry names stays where it is, and is touched by nobody else, until its last completion has come
+    /// out of [`Core::next`]; if that does not happen, for good.
+    pub unsafe fn push(&mut self, entry: squeue::Entry, token: Token) {
+        const ATTEMPTS: u32 = 1000;
+        let entry = entry.user_data(token.pack());
+        self.in_flight += 1;
+        for _ in 0..ATTEMPTS {
+            // SAFETY: what the caller says of memory. An operation on a descriptor whose number was closed, or given to
+            // another file, before it is submitted fails, or brings readiness that its token assigns to nobody.
+            let pushed = unsafe { self.io.submission().push(&entry) };
+            match pushed {
+                Ok(()) => return,
+                Err(_) => self.flush(),
+            }
+        }
+        panic!("the kernel has taken no submission in {ATTEMPTS} attempts");
+    }
+
+    /// Asks for the end of an operation, which completes by itself.
+    pub fn cancel(&mut self, token: Token) {
+        let entry = opcode::AsyncCancel::new(token.pack()).build();
+        // SAFETY: no memory is named.
+        unsafe { self.push(entry, Token::Cancel) };
+    }
+
+    /// Asks for the end of everything. Dear where much is in flight: the kernel searches.
+    pub fn cancel_all(&mut self) {
+        let entry = opcode::AsyncCancel2::new(CancelBuilder::any()).build();
+        // SAFETY: no memory is named.
+        unsafe { self.push(entry, Token::Cancel) };
+    }
+
+    /// Submits what was pushed and waits for a completion, at most `limit` (`None`: as long as it takes).
+    pub fn wait(&mut self, limit: Option<Duration>) -> io::Result<()> {
+        // Who has a whole batch to handle must not ask for more: every entry lets the kernel accept all that wait.
+        if self.reaped.len() >= BATCH_MAX {
+            return Ok(());
+        }
+        // What is left of the last batch must be handled before anything is waited for.
+        let limit = if self.reaped.is_empty() { limit } else { Some(Duration::ZERO) };
+        let before = self.reaped.len();
+        self.enter(1, limit)?;
+        // The kernel has stopped at its bound, not for want of work: once more for the rest of the batch, which it runs in
+        // one piece if so much is asked for. Nothing is waited for, as it may be less.
+        let room = BATCH_MAX.saturating_sub(self.reaped.len());
+        if room > 0 && self.reaped.len() - before >= DEFERRED_MAX && self.io.submission().taskrun() {
+            self.enter(room, Some(Duration::ZERO))?;
+        }
+        Ok(())
+    }
+
+    /// The next completion that was reaped, by its token; `None` for tokens of nobody.
+    pub fn next(&mut self) -> Option<(Option<Token>, cqueue::Entry)> {
+        let entry = self.reaped.pop_front()?;
+        if !cqueue::more(entry.flags()) {
+            self.in_flight = self.in_flight.saturating_sub(1);
+        }
+        Some((Token::unpack(entry.user_data()), entry))
+    }
+
+    /// Whether the completion queue was full since this was asked last.
+    pub fn take_overflowed(&mut self) -> bool {
+        std::mem::take(&mut self.overflowed)
+    }
+
+    fn enter(&mut self, want: usize, limit: Option<Duration>) -> io::Result<()> {
+        #[cfg(test)]
+        {
+            self.entries += 1;
+        }
+        let entered = match limit {
+            None => self.io.submitter().submit_and_wait(want),
+            Some(limit) => {
+                let limit = Timespec::from(limit);
+                self.io.submitter().submit_with_args(want, &SubmitArgs::new().timespec(&limit))
+            }
+        };
+        self.overflowed |= self.io.submission().cq_overflow();
+        self.reap();
+        match entered.map_err(|error| (error.raw_os_error(), error)) {
+            Ok(_) => Ok(()),
+            // The time is up; a signal; or completions must be taken out first, which has just been done.
+            Err((Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN | libc::EBADR), _)) => Ok(()),
+            Err((_, error)) => Err(error),
+        }
+    }
+
+    /// Submits without waiting, to make room in the submission queue.
+    fn flush(&mut self) {
+        if let Err(error) = self.io.submit() {
+            // EBUSY and EAGAIN pass when completions are taken out of the queue; nothing else is to be expected.
+            tracing::debug!(%error, "submitting in mid-turn");
+            self.reap();
+        }
+    }
+
+    fn reap(&mut self) {
+        self.reaped.extend(self.io.completion());
+    }
+}
