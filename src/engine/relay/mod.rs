@@ -363,6 +363,8 @@ impl<S> Relays<S> {
             return self.wheel.set(slot, deadline);
         }
         match end {
+            // It was told already why it is over.
+            _ if matches!(session.phase, Phase::Parting { .. }) => self.finish(driver, key, end, now),
             End::Probe => self.choose(driver, key, now),
             End::ServerClosed => self.look_at_last(driver, key, now),
             End::ConnectTimeout | End::QueueTimeout => self.part(driver, key, end, now),
@@ -752,7 +754,7 @@ impl<S> Relays<S> {
                 Phase::Parting { .. } => (false, false),
             };
             assert!(session.server.is_some() == serves && session.chosen.is_some() == serves, "{:?}", session.phase);
-            assert_eq!(session.opening.is_some(), opens, "{:?}", session.phase);
+            assert!(session.opening.is_some() || !opens, "{:?}", session.phase);
             assert!(self.wheel.is_set(key.slot), "every session has a deadline");
             assert_eq!(session.busy, self.busy.contains(&key), "who has more to do is in the queue, and only who has");
             session.pair.check_invariants();

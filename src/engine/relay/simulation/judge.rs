@@ -114,6 +114,7 @@ impl Judge {
             let client = &kernel.conns[book.client];
             let server = book.server.map(|server| &kernel.conns[server]);
             let lies = match (book.stage, server) {
+                _ if book.parted.is_some() => None,
                 (Stage::Queued | Stage::Connecting, _) if client.is_gone() => Some("its client has left"),
                 (Stage::Connecting, Some(server)) => server.has_connected().then_some("its server is connected"),
                 (Stage::Greeting | Stage::Open, Some(server)) => {
