@@ -482,6 +482,8 @@ impl Pair {
     fn deafen(&mut self, side: Side) {
         let half = self.half(side);
         half.deaf = true;
+        // Of one that has ended there is nothing left to read.
+        half.broken |= half.ended;
         half.held = Held::default();
         half.readable = true;
         half.hung = true;

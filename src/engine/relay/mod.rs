@@ -207,6 +207,7 @@ impl<S> Relays<S> {
             preface: Preface::new(terms.forward, terms.protocol, &facts, &terms.host),
             early: early.to_vec(),
             tried: Tried::default(),
+            queue_until: None,
             connect_until: None,
         };
         let is_tls = is_implicit_tls(addresses.1.port()) || early.starts_with(&[0x16, 0x03]);
@@ -401,7 +402,7 @@ impl<S> Relays<S> {
                 }
                 Choice::Full => {
                     let waiter = Waiter { ring: self.ring as u32, key: packed(key) };
-                    let until = now + backend.settings().queue_timeout;
+                    let until = *opening.queue_until.get_or_insert(now + backend.settings().queue_timeout);
                     let waits = backend.wait(waiter, client, now).is_ok();
                     drop(backend);
                     if !waits {
@@ -523,7 +524,14 @@ impl<S> Relays<S> {
         }
         if fault::present(Fault::BufferLeak) {
             let (announcement, tried) = (first.clone(), Tried::default());
-            let leaked = Opening { announcement, preface: None, early: early.clone(), tried, connect_until: None };
+            let leaked = Opening {
+                announcement,
+                preface: None,
+                early: early.clone(),
+                tried,
+                queue_until: None,
+                connect_until: None,
+            };
             session.opening = Some(Box::new(leaked));
         }
         session.pair.connected(&mut link, &first, &early, course);
@@ -646,7 +654,9 @@ impl<S> Relays<S> {
         if !session.pair.client_was_told() && !session.is_tls {
             let words = courtesy(session.terms.protocol, &session.terms.host, &session.id);
             // A fresh connection has room for a line; if not, there is nothing that could be said.
-            let _ = driver.send(&session.client, words.as_bytes(), true);
+            if !words.is_empty() {
+                let _ = driver.send(&session.client, words.as_bytes(), true);
+            }
         }
         driver.shutdown(&session.client);
         self.wheel.set(key.slot, until);

@@ -436,7 +436,7 @@ fn no_schedule_breaks_a_promise() {
                     let outcome = run(seed);
                     if std::env::var("SIM_ALL").is_ok() {
                         for violation in outcome.violations.iter().take(1) {
-                            eprintln!("SEED {seed} {}", &violation[..violation.len().min(400)]);
+                            eprintln!("SEED {seed} {}", &violation[..violation.len().min(4000)]);
                         }
                         continue;
                     }
