@@ -493,15 +493,22 @@ impl Pair {
     fn deafen(&mut self, side: Side) {
         let half = self.half(side);
         half.deaf = true;
+        // Of one that has ended there is nothing left to read.
+        half.broken |= half.ended;
         half.held = Held::default();
         half.readable = true;
         half.hung = true;
     }
 
+    /// Whether a server that should greet has ended without: the client is to be told so in words before our end.
+    fn is_unserved(&self) -> bool {
+        self.holds_end && !self.greeted && self.server.ended
+    }
+
     /// Tells a side that the other one has ended, once it has everything of it.
     fn pass_end(&mut self, to: Side, wire: &mut impl Wire) {
         let from = to.other();
-        let ended = self.half(from).ended && self.connected && !self.keeps_end(from);
+        let ended = self.half(from).ended && self.connected && !self.keeps_end(from) && !self.is_unserved();
         let half = self.half(to);
         // Where both have ended the close tells it.
         if ended && half.held.is_empty() && !half.shut && !half.is_over() {
@@ -519,6 +526,7 @@ impl Pair {
         match (client.broken, server.broken) {
             (true, _) if server.held.is_empty() => Some(End::ClientReset),
             (_, true) if client.held.is_empty() => Some(End::ServerReset),
+            _ if self.is_unserved() && client.held.is_empty() => Some(End::ServerClosed),
             _ if client.ended && server.ended && delivered => Some(match self.first_to_end {
                 Some(Side::Server) => End::ServerClosed,
                 _ => End::ClientClosed,

@@ -199,6 +199,7 @@ impl<S> Relays<S> {
             preface: Preface::new(terms.forward, terms.protocol, &facts, &terms.host),
             early: early.to_vec(),
             tried: Tried::default(),
+            queue_until: None,
             connect_until: None,
         };
         let is_tls = is_implicit_tls(addresses.1.port()) || early.starts_with(&[0x16, 0x03]);
@@ -355,6 +356,8 @@ impl<S> Relays<S> {
             return self.wheel.set(slot, deadline);
         }
         match end {
+            // It was told already why it is over.
+            _ if matches!(session.phase, Phase::Parting { .. }) => self.finish(driver, key, end, now),
             End::Probe => self.choose(driver, key, now),
             End::ServerClosed => self.look_at_last(driver, key, now),
             End::ConnectTimeout | End::QueueTimeout => self.part(driver, key, end, now),
@@ -391,7 +394,7 @@ impl<S> Relays<S> {
                 }
                 Choice::Full => {
                     let waiter = Waiter { ring: self.ring as u32, key: packed(key) };
-                    let until = now + backend.settings().queue_timeout;
+                    let until = *opening.queue_until.get_or_insert(now + backend.settings().queue_timeout);
                     let waits = backend.wait(waiter, client, now).is_ok();
                     drop(backend);
                     if !waits {
@@ -504,7 +507,14 @@ impl<S> Relays<S> {
         }
         if fault::present(Fault::BufferLeak) {
             let (announcement, tried) = (first.clone(), Tried::default());
-            let leaked = Opening { announcement, preface: None, early: early.clone(), tried, connect_until: None };
+            let leaked = Opening {
+                announcement,
+                preface: None,
+                early: early.clone(),
+                tried,
+                queue_until: None,
+                connect_until: None,
+            };
             session.opening = Some(Box::new(leaked));
         }
         session.pair.connected(&mut link, &first, &early, course);
@@ -632,7 +642,9 @@ impl<S> Relays<S> {
         if !session.pair.client_was_told() && !session.is_tls {
             let words = courtesy(session.terms.protocol, &session.terms.host, &session.id);
             // A fresh connection has room for a line; if not, there is nothing that could be said.
-            let _ = driver.send(&session.client, words.as_bytes(), true);
+            if !words.is_empty() {
+                let _ = driver.send(&session.client, words.as_bytes(), true);
+            }
         }
         driver.shutdown(&session.client);
         self.wheel.set(key.slot, until);
@@ -740,7 +752,7 @@ impl<S> Relays<S> {
                 Phase::Parting { .. } => (false, false),
             };
             assert!(session.server.is_some() == serves && session.chosen.is_some() == serves, "{:?}", session.phase);
-            assert_eq!(session.opening.is_some(), opens, "{:?}", session.phase);
+            assert!(session.opening.is_some() || !opens, "{:?}", session.phase);
             assert!(self.wheel.is_set(key.slot), "every session has a deadline");
             assert_eq!(session.busy, self.busy.contains(&key), "who has more to do is in the queue, and only who has");
             session.pair.check_invariants();

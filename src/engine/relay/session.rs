@@ -72,7 +72,9 @@ pub struct Opening {
     /// What the client has said already.
     pub early: Vec<u8>,
     pub tried: Tried,
-    /// By when a server must be connected, all attempts together; set at the first.
+    /// By when it must have a place, all waits together; set at the first.
+    pub queue_until: Option<Instant>,
+    /// By when a server must be connected, all attempts since it last waited for one together; set at the first.
     pub connect_until: Option<Instant>,
 }
 

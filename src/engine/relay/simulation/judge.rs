@@ -22,8 +22,10 @@ struct Book {
     /// Where it counts.
     counts_at: Option<ServerIndex>,
     stage: Stage,
-    /// When it came to the present stage; when to the one before.
+    /// When it came to the present stage.
     since: Duration,
+    /// When it waited for a server first.
+    queued: Option<Duration>,
     /// The servers that it has tried since it last waited for one.
     tried: Vec<SocketAddr>,
     parted: Option<Duration>,
@@ -66,6 +68,7 @@ impl Judge {
             counts_at: None,
             stage: Stage::Begun,
             since: kernel.now,
+            queued: None,
             tried: Vec::new(),
             parted: None,
             late: false,
@@ -114,6 +117,7 @@ impl Judge {
             let client = &kernel.conns[book.client];
             let server = book.server.map(|server| &kernel.conns[server]);
             let lies = match (book.stage, server) {
+                _ if book.parted.is_some() => None,
                 (Stage::Queued | Stage::Connecting, _) if client.is_gone() => Some("its client has left"),
                 (Stage::Connecting, Some(server)) => server.has_connected().then_some("its server is connected"),
                 (Stage::Greeting | Stage::Open, Some(server)) => {
@@ -171,6 +175,7 @@ impl Book {
         }
         if stage == Stage::Queued {
             self.tried.clear();
+            self.queued.get_or_insert(kernel.now);
         }
     }
 
@@ -202,7 +207,7 @@ impl Book {
         let Promises { pace, connect, queue, .. } = promises;
         match self.stage {
             Stage::Begun | Stage::Parting => self.since,
-            Stage::Queued => self.since + *queue,
+            Stage::Queued => self.queued.unwrap_or(self.since) + *queue,
             Stage::Connecting => self.since + *connect,
             Stage::Greeting => self.since + pace.greeting,
             Stage::Open => match self.half_closed(kernel) {
@@ -254,7 +259,9 @@ impl Book {
             End::GreetingTimeout => in_time(&[Stage::Greeting]) && unheard,
             End::NoGreeting => unheard && server.is_some_and(|server| server.read_end.is_some() || server.met_error),
             End::NoServer => self.server.is_none(),
-            End::ConnectFailed | End::QueueFull => matches!(self.stage, Stage::Begun | Stage::Connecting),
+            End::ConnectFailed | End::QueueFull => {
+                matches!(self.stage, Stage::Begun | Stage::Queued | Stage::Connecting)
+            }
             End::OutOfResources => kernel.scarcity || self.stage == Stage::Begun,
             End::Drained => drained,
             End::Probe | End::PrefaceRefused | End::FilterRefused | End::ServerDown | End::Killed => false,

@@ -220,7 +220,10 @@ impl Conn {
     fn perform(&mut self, act: Act, now: Duration) {
         if self.closed.is_some() {
             return match act {
-                Act::Send(_) => self.peer.sees(Seen::Reset, now),
+                Act::Send(_) => {
+                    self.peer.sees(Seen::Reset, now);
+                    self.leave();
+                }
                 Act::End | Act::Close | Act::Reset => self.leave(),
             };
         }
