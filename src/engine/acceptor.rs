@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use super::FOREVER;
 use super::door::{Door, Failure};
 use super::fault::{self, Fault};
-use super::relay::Relays;
+use super::relay::{Question, Relays};
 use super::report::Report;
 use super::tally::{Count, Tally};
 use crate::admission::{ClientTable, Clients, PendingPeers, Refusal, Ticket};
@@ -231,6 +231,11 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     pub fn drain(&mut self, grace: Duration) {
         self.draining = Some(Draining { pending_until: self.driver.now() + grace.min(FOREVER) });
         self.doors.iter_mut().for_each(Door::rise);
+    }
+
+    /// Somebody wants to know of sessions, or to end some.
+    pub fn ask(&mut self, question: Question) {
+        self.relays.ask(question);
     }
 
     /// Ends all sessions within a time, those first that have been silent longest.

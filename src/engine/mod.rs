@@ -11,6 +11,8 @@
 #![forbid(unsafe_code)]
 
 mod acceptor;
+mod accounts;
+mod asker;
 mod door;
 mod fault;
 #[cfg(test)]
@@ -29,11 +31,14 @@ mod tally;
 #[cfg(test)]
 mod tests;
 
+pub use accounts::{BackendAccount, ServerAccount};
+pub use asker::{Asker, SessionsSeen};
 pub use listener::{Listener, TIMEOUT_DEFAULT, TIMEOUT_MAX};
 pub use reconfigure::Kept;
 pub use relay::{
     DISCONNECT_DELAY_DEFAULT, GREETING_TIMEOUT_DEFAULT, HALF_CLOSED_TIMEOUT_DEFAULT, HELD_MOVED_MAX,
-    IDLE_TIMEOUT_DEFAULT, LiveSession, Relay, SessionLog, SessionRecord, SessionState, SharedBackend,
+    IDLE_TIMEOUT_DEFAULT, LiveSession, Relay, SessionFilter, SessionLog, SessionRecord, SessionSeen, SessionState,
+    SharedBackend,
 };
 pub use snapshot::{Ended, Meter, Snapshot};
 pub use start::{Bound, EngineBuilder, PENDING_LIMIT_DEFAULT, PENDING_LIMIT_MAX, RINGS_MAX, StartError};
@@ -55,6 +60,7 @@ use crate::dispatch::{PoolRecord, RunningWorkers};
 use crate::ring::{Ring, Sizes, Waker};
 use acceptor::{Acceptor, Departing};
 use pools::Pools;
+use relay::Question;
 use report::Report;
 use start::RingPlan;
 use tally::Tally;
@@ -89,6 +95,8 @@ pub struct Engine {
     threads: Vec<RingThread>,
     workers: Vec<Box<dyn RunningWorkers>>,
     pools: Vec<Arc<PoolRecord>>,
+    /// Of the present relays, and of former ones whose servers still have sessions.
+    backends: Vec<SharedBackend>,
     clients: Clients,
     report: Arc<Report>,
     /// What each ring was made for.
@@ -120,6 +128,10 @@ enum Command {
     Look,
     /// Connections from another process.
     TakeIn(Vec<Departing<OwnedFd>>),
+    /// Somebody wants to know of sessions, or to end some.
+    Ask(Question),
+    /// End at once.
+    Quit,
     /// Panic.
     #[cfg(test)]
     Break,
@@ -144,7 +156,13 @@ impl Engine {
     /// The same for another thread, also while the engine ends.
     pub fn meter(&self) -> Meter {
         let rings = self.threads.iter().map(|thread| thread.tally.clone()).collect();
-        Meter { rings, pools: self.pools.clone(), clients: self.clients.clone(), report: self.report.clone() }
+        Meter {
+            rings,
+            pools: self.pools.clone(),
+            clients: self.clients.clone(),
+            report: self.report.clone(),
+            backends: self.backends.clone(),
+        }
     }
 
     /// For a watchdog on another thread.
@@ -213,13 +231,30 @@ impl Pulse {
     }
 }
 
+/// The way to a ring, for another thread.
+#[derive(Clone, Debug)]
+struct Reach {
+    commands: Sender<Command>,
+    waker: Waker,
+}
+
+impl Reach {
+    fn command(&self, command: Command) {
+        // A ring that has ended takes none, and one that does not look for so long is stuck.
+        let _ = self.commands.send_timeout(command, COMMAND_PATIENCE);
+        self.waker.wake();
+    }
+}
+
 impl RingThread {
     fn command(&self, command: Command) {
-        if let Some(commands) = &self.commands {
-            // A ring that has ended takes none, and one that does not look for so long is stuck.
-            let _ = commands.send_timeout(command, COMMAND_PATIENCE);
+        if let Some(ring) = self.reach() {
+            ring.command(command);
         }
-        self.waker.wake();
+    }
+
+    fn reach(&self) -> Option<Reach> {
+        Some(Reach { commands: self.commands.clone()?, waker: self.waker.clone() })
     }
 
     /// Waits for the thread's end until `end`.
@@ -236,6 +271,8 @@ impl RingThread {
 
 impl Drop for RingThread {
     fn drop(&mut self) {
+        // Said, too, because others may have a way to the ring.
+        self.command(Command::Quit);
         self.commands = None;
         self.waker.wake();
         if let Some(handle) = self.handle.take() {
@@ -260,6 +297,8 @@ fn run(mut acceptor: Acceptor<Ring, Pools>, inbox: &Receiver<Command>, tally: &T
                 Ok(Command::TakeSessions(sessions)) => acceptor.take_in_sessions(sessions),
                 Ok(Command::Look) => acceptor.look(),
                 Ok(Command::TakeIn(arrivals)) => acceptor.take_in(arrivals),
+                Ok(Command::Ask(question)) => acceptor.ask(question),
+                Ok(Command::Quit) => return,
                 #[cfg(test)]
                 Ok(Command::Break) => panic!("as asked for"),
                 Ok(Command::Change { plan, done }) => {

@@ -1,6 +1,7 @@
 //! What a relay is to be like, as the engine's user describes it.
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,8 @@ pub struct SharedBackend {
     /// The servers' names, by index: kept apart, so that a log line needs no look at the state.
     servers: Arc<Mutex<Vec<Arc<str>>>>,
     state: Arc<Mutex<Backend>>,
+    /// No other backend of this process has it.
+    unique: u64,
 }
 
 impl SharedBackend {
@@ -35,7 +38,9 @@ impl SharedBackend {
             .bytes()
             .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
         let state = Arc::new(Mutex::new(Backend::new(settings, seed, Instant::now())));
-        let shared = SharedBackend { name, servers: Arc::default(), state };
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let unique = COUNT.fetch_add(1, Ordering::Relaxed);
+        let shared = SharedBackend { name, servers: Arc::default(), state, unique };
         shared.note_names();
         shared
     }
@@ -69,6 +74,11 @@ impl SharedBackend {
     /// Whether both are the same.
     pub fn is(&self, other: &SharedBackend) -> bool {
         self.number() == other.number()
+    }
+
+    /// Tells it from all others that there are or have been.
+    pub(in crate::engine) fn unique(&self) -> u64 {
+        self.unique
     }
 
     /// Tells it from others.
