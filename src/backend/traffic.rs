@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use super::choice::ServerIndex;
 use super::Backend;
+use super::choice::ServerIndex;
 use crate::relay::End;
 
 /// Longest time to connect or to greet that is told apart, in microseconds: one hour. Longer ones count as this.

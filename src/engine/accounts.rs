@@ -10,9 +10,9 @@ use crate::backend::{AdminState, BackendView, ServerTotals, ServerView, Totals, 
 use crate::relay::End;
 
 /// Bytes of a table or a JSON line that servers may take, about.
-const SERVERS_SHOWN_MAX: usize = 32 << 10;
+const SERVERS_SHOWN_MAX: usize = 24 << 10;
 /// Bytes that one takes beside its names.
-const SERVER_ROOM: usize = 512;
+const SERVER_ROOM: usize = 800;
 
 /// A backend at the moment of a snapshot.
 #[derive(Clone, Debug)]
@@ -175,7 +175,11 @@ pub(super) fn write(all: &[BackendAccount], f: &mut fmt::Formatter<'_>) -> fmt::
     if shown.is_empty() {
         return Ok(());
     }
-    write!(f, "\n\n{:<24} {:>6} {:>8} {:>8} {:>10} {:>12} {:>12}", "server", "state", "now", "max", "total", "in", "out")?;
+    write!(
+        f,
+        "\n\n{:<24} {:>6} {:>8} {:>8} {:>10} {:>12} {:>12}",
+        "server", "state", "now", "max", "total", "in", "out"
+    )?;
     write!(f, " {:>8} {:>10} {:>10}", "errors", "connect-us", "greet-us")?;
     for (backend, server) in shown {
         let ServerAccount { sessions, sessions_max, totals, traffic, .. } = server;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::relay::{FOUND_MAX, Found, Question, SessionFilter, SessionSeen, Wish};
+use super::relay::{FOUND_MAX, Found, Question, SessionFilter, SessionSeen, SharedBackend, Wish};
 use super::{Command, Engine, Reach};
 use crate::relay::End;
 
@@ -48,6 +48,11 @@ impl Asker {
     /// Ends sessions, spread over a time, for this reason; tells how many.
     pub fn end_sessions(&self, filter: &SessionFilter, end: End, over: Duration) -> usize {
         self.ask(filter, Wish::End { end, over }).iter().map(|found| found.count).sum()
+    }
+
+    /// Lets those who wait have the places that a changed state or weight has made.
+    pub fn grant_places(&self, backend: &SharedBackend) {
+        self.0.first().iter().for_each(|ring| ring.command(Command::GrantPlaces(backend.clone())));
     }
 
     fn seen(&self, filter: &SessionFilter, wish: Wish) -> SessionsSeen {

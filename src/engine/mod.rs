@@ -130,6 +130,8 @@ enum Command {
     TakeIn(Vec<Departing<OwnedFd>>),
     /// Somebody wants to know of sessions, or to end some.
     Ask(Question),
+    /// There may be places for sessions that wait.
+    GrantPlaces(SharedBackend),
     /// End at once.
     Quit,
     /// Panic.
@@ -298,6 +300,7 @@ fn run(mut acceptor: Acceptor<Ring, Pools>, inbox: &Receiver<Command>, tally: &T
                 Ok(Command::Look) => acceptor.look(),
                 Ok(Command::TakeIn(arrivals)) => acceptor.take_in(arrivals),
                 Ok(Command::Ask(question)) => acceptor.ask(question),
+                Ok(Command::GrantPlaces(backend)) => acceptor.grant_places(&backend),
                 Ok(Command::Quit) => return,
                 #[cfg(test)]
                 Ok(Command::Break) => panic!("as asked for"),
