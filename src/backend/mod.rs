@@ -31,6 +31,7 @@ mod server;
 mod settings;
 mod stick;
 mod succession;
+mod traffic;
 mod verdict;
 mod view;
 
@@ -46,9 +47,11 @@ pub use settings::{
     ServerSettings, Settings, StickSettings, WEIGHT_MAX,
 };
 pub use succession::TooManyServers;
+pub use traffic::{Closed, Traffic};
 pub use verdict::{Finding, Verdict};
 pub use view::{BackendView, ServerTotals, ServerView, Totals};
 
+use crate::relay::End;
 use choice::{Field, Pick};
 use client::{ClientKey, Dice, Hashed, Secret};
 use map::LinkedMap;
@@ -72,6 +75,8 @@ pub struct Backend {
     /// When the first of the servers without checks is tried again.
     back_at: Option<u64>,
     totals: Totals,
+    /// Ends of sessions that had no server.
+    unserved: [u64; End::COUNT],
 }
 
 /// A session that waits: its ring, and the number by which the ring knows it.
@@ -132,6 +137,7 @@ impl Backend {
             waiting_max: 0,
             back_at: None,
             totals: Totals::default(),
+            unserved: [0; End::COUNT],
         };
         servers.into_iter().for_each(|server| backend.push_server(server, 0));
         (0..backend.servers.len()).for_each(|at| _ = backend.settle(ServerIndex(at as u16)));
@@ -247,6 +253,7 @@ impl Backend {
             stick_used: self.stick.as_ref().map_or(0, StickTable::len),
             stick_size: self.stick.as_ref().map_or(0, StickTable::size),
             totals: self.totals,
+            unserved: &self.unserved,
         }
     }
 

@@ -7,6 +7,7 @@ use super::choice::{Load, ServerIndex, WEIGHT_ONE};
 use super::health::{Change, ConnectFailure, Health, OUT_FOR, Turn, fast_interval};
 use super::ramp::Ramp;
 use super::settings::{AdminState, CheckKind, ServerSettings, WEIGHT_MAX};
+use super::traffic::Traffic;
 use super::verdict::{Finding, Verdict};
 use super::view::{ServerTotals, ServerView};
 use super::{Backend, nanos};
@@ -29,6 +30,7 @@ pub(super) struct Server {
     pub(super) eased_at: Option<u64>,
     pub(super) sessions_max: u32,
     pub(super) totals: ServerTotals,
+    pub(super) traffic: Traffic,
 }
 
 impl Server {
@@ -42,6 +44,7 @@ impl Server {
             eased_at: None,
             sessions_max: 0,
             totals: ServerTotals::default(),
+            traffic: Traffic::default(),
         }
     }
 
@@ -260,6 +263,7 @@ impl Backend {
             weight: server.settings.weight,
             weight_now: f64::from(weight) / f64::from(WEIGHT_ONE),
             totals: server.totals,
+            traffic: &server.traffic,
         }
     }
 

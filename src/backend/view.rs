@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use super::choice::ServerIndex;
 use super::settings::AdminState;
+use super::traffic::Traffic;
 use super::verdict::Verdict;
+use crate::relay::End;
 
 /// A server as it is now.
 #[derive(Clone, Debug)]
@@ -48,6 +50,8 @@ pub struct ServerView<'a> {
     pub weight_now: f64,
     /// What has happened at it.
     pub totals: ServerTotals,
+    /// What its sessions have come to.
+    pub traffic: &'a Traffic,
 }
 
 /// What has happened at a server since the daemon began; reloads do not reset it.
@@ -107,4 +111,6 @@ pub struct BackendView<'a> {
     pub stick_size: usize,
     /// What has happened.
     pub totals: Totals,
+    /// Ends of sessions that had no server, by [`End::index`].
+    pub unserved: &'a [u64; End::COUNT],
 }

@@ -1,16 +1,19 @@
-//! `vestibule ctl`: questions to a running daemon.
+//! `vestibule ctl`: questions to a running daemon, and what it is told to do.
+
+mod tables;
 
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 use vestibule::engine::Snapshot;
 
-use super::takeover::{self, Form};
-use super::{Error, configuration};
+use super::control::{self, Form, NotAsked, Request};
+use super::{Error, configuration, takeover};
 
-/// Ask a running daemon.
+/// Ask a running daemon, or tell it what to do.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -20,13 +23,20 @@ pub struct Args {
 #[derive(clap::Subcommand)]
 enum Command {
     Stats(Stats),
+    Backends(Backends),
+    Server(Server),
+    Who(Who),
+    Session(Session),
+    Kick(Kick),
+    Reload(Reload),
+    Drain(Drain),
 }
 
 /// Show what a running daemon has counted since its start: the table that it prints at its end.
 ///
-/// The daemon is asked at its takeover_socket, which its configuration must name; root and the user that it runs as may
-/// ask. It goes on accepting meanwhile. Rows of zero are left out of the table, but not of the JSON. What each counter
-/// means: docs/operations.md.
+/// The daemon is asked at its control_socket, or at its takeover_socket if it has no other; root and the user that it runs
+/// as may ask. It goes on accepting meanwhile. Rows of zero are left out of the table, but not of the JSON. What each
+/// counter means: docs/operations.md.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Exit code: 0, or 1 if no daemon answers, or 78 if the configuration is wrong.
@@ -45,11 +55,115 @@ struct Stats {
     json: bool,
 }
 
+/// Show the backends and their servers.
+#[derive(clap::Args)]
+struct Backends {
+    #[command(flatten)]
+    daemon: Whom,
+
+    /// Print one line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Change a server until the next reload: what it is to do, or its weight.
+///
+/// ready: sessions may come. drain: sessions stay, and only clients that stick to it come. maint: nobody comes, and those
+/// who are there are let go, spread over login_proxy_max_disconnect_delay.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  vestibule ctl server imap/mail1 maint -c /etc/vestibule.conf
+  vestibule ctl server imap/mail1 weight 50 -c /etc/vestibule.conf")]
+struct Server {
+    /// Which one
+    #[arg(value_name = "BACKEND/SERVER")]
+    server: String,
+
+    /// What it is to be: ready, drain, maint, or weight and a number from 0 to 256
+    #[arg(value_name = "ready|drain|maint|weight N", num_args = 1..=2, required = true)]
+    change: Vec<String>,
+
+    #[command(flatten)]
+    daemon: Whom,
+}
+
+/// Show the sessions that there are, the oldest first.
+#[derive(clap::Args)]
+struct Who {
+    /// Only those of this client: an address or a network
+    #[arg(long, value_name = "ADDRESS[/BITS]")]
+    client: Option<String>,
+
+    /// Only those of this backend
+    #[arg(long, value_name = "NAME")]
+    backend: Option<String>,
+
+    /// Only those at servers of this name
+    #[arg(long, value_name = "NAME")]
+    server: Option<String>,
+
+    /// Most that are shown, up to 10000
+    #[arg(long, value_name = "NUMBER", default_value_t = control::WHO_DEFAULT)]
+    limit: usize,
+
+    #[command(flatten)]
+    daemon: Whom,
+
+    /// Print one line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Find a session by its id: as this daemon logs it, or as Dovecot does.
+///
+/// Dovecot's id names the client's address, its port and the time. That finds the session here, live or among those that
+/// have ended last.
+#[derive(clap::Args)]
+struct Session {
+    /// What stands behind session= in the log
+    id: String,
+
+    #[command(flatten)]
+    daemon: Whom,
+
+    /// Print one line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// End the sessions of a client, or one session.
+#[derive(clap::Args)]
+struct Kick {
+    /// Whose: an address, a network, or a session's id
+    #[arg(value_name = "CLIENT|SESSION")]
+    whom: String,
+
+    #[command(flatten)]
+    daemon: Whom,
+}
+
+/// Read the configuration again, and tell how that went.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Exit code: 0 if the configuration is in force; 1 if not, and what was in force before still is.")]
+struct Reload {
+    #[command(flatten)]
+    daemon: Whom,
+}
+
+/// Stop accepting and finish what is there, as SIGUSR1 does.
+#[derive(clap::Args)]
+struct Drain {
+    #[command(flatten)]
+    daemon: Whom,
+}
+
 /// Which daemon.
 #[derive(clap::Args)]
 #[group(required = true, multiple = false)]
 struct Whom {
-    /// The configuration file of the daemon, which has the path as its takeover_socket
+    /// The configuration file of the daemon, which has the path as its control_socket
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
 
@@ -60,36 +174,91 @@ struct Whom {
 
 /// Runs the subcommand.
 pub fn run(args: Args) -> Result<ExitCode, Error> {
-    let Command::Stats(Stats { daemon: Whom { config, socket }, json }) = args.command;
-    let socket = match socket {
-        Some(path) => path,
-        None => {
-            let loaded = match configuration::read(config.as_deref()) {
-                Ok(loaded) => loaded,
-                Err(problems) => return Ok(configuration::refuse(&problems)),
-            };
-            let file = config.unwrap_or_default();
-            let remedy = "add `takeover_socket = /run/vestibule/takeover.sock` and restart the daemon";
-            let missing = || format!("{}: takeover_socket is not set; {remedy}", file.display());
-            loaded.settings.takeover_socket.ok_or_else(missing)?
+    let (request, daemon, json) = match args.command {
+        Command::Stats(Stats { daemon, json }) => {
+            (Request::Stats { form: if json { Form::Json } else { Form::Table } }, daemon, json)
         }
+        Command::Backends(Backends { daemon, json }) => (Request::Backends {}, daemon, json),
+        Command::Server(Server { server, change, daemon }) => (change_of(&server, &change)?, daemon, false),
+        Command::Who(Who { client, backend, server, limit, daemon, json }) => {
+            (Request::Who { client, backend, server, limit: Some(limit) }, daemon, json)
+        }
+        Command::Session(Session { id, daemon, json }) => (Request::Session { id }, daemon, json),
+        Command::Kick(Kick { whom, daemon }) => (Request::Kick { whom }, daemon, false),
+        Command::Reload(Reload { daemon }) => (Request::Reload {}, daemon, false),
+        Command::Drain(Drain { daemon }) => (Request::Drain {}, daemon, false),
     };
-    let form = if json { Form::Json } else { Form::Table };
-    let text = takeover::ask(&socket, form).map_err(|problem| format!("{}: {problem}", socket.display()))?;
+    let socket = match daemon.socket(&request)? {
+        Ok(socket) => socket,
+        Err(exit) => return Ok(exit),
+    };
+    let said = |problem: &dyn std::fmt::Display| format!("{}: {problem}", socket.display());
+    let text = match control::ask(&socket, &request) {
+        Ok(answer) => tables::show(&request, &answer, json),
+        Err(NotAsked::NobodyThere(error)) => match request {
+            // A daemon without control_socket, or of a version before, answers this one at its takeover_socket.
+            Request::Stats { form } => {
+                let form = if form == Form::Json { takeover::Form::Json } else { takeover::Form::Table };
+                takeover::ask(&socket, form).map_err(|problem| said(&problem))?
+            }
+            _ => {
+                return Err(said(&format!(
+                    "{error}; nobody listens there: name the control_socket of a running daemon"
+                ))
+                .into());
+            }
+        },
+        Err(NotAsked::Failed(problem)) => return Err(said(&problem).into()),
+        Err(NotAsked::Refused(errors)) => return Err(errors.join("\n").into()),
+    };
     std::io::stdout().write_all(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }
 
+impl Whom {
+    /// Where the daemon is asked; or how the program ends, if its configuration is wrong.
+    fn socket(self, request: &Request) -> Result<Result<PathBuf, ExitCode>, Error> {
+        if let Some(path) = self.socket {
+            return Ok(Ok(path));
+        }
+        let settings = match configuration::read(self.config.as_deref()) {
+            Ok(loaded) => loaded.settings,
+            Err(problems) => return Ok(Err(configuration::refuse(&problems))),
+        };
+        let otherwise = if matches!(request, Request::Stats { .. }) { settings.takeover_socket } else { None };
+        let file = self.config.unwrap_or_default();
+        let remedy = "add `control_socket = /run/vestibule/control.sock` and restart the daemon";
+        let missing = || format!("{}: control_socket is not set; {remedy}", file.display());
+        Ok(Ok(settings.control_socket.or(otherwise).ok_or_else(missing)?))
+    }
+}
+
+fn change_of(server: &str, change: &[String]) -> Result<Request, Error> {
+    let (backend, server) = server.split_once('/').ok_or_else(|| format!("{server} is not BACKEND/SERVER"))?;
+    let (backend, server) = (backend.to_owned(), server.to_owned());
+    let words: Vec<&str> = change.iter().map(String::as_str).collect();
+    match words[..] {
+        ["weight", weight] => {
+            let weight = weight.parse().map_err(|_| format!("a weight is a number from 0 to 256, not {weight}"))?;
+            Ok(Request::Server { backend, server, state: None, weight: Some(weight) })
+        }
+        [state @ ("ready" | "drain" | "maint")] => {
+            Ok(Request::Server { backend, server, state: Some(state.to_owned()), weight: None })
+        }
+        _ => Err(format!("a server can be ready, drain, maint or weight N, not {}", words.join(" ")).into()),
+    }
+}
+
 /// All counters and latencies, in one line.
 pub fn json(snapshot: &Snapshot) -> String {
-    let microseconds: Map<String, Value> = snapshot
-        .latencies()
-        .into_iter()
-        .map(|(name, histogram)| {
-            let quantiles = Snapshot::QUANTILES.map(|(name, quantile)| (name, histogram.value_at_quantile(quantile)));
-            (name.replace(' ', "-"), object(quantiles.into_iter().chain([("count", histogram.len())])))
-        })
-        .collect();
+    format!("{}\n", value(snapshot))
+}
+
+/// All counters and latencies.
+pub fn value(snapshot: &Snapshot) -> Value {
+    let latencies = snapshot.latencies().into_iter();
+    let microseconds: Map<String, Value> =
+        latencies.map(|(name, histogram)| (name.replace(' ', "-"), quantiles(histogram))).collect();
     let counters = object(snapshot.counters().iter().copied());
     let (endings, more) = snapshot.main_endings();
     let ended: Vec<Value> = endings
@@ -98,8 +267,18 @@ pub fn json(snapshot: &Snapshot) -> String {
             |one| json!({ "service": one.service, "listener": one.listener, "reason": one.reason, "count": one.count }),
         )
         .collect();
-    let all = json!({ "counters": counters, "ended": ended, "ended-not-shown": more, "microseconds": microseconds });
-    format!("{all}\n")
+    let (shown, more_servers) = snapshot.main_servers();
+    let servers: Vec<Value> = shown.into_iter().map(|(backend, server)| control::server_of(backend, server)).collect();
+    json!({
+        "counters": counters, "ended": ended, "ended-not-shown": more, "servers": servers,
+        "servers-not-shown": more_servers, "microseconds": microseconds,
+    })
+}
+
+/// The quantiles of a histogram that are shown, and how many values it has.
+pub fn quantiles(histogram: &Histogram<u64>) -> Value {
+    let quantiles = Snapshot::QUANTILES.map(|(name, quantile)| (name, histogram.value_at_quantile(quantile)));
+    object(quantiles.into_iter().chain([("count", histogram.len())]))
 }
 
 fn object(numbers: impl Iterator<Item = (&'static str, u64)>) -> Value {

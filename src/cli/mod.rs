@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 mod check;
 mod config;
 mod configuration;
+mod control;
 mod ctl;
 mod decode;
 mod doctor;

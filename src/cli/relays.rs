@@ -17,6 +17,11 @@ use super::lock;
 pub struct Backends(Arc<Mutex<HashMap<String, SharedBackend>>>);
 
 impl Backends {
+    /// The backend of this name.
+    pub fn find(&self, name: &str) -> Option<SharedBackend> {
+        lock(&self.0).get(name).cloned()
+    }
+
     /// The backend that these settings describe: the one of this name if there is one, as it is to be from now on.
     pub fn get(&self, described: &config::Backend) -> SharedBackend {
         let mut settings = described.servers.clone();

@@ -16,12 +16,13 @@ use vestibule::engine::{Engine, SessionLog};
 use vestibule::ring;
 
 use super::configuration;
+use super::control::Control;
 use super::log::{self, Log};
 use super::plan::{self, Means};
 use super::privileges::Target;
 use super::sessions::Sessions;
 use super::systemd::Inherited;
-use super::takeover::{self, Claim, Given, Limits, Place};
+use super::takeover::{self, Claim, Given, Limits, Place, Purpose};
 use super::tier::{Event, Parts, Tier};
 use super::{Error, lock, privileges, systemd};
 
@@ -98,13 +99,24 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
     let settings = ready.loaded.settings;
     let session_log: Arc<dyn SessionLog> = Arc::new(Sessions::new(&log));
     let means = Means { identity: ready.identity, session_log: Some(session_log), ..Means::default() };
-    let Started { engine, place, predecessor } = start(&settings, &means, target.as_ref(), args.takeover, &ending)?;
+    let Started { engine, place, control, predecessor } =
+        start(&settings, &means, target.as_ref(), args.takeover, &ending)?;
     say_ready(&log, &settings, engine.addresses());
     if let Some(claim) = predecessor.clone() {
         let tell = tell.clone();
         thread::Builder::new().name("predecessor".into()).spawn(move || await_its_end(&claim, &tell))?;
     }
-    let tier = Tier::new(Parts { file: args.config, settings, means, engine, predecessor, events: tell.clone() });
+    let control = control.map(Arc::new);
+    let parts = Parts {
+        file: args.config,
+        settings,
+        means,
+        engine,
+        predecessor,
+        control: control.clone(),
+        events: tell.clone(),
+    };
+    let tier = Tier::new(parts);
     let tier = Arc::new(Mutex::new(tier));
     let place = Arc::new(place);
     if place.is_some() {
@@ -112,10 +124,14 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
         let body = move || place.iter().for_each(|place| takeover::answer(place, &tier, Limits::USUAL));
         thread::Builder::new().name("takeover".into()).spawn(body)?;
     }
+    if let Some(place) = &control {
+        let control = Control::new(place.clone(), tier.clone());
+        thread::Builder::new().name("control".into()).spawn(move || control.serve())?;
+    }
     let flag = ending.clone();
     thread::Builder::new().name("signals".into()).spawn(move || forward(signals, &tell, &flag))?;
     let clean = watch(&tier, events, &ending);
-    place.iter().for_each(Place::leave);
+    place.iter().chain(control.as_deref()).for_each(Place::leave);
     log.say(format_args!("{}", lock(&tier).snapshot()));
     if log.lost() > 0 {
         log.say(format_args!("{}", log::losses(log.lost())));
@@ -128,6 +144,8 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
 struct Started {
     engine: Engine,
     place: Option<Place>,
+    /// Where operators ask.
+    control: Option<Place>,
     predecessor: Option<Arc<Claim>>,
 }
 
@@ -141,11 +159,9 @@ fn start(
     ending: &AtomicBool,
 ) -> Result<Started, Error> {
     let mut claim = from.as_deref().map(|path| Claim::open(path, Limits::USUAL)).transpose()?;
-    if let (None, Some(path)) = (&claim, &settings.takeover_socket)
-        && Place::is_served(path)
-    {
-        let words = "another process listens there; take over from it (--takeover), stop it, or name another path";
-        return Err(format!("takeover_socket = {}: {words}", path.display()).into());
+    if claim.is_none() {
+        nobody_else_is_at(&settings.takeover_socket, Purpose::Takeover)?;
+        nobody_else_is_at(&settings.control_socket, Purpose::Control)?;
     }
     let mut inherited = Inherited::take()?;
     let open = |address| match claim.as_mut().map(|claim| claim.sockets_at(address)) {
@@ -159,9 +175,12 @@ fn start(
         privileges::drop_to(target)?;
     }
     ending.store(false, Ordering::SeqCst);
-    let place = settings.takeover_socket.as_deref().map(Place::prepare).transpose()?;
+    let prepare =
+        |path: &Option<PathBuf>, purpose| path.as_deref().map(|path| Place::prepare(path, purpose)).transpose();
+    let place = prepare(&settings.takeover_socket, Purpose::Takeover)?;
+    let control = prepare(&settings.control_socket, Purpose::Control)?;
     let mut engine = bound.start()?;
-    let publish = || place.as_ref().map_or(Ok(()), Place::publish);
+    let publish = || place.iter().chain(&control).try_for_each(Place::publish);
     let done = match &mut claim {
         Some(claim) => take_over(claim, &engine, publish),
         None => publish(),
@@ -174,7 +193,15 @@ fn start(
     }
     let tell = if claim.is_some() { systemd::ready_instead } else { systemd::ready };
     tell(engine.addresses().len());
-    Ok(Started { engine, place, predecessor: claim.map(Arc::new) })
+    Ok(Started { engine, place, control, predecessor: claim.map(Arc::new) })
+}
+
+/// An error if another process listens at this path.
+fn nobody_else_is_at(path: &Option<PathBuf>, purpose: Purpose) -> Result<(), Error> {
+    let served = path.as_ref().filter(|path| Place::is_served(path, purpose));
+    let Some(path) = served else { return Ok(()) };
+    let words = "another process listens there; take over from it (--takeover), stop it, or name another path";
+    Err(format!("{} = {}: {words}", purpose.setting(), path.display()).into())
 }
 
 /// Goes on where the process before stops.
@@ -223,7 +250,8 @@ fn watch(tier: &Mutex<Tier>, events: Receiver<Event>, ending: &AtomicBool) -> bo
     for event in events {
         let mut tier = lock(tier);
         match event {
-            Event::Signal(SIGHUP) => tier.reload(),
+            // What is wrong with it is in the log.
+            Event::Signal(SIGHUP) => drop(tier.reload()),
             Event::Signal(SIGUSR2) => tier.start_successor(),
             Event::Signal(SIGUSR1) => tier.drain(),
             Event::Signal(_) => {

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 use vestibule::config::{InetListener, Settings};
-use vestibule::engine::{ClientCounts, Engine, LiveSession, Meter, Pending, Snapshot};
+use vestibule::engine::{Asker, ClientCounts, Engine, LiveSession, Meter, Pending, Snapshot};
 
 use super::configuration::{self, Ready};
 use super::plan::{self, Means};
 use super::systemd::{self, Watchdog};
-use super::takeover::{Claim, Form, Given, Offered, Predecessor, successor};
+use super::takeover::{Claim, Form, Given, Offered, Place, Predecessor, successor};
 use super::{Error, ctl};
 
 /// What the daemon's main thread waits for.
@@ -56,6 +56,8 @@ pub struct Tier {
     /// Whether all of them have ended in time.
     complete: bool,
     watchdog: Watchdog,
+    /// Where operators ask: another process's, once it has taken over.
+    control: Option<Arc<Place>>,
     events: Sender<Event>,
 }
 
@@ -69,6 +71,8 @@ pub struct Parts {
     pub engine: Engine,
     /// The process that it was taken over from.
     pub predecessor: Option<Arc<Claim>>,
+    /// Where operators ask.
+    pub control: Option<Arc<Place>>,
     /// Where the main thread is told what happens.
     pub events: Sender<Event>,
 }
@@ -77,6 +81,7 @@ pub struct Parts {
 struct Finishing {
     number: usize,
     meter: Meter,
+    asker: Asker,
 }
 
 /// It has ended.
@@ -87,7 +92,7 @@ struct End {
 
 impl Tier {
     /// Of an engine that accepts.
-    pub fn new(Parts { file, settings, means, engine, predecessor, events }: Parts) -> Tier {
+    pub fn new(Parts { file, settings, means, engine, predecessor, control, events }: Parts) -> Tier {
         Tier {
             file,
             settings,
@@ -104,6 +109,7 @@ impl Tier {
             ends: crossbeam_channel::unbounded(), // one for each of `finishing`
             past: None,
             complete: true,
+            control,
             events,
         }
     }
@@ -150,29 +156,40 @@ impl Tier {
         self.settings.drain_timeout
     }
 
-    /// Puts the new configuration in force in the running engine, or leaves everything as it is.
-    pub fn reload(&mut self) {
+    /// Puts the new configuration in force in the running engine, or leaves everything as it is. Tells of warnings.
+    ///
+    /// # Errors
+    /// All that is wrong; it is in the log, too.
+    pub fn reload(&mut self) -> Result<Vec<String>, Vec<String>> {
         if let Err(reason) = self.accepting() {
             // Nothing of it to the service manager, which would wait for this process to be ready again.
             let remedy = if self.taken_over { ": tell that one to reload" } else { "" };
-            return tracing::error!("not reloaded: {reason}{remedy}");
+            let problem = format!("not reloaded: {reason}{remedy}");
+            tracing::error!("{problem}");
+            return Err(vec![problem]);
         }
         systemd::reloading();
-        if let Err(problems) = self.try_reload() {
+        let done = self.try_reload();
+        if let Err(problems) = &done {
             problems.iter().for_each(|problem| tracing::error!("{problem}"));
             tracing::error!("not reloaded: the configuration before stays in force");
         }
         systemd::ready(self.engine.as_ref().map_or(0, |engine| engine.addresses().len()));
+        done
     }
 
-    fn try_reload(&mut self) -> Result<(), Vec<String>> {
+    fn try_reload(&mut self) -> Result<Vec<String>, Vec<String>> {
         let Ready { loaded, identity } = configuration::load(self.file.as_deref())
             .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())?;
-        for warning in &loaded.warnings {
-            tracing::warn!("{warning}");
-        }
-        if loaded.settings.takeover_socket != self.settings.takeover_socket {
-            tracing::warn!("takeover_socket stays as it is until the daemon is restarted or taken over");
+        let mut warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+        let (present, wanted) = (&self.settings, &loaded.settings);
+        for (name, differs) in [
+            ("takeover_socket", wanted.takeover_socket != present.takeover_socket),
+            ("control_socket", wanted.control_socket != present.control_socket),
+        ] {
+            if differs {
+                warnings.push(format!("{name} stays as it is until the daemon is restarted or taken over"));
+            }
         }
         let means = Means { identity, ..self.means.clone() };
         let said = |error: &dyn std::fmt::Display| vec![error.to_string()];
@@ -181,10 +198,11 @@ impl Tier {
         let engine = self.engine.as_mut().ok_or_else(|| said(&why_not))?;
         let kept = engine.reconfigure(builder).map_err(|error| said(&error))?;
         let addresses = engine.addresses().len();
-        kept.iter().for_each(|kept| tracing::warn!("{kept}"));
+        warnings.extend(kept.iter().map(ToString::to_string));
+        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         (self.settings, self.means) = (loaded.settings, means);
         tracing::info!("reloaded: accepting on {addresses} addresses");
-        Ok(())
+        Ok(warnings)
     }
 
     /// Goes on with another engine; the present one finishes what it has.
@@ -234,7 +252,7 @@ impl Tier {
         let (limit, number) = (self.settings.drain_timeout, self.finished);
         let (ends, events) = (self.ends.0.clone(), self.events.clone());
         self.finished += 1;
-        self.finishing.push(Finishing { number, meter: engine.meter() });
+        self.finishing.push(Finishing { number, meter: engine.meter(), asker: engine.asker() });
         std::thread::spawn(move || {
             let in_time = end(&mut engine, limit);
             // Nobody waits for it once the process ends.
@@ -254,13 +272,20 @@ impl Tier {
 
     /// What all engines have counted so far.
     pub fn snapshot(&self) -> Snapshot {
-        let present = self.engine.iter().map(Engine::snapshot);
-        let finishing = self.finishing.iter().map(|one| one.meter.snapshot());
-        let all = present.chain(finishing).chain(self.past.clone());
-        let mut all = sum(all).expect("an engine runs or has run");
-        all.add("tls-failed", self.means.tls_failures.load(Ordering::Relaxed));
-        all.add("tls-checked", self.means.tls_checks.load(Ordering::Relaxed));
-        all
+        self.glance().snapshot()
+    }
+
+    /// What can be seen, and done to sessions and servers, without holding the tier.
+    pub fn glance(&self) -> Glance {
+        let meters = self.engine.iter().map(Engine::meter);
+        let askers = self.engine.iter().map(Engine::asker);
+        Glance {
+            meters: meters.chain(self.finishing.iter().map(|one| one.meter.clone())).collect(),
+            askers: askers.chain(self.finishing.iter().map(|one| one.asker.clone())).collect(),
+            past: self.past.clone(),
+            means: self.means.clone(),
+            disconnect_delay: self.settings.login_proxy_max_disconnect_delay,
+        }
     }
 
     /// The process that this one has taken over from shall not accept again when this one ends.
@@ -292,6 +317,8 @@ impl Predecessor for Tier {
     }
 
     fn let_go(&mut self) {
+        // Operators ask the other process from now on.
+        self.control.iter().for_each(|control| control.close());
         // The service manager listens to the other process from now on.
         self.watchdog.stop();
         self.taken_over = true;
@@ -307,6 +334,7 @@ impl Predecessor for Tier {
     }
 
     fn stay(&mut self, Given { pending, sessions }: Given) {
+        self.control.iter().for_each(|control| control.take_back());
         let (kept, counts) = (std::mem::take(&mut self.kept), std::mem::take(&mut self.counts));
         if self.leaving {
             return tracing::info!("nobody accepts any more: this process was told to end");
@@ -343,6 +371,31 @@ impl Predecessor for Tier {
             Form::Table => format!("{snapshot}\n"),
             Form::Json => ctl::json(&snapshot),
         }
+    }
+}
+
+/// The engines at one moment: their counts and sessions can be asked for by anyone who has this, however long the tier is
+/// busy with a takeover.
+#[derive(Clone)]
+pub struct Glance {
+    meters: Vec<Meter>,
+    /// The way to the sessions of each engine.
+    pub askers: Vec<Asker>,
+    past: Option<Snapshot>,
+    /// What the engines share.
+    pub means: Means,
+    /// Over how long the clients of a server that goes are let go.
+    pub disconnect_delay: Duration,
+}
+
+impl Glance {
+    /// What all engines have counted so far.
+    pub fn snapshot(&self) -> Snapshot {
+        let all = self.meters.iter().map(Meter::snapshot).chain(self.past.clone());
+        let mut all = sum(all).expect("an engine runs or has run");
+        all.add("tls-failed", self.means.tls_failures.load(Ordering::Relaxed));
+        all.add("tls-checked", self.means.tls_checks.load(Ordering::Relaxed));
+        all
     }
 }
 

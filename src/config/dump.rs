@@ -3,6 +3,7 @@
 use std::fmt::{Display, Write};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 
 use super::settings::*;
 use super::{Dovecot, Loaded, backends, names, validate, value};
@@ -85,9 +86,11 @@ fn of(name: &'static str, value: impl Display, default: impl Display) -> Line {
 
 fn global_lines(settings: &Settings) -> Vec<Line> {
     let (defaults, otherwise) = (&settings.defaults, Defaults::default());
-    let takeover = settings.takeover_socket.as_ref().map_or(String::new(), |path| quoted(&path.display().to_string()));
+    let socket =
+        |path: &Option<PathBuf>| path.as_ref().map_or(String::new(), |path| quoted(&path.display().to_string()));
     let time = value::show_time;
     let mut lines = vec![
+        of("control_socket", socket(&settings.control_socket), ""),
         of("drain_timeout", value::show_time(settings.drain_timeout), value::show_time(DRAIN_DEFAULT)),
         of("haproxy_timeout", value::show_time(defaults.timeout), value::show_time(otherwise.timeout)),
         of("haproxy_trusted_networks", networks(&defaults.networks), networks(&otherwise.networks)),
@@ -111,7 +114,7 @@ fn global_lines(settings: &Settings) -> Vec<Line> {
         of("ssl", yes_no(defaults.ssl), yes_no(otherwise.ssl)),
         file("ssl_cert", "ssl_server_cert_file", &settings.ssl_cert),
         file("ssl_key", "ssl_server_key_file", &settings.ssl_key),
-        of("takeover_socket", takeover, ""),
+        of("takeover_socket", socket(&settings.takeover_socket), ""),
         of("pending_listener_limit", defaults.pending_limit, otherwise.pending_limit),
         of("pending_peer_limit", settings.pending_peer_limit, 0),
     ];

@@ -67,6 +67,7 @@ pub const SETTINGS: &[Known] = &[
     known("chroot", &[Global], Vestibule),
     known("drain_timeout", &[Global], Vestibule),
     known("takeover_socket", &[Global], Vestibule),
+    known("control_socket", &[Global], Vestibule),
     known("login_source_ips", &[Global], Origin::Dovecot),
     known("login_proxy_timeout", &[Global], Origin::Dovecot),
     known("login_proxy_max_disconnect_delay", &[Global], Origin::Dovecot),

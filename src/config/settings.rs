@@ -32,6 +32,8 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// Unix socket on which another daemon can take over.
     pub takeover_socket: Option<PathBuf>,
+    /// Unix socket on which `vestibule ctl` asks and says what is to be done.
+    pub control_socket: Option<PathBuf>,
     /// What a listener has that does not say otherwise; the listeners in `services` have it filled in.
     pub defaults: Defaults,
     /// PEM file with the certificate chain for listeners with `ssl = yes`.

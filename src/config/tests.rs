@@ -117,7 +117,7 @@ fn every_setting_of_a_listener() {
 #[test]
 fn every_setting_outside_listeners() {
     let Loaded { settings, .. } = loaded(
-        "rings = 4\npending_limit = 100\nheader_limit = 536\ndrain_timeout = 5m\ntakeover_socket = run/t.sock\n\
+        "rings = 4\npending_limit = 100\nheader_limit = 536\ndrain_timeout = 5m\ntakeover_socket = run/t.sock\ncontrol_socket = run/c.sock\n\
          listen = 127.0.0.1\nservice s {\nworker = discard\nworkers = 3\nqueue = 7\noverload = reject\nresidual = exact\n\
          inet_listener l {\nport = 1\n}\n}\n",
     );
@@ -125,6 +125,7 @@ fn every_setting_outside_listeners() {
     assert_eq!((settings.pending_limit, settings.header_limit), (100, 536));
     assert_eq!(settings.drain_timeout, Duration::from_secs(300));
     assert_eq!(settings.takeover_socket, Some(PathBuf::from("run/t.sock")));
+    assert_eq!(settings.control_socket, Some(PathBuf::from("run/c.sock")));
     let service = &settings.services[0];
     assert_eq!((service.worker, service.workers.map(usize::from)), (WorkerKind::Discard, Some(3)));
     assert_eq!((service.queue, service.overload, service.exact_residual), (7, Overload::Reject, true));

@@ -71,6 +71,7 @@ pub(super) fn settings(root: &Path, gathered: &mut Gathered) -> Settings {
         header_limit,
         drain_timeout: check.drain_timeout(&values),
         takeover_socket: check.path(&values, "takeover_socket"),
+        control_socket: check.control_socket(&values),
         defaults,
         ssl_cert,
         ssl_key,
@@ -531,6 +532,16 @@ impl Check<'_> {
             }
         };
         Some(SourcedPath { path: beside(&setting.at, &path), at: setting.at.clone() }).filter(|_| !path.is_empty())
+    }
+
+    /// Not the takeover's: each has a file of its own.
+    fn control_socket(&mut self, values: &Values) -> Option<PathBuf> {
+        let path = self.path(values, "control_socket")?;
+        if self.path(values, "takeover_socket").as_ref() == Some(&path) {
+            let at = &values.get("control_socket")?.at;
+            self.problem(at, "control_socket is the same as takeover_socket: name another file".to_owned());
+        }
+        Some(path)
     }
 
     fn path(&mut self, values: &Values, name: &str) -> Option<PathBuf> {

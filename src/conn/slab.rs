@@ -79,6 +79,11 @@ impl<T> Slab<T> {
         Some(Key { slot, generation: entry.generation })
     }
 
+    /// Slots that were ever in use: the indices of all keys are below.
+    pub fn places(&self) -> u32 {
+        self.entries.len() as u32
+    }
+
     /// Slots in use.
     pub fn len(&self) -> usize {
         self.entries.len() - self.free.len()

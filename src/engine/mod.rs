@@ -11,6 +11,8 @@
 #![forbid(unsafe_code)]
 
 mod acceptor;
+mod accounts;
+mod asker;
 mod door;
 mod fault;
 #[cfg(test)]
@@ -30,12 +32,15 @@ mod tally;
 #[cfg(test)]
 mod tests;
 
+pub use accounts::{BackendAccount, ServerAccount};
+pub use asker::{Asker, SessionsSeen};
 pub use listener::{Listener, TIMEOUT_DEFAULT, TIMEOUT_MAX};
 pub use prober::{Asked, NAMES_EVERY, Resolver, ServerFinding, address_among, check_once};
 pub use reconfigure::Kept;
 pub use relay::{
     DISCONNECT_DELAY_DEFAULT, GREETING_TIMEOUT_DEFAULT, HALF_CLOSED_TIMEOUT_DEFAULT, HELD_MOVED_MAX,
-    IDLE_TIMEOUT_DEFAULT, LiveSession, Relay, SessionLog, SessionRecord, SessionState, SharedBackend,
+    IDLE_TIMEOUT_DEFAULT, LiveSession, Relay, SessionFilter, SessionLog, SessionRecord, SessionSeen, SessionState,
+    SharedBackend,
 };
 pub use snapshot::{Ended, Meter, Snapshot};
 pub use start::{Bound, EngineBuilder, PENDING_LIMIT_DEFAULT, PENDING_LIMIT_MAX, RINGS_MAX, StartError};
@@ -60,7 +65,7 @@ use crate::ring::{Ring, Sizes, Waker};
 use acceptor::{Acceptor, Departing};
 use pools::Pools;
 use prober::Prober;
-use relay::Mail;
+use relay::{Mail, Question};
 use report::Report;
 use start::RingPlan;
 use tally::Tally;
@@ -100,6 +105,8 @@ pub struct Engine {
     threads: Vec<RingThread>,
     workers: Vec<Box<dyn RunningWorkers>>,
     pools: Vec<Arc<PoolRecord>>,
+    /// Of the present relays, and of former ones whose servers still have sessions.
+    backends: Vec<SharedBackend>,
     clients: Clients,
     report: Arc<Report>,
     /// What each ring was made for.
@@ -133,6 +140,12 @@ enum Command {
     TakeIn(Vec<Departing<OwnedFd>>),
     /// The sessions of a server end, spread over a time.
     LetGo { backend: SharedBackend, server: ServerIndex, end: End, over: Duration },
+    /// Somebody wants to know of sessions, or to end some.
+    Ask(Question),
+    /// There may be places for sessions that wait.
+    GrantPlaces(SharedBackend),
+    /// End at once.
+    Quit,
     /// Panic.
     #[cfg(test)]
     Break,
@@ -157,7 +170,13 @@ impl Engine {
     /// The same for another thread, also while the engine ends.
     pub fn meter(&self) -> Meter {
         let rings = self.threads.iter().map(|thread| thread.tally.clone()).collect();
-        Meter { rings, pools: self.pools.clone(), clients: self.clients.clone(), report: self.report.clone() }
+        Meter {
+            rings,
+            pools: self.pools.clone(),
+            clients: self.clients.clone(),
+            report: self.report.clone(),
+            backends: self.backends.clone(),
+        }
     }
 
     /// For a watchdog on another thread.
@@ -227,7 +246,7 @@ impl Pulse {
     }
 }
 
-/// The way to a ring, for another thread. The ring does not end by the engine's wish while somebody has one.
+/// The way to a ring, for another thread.
 #[derive(Clone, Debug)]
 struct Reach {
     commands: Sender<Command>,
@@ -267,6 +286,8 @@ impl RingThread {
 
 impl Drop for RingThread {
     fn drop(&mut self) {
+        // Said, too, because others may have a way to the ring.
+        self.command(Command::Quit);
         self.commands = None;
         self.waker.wake();
         if let Some(handle) = self.handle.take() {
@@ -292,6 +313,9 @@ fn run(mut acceptor: Acceptor<Ring, Pools>, inbox: &Receiver<Command>, tally: &T
                 Ok(Command::Look) => acceptor.look(),
                 Ok(Command::TakeIn(arrivals)) => acceptor.take_in(arrivals),
                 Ok(Command::LetGo { backend, server, end, over }) => acceptor.let_go(&backend, server, end, over),
+                Ok(Command::Ask(question)) => acceptor.ask(question),
+                Ok(Command::GrantPlaces(backend)) => acceptor.grant_places(&backend),
+                Ok(Command::Quit) => return,
                 #[cfg(test)]
                 Ok(Command::Break) => panic!("as asked for"),
                 Ok(Command::Change { plan, done }) => {

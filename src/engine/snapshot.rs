@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::AddAssign;
 use std::sync::Arc;
+use std::time::Instant;
 
 use hdrhistogram::Histogram;
 
+use super::accounts::{self, BackendAccount, ServerAccount};
+use super::relay::SharedBackend;
 use super::report::{Named, Report};
 use super::tally::Tally;
 use crate::admission::{ClientTable, Clients};
@@ -19,6 +22,7 @@ pub struct Meter {
     pub(super) pools: Vec<Arc<PoolRecord>>,
     pub(super) clients: Clients,
     pub(super) report: Arc<Report>,
+    pub(super) backends: Vec<SharedBackend>,
 }
 
 impl Meter {
@@ -43,7 +47,9 @@ impl Meter {
             ("client-uncounted", table(ClientTable::uncounted)),
         ];
         let counters = names.into_iter().zip(totals).chain(others).collect();
-        Snapshot { counters, endings: self.endings(), header_wait, accept_to_worker }
+        let now = Instant::now();
+        let backends = self.backends.iter().map(|backend| BackendAccount::of(backend, now)).collect();
+        Snapshot { counters, endings: self.endings(), backends, header_wait, accept_to_worker }
     }
 
     fn endings(&self) -> Endings {
@@ -83,6 +89,7 @@ pub struct Ended<'a> {
 pub struct Snapshot {
     pub(super) counters: Vec<(&'static str, u64)>,
     pub(super) endings: Endings,
+    pub(super) backends: Vec<BackendAccount>,
     pub(super) header_wait: Histogram<u64>,
     pub(super) accept_to_worker: Histogram<u64>,
 }
@@ -122,6 +129,17 @@ impl Snapshot {
         (all, more)
     }
 
+    /// The backends and their servers: what there is now, and what has happened since the daemon began. Bytes, ends and times
+    /// are those of sessions that have ended.
+    pub fn backends(&self) -> &[BackendAccount] {
+        &self.backends
+    }
+
+    /// The first servers that an answer has room for, with their backends, and how many more there are.
+    pub fn main_servers(&self) -> (Vec<(&BackendAccount, &ServerAccount)>, usize) {
+        accounts::main_servers(&self.backends)
+    }
+
     /// Adds to a counter; one of a name that does not exist, such as the embedding server's own, comes behind the others.
     pub fn add(&mut self, name: &'static str, count: u64) {
         match self.counters.iter_mut().find(|(known, _)| *known == name) {
@@ -156,6 +174,7 @@ impl AddAssign<&Snapshot> for Snapshot {
         for (key, count) in &other.endings {
             *self.endings.entry(key.clone()).or_default() += count;
         }
+        accounts::merge(&mut self.backends, &other.backends);
         self.header_wait.add(&other.header_wait).expect("all histograms have the same bounds");
         self.accept_to_worker.add(&other.accept_to_worker).expect("all histograms have the same bounds");
     }
@@ -187,7 +206,7 @@ impl fmt::Display for Snapshot {
                 write!(f, " {:>9}", histogram.value_at_quantile(quantile))?;
             }
         }
-        Ok(())
+        accounts::write(&self.backends, f)
     }
 }
 
@@ -200,7 +219,7 @@ mod tests {
         let endings = (0..2000).map(|n| (("imap-login".into(), format!("listener-{n}"), "absent"), n + 1)).collect();
         let empty = crate::stats::empty_histogram;
         let (header_wait, accept_to_worker) = (empty(), empty());
-        let mut snapshot = Snapshot { counters: vec![], endings, header_wait, accept_to_worker };
+        let mut snapshot = Snapshot { counters: vec![], endings, backends: vec![], header_wait, accept_to_worker };
         snapshot += &snapshot.clone();
         let (shown, more) = snapshot.main_endings();
         let first = Ended { service: "imap-login", listener: "listener-1999", reason: "absent", count: 4000 };
@@ -219,6 +238,7 @@ mod tests {
                 (("imap-login".into(), "imap_haproxy".into(), "absent"), 1),
                 (("imap-login".into(), "imaps_haproxy".into(), "absent"), 7),
             ]),
+            backends: vec![],
             header_wait: wait,
             accept_to_worker: crate::stats::empty_histogram(),
         };

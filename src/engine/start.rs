@@ -200,6 +200,7 @@ impl EngineBuilder {
             threads,
             workers: Vec::new(),
             pools: Vec::new(),
+            backends: Vec::new(),
             clients: builder.counts.clone(),
             report: frame.report,
             sizes: frame.sizes,
@@ -411,6 +412,7 @@ impl Engine {
             pending_peer_limit: builder.pending_peer_limit,
             clients: self.clients.clone().changed(builder.clients, Instant::now()),
         });
+        self.keep_backends(&plan);
         self.clients = plan.clients.clone();
         self.proxied = plan.doors.iter().map(|door| door.listener.is_proxied()).collect();
         (self.addresses, self.declared, self.sockets) = (addresses, declared, all);
@@ -427,6 +429,19 @@ impl Engine {
         let _ = all_done.recv_timeout(CHANGE_PATIENCE);
         self.prober.iter().for_each(|prober| prober.watch(&relays));
         Ok(())
+    }
+
+    /// The backends of a plan; of those before, only those that are still needed.
+    fn keep_backends(&mut self, plan: &Plan) {
+        let now = Instant::now();
+        self.backends.retain(|backend| backend.lock().servers(now).any(|server| server.sessions > 0));
+        for door in &plan.doors {
+            if let Service::Relay(terms) = &door.service
+                && !self.backends.iter().any(|known| known.is(&terms.backend))
+            {
+                self.backends.push(terms.backend.clone());
+            }
+        }
     }
 
     fn door_plan(&self, listener: Listener, service: Service, bound: SocketAddr) -> DoorPlan {

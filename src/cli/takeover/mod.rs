@@ -39,7 +39,7 @@ use std::time::Duration;
 
 pub use ask::ask;
 pub use claim::Claim;
-pub use offer::{Given, Offered, Place, Predecessor, answer};
+pub use offer::{Given, Offered, Place, Predecessor, Purpose, answer, may_ask};
 pub use wire::Form;
 
 /// How long each step may take. Of one step the new process's patience ends before the old one's, which begins later: a

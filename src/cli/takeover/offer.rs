@@ -5,13 +5,14 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::net::{SocketAddrUnix, SocketFlags};
+use rustix::net::{AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType};
 use vestibule::engine::{HELD_MOVED_MAX, LiveSession, Pending};
 use vestibule::ring::Credentials;
 
@@ -25,6 +26,8 @@ use crate::cli::lock;
 
 /// Those who may wait to be heard.
 const WAITING_MAX: i32 = 8;
+/// The same where operators ask.
+const CONTROL_WAITING_MAX: i32 = 64;
 /// How often, after another process has died, the backlogs are looked at, and the rest between: 2 s in all.
 const LOOKS: u32 = 100;
 const LOOK_REST: Duration = Duration::from_millis(20);
@@ -93,9 +96,46 @@ enum Wish {
     Nothing,
 }
 
-/// The Unix socket on which other processes ask to take over.
+/// What a Unix socket is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Other processes ask to take over: packets, which carry descriptors.
+    Takeover,
+    /// Operators ask, and say what is to be done: a stream of lines.
+    Control,
+}
+
+impl Purpose {
+    /// The setting that names its path.
+    pub fn setting(self) -> &'static str {
+        match self {
+            Purpose::Takeover => "takeover_socket",
+            Purpose::Control => "control_socket",
+        }
+    }
+
+    fn socket(self) -> io::Result<OwnedFd> {
+        match self {
+            Purpose::Takeover => channel::socket(),
+            Purpose::Control => {
+                let (family, sort) = (AddressFamily::UNIX, SocketType::STREAM);
+                Ok(rustix::net::socket_with(family, sort, SocketFlags::CLOEXEC, None)?)
+            }
+        }
+    }
+
+    fn waiting_max(self) -> i32 {
+        match self {
+            Purpose::Takeover => WAITING_MAX,
+            Purpose::Control => CONTROL_WAITING_MAX,
+        }
+    }
+}
+
+/// A Unix socket on which other processes ask for something.
 pub struct Place {
     path: PathBuf,
+    purpose: Purpose,
     listening: Mutex<Option<Listening>>,
 }
 
@@ -117,15 +157,18 @@ impl Place {
     ///
     /// # Errors
     /// Say what to do.
-    pub fn prepare(path: &Path) -> Result<Place, String> {
-        let place = Place { path: path.to_owned(), listening: Mutex::new(None) };
+    pub fn prepare(path: &Path, purpose: Purpose) -> Result<Place, String> {
+        let place = Place { path: path.to_owned(), purpose, listening: Mutex::new(None) };
         place.bind().map_err(|error| place.failed(&error))?;
         Ok(place)
     }
 
     /// Whether somebody listens there.
-    pub fn is_served(path: &Path) -> bool {
-        Channel::connect(path, Limits::USUAL.hello).is_ok()
+    pub fn is_served(path: &Path, purpose: Purpose) -> bool {
+        match purpose {
+            Purpose::Takeover => Channel::connect(path, Limits::USUAL.hello).is_ok(),
+            Purpose::Control => UnixStream::connect(path).is_ok(),
+        }
     }
 
     /// Puts the socket in its place, instead of that of a process before, in one step.
@@ -144,12 +187,12 @@ impl Place {
     }
 
     /// Hears nobody any more. The file stays: it is another process's by now.
-    fn close(&self) {
-        *lock(&self.listening) = None;
+    pub fn close(&self) {
+        wake(lock(&self.listening).take());
     }
 
     /// Listens again, wherever another process has got to with its own socket.
-    fn take_back(&self) {
+    pub fn take_back(&self) {
         if lock(&self.listening).as_ref().is_some_and(|listening| listening.is_at(&self.path)) {
             return;
         }
@@ -164,17 +207,19 @@ impl Place {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {} // what a process of the same number has left there
         }
-        let socket = channel::socket()?;
+        let socket = self.purpose.socket()?;
         rustix::net::bind(&socket, &SocketAddrUnix::new(&path)?)?;
         // Nobody can connect before it listens, so nobody has come through before the file is closed to others.
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-        rustix::net::listen(&socket, WAITING_MAX)?;
+        rustix::net::listen(&socket, self.purpose.waiting_max())?;
         let there = fs::symlink_metadata(&path)?;
-        *lock(&self.listening) = Some(Listening { socket: Arc::new(socket), file: (there.dev(), there.ino()) });
+        let listening = Listening { socket: Arc::new(socket), file: (there.dev(), there.ino()) };
+        wake(lock(&self.listening).replace(listening));
         Ok(())
     }
 
-    fn listener(&self) -> Option<Arc<OwnedFd>> {
+    /// What listens there.
+    pub fn listener(&self) -> Option<Arc<OwnedFd>> {
         lock(&self.listening).as_ref().map(|listening| listening.socket.clone())
     }
 
@@ -193,7 +238,14 @@ impl Place {
             }
             _ => "",
         };
-        format!("takeover_socket = {}: {error}{remedy}", self.path.display())
+        format!("{} = {}: {error}{remedy}", self.purpose.setting(), self.path.display())
+    }
+}
+
+/// Whoever waits on a socket that is given up learns of it.
+fn wake(former: Option<Listening>) {
+    if let Some(former) = former {
+        let _ = rustix::net::shutdown(&former.socket, Shutdown::Both); // it is closed in any case
     }
 }
 
@@ -277,11 +329,7 @@ fn look_for_a_while(host: &Mutex<impl Predecessor>) {
 /// Who may ask: root, or who could as well have stopped this process.
 fn admit(channel: &Channel) -> Result<Wish, Broken> {
     let peer = channel.peer().map_err(Broken::System)?;
-    let own = nix::unistd::geteuid().as_raw();
-    if peer.uid != own && peer.uid != 0 {
-        let words = format!("process {} runs as user id {}, this one as {own}", peer.pid, peer.uid);
-        return Err(Broken::Unexpected(words));
-    }
+    may_ask(peer).map_err(Broken::Unexpected)?;
     match channel.receive() {
         Ok((Message::Hello { version: version @ VERSION_MIN..=VERSION }, _)) => Ok(Wish::Succeed(peer, version)),
         Ok((Message::Ask(form), _)) => Ok(Wish::Counters(form)),
@@ -289,6 +337,17 @@ fn admit(channel: &Channel) -> Result<Wish, Broken> {
         Ok(_) => Err(Broken::unexpected("it does not begin with Hello")),
         Err(Broken::Closed) => Ok(Wish::Nothing),
         Err(broken) => Err(broken),
+    }
+}
+
+/// Root may, and who could as well have stopped this process.
+///
+/// # Errors
+/// Say who asks.
+pub fn may_ask(peer: Credentials) -> Result<(), String> {
+    match nix::unistd::geteuid().as_raw() {
+        own if peer.uid == own || peer.uid == 0 => Ok(()),
+        own => Err(format!("process {} runs as user id {}, this one as {own}", peer.pid, peer.uid)),
     }
 }
 

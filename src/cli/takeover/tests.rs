@@ -92,7 +92,9 @@ impl Stage {
     /// An old process that waits no longer than this.
     fn with_limits(pending: usize, limits: Limits) -> Stage {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let place = Arc::new(Place::prepare(&directory.path().join("socket")).expect("the directory is ours"));
+        let place = Arc::new(
+            Place::prepare(&directory.path().join("socket"), Purpose::Takeover).expect("the directory is ours"),
+        );
         place.publish().expect("the directory is ours");
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
@@ -209,7 +211,7 @@ fn a_new_process_that_is_gone_later_gives_place_to_the_old_one_again() {
     drop(claim);
     stage.expect(&["offer", "hand over of 1", "let go", "stay with 0"]);
     let end = Instant::now() + SOON;
-    while !Place::is_served(&stage.path()) {
+    while !Place::is_served(&stage.path(), Purpose::Takeover) {
         assert!(Instant::now() < end, "it listens again");
         std::thread::sleep(Duration::from_millis(2));
     }
@@ -221,7 +223,7 @@ const PATH_OF_THE_DYING: &str = "VESTIBULE_TEST_DYING";
 #[test]
 fn an_old_process_that_dies_in_the_middle_does_not_keep_the_new_one_from_serving() {
     if let Some(path) = std::env::var_os(PATH_OF_THE_DYING) {
-        let place = Place::prepare(Path::new(&path)).expect("the directory is the parent's");
+        let place = Place::prepare(Path::new(&path), Purpose::Takeover).expect("the directory is the parent's");
         place.publish().expect("the directory is the parent's");
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         answer(
@@ -238,7 +240,7 @@ fn an_old_process_that_dies_in_the_middle_does_not_keep_the_new_one_from_serving
     old.args(["--exact", &this]).env(PATH_OF_THE_DYING, &path).stdout(Stdio::null());
     let mut old = old.spawn().expect("a process can be had");
     let end = Instant::now() + SOON;
-    while !Place::is_served(&path) {
+    while !Place::is_served(&path, Purpose::Takeover) {
         assert!(Instant::now() < end, "it listens");
         std::thread::sleep(Duration::from_millis(2));
     }
@@ -362,10 +364,10 @@ fn the_file_is_for_its_owner_and_another_process_s_stays() {
     let stage = Stage::new(0);
     let mode = std::fs::metadata(stage.path()).expect("it is there").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-    let next = Place::prepare(&stage.path()).expect("the directory is ours");
+    let next = Place::prepare(&stage.path(), Purpose::Takeover).expect("the directory is ours");
     next.publish().expect("the directory is ours");
     stage.place.leave();
-    assert!(Place::is_served(&stage.path()), "the next one's file");
+    assert!(Place::is_served(&stage.path(), Purpose::Takeover), "the next one's file");
     next.leave();
     assert!(!stage.path().exists());
     assert_eq!(std::fs::read_dir(stage.directory.path()).expect("it is there").count(), 0, "nothing is left");
@@ -376,8 +378,9 @@ fn an_unreachable_place_is_named_with_a_remedy() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let nobody = Claim::open(&directory.path().join("nobody"), Limits::USUAL).err().expect("nobody listens");
     assert!(nobody.contains("start without --takeover"), "{nobody}");
-    let missing = Place::prepare(&directory.path().join("missing/socket")).err().expect("no directory");
+    let missing =
+        Place::prepare(&directory.path().join("missing/socket"), Purpose::Takeover).err().expect("no directory");
     assert!(missing.contains("its directory must exist"), "{missing}");
-    let long = Place::prepare(&directory.path().join("x".repeat(100))).err().expect("too long");
+    let long = Place::prepare(&directory.path().join("x".repeat(100)), Purpose::Takeover).err().expect("too long");
     assert!(long.contains("at most 107 bytes"), "{long}");
 }

@@ -12,6 +12,7 @@
 //! client's socket is watched, and its server's if it has one; it counts at its server exactly as long as `chosen` names
 //! one; it has one deadline in the wheel.
 
+mod asked;
 mod log;
 mod mail;
 mod moving;
@@ -21,6 +22,7 @@ mod session;
 mod sources;
 mod wire;
 
+pub use asked::{FOUND_MAX, Found, Question, SessionFilter, SessionSeen, Wish};
 pub use log::{SessionLog, SessionRecord};
 pub use mail::Mail;
 pub use moving::{HELD_MOVED_MAX, LiveSession, SessionState};
@@ -46,6 +48,7 @@ use crate::relay::{
     courtesy,
 };
 use crate::ring::{BATCH_MAX, Errno, Readiness, Streams};
+use asked::Asked;
 pub use service::Terms;
 use session::{Opening, Phase, Session, Times};
 pub use sources::connect_in_turn;
@@ -89,6 +92,8 @@ pub struct Relays<S> {
     /// Whose session has ended, and why.
     #[cfg(test)]
     ended: Vec<(SocketAddr, End)>,
+    /// What others want to know of sessions, or want to end.
+    asked: Asked,
 }
 
 /// What time it was by the calendar at some moment, asked again now and then: clocks are set.
@@ -146,6 +151,7 @@ impl<S> Relays<S> {
             wall: Wall::ask(now),
             #[cfg(test)]
             ended: Vec::new(),
+            asked: Asked::default(),
         }
     }
 
@@ -168,7 +174,8 @@ impl<S> Relays<S> {
 
     /// When [`advance`](Relays::advance) has something to do though nothing happens.
     pub fn due(&self, now: Instant) -> Option<Instant> {
-        if self.busy.is_empty() && !self.has_mail { self.wheel.next() } else { Some(now) }
+        let idle = self.busy.is_empty() && !self.has_mail && self.asked.is_empty();
+        if idle { self.wheel.next() } else { Some(now) }
     }
 }
 
@@ -218,6 +225,7 @@ impl<S> Relays<S> {
             early: early.len() as u32,
             times: Times::new(handoff.accepted_at, now),
             is_tls,
+            served_by: None,
             leaves: None,
             is_kept_alive: false,
             busy: false,
@@ -305,6 +313,7 @@ impl<S> Relays<S> {
             let Some(slot) = self.wheel.expire(now) else { break };
             self.expired(driver, slot, now);
         }
+        self.answer(now);
         if now.saturating_duration_since(self.wall.at) > Wall::ASK_EVERY {
             self.wall = Wall::ask(now);
         }
@@ -634,7 +643,7 @@ impl<S> Relays<S> {
     /// Tells the client that nobody serves it, and waits a moment for its end.
     fn part<D: Streams<Socket = S>>(&mut self, driver: &mut D, key: Key, end: End, now: Instant) {
         self.tell(key, Some(end), now);
-        self.leave_server(driver, key, now);
+        self.leave_server(driver, key, end, now);
         let session = self.sessions.get_mut(key).expect("the caller has it");
         session.opening = None;
         let until = now + PARTING_MAX;
@@ -678,7 +687,7 @@ impl<S> Relays<S> {
     }
 
     /// The session does not count at its server any more.
-    fn leave_server<D: Streams<Socket = S>>(&mut self, driver: &mut D, key: Key, now: Instant) {
+    fn leave_server<D: Streams<Socket = S>>(&mut self, driver: &mut D, key: Key, end: End, now: Instant) {
         let session = self.sessions.get_mut(key).expect("the caller has it");
         let backend = session.terms.backend.clone();
         if session.server.take().is_some() {
@@ -688,9 +697,14 @@ impl<S> Relays<S> {
             // `false`: a grant is on its way, and comes back when it finds nobody.
             let _ = backend.lock().abandon(Waiter { ring: self.ring as u32, key: packed(key) });
         }
-        if let Some(index) = session.chosen.take()
-            && let Some(grant) = backend.lock().release(index, now)
-        {
+        let (index, closed) = (session.chosen.take(), session.closed(end, now));
+        session.served_by = index;
+        let grant = {
+            let mut state = backend.lock();
+            state.account(index, &closed);
+            index.and_then(|index| state.release(index, now))
+        };
+        if let Some(grant) = grant {
             self.mail.send(&backend, grant);
         }
     }
@@ -701,12 +715,16 @@ impl<S> Relays<S> {
         if !told && end != End::Probe {
             self.tell(key, Some(end), now);
         }
-        self.leave_server(driver, key, now);
+        if !told {
+            self.leave_server(driver, key, end, now);
+        }
         self.wheel.clear(key.slot);
         Watch::of(key, Side::Client, 0).end(driver);
-        let _session = self.sessions.remove(key);
-        #[cfg(test)]
-        self.ended.extend(_session.map(|session| (session.addresses.0, end)));
+        if let Some(session) = self.sessions.remove(key) {
+            #[cfg(test)]
+            self.ended.push((session.addresses.0, end));
+            self.asked.remember(session, end, now);
+        }
         self.tally.session_ended(end);
     }
 

@@ -125,6 +125,7 @@ impl<S> Relays<S> {
             early: state.early,
             times: Times { accepted, begun, chosen: chosen_at, connected, greeted, active },
             is_tls: state.is_tls,
+            served_by: None,
             leaves: None,
             is_kept_alive: false,
             busy: false,

@@ -1,6 +1,7 @@
 //! What a relay is to be like, as the engine's user describes it.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,8 @@ pub struct SharedBackend {
     notices: Arc<Repeats<Notice>>,
     /// Of the prober that has it in its charge, if one does.
     bell: Arc<Mutex<Weak<Waker>>>,
+    /// No other backend of this process has it.
+    unique: u64,
 }
 
 impl SharedBackend {
@@ -47,7 +50,9 @@ impl SharedBackend {
         let name = settings.name.as_str().into();
         let state = Arc::new(Mutex::new(Backend::new(settings, seed, now)));
         let notices = Arc::new(Repeats::new(TOLD_EVERY));
-        let shared = SharedBackend { name, servers: Arc::default(), state, notices, bell: Arc::default() };
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let unique = COUNT.fetch_add(1, Ordering::Relaxed);
+        let shared = SharedBackend { name, servers: Arc::default(), state, notices, bell: Arc::default(), unique };
         shared.note_names();
         shared
     }
@@ -94,6 +99,11 @@ impl SharedBackend {
     /// Whether both are the same.
     pub fn is(&self, other: &SharedBackend) -> bool {
         self.number() == other.number()
+    }
+
+    /// Tells it from all others that there are or have been.
+    pub(in crate::engine) fn unique(&self) -> u64 {
+        self.unique
     }
 
     /// Tells it from others.

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::log::SessionRecord;
 use super::service::Terms;
-use crate::backend::{ServerIndex, Tried};
+use crate::backend::{Closed, ServerIndex, Tried};
 use crate::dispatch::{ListenerInfo, Permit};
 use crate::relay::{End, Pair, Preface, Protocol, SessionId, Side};
 
@@ -33,6 +33,8 @@ pub struct Session<S> {
     pub is_tls: bool,
     /// Bytes of the client that came with its header.
     pub early: u32,
+    /// The server that it has counted at, once it does no longer.
+    pub served_by: Option<ServerIndex>,
     /// By when it has to end whatever happens, and why.
     pub leaves: Option<(Instant, End)>,
     /// The kernel asks silent peers for signs of life.
@@ -158,6 +160,21 @@ impl<S> Session<S> {
             from_client: self.pair.from_client() + u64::from(self.early),
             from_server: self.pair.from_server(),
             retries: self.attempts.saturating_sub(1),
+        }
+    }
+
+    /// What it has come to, for its server's account.
+    pub fn closed(&self, end: End, now: Instant) -> Closed {
+        let Times { accepted, chosen, connected, greeted, .. } = self.times;
+        let is_connected = self.opening.is_none();
+        let has_greeted = is_connected && self.server_greets() && self.pair.is_greeted();
+        Closed {
+            end,
+            from_client: self.pair.from_client() + if is_connected { self.early.into() } else { 0 },
+            from_server: self.pair.from_server(),
+            connect: is_connected.then(|| connected.saturating_duration_since(chosen)),
+            greeting: has_greeted.then(|| greeted.saturating_duration_since(connected)),
+            lasted: now.saturating_duration_since(accepted),
         }
     }
 

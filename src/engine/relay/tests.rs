@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::{Relay, SharedBackend};
 use crate::backend::{AdminState, Balance, CheckKind, CheckSettings, ServerSettings, Settings};
-use crate::engine::{Engine, Listener};
-use crate::relay::Protocol;
+use crate::engine::{Engine, Listener, SessionFilter};
+use crate::relay::{End, Protocol};
 
 /// Generous; it only matters when something is broken.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -164,4 +164,62 @@ fn a_drain_lets_sessions_go_and_is_complete() {
     let mut rest = Vec::new();
     client.read_to_end(&mut rest).expect("the relay ends in order");
     assert_eq!(engine.snapshot().count("service-ended"), 1);
+}
+
+#[test]
+fn rings_tell_who_is_served_and_end_whom_they_are_told_to() {
+    let backend = backend(&[echo()]);
+    let engine = engine(&backend);
+    let mut clients: Vec<TcpStream> = (0..3).map(|_| connect(&engine)).collect();
+    for client in &mut clients {
+        client.read_exact(&mut [0; 12]).expect("the server greets");
+        client.write_all(b"abc").expect("it is served");
+        client.read_exact(&mut [0; 3]).expect("it echoes");
+    }
+    let asker = engine.asker();
+    let all = asker.sessions(&SessionFilter::default(), 2);
+    assert_eq!((all.sessions.len(), all.more), (2, 1));
+    assert!(all.sessions[0].age >= all.sessions[1].age, "the oldest first");
+    let wanted = clients[1].local_addr().expect("connected");
+    let of_one = SessionFilter { port: Some(wanted.port()), ..SessionFilter::default() };
+    let found = asker.sessions(&of_one, 10).sessions.pop().expect("it is there");
+    assert_eq!((found.client, found.state, found.server.as_deref()), (wanted, "open", Some("s0")));
+    assert_eq!((found.from_client, found.from_server), (3, 15));
+    let elsewhere = SessionFilter { server: Some("s1".into()), ..SessionFilter::default() };
+    assert_eq!(asker.end_sessions(&elsewhere, End::Killed, Duration::ZERO), 0);
+    assert_eq!(asker.end_sessions(&of_one, End::Killed, Duration::ZERO), 1);
+    assert_eq!(clients[1].read(&mut [0; 9]).expect("it ends in order"), 0);
+    crate::dispatch::testing::until("it has ended", || held(&backend) == 2);
+    let ended = asker.ended(&of_one, 10).sessions.pop().expect("it is remembered");
+    assert_eq!((ended.id, ended.state, ended.server.as_deref()), (found.id, "killed", Some("s0")));
+    assert!(ended.ended.is_some() && asker.sessions(&of_one, 10).sessions.is_empty());
+    // An engine ends though somebody could still ask it.
+    drop(engine);
+    assert!(asker.sessions(&SessionFilter::default(), 10).sessions.is_empty());
+}
+
+#[test]
+fn servers_keep_accounts_of_what_their_sessions_come_to() {
+    let backend = backend(&[echo()]);
+    let mut engine = engine(&backend);
+    let mut client = connect(&engine);
+    client.read_exact(&mut [0; 12]).expect("the server greets");
+    client.write_all(b"abc").expect("it is served");
+    client.shutdown(Shutdown::Write).expect("connected");
+    client.read_to_end(&mut Vec::new()).expect("it echoes and ends");
+    crate::dispatch::testing::until("it has ended", || held(&backend) == 0);
+    backend.lock().set_state(crate::backend::ServerIndex(0), AdminState::Maint, std::time::Instant::now());
+    let unserved = connect(&engine).read_to_end(&mut Vec::new());
+    assert!(unserved.expect("it is told") > 0);
+    let mut twice = engine.snapshot();
+    twice += &engine.snapshot();
+    let [account] = twice.backends() else { panic!("one backend, however often it is seen: {twice}") };
+    let server = &account.servers[0];
+    assert_eq!((server.traffic.from_clients, server.traffic.to_clients), (3, 12 + 3 + 7));
+    assert_eq!((server.ends(), server.status(), server.totals.sessions), (vec![("client-closed", 1)], "MAINT", 1));
+    assert!(server.times().iter().all(|(name, times)| times.len() == 1 || panic!("{name}: {}", times.len())));
+    crate::dispatch::testing::until("the other has ended, too", || engine.snapshot().count("no-server") == 1);
+    assert_eq!(engine.snapshot().backends()[0].ends(), [("client-closed", 1), ("no-server", 1)]);
+    assert!(twice.to_string().contains("\nimap/s0 "), "{twice}");
+    assert!(engine.drain(PATIENCE));
 }

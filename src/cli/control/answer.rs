@@ -1,0 +1,287 @@
+//! What each verb does.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Map, Value, json};
+use vestibule::backend::{AdminState, WEIGHT_MAX};
+use vestibule::engine::{BackendAccount, ServerAccount, SessionFilter, SessionSeen, SessionsSeen, Snapshot};
+use vestibule::net::Network;
+use vestibule::relay::{End, SessionId};
+
+use super::Control;
+use super::wire::{Form, Request, WHO_DEFAULT};
+use crate::cli::ctl;
+use crate::cli::tier::Glance;
+
+/// Most sessions that `who` shows.
+const WHO_MAX: usize = 10_000;
+/// Sessions of one client, address and port, that an id is looked for among.
+const OF_ONE_CLIENT_MAX: usize = 1000;
+/// So far may the times of two ids of one session be apart: Dovecot's begins when its connection does, ours with the
+/// client's.
+const NEAR: Duration = Duration::from_secs(120);
+/// Ids tell the time by so many bits of microseconds.
+const TIME_MASK: u64 = (1 << 48) - 1;
+
+/// Does what is asked and says what came of it.
+pub fn answer(control: &Control, request: Request) -> Value {
+    done(control, request).unwrap_or_else(|errors| json!({ "ok": false, "errors": errors }))
+}
+
+fn done(control: &Control, request: Request) -> Result<Value, Vec<String>> {
+    let one = |error: String| vec![error];
+    match request {
+        Request::Stats { form } => Ok(stats(&control.glance().snapshot(), form)),
+        Request::Backends {} => Ok(backends(&control.glance().snapshot())),
+        Request::Server { backend, server, state, weight } => {
+            change(&control.glance(), &backend, &server, state.as_deref(), weight).map_err(one)
+        }
+        Request::Who { client, backend, server, limit } => {
+            let client = client.as_deref().map(network).transpose().map_err(one)?;
+            let filter = SessionFilter { client, backend, server, ..SessionFilter::default() };
+            Ok(who(&control.glance(), &filter, limit.unwrap_or(WHO_DEFAULT).min(WHO_MAX)))
+        }
+        Request::Session { id } => session(&control.glance(), &id).map_err(one),
+        Request::Kick { whom } => kick(&control.glance(), &whom).map_err(one),
+        Request::Reload {} => {
+            let warnings = control.tier().map_err(one)?.reload()?;
+            Ok(json!({ "ok": true, "warnings": warnings }))
+        }
+        Request::Drain {} => {
+            control.tier().map_err(one)?.drain();
+            Ok(json!({ "ok": true }))
+        }
+    }
+}
+
+fn stats(snapshot: &Snapshot, form: Form) -> Value {
+    match form {
+        Form::Table => json!({ "ok": true, "text": format!("{snapshot}\n") }),
+        Form::Json => json!({ "ok": true, "stats": ctl::value(snapshot) }),
+    }
+}
+
+fn backends(snapshot: &Snapshot) -> Value {
+    let all: Vec<Value> = snapshot.backends().iter().map(backend_value).collect();
+    json!({ "ok": true, "backends": all })
+}
+
+/// A backend and its servers.
+fn backend_value(backend: &BackendAccount) -> Value {
+    let BackendAccount { name, waiting, waiting_max, queue, stick_used, stick_size, totals, .. } = backend;
+    let servers: Vec<Value> = backend.servers.iter().map(server_value).collect();
+    json!({
+        "backend": name, "queue": waiting, "queue-max": waiting_max, "queue-limit": queue,
+        "stick-used": stick_used, "stick-size": stick_size,
+        "full": totals.full, "nobody": totals.nobody, "waited": totals.waited, "queue-full": totals.line_full,
+        "abandoned": totals.abandoned, "ends": ends(backend.ends()), "servers": servers,
+    })
+}
+
+/// A server and the name of its backend.
+pub fn server_of(backend: &BackendAccount, server: &ServerAccount) -> Value {
+    let mut all = server_value(server);
+    all["backend"] = backend.name.as_str().into();
+    all
+}
+
+/// A server, with the names of HAProxy's columns where they are the same.
+fn server_value(server: &ServerAccount) -> Value {
+    let ServerAccount { sessions, sessions_max, limit, totals, traffic, .. } = server;
+    let times: Map<String, Value> =
+        server.times().map(|(name, times)| (name.to_owned(), ctl::quantiles(times))).into_iter().collect();
+    json!({
+        "server": server.name, "address": server.address, "status": server.status(), "why": server.why,
+        "since": server.since.as_secs(), "backup": server.backup,
+        "weight": server.weight, "weight-now": server.weight_now,
+        "sessions": sessions, "sessions-max": sessions_max, "sessions-limit": limit, "sessions-total": totals.sessions,
+        "bytes-in": traffic.from_clients, "bytes-out": traffic.to_clients,
+        "connect-errors": totals.connect_errors, "own-faults": totals.own_faults, "not-greeted": totals.not_greeted,
+        "overloaded": totals.overloaded, "redispatched": totals.redispatched,
+        "checks-passed": totals.checks_passed, "checks-failed": totals.checks_failed, "downs": totals.downs,
+        "ends": ends(server.ends()), "times": times,
+    })
+}
+
+fn ends(ends: Vec<(&'static str, u64)>) -> Value {
+    ends.into_iter().map(|(name, count)| (name.to_owned(), count.into())).collect::<Map<_, _>>().into()
+}
+
+/// Sets the state or the weight of a server.
+fn change(
+    glance: &Glance,
+    backend: &str,
+    server: &str,
+    state: Option<&str>,
+    weight: Option<u32>,
+) -> Result<Value, String> {
+    let shared = glance.means.backends.find(backend).ok_or_else(|| format!("there is no backend {backend}"))?;
+    let state = state.map(admin_state).transpose()?;
+    if weight.is_some_and(|weight| weight > WEIGHT_MAX) {
+        return Err(format!("a weight is 0 to {WEIGHT_MAX}"));
+    }
+    {
+        let now = Instant::now();
+        let mut inner = shared.lock();
+        let index = inner.find(server).ok_or_else(|| format!("backend {backend} has no server {server}"))?;
+        state.iter().for_each(|&state| inner.set_state(index, state, now));
+        weight.iter().for_each(|&weight| inner.set_weight(index, weight, now));
+    }
+    let set = state.map(|state| state_name(state).to_owned()).into_iter();
+    let set: Vec<String> = set.chain(weight.map(|weight| format!("weight {weight}"))).collect();
+    tracing::info!("server {backend}/{server}: {} by an operator", set.join(", "));
+    if let Some(asker) = glance.askers.first() {
+        asker.grant_places(&shared);
+    }
+    let going = if state == Some(AdminState::Maint) { let_go(glance, backend, server) } else { 0 };
+    Ok(json!({ "ok": true, "let-go": going }))
+}
+
+/// The clients of a server in maint go to others, not all at once.
+fn let_go(glance: &Glance, backend: &str, server: &str) -> usize {
+    let (backend, server) = (Some(backend.to_owned()), Some(server.to_owned()));
+    end(
+        glance,
+        &SessionFilter { backend, server, ..SessionFilter::default() },
+        End::ServerDown,
+        glance.disconnect_delay,
+    )
+}
+
+fn end(glance: &Glance, filter: &SessionFilter, end: End, over: Duration) -> usize {
+    glance.askers.iter().map(|asker| asker.end_sessions(filter, end, over)).sum()
+}
+
+fn admin_state(name: &str) -> Result<AdminState, String> {
+    let known = AdminState::ALL.iter().find(|(_, known)| *known == name);
+    known.map(|(state, _)| *state).ok_or_else(|| format!("a state is ready, drain or maint, not {name}"))
+}
+
+fn state_name(state: AdminState) -> &'static str {
+    AdminState::ALL.iter().find(|(known, _)| *known == state).map_or("", |(_, name)| name)
+}
+
+fn who(glance: &Glance, filter: &SessionFilter, limit: usize) -> Value {
+    let seen = live(glance, filter, limit);
+    let sessions: Vec<Value> = seen.sessions.iter().map(session_value).collect();
+    json!({ "ok": true, "sessions": sessions, "more": seen.more })
+}
+
+fn live(glance: &Glance, filter: &SessionFilter, limit: usize) -> SessionsSeen {
+    let mut all = SessionsSeen::default();
+    for asker in &glance.askers {
+        let seen = asker.sessions(filter, limit - all.sessions.len());
+        all.sessions.extend(seen.sessions);
+        all.more += seen.more;
+    }
+    all
+}
+
+fn session_value(session: &SessionSeen) -> Value {
+    json!({
+        "session": session.id.as_str(), "service": session.service, "listener": session.listener,
+        "client": session.client.to_string(), "destination": session.destination.to_string(),
+        "backend": session.backend, "server": session.server, "state": session.state,
+        "ended-ago": session.ended.map(|ago| ago.as_secs_f64()),
+        "age": session.age.as_secs_f64(), "idle": session.idle.as_secs_f64(),
+        "bytes-in": session.from_client, "bytes-out": session.from_server,
+    })
+}
+
+/// The session that an id means, live or ended.
+fn session(glance: &Glance, id: &str) -> Result<Value, String> {
+    let wanted = Wanted::of(id)?;
+    let of_client = SessionFilter { client: wanted.client, port: Some(wanted.port), ..SessionFilter::default() };
+    let mut candidates = live(glance, &of_client, OF_ONE_CLIENT_MAX).sessions;
+    for asker in &glance.askers {
+        candidates.extend(asker.ended(&of_client, OF_ONE_CLIENT_MAX).sessions);
+    }
+    let found = wanted.nearest(candidates).ok_or_else(|| wanted.nothing(id))?;
+    Ok(json!({ "ok": true, "session": session_value(&found) }))
+}
+
+/// Ends the sessions of a client, or the one of an id.
+fn kick(glance: &Glance, whom: &str) -> Result<Value, String> {
+    let filter = match network(whom) {
+        Ok(client) => SessionFilter { client: Some(client), ..SessionFilter::default() },
+        Err(_) => {
+            let wanted =
+                Wanted::of(whom).map_err(|_| format!("{whom} is no address, no network and no session's id"))?;
+            let of_client =
+                SessionFilter { client: wanted.client, port: Some(wanted.port), ..SessionFilter::default() };
+            let found = wanted.nearest(live(glance, &of_client, OF_ONE_CLIENT_MAX).sessions);
+            SessionFilter { id: Some(found.ok_or_else(|| wanted.nothing(whom))?.id), ..SessionFilter::default() }
+        }
+    };
+    let kicked = end(glance, &filter, End::Killed, Duration::ZERO);
+    tracing::info!("{kicked} sessions of {whom} are ended by an operator");
+    Ok(json!({ "ok": true, "kicked": kicked }))
+}
+
+/// What an id says.
+struct Wanted {
+    client: Option<Network>,
+    port: u16,
+    /// Low bits of microseconds.
+    time: u64,
+}
+
+impl Wanted {
+    fn of(id: &str) -> Result<Wanted, String> {
+        // In a log it stands in pointed brackets.
+        let bare = id.trim_start_matches('<').trim_end_matches('>');
+        let (time, client) = SessionId::decode(bare).ok_or_else(|| format!("{id} is no session's id"))?;
+        let bits = if client.is_ipv4() { 32 } else { 128 };
+        Ok(Wanted { client: Network::new(client.ip(), bits), port: client.port(), time })
+    }
+
+    /// The session whose own id is nearest in time.
+    fn nearest(&self, candidates: Vec<SessionSeen>) -> Option<SessionSeen> {
+        let apart = |one: &SessionSeen| {
+            let (time, _) = SessionId::decode(one.id.as_str())?;
+            Some(apart(time, self.time)).filter(|apart| *apart <= NEAR)
+        };
+        candidates.into_iter().filter(|one| apart(one).is_some()).min_by_key(apart)
+    }
+
+    fn nothing(&self, id: &str) -> String {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64;
+        let ago = now.saturating_sub(SessionId::time(self.time, now)) / 1_000_000;
+        format!(
+            "no session is known of {id}, which began {ago} s ago: it is neither live nor among those that ended last"
+        )
+    }
+}
+
+/// The time between two ids, whichever is the earlier.
+fn apart(one: u64, other: u64) -> Duration {
+    let forth = one.wrapping_sub(other) & TIME_MASK;
+    let back = other.wrapping_sub(one) & TIME_MASK;
+    Duration::from_micros(forth.min(back))
+}
+
+fn network(text: &str) -> Result<Network, String> {
+    text.parse().map_err(|_| format!("{text} is no address and no network"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_of_ids_are_compared_around_the_corner() {
+        assert_eq!(apart(5, TIME_MASK), Duration::from_micros(6));
+        assert_eq!(apart(TIME_MASK, 5), Duration::from_micros(6));
+        assert_eq!(apart(7, 7), Duration::ZERO);
+    }
+
+    #[test]
+    fn an_id_is_taken_as_the_log_has_it() {
+        let wanted = Wanted::of("<N3eB81dhiBPGM2QH>").expect("an id of Dovecot's");
+        assert_eq!(
+            (wanted.port, wanted.client.map(|client| client.to_string())),
+            (5000, Some("198.51.100.7/32".into()))
+        );
+        assert!(Wanted::of("nonsense").is_err());
+    }
+}

@@ -1,0 +1,81 @@
+//! What is said on the control socket: a request is one line of JSON, and so is its answer.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// Most bytes of a request.
+pub const REQUEST_MAX: usize = 4096;
+/// Sessions that `who` shows if nothing is said.
+pub const WHO_DEFAULT: usize = 1000;
+
+/// A request.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Request {
+    /// What was counted.
+    Stats {
+        /// In which form.
+        #[serde(default)]
+        form: Form,
+    },
+    /// The servers.
+    Backends {},
+    /// Changes a server.
+    Server {
+        /// Its backend's name.
+        backend: String,
+        /// Its name.
+        server: String,
+        /// `ready`, `drain` or `maint`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        state: Option<String>,
+        /// 0 to 256.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        weight: Option<u32>,
+    },
+    /// Live sessions.
+    Who {
+        /// An address or a network.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        client: Option<String>,
+        /// A backend's name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        backend: Option<String>,
+        /// A server's name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        server: Option<String>,
+        /// Most that are shown.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        limit: Option<usize>,
+    },
+    /// The session with this id, of ours or of Dovecot's.
+    Session {
+        /// The id.
+        id: String,
+    },
+    /// Ends sessions: those of an address or a network, or the one with an id.
+    Kick {
+        /// Which.
+        whom: String,
+    },
+    /// Reads the configuration again.
+    Reload {},
+    /// Stops accepting and finishes.
+    Drain {},
+}
+
+/// How counts are shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Form {
+    /// As a table, in `text`.
+    Table,
+    /// As an object, in `stats`.
+    #[default]
+    Json,
+}
+
+/// What went wrong, in one line.
+pub fn failure(error: &str) -> Value {
+    json!({ "ok": false, "errors": [error] })
+}

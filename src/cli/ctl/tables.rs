@@ -1,0 +1,204 @@
+//! Answers as people read them.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+use super::Request;
+
+/// The answer to a request: as a table, or as it came.
+pub fn show(request: &Request, answer: &Value, json: bool) -> String {
+    match request {
+        Request::Stats { .. } if json => format!("{}\n", answer["stats"]),
+        Request::Backends {} if json => format!("{}\n", answer["backends"]),
+        Request::Session { .. } if json => format!("{}\n", answer["session"]),
+        _ if json => format!("{answer}\n"),
+        Request::Stats { .. } => text(&answer["text"]).to_owned(),
+        Request::Backends {} => backends(&answer["backends"]),
+        Request::Who { .. } => who(answer),
+        Request::Session { .. } => session(&answer["session"]),
+        Request::Server { .. } => match answer["let-go"].as_u64() {
+            None | Some(0) => String::new(),
+            Some(count) => format!("{count} sessions are let go\n"),
+        },
+        Request::Kick { .. } => format!("{} sessions are ended\n", answer["kicked"]),
+        Request::Reload {} => {
+            let warnings = answer["warnings"].as_array().into_iter().flatten();
+            let warnings: String = warnings.map(|warning| format!("warning: {}\n", text(warning))).collect();
+            warnings + "reloaded\n"
+        }
+        Request::Drain {} => "draining\n".to_owned(),
+    }
+}
+
+/// HAProxy's columns, those that people look at.
+fn backends(all: &Value) -> String {
+    let mut table = Table::new(&[
+        "server", "state", "weight", "cur", "max", "limit", "total", "in", "out", "errors", "checks", "failed",
+        "change",
+    ]);
+    for backend in all.as_array().into_iter().flatten() {
+        for server in backend["servers"].as_array().into_iter().flatten() {
+            let number = |name: &str| server[name].as_u64().unwrap_or(0);
+            let errors = number("connect-errors") + number("own-faults") + number("not-greeted");
+            let checks = number("checks-passed") + number("checks-failed");
+            table.row([
+                format!("{}/{}", text(&backend["backend"]), text(&server["server"])),
+                text(&server["status"]).to_owned(),
+                number("weight").to_string(),
+                number("sessions").to_string(),
+                number("sessions-max").to_string(),
+                server["sessions-limit"].as_u64().map_or("-".into(), |limit| limit.to_string()),
+                number("sessions-total").to_string(),
+                number("bytes-in").to_string(),
+                number("bytes-out").to_string(),
+                errors.to_string(),
+                checks.to_string(),
+                number("checks-failed").to_string(),
+                age(number("since") as f64),
+            ]);
+        }
+    }
+    let mut out = table.finish();
+    for backend in all.as_array().into_iter().flatten() {
+        backend_line(&mut out, backend);
+    }
+    out
+}
+
+/// The queue and the stick table, and why servers are down.
+fn backend_line(out: &mut String, backend: &Value) {
+    let name = text(&backend["backend"]);
+    let [waiting, most, limit] = ["queue", "queue-max", "queue-limit"].map(|name| &backend[name]);
+    // A String takes everything.
+    let _ = write!(out, "{name}: {waiting} wait (at most {most} so far, limit {limit})");
+    if backend["stick-size"].as_u64() > Some(0) {
+        let _ = write!(out, ", {} of {} clients remembered", backend["stick-used"], backend["stick-size"]);
+    }
+    out.push('\n');
+    for server in backend["servers"].as_array().into_iter().flatten() {
+        if !text(&server["why"]).is_empty() {
+            let _ = writeln!(out, "{name}/{}: {}", text(&server["server"]), text(&server["why"]));
+        }
+    }
+}
+
+fn who(answer: &Value) -> String {
+    let mut table = Table::new(&["client", "server", "service", "state", "age", "idle", "in", "out", "session"]);
+    for session in answer["sessions"].as_array().into_iter().flatten() {
+        table.row([
+            text(&session["client"]).to_owned(),
+            server_name(session),
+            text(&session["service"]).to_owned(),
+            text(&session["state"]).to_owned(),
+            age(session["age"].as_f64().unwrap_or(0.0)),
+            age(session["idle"].as_f64().unwrap_or(0.0)),
+            session["bytes-in"].to_string(),
+            session["bytes-out"].to_string(),
+            text(&session["session"]).to_owned(),
+        ]);
+    }
+    let mut out = table.finish();
+    if let Some(more @ 1..) = answer["more"].as_u64() {
+        let _ = writeln!(out, "... and {more} more");
+    }
+    out
+}
+
+fn session(session: &Value) -> String {
+    let seconds = |name: &str| session[name].as_f64().unwrap_or(0.0);
+    let mut out = String::new();
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(out, "{name:<12} {value}");
+    };
+    line("session", text(&session["session"]).to_owned());
+    line("client", text(&session["client"]).to_owned());
+    line("destination", text(&session["destination"]).to_owned());
+    line("service", format!("{} ({})", text(&session["service"]), text(&session["listener"])));
+    line("server", server_name(session));
+    match session["ended-ago"].as_f64() {
+        None => line("state", text(&session["state"]).to_owned()),
+        Some(ago) => line("ended", format!("{} ago: {}", age(ago), text(&session["state"]))),
+    }
+    line("lasted", format!("{:.3} s", seconds("age")));
+    line("idle", format!("{:.3} s", seconds("idle")));
+    line("in", format!("{} bytes", session["bytes-in"]));
+    line("out", format!("{} bytes", session["bytes-out"]));
+    out
+}
+
+fn server_name(session: &Value) -> String {
+    format!("{}/{}", text(&session["backend"]), session["server"].as_str().unwrap_or("-"))
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+/// A time as HAProxy shows it: its two largest units.
+fn age(seconds: f64) -> String {
+    let all = seconds as u64;
+    let (days, hours, minutes, seconds) = (all / 86_400, all / 3600 % 24, all / 60 % 60, all % 60);
+    match all {
+        86_400.. => format!("{days}d{hours}h"),
+        3600.. => format!("{hours}h{minutes}m"),
+        60.. => format!("{minutes}m{seconds}s"),
+        _ => format!("{seconds}s"),
+    }
+}
+
+/// Columns as wide as what stands in them; the first one to the left, the others to the right.
+struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    fn new(names: &[&str]) -> Table {
+        Table { rows: vec![names.iter().map(|name| (*name).to_owned()).collect()] }
+    }
+
+    fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.rows.push(cells.into_iter().collect());
+    }
+
+    fn finish(self) -> String {
+        let columns = self.rows[0].len();
+        let width = |column: usize| self.rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        let mut out = String::new();
+        for row in &self.rows {
+            let mut line = format!("{:<1$}", row[0], widths[0]);
+            for (cell, width) in row.iter().zip(&widths).skip(1) {
+                let _ = write!(line, "  {cell:>width$}");
+            }
+            out.push_str(line.trim_end());
+            out.push('\n');
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn servers_stand_in_columns_and_below_them_why_they_are_down() {
+        let all = json!([{
+            "backend": "imap", "queue": 1, "queue-max": 3, "queue-limit": 16, "stick-used": 2, "stick-size": 1000,
+            "servers": [
+                { "server": "mail1", "status": "UP", "weight": 1, "sessions": 12, "sessions-limit": 100, "since": 90, "why": "" },
+                { "server": "mail10", "status": "DOWN", "weight": 256, "connect-errors": 3, "since": 7300, "why": "refused" },
+            ],
+        }]);
+        let shown = backends(&all);
+        let lines: Vec<&str> = shown.lines().collect();
+        assert_eq!(lines[0].split_whitespace().next(), Some("server"));
+        assert!(lines[1].starts_with("imap/mail1      UP") && lines[1].ends_with("1m30s"), "{shown}");
+        assert!(lines[2].starts_with("imap/mail10   DOWN") && lines[2].ends_with("2h1m"), "{shown}");
+        assert_eq!(lines[3], "imap: 1 wait (at most 3 so far, limit 16), 2 of 1000 clients remembered");
+        assert_eq!(lines[4], "imap/mail10: refused");
+    }
+}
