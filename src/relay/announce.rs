@@ -128,6 +128,8 @@ impl Announce {
             return finish(Encoder::local(), Version::V2, Kinds::default(), out);
         }
         let (version, client, destination) = self.sayable(facts.client, facts.destination);
+        // spec 2.1 SHOULD NOT "recommended not to send UNKNOWN"
+        // spec 2.1 SHOULD NOT "use the UNKNOWN protocol"
         let encoder = Encoder::proxy(client, destination).version(version);
         if version == Version::V1 {
             return finish(encoder, version, Kinds::default(), out);
@@ -142,6 +144,7 @@ impl Announce {
     pub fn write_check(&self, from: SocketAddr, to: SocketAddr, out: &mut [u8]) -> Result<Announced, EncodeError> {
         let local = self.version == Version::V2 && self.preset.check == CheckHeader::Local;
         let (version, from, to) = self.sayable(from, to);
+        // spec 2.1 SHOULD "build a valid PROXY line"
         let encoder = if local { Encoder::local() } else { Encoder::proxy(from, to).version(version) };
         finish(encoder, version, Kinds::default(), out)
     }

@@ -271,6 +271,8 @@ impl Pair {
     pub fn connected(&mut self, wire: &mut impl Wire, first: &[u8], early: &[u8], course: Option<Course>) {
         self.connected = true;
         self.course = course.map(Box::new);
+        // spec 2 MUST "ensure that the header is sent at once"
+        // spec 2.2 MUST "ensure that all the protocol header is sent at once"
         for part in [first, early].into_iter().filter(|part| !part.is_empty()) {
             self.deliver(Side::Server, part, false, wire);
         }

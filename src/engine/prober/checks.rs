@@ -242,6 +242,7 @@ impl<S> Check<S> {
 /// Sends what is to be sent. A few bytes find room in a fresh connection; if it is gone, its end is read next.
 fn say<D: Streams>(driver: &mut D, socket: &D::Socket, (bytes, verdict): Said) -> Option<Verdict> {
     if !bytes.is_empty() {
+        // spec 2.1 SHOULD NOT "bother handling partial sends"
         let _ = driver.send(socket, &bytes, false);
     }
     verdict

@@ -53,6 +53,8 @@ fn ssl(client: u8, verify: u8, items: &[(u8, &[u8])]) -> Vec<u8> {
 
 #[test]
 fn a_header_of_any_kind_goes_out_as_proxy_over_ip() {
+    // spec 2.1 SHOULD NOT "recommended not to send UNKNOWN"
+    // spec 2.1 SHOULD NOT "use the UNKNOWN protocol"
     let local = [crate::proxy::V2_SIGNATURE.as_slice(), &[0x20, 0, 0, 0]].concat();
     let unspec = [crate::proxy::V2_SIGNATURE.as_slice(), &[0x21, 0, 0, 0]].concat();
     let unix = [crate::proxy::V2_SIGNATURE.as_slice(), &[0x21, 0x31, 0, 216], &[b'/'; 216]].concat();
@@ -197,6 +199,7 @@ fn every_preset_keeps_its_cap_whatever_was_received() {
 
 #[test]
 fn checks_begin_as_each_kind_stands_it() {
+    // spec 2.1 SHOULD "build a valid PROXY line"
     let (from, to) = (address("192.0.2.5:4000"), address("192.0.2.21:10143"));
     let check = |forward, target| {
         let mut out = [0; 128];
