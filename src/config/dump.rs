@@ -200,7 +200,7 @@ fn backend_lines(settings: &Settings, index: usize) -> Vec<Line> {
         of("connect_timeout", value::show_time(servers.connect_timeout), value::show_time(CONNECT_DEFAULT)),
         of("fall", servers.check.fall, FALL_DEFAULT),
         of("forward", forward(backend.forward), forward(default_forward)),
-        of("forward_tlvs", tlvs(backend.forward_tlvs), tlvs(default_tlvs)),
+        of("forward_tlvs", backend.forward_tlvs.words(), default_tlvs.words()),
         of("half_closed_timeout", value::show_time(backend.half_closed_timeout), value::show_time(HALF_CLOSED_DEFAULT)),
         of("queue", servers.queue, BACKEND_QUEUE_DEFAULT),
         of("queue_timeout", value::show_time(servers.queue_timeout), value::show_time(QUEUE_TIMEOUT_DEFAULT)),
@@ -239,13 +239,6 @@ fn server_lines(server: &ServerSettings) -> Vec<Line> {
 /// The word by which a configuration knows a value.
 fn word<T: Copy + PartialEq>(all: &[(T, &'static str)], one: T) -> &'static str {
     all.iter().find(|(value, _)| *value == one).map_or("", |(_, word)| word)
-}
-
-fn tlvs(set: ForwardTlvs) -> String {
-    match set.is_empty() {
-        true => "none".into(),
-        false => set.iter().map(|tlv| word(&ForwardTlv::ALL, tlv)).collect::<Vec<_>>().join(" "),
-    }
 }
 
 fn listener_lines(service: &Service, listener: &InetListener, settings: &Settings) -> Vec<Line> {

@@ -58,7 +58,7 @@ pub(super) fn settings(root: &Path, gathered: &mut Gathered) -> Settings {
     };
     let services: Vec<Service> = raw_services.iter().filter_map(|raw| check.service(raw, &globals)).collect();
     let proxy = check.login_proxy(&values, &services);
-    let backends = check.backends(&raw_backends, &services, &proxy);
+    let backends = check.backends(&raw_backends, &services, &proxy, header_limit);
     check.protocols(&values, &services);
     check.together(root, &services);
     let (ssl_cert, ssl_key) = check.certificate(&values, &services);
