@@ -53,7 +53,8 @@ impl Case {
         if let Some(limit) = given.and_then(|rules| rules.get("header_limit")).and_then(Value::as_u64) {
             rules.header_limit = limit as usize;
         }
-        rules.v4_in_tcp6 = given.and_then(|rules| rules.get("v4_in_tcp6")).is_some_and(|map| map == true);
+        let maps = |rule| given.and_then(|rules| rules.get(rule)).is_some_and(|map| map == true);
+        (rules.v4_in_tcp6, rules.v6_in_tcp4) = (maps("v4_in_tcp6"), maps("v6_in_tcp4"));
         rules
     }
 
@@ -118,7 +119,11 @@ fn peer_cases_are_undecided_until_the_byte_that_decides() {
         // Of the largest headers not every prefix: they hold one byte, thousands of times.
         for split in (0..decided).filter(|&split| split < 1024 || split % 997 == 0) {
             let part = observe::decode(&bytes[..split], case.rules());
-            assert!(matches!(part, Verdict::Incomplete { need } if need > split), "{} at {split}: {part:?}", case.name());
+            assert!(
+                matches!(part, Verdict::Incomplete { need } if need > split),
+                "{} at {split}: {part:?}",
+                case.name()
+            );
         }
     }
 }

@@ -251,6 +251,7 @@ fn listener_lines(service: &Service, listener: &InetListener, settings: &Setting
         of("haproxy_timeout", value::show_time(listener.timeout), value::show_time(defaults.timeout)),
         of("haproxy_trusted_networks", networks(&listener.networks), networks(&defaults.networks)),
         of("haproxy_v4_in_tcp6", if listener.rules.v4_in_tcp6 { "map" } else { "reject" }, "reject"),
+        of("haproxy_v6_in_tcp4", if listener.rules.v6_in_tcp4 { "map" } else { "reject" }, "reject"),
         of("log_connections", yes_no(listener.log_connections), yes_no(defaults.log_connections)),
         of("pending_listener_limit", listener.pending_limit, defaults.pending_limit),
         // The port is what a reader looks for: shown even where it is Dovecot's default.

@@ -100,11 +100,12 @@ fn every_setting_of_a_listener() {
     let listener = listener(
         "address = 192.0.2.1, 2001:db8::1\nhaproxy = yes\nreuse_port = yes\nhaproxy_trusted_networks = ::1\n\
          haproxy_timeout = 5 secs\nhaproxy_versions = v2\nhaproxy_unknown = reject\nhaproxy_unspec = peer\n\
-         haproxy_checksum = require\nhaproxy_source = any\nhaproxy_second_header = pass\nhaproxy_v4_in_tcp6 = map\n\
+         haproxy_checksum = require\nhaproxy_source = any\nhaproxy_second_header = pass\nhaproxy_v4_in_tcp6 = map\nhaproxy_v6_in_tcp4 = map\n\
          haproxy_authority = dns\nhaproxy_alpn = imap pop3\ndefer_accept = no\n",
     );
     assert_eq!(listener.addresses, [ip("192.0.2.1"), ip("2001:db8::1")]);
     assert!(listener.haproxy && listener.reuse_port && !listener.defer_accept && listener.rules.v4_in_tcp6);
+    assert!(listener.rules.v6_in_tcp4);
     assert!(listener.trusted.contains(ip("::1")) && !listener.trusted.contains(ip("127.0.0.1")));
     assert_eq!(listener.timeout, Duration::from_secs(5));
     let policy = &listener.policy;

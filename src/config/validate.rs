@@ -246,8 +246,9 @@ impl Check<'_> {
         let log_connections = self.boolean(values, "log_connections").unwrap_or(inherited.log_connections);
         let defer_accept = self.boolean(values, "defer_accept").unwrap_or(haproxy);
         let policy = self.policy(values);
-        let v4_in_tcp6 =
-            self.choice(values, "haproxy_v4_in_tcp6", &[("reject", false), ("map", true)]).unwrap_or(false);
+        let mixed = [("reject", false), ("map", true)];
+        let v4_in_tcp6 = self.choice(values, "haproxy_v4_in_tcp6", &mixed).unwrap_or(false);
+        let v6_in_tcp4 = self.choice(values, "haproxy_v6_in_tcp4", &mixed).unwrap_or(false);
         let port = self.port(raw, default.map(|known| known.port))?;
         if ssl && !globals.defaults.ssl {
             let name = raw.name.as_deref().unwrap_or("without a name");
@@ -277,7 +278,7 @@ impl Check<'_> {
             networks,
             timeout,
             pending_limit,
-            rules: Rules { header_limit: globals.header_limit, v4_in_tcp6 },
+            rules: Rules { header_limit: globals.header_limit, v4_in_tcp6, v6_in_tcp4 },
             policy,
             defer_accept,
             log_connections,
