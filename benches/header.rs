@@ -270,7 +270,7 @@ type Addresses = Option<(SocketAddr, SocketAddr)>;
 
 #[inline(always)]
 fn vestibule_decode(bytes: &[u8]) -> Decoded<'_> {
-    const RULES: &Rules = &Rules { header_limit: 4096, v4_in_tcp6: false };
+    const RULES: &Rules = &Rules { header_limit: 4096, v4_in_tcp6: false, v6_in_tcp4: false };
     let decoded = proxy::decode(bytes, RULES);
     assert!(matches!(decoded, Decoded::Complete(_)));
     decoded

@@ -53,16 +53,19 @@ pub fn encode(data: &[u8]) {
     }
 }
 
-const RULES: ProxyRules = ProxyRules { header_limit: 65551, v4_in_tcp6: false };
+const RULES: ProxyRules = ProxyRules { header_limit: 65551, v4_in_tcp6: false, v6_in_tcp4: false };
 const VENDORS: [u8; 3] = [kind::AWS, kind::AZURE, 0xf3];
 
-/// Bits 0 and 1: the header limit; 2: IPv4 text under TCP6; 3 and 4: the true length and the true checksum are put in,
+/// Bits 0 and 1: the header limit; 2: IPv4 text under TCP6; 7: IPv6 text under TCP4; 3 and 4: the true length and the true checksum are put in,
 /// so that the fuzzer does not have to find them; 6: a payload follows, long enough for every way to read ahead. Bit 5 is
 /// the target's own.
 fn read(data: &[u8]) -> Option<(Rules, Vec<u8>)> {
     let (&options, bytes) = data.split_first()?;
-    let rules =
-        Rules { header_limit: [4096, 232, 1500, 65551][usize::from(options & 3)], v4_in_tcp6: options & 4 != 0 };
+    let rules = Rules {
+        header_limit: [4096, 232, 1500, 65551][usize::from(options & 3)],
+        v4_in_tcp6: options & 4 != 0,
+        v6_in_tcp4: options & 128 != 0,
+    };
     let mut bytes = bytes.to_vec();
     if options & 8 != 0 {
         mend::length(&mut bytes);

@@ -31,10 +31,11 @@ pub fn vectors() -> Vec<Vector> {
 
 /// How many vectors are judged with another value of this rule than the default.
 pub fn vectors_with_rule(rule: &str) -> usize {
-    let (header_limit, v4_in_tcp6) = (Rules::default().header_limit, Rules::default().v4_in_tcp6);
+    let default = Rules::default();
     let differs = |rules: Rules| match rule {
-        "header_limit" => rules.header_limit != header_limit,
-        _ => rules.v4_in_tcp6 != v4_in_tcp6,
+        "header_limit" => rules.header_limit != default.header_limit,
+        "v6_in_tcp4" => rules.v6_in_tcp4 != default.v6_in_tcp4,
+        _ => rules.v4_in_tcp6 != default.v4_in_tcp6,
     };
     vectors().into_iter().filter(|vector| differs(vector.rules)).count()
 }
@@ -54,6 +55,9 @@ fn vector(line: &str) -> Vector {
     }
     if let Some(map) = given.get("v4_in_tcp6") {
         rules.v4_in_tcp6 = map.as_bool().expect("a boolean");
+    }
+    if let Some(map) = given.get("v6_in_tcp4") {
+        rules.v6_in_tcp4 = map.as_bool().expect("a boolean");
     }
     Vector { name: name.as_str().expect("a name is a string").into(), bytes, rules, has_default_rules, expected }
 }
@@ -152,7 +156,11 @@ fn random_and_mutated_inputs_get_the_oracles_verdict() {
     let mut seen = [0_u64; 4];
     for case in 0..cases {
         let bytes = mutate::input(&mut random, &seeds);
-        let rules = Rules { header_limit: random.pick(&[232, 4096, 4096, 65551]), v4_in_tcp6: random.chance(4) };
+        let rules = Rules {
+            header_limit: random.pick(&[232, 4096, 4096, 65551]),
+            v4_in_tcp6: random.chance(4),
+            v6_in_tcp4: random.chance(4),
+        };
         let (ours, theirs) = (observe::decode(&bytes, rules), oracle::decode(&bytes, rules));
         assert_eq!(ours, theirs, "case {case} of seed {seed}, {rules:?}: {}", to_hex(&bytes));
         let split = random.below(bytes.len() + 1);

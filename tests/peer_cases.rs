@@ -54,7 +54,8 @@ impl Case {
         if let Some(limit) = given.and_then(|rules| rules.get("header_limit")).and_then(Value::as_u64) {
             rules.header_limit = limit as usize;
         }
-        rules.v4_in_tcp6 = given.and_then(|rules| rules.get("v4_in_tcp6")).is_some_and(|map| map == true);
+        let maps = |rule| given.and_then(|rules| rules.get(rule)).is_some_and(|map| map == true);
+        (rules.v4_in_tcp6, rules.v6_in_tcp4) = (maps("v4_in_tcp6"), maps("v6_in_tcp4"));
         rules
     }
 

@@ -22,7 +22,8 @@ const SETTINGS: &str = "\
     haproxy_unspec = peer
     haproxy_source = any
     haproxy_second_header = pass
-    haproxy_v4_in_tcp6 = map";
+    haproxy_v4_in_tcp6 = map
+    haproxy_v6_in_tcp4 = map";
 
 struct Case<'a> {
     vector: &'a Vector,

@@ -35,6 +35,10 @@ pub struct Args {
     /// Accept IPv4 text under TCP6, as the setting `haproxy_v4_in_tcp6 = map` does
     #[arg(long)]
     v4_in_tcp6: bool,
+
+    /// Accept IPv6 text under TCP4, as the setting `haproxy_v6_in_tcp4 = map` does
+    #[arg(long)]
+    v6_in_tcp4: bool,
 }
 
 const EXAMPLES: &str = "\
@@ -51,7 +55,7 @@ const HEX_LINE_MAX: u64 = 1 << 20;
 
 /// Runs the subcommand.
 pub fn run(args: Args) -> Result<ExitCode, Error> {
-    let rules = Rules { header_limit: args.header_limit, v4_in_tcp6: args.v4_in_tcp6 };
+    let rules = Rules { header_limit: args.header_limit, v4_in_tcp6: args.v4_in_tcp6, v6_in_tcp4: args.v6_in_tcp4 };
     let mut output = std::io::stdout().lock();
     let mut all_complete = true;
     for (index, input) in inputs(args.hex).enumerate() {

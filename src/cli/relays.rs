@@ -6,9 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use vestibule::backend;
-use vestibule::config::{self, ForwardTlv, Service, Settings};
+use vestibule::config::{self, Service, Settings};
 use vestibule::engine::{Relay, SharedBackend, address_among};
-use vestibule::relay::ForwardTlvs;
 
 use super::lock;
 
@@ -67,7 +66,7 @@ pub fn relay(service: &Service, settings: &Settings, backends: &Backends) -> Opt
     let backend = backends.get(described);
     let relay = Relay::new(&service.name, &backend)
         .protocol(service.protocol)
-        .forward(described.forward, described.target, tlvs(described))
+        .forward(described.forward, described.target, Some(described.forward_tlvs))
         .idle_timeout(service.idle_timeout)
         .greeting_timeout(settings.login_proxy_timeout)
         .half_closed_timeout(described.half_closed_timeout)
@@ -76,19 +75,6 @@ pub fn relay(service: &Service, settings: &Settings, backends: &Backends) -> Opt
         .log_sessions(service.log_sessions)
         .host(&host());
     Some(relay)
-}
-
-/// The TLVs that servers get.
-fn tlvs(described: &config::Backend) -> Option<ForwardTlvs> {
-    let one = |tlv| match tlv {
-        ForwardTlv::Ssl => ForwardTlvs::SSL,
-        ForwardTlv::Authority => ForwardTlvs::AUTHORITY,
-        ForwardTlv::Alpn => ForwardTlvs::ALPN,
-        ForwardTlv::UniqueId => ForwardTlvs::UNIQUE_ID,
-        ForwardTlv::Vendors => ForwardTlvs::VENDOR,
-        ForwardTlv::Crc32c => ForwardTlvs::CRC32C,
-    };
-    Some(described.forward_tlvs.iter().map(one).fold(ForwardTlvs::NONE, ForwardTlvs::and))
 }
 
 /// This host's name.

@@ -17,7 +17,7 @@ use crate::backend::{
     self, AdminState, Balance, CheckKind, CheckSettings, QUEUE_MAX, RETRIES_MAX, SERVERS_MAX, STICK_TABLE_MAX,
     ServerSettings, StickSettings, WEIGHT_MAX,
 };
-use crate::relay::{Forward, Protocol, Target};
+use crate::relay::{self, Finding, Forward, ForwardTlvs, Protocol, Severity, Target};
 
 /// A client in IMAP's IDLE may be silent for 29 minutes (RFC 2177), one of POP3 or submission for 30.
 const IDLE_SENSIBLE: Duration = Duration::from_secs(30 * 60);
@@ -63,24 +63,14 @@ pub(super) fn default_target(services: &[Service], backend: usize) -> Target {
     }
 }
 
-/// `forward` where the files do not say it: two receivers read version 1 only.
+/// `forward` where the files do not say it: some receivers read version 1 only.
 pub(super) fn default_forward(target: Target) -> Forward {
-    match target {
-        Target::Haraka | Target::SmtpServer => Forward::ProxyV1,
-        _ => Forward::ProxyV2,
-    }
+    if target.preset().v2 { Forward::ProxyV2 } else { Forward::ProxyV1 }
 }
 
 /// `forward_tlvs` where the files do not say it: what the receiver makes use of.
 pub(super) fn default_tlvs(target: Target, forward: Forward) -> ForwardTlvs {
-    use ForwardTlv::{Alpn, Authority, Crc32c, Ssl, UniqueId, Vendors};
-    let tlvs: &[ForwardTlv] = match (forward, target) {
-        (Forward::ProxyV2, Target::Dovecot) => &[Ssl, Authority],
-        (Forward::ProxyV2, Target::Haproxy) => &[Ssl, Authority, Alpn, UniqueId, Vendors],
-        (Forward::ProxyV2, Target::Vestibule) => &[Ssl, Authority, Alpn, UniqueId, Vendors, Crc32c],
-        _ => &[],
-    };
-    tlvs.iter().copied().collect()
+    if forward == Forward::ProxyV2 { target.preset().tlvs } else { ForwardTlvs::NONE }
 }
 
 /// `check` where the files do not say it: nobody greets whose protocol is unknown.
@@ -227,21 +217,44 @@ impl Check<'_> {
     }
 
     /// All backends, each judged together with the services that use it.
-    pub(super) fn backends(&mut self, raw: &[RawBackend], services: &[Service], proxy: &LoginProxy) -> Vec<Backend> {
+    pub(super) fn backends(
+        &mut self,
+        raw: &[RawBackend],
+        services: &[Service],
+        proxy: &LoginProxy,
+        header_limit: u32,
+    ) -> Vec<Backend> {
         if let Some(first) = raw.get(BACKENDS_MAX) {
             self.problem(&first.at, format!("more than {BACKENDS_MAX} backends"));
             return Vec::new();
         }
-        raw.iter().enumerate().map(|(index, raw)| self.backend(index, raw, services, proxy)).collect()
+        let mut all = Vec::new();
+        for (index, raw) in raw.iter().enumerate() {
+            let tlvs = self.tlvs(&raw.values);
+            let backend = self.backend(index, raw, services, tlvs);
+            let users: Vec<&Service> = users(services, index).collect();
+            let terms = relay::Terms {
+                forward: backend.forward,
+                protocol: Protocol::None,
+                target: backend.target,
+                tlvs,
+                tls_passthrough: false,
+                header_limit,
+            };
+            self.judge_announcement(raw, terms, &users);
+            self.judge(raw, &backend, users, services, proxy);
+            all.push(backend);
+        }
+        all
     }
 
-    fn backend(&mut self, index: usize, raw: &RawBackend, services: &[Service], proxy: &LoginProxy) -> Backend {
+    fn backend(&mut self, index: usize, raw: &RawBackend, services: &[Service], tlvs: Option<ForwardTlvs>) -> Backend {
         let values = &raw.values;
         self.name_of(&raw.at, "backend", &raw.name);
         let target = self.of_all(values, "target", &Target::ALL).unwrap_or(default_target(services, index));
         let forward = self.of_all(values, "forward", &Forward::ALL).unwrap_or(default_forward(target));
         let check = self.check(values, default_check(services, index));
-        let backend = Backend {
+        Backend {
             servers: backend::Settings {
                 name: raw.name.clone(),
                 servers: self.servers(raw, default_port(services, index, &raw.name)),
@@ -258,14 +271,12 @@ impl Check<'_> {
             },
             target,
             forward,
-            forward_tlvs: self.tlvs(values, target, forward).unwrap_or(default_tlvs(target, forward)),
+            forward_tlvs: tlvs.filter(|_| forward == Forward::ProxyV2).unwrap_or(default_tlvs(target, forward)),
             half_closed_timeout: self
                 .duration(values, "half_closed_timeout", 1, HALF_CLOSED_MAX)
                 .unwrap_or(HALF_CLOSED_DEFAULT),
             at: raw.at.clone(),
-        };
-        self.judge(raw, &backend, users(services, index).collect(), services, proxy);
-        backend
+        }
     }
 
     /// One of the values that a type has.
@@ -312,27 +323,15 @@ impl Check<'_> {
         }
     }
 
-    fn tlvs(&mut self, values: &Values, target: Target, forward: Forward) -> Option<ForwardTlvs> {
-        let tlvs = self.with(values, "forward_tlvs", |text| {
-            let items: Vec<&str> = value::items(text).filter(|item| *item != "none").collect();
-            let known = |item: &&str| {
-                ForwardTlv::ALL.iter().find(|(_, name)| name == item).map(|(tlv, _)| *tlv).ok_or_else(|| {
-                    let names: Vec<&str> = ForwardTlv::ALL.iter().map(|(_, name)| *name).collect();
-                    format!("Invalid forward_tlvs: {item} (use none, or any of {})", names.join(", "))
-                })
-            };
-            items.iter().map(known).collect::<Result<ForwardTlvs, String>>()
-        })?;
-        let at = &values["forward_tlvs"].at;
-        if forward != Forward::ProxyV2 && !tlvs.is_empty() {
-            self.warn(at, "forward_tlvs has no effect without forward = proxy-v2".into());
-            return None;
-        }
-        if target == Target::Dovecot && tlvs.contains(ForwardTlv::Alpn) {
-            let words = "forward_tlvs: Dovecot 2.4.0 and 2.4.1 close every connection whose header has ALPN; leave alpn out, unless all servers are 2.3, or 2.4.2 and newer";
-            self.warn(at, words.into());
-        }
-        Some(tlvs)
+    fn tlvs(&mut self, values: &Values) -> Option<ForwardTlvs> {
+        self.with(values, "forward_tlvs", |text| match ForwardTlvs::parse(text) {
+            Err("none") => Err("Invalid forward_tlvs: none stands beside others".into()),
+            Err(item) => {
+                let names: Vec<&str> = ForwardTlvs::WORDS.iter().map(|(_, name)| *name).collect();
+                Err(format!("Invalid forward_tlvs: '{item}' (use any of {})", names.join(", ")))
+            }
+            Ok(tlvs) => Ok(tlvs),
+        })
     }
 
     /// Those of `servers`, then the sections, in the order of the files.
@@ -462,8 +461,7 @@ impl Check<'_> {
             let words = "is used by no service (worker = relay, backend = NAME)";
             self.warn(&raw.at, format!("backend {} {words}", raw.name));
         }
-        self.judge_forward(raw, backend, &users);
-        self.judge_tls(raw, backend, &users);
+        self.judge_tls(raw, &users);
         self.judge_check(raw, backend, &users);
         self.judge_loops(raw, backend, services);
         if backend.target == Target::Postscreen && proxy.timeout <= GREET_WAIT && !users.is_empty() {
@@ -474,44 +472,43 @@ impl Check<'_> {
         }
     }
 
-    fn judge_forward(&mut self, raw: &RawBackend, backend: &Backend, users: &[&Service]) {
-        let at = raw.values.get("forward").map_or(&raw.at, |setting| &setting.at);
-        let forward = Forward::ALL.iter().find(|(forward, _)| *forward == backend.forward).map_or("", |(_, word)| word);
-        if backend.forward == Forward::None {
+    /// What cannot be told to the servers as it is to be, or hardly.
+    fn judge_announcement(&mut self, raw: &RawBackend, terms: relay::Terms, users: &[&Service]) {
+        if terms.forward == Forward::None {
             let words = "servers see this host's address instead of the client's: their logs, limits and bans concern all clients at once";
-            self.warn(at, format!("forward = none: {words}"));
+            self.warn(place(raw, &["forward"]), format!("forward = none: {words}"));
         }
-        for service in users.iter().filter(|service| !speaks(backend.forward, service.protocol)) {
-            let (name, protocol) = (&service.name, service.protocol.name());
-            let instead = match backend.forward {
-                Forward::ImapId => "imap-id is for imap only",
-                _ => "xclient is for pop3, smtp, submission, lmtp and sieve",
-            };
-            self.problem(at, format!("forward = {forward}: service {name} speaks {protocol}, and {instead}"));
-        }
-        let refused = match (backend.target, backend.forward) {
-            (Target::Haraka | Target::SmtpServer, Forward::ProxyV2) => Some("reads version 1 only: use proxy-v1"),
-            (Target::Opensmtpd, Forward::ProxyV1) => Some("reads version 2 only: use proxy-v2"),
-            _ => None,
-        };
-        if let Some(words) = refused {
-            let target = Target::ALL.iter().find(|(target, _)| *target == backend.target).map_or("", |(_, word)| word);
-            self.problem(at, format!("forward = {forward}: target {target} {words}"));
+        let mut told = Vec::new();
+        for service in users {
+            let through = service.listeners.iter().find(|listener| starts_with_tls(listener));
+            let terms = relay::Terms { protocol: service.protocol, tls_passthrough: through.is_some(), ..terms };
+            for finding in relay::findings(&terms) {
+                if told.contains(&finding) {
+                    continue;
+                }
+                let at = place(raw, named_by(&finding));
+                let whom = match (&finding, through) {
+                    (Finding::InBandUnderTls(_), Some(InetListener { name, port, .. })) => {
+                        format!(", inet_listener {name} port {port}")
+                    }
+                    _ => String::new(),
+                };
+                let words = format!("backend {}: service {}{whom}: {finding}", raw.name, service.name);
+                match finding.severity() {
+                    Severity::Error => self.problem(at, words),
+                    Severity::Warning => self.warn(at, words),
+                }
+                told.push(finding);
+            }
         }
     }
 
-    /// In-band words cannot be said inside a client's TLS; and one port does not speak TLS and clear text.
-    fn judge_tls(&mut self, raw: &RawBackend, backend: &Backend, users: &[&Service]) {
-        let at = raw.values.get("forward").map_or(&raw.at, |setting| &setting.at);
+    /// One port does not speak TLS and clear text.
+    fn judge_tls(&mut self, raw: &RawBackend, users: &[&Service]) {
         let listeners = || users.iter().flat_map(|service| &service.listeners);
-        let in_band = matches!(backend.forward, Forward::ImapId | Forward::Xclient);
         for listener in listeners().filter(|listener| starts_with_tls(listener)) {
-            let (name, port) = (&listener.name, listener.port);
-            if in_band {
-                let words = "clients start with TLS there, which is passed through, and nothing can be said in front of it: use proxy-v2 or proxy-v1";
-                self.problem(at, format!("forward: inet_listener {name} port {port}: {words}"));
-            }
             if let Some(clear) = listeners().find(|listener| is_clear(listener)) {
+                let name = &listener.name;
                 let words = "start with TLS, those of";
                 let remedy =
                     "one port of a server does not speak both: make a service and a backend of its own for TLS";
@@ -596,12 +593,21 @@ fn default_port(services: &[Service], backend: usize, name: &str) -> Option<u16>
     PORTS.iter().find(|(known, _)| same && *known == protocol).map(|(_, port)| *port)
 }
 
-/// Whether a protocol has the words by which the client's address is forwarded.
-fn speaks(forward: Forward, protocol: Protocol) -> bool {
-    match forward {
-        Forward::ProxyV2 | Forward::ProxyV1 | Forward::None => true,
-        Forward::ImapId => protocol == Protocol::Imap,
-        Forward::Xclient => !matches!(protocol, Protocol::Imap | Protocol::None),
+/// Where the first of these settings stands, else the backend.
+fn place<'a>(raw: &'a RawBackend, names: &[&'static str]) -> &'a Place {
+    names.iter().find_map(|name| raw.values.get(name)).map_or(&raw.at, |setting| &setting.at)
+}
+
+/// The settings at which a finding is told.
+fn named_by(finding: &Finding) -> &'static [&'static str] {
+    match finding {
+        Finding::ImapIdElsewhere(_)
+        | Finding::NoXclient(_)
+        | Finding::InBandUnderTls(_)
+        | Finding::VersionUnread(..) => &["forward", "target"],
+        Finding::TlvsWithoutV2(_) | Finding::AlpnToDovecot | Finding::OverCap { .. } | Finding::UselessChecksum(_) => {
+            &["forward_tlvs", "target"]
+        }
     }
 }
 

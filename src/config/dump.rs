@@ -203,7 +203,7 @@ fn backend_lines(settings: &Settings, index: usize) -> Vec<Line> {
         of("connect_timeout", value::show_time(servers.connect_timeout), value::show_time(CONNECT_DEFAULT)),
         of("fall", servers.check.fall, FALL_DEFAULT),
         of("forward", forward(backend.forward), forward(default_forward)),
-        of("forward_tlvs", tlvs(backend.forward_tlvs), tlvs(default_tlvs)),
+        of("forward_tlvs", backend.forward_tlvs.words(), default_tlvs.words()),
         of("half_closed_timeout", value::show_time(backend.half_closed_timeout), value::show_time(HALF_CLOSED_DEFAULT)),
         of("queue", servers.queue, BACKEND_QUEUE_DEFAULT),
         of("queue_timeout", value::show_time(servers.queue_timeout), value::show_time(QUEUE_TIMEOUT_DEFAULT)),
@@ -244,13 +244,6 @@ fn word<T: Copy + PartialEq>(all: &[(T, &'static str)], one: T) -> &'static str 
     all.iter().find(|(value, _)| *value == one).map_or("", |(_, word)| word)
 }
 
-fn tlvs(set: ForwardTlvs) -> String {
-    match set.is_empty() {
-        true => "none".into(),
-        false => set.iter().map(|tlv| word(&ForwardTlv::ALL, tlv)).collect::<Vec<_>>().join(" "),
-    }
-}
-
 fn listener_lines(service: &Service, listener: &InetListener, settings: &Settings) -> Vec<Line> {
     let defaults = &settings.defaults;
     let known = names::implicit(Dovecot::V23, &service.name, Some(&listener.name));
@@ -261,6 +254,7 @@ fn listener_lines(service: &Service, listener: &InetListener, settings: &Setting
         of("haproxy_timeout", value::show_time(listener.timeout), value::show_time(defaults.timeout)),
         of("haproxy_trusted_networks", networks(&listener.networks), networks(&defaults.networks)),
         of("haproxy_v4_in_tcp6", if listener.rules.v4_in_tcp6 { "map" } else { "reject" }, "reject"),
+        of("haproxy_v6_in_tcp4", if listener.rules.v6_in_tcp4 { "map" } else { "reject" }, "reject"),
         of("log_connections", yes_no(listener.log_connections), yes_no(defaults.log_connections)),
         of("pending_listener_limit", listener.pending_limit, defaults.pending_limit),
         // The port is what a reader looks for: shown even where it is Dovecot's default.

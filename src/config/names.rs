@@ -102,6 +102,7 @@ pub const SETTINGS: &[Known] = &[
     known("haproxy_source", &[Listener], Vestibule),
     known("haproxy_second_header", &[Listener], Vestibule),
     known("haproxy_v4_in_tcp6", &[Listener], Vestibule),
+    known("haproxy_v6_in_tcp4", &[Listener], Vestibule),
     known("haproxy_authority", &[Listener], Vestibule),
     known("haproxy_alpn", &[Listener], Vestibule),
     known("defer_accept", &[Listener], Vestibule),

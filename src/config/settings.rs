@@ -11,7 +11,7 @@ use crate::backend;
 use crate::dispatch::Overload;
 use crate::net::{Network, NetworkSet};
 use crate::proxy::Rules;
-use crate::relay::{Forward, Protocol, Target};
+use crate::relay::{Forward, ForwardTlvs, Protocol, Target};
 
 /// The daemon's settings.
 #[derive(Clone, Debug)]
@@ -288,62 +288,6 @@ pub struct Backend {
     pub half_closed_timeout: Duration,
     /// Where the backend first stands.
     pub at: Place,
-}
-
-/// One item of `forward_tlvs`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ForwardTlv {
-    /// SSL: the client's TLS, with all that is inside.
-    Ssl,
-    /// AUTHORITY: the name that the client asked for.
-    Authority,
-    /// ALPN.
-    Alpn,
-    /// UNIQUE_ID.
-    UniqueId,
-    /// Those of vendors (AWS, Azure, ..) that came in.
-    Vendors,
-    /// CRC32C, a checksum of our own over the header.
-    Crc32c,
-}
-
-impl ForwardTlv {
-    /// All, by their names in a configuration.
-    pub const ALL: [(ForwardTlv, &str); 6] = [
-        (ForwardTlv::Ssl, "ssl"),
-        (ForwardTlv::Authority, "authority"),
-        (ForwardTlv::Alpn, "alpn"),
-        (ForwardTlv::UniqueId, "unique-id"),
-        (ForwardTlv::Vendors, "vendors"),
-        (ForwardTlv::Crc32c, "crc32c"),
-    ];
-}
-
-/// A set of [`ForwardTlv`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ForwardTlvs(u8);
-
-impl ForwardTlvs {
-    /// Whether it is in the set.
-    pub fn contains(self, tlv: ForwardTlv) -> bool {
-        self.0 & 1 << tlv as u8 != 0
-    }
-
-    /// Whether the set is empty.
-    pub fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-
-    /// The items, in the order of [`ForwardTlv::ALL`].
-    pub fn iter(self) -> impl Iterator<Item = ForwardTlv> {
-        ForwardTlv::ALL.into_iter().map(|(tlv, _)| tlv).filter(move |&tlv| self.contains(tlv))
-    }
-}
-
-impl FromIterator<ForwardTlv> for ForwardTlvs {
-    fn from_iter<I: IntoIterator<Item = ForwardTlv>>(items: I) -> Self {
-        ForwardTlvs(items.into_iter().fold(0, |set, tlv| set | 1 << tlv as u8))
-    }
 }
 
 /// `inet_listener NAME { ... }`, complete: what it inherits is filled in.

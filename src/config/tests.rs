@@ -9,7 +9,7 @@ use super::*;
 use crate::admission::{OnUnknown, OnUnspec};
 use crate::backend::{AdminState, Balance, CheckKind, CheckSettings, StickSettings};
 use crate::dispatch::Overload;
-use crate::relay::{Forward, Protocol, Target};
+use crate::relay::{Forward, ForwardTlvs, Protocol, Target};
 
 /// The example that operators start from: a bare number for the timeout, three listeners.
 const EXAMPLE: &str = include_str!("../../examples/dovecot.conf");
@@ -100,11 +100,12 @@ fn every_setting_of_a_listener() {
     let listener = listener(
         "address = 192.0.2.1, 2001:db8::1\nhaproxy = yes\nreuse_port = yes\nhaproxy_trusted_networks = ::1\n\
          haproxy_timeout = 5 secs\nhaproxy_versions = v2\nhaproxy_unknown = reject\nhaproxy_unspec = peer\n\
-         haproxy_checksum = require\nhaproxy_source = any\nhaproxy_second_header = pass\nhaproxy_v4_in_tcp6 = map\n\
+         haproxy_checksum = require\nhaproxy_source = any\nhaproxy_second_header = pass\nhaproxy_v4_in_tcp6 = map\nhaproxy_v6_in_tcp4 = map\n\
          haproxy_authority = dns\nhaproxy_alpn = imap pop3\ndefer_accept = no\n",
     );
     assert_eq!(listener.addresses, [ip("192.0.2.1"), ip("2001:db8::1")]);
     assert!(listener.haproxy && listener.reuse_port && !listener.defer_accept && listener.rules.v4_in_tcp6);
+    assert!(listener.rules.v6_in_tcp4);
     assert!(listener.trusted.contains(ip("::1")) && !listener.trusted.contains(ip("127.0.0.1")));
     assert_eq!(listener.timeout, Duration::from_secs(5));
     let policy = &listener.policy;
@@ -606,7 +607,7 @@ fn a_relay_and_its_backends() {
     assert_eq!((last.weight, last.connection_limit, last.state, last.backup), (0, 9, AdminState::Drain, true));
     assert_eq!((first.check_port, last.check_port), (Some(5001), Some(5002)));
     assert_eq!((backend.target, backend.forward), (Target::Vestibule, Forward::ProxyV2));
-    assert_eq!(backend.forward_tlvs.iter().collect::<Vec<_>>(), [ForwardTlv::Ssl, ForwardTlv::UniqueId]);
+    assert_eq!(backend.forward_tlvs.words(), "ssl unique-id");
     assert_eq!(backend.half_closed_timeout.as_secs(), 9);
     let rest = &backend.servers;
     assert_eq!((rest.balance, rest.retries, rest.queue), (Balance::Source, 0, 5));
@@ -616,7 +617,7 @@ fn a_relay_and_its_backends() {
     assert_eq!(rest.check, CheckSettings { kind: CheckKind::Dovecot, interval, rise: 1, fall: 1 });
 
     let smtp = &settings.backends[1];
-    assert_eq!((smtp.forward, smtp.forward_tlvs.is_empty()), (Forward::ProxyV1, true));
+    assert_eq!((smtp.forward, smtp.forward_tlvs), (Forward::ProxyV1, ForwardTlvs::NONE));
     assert_eq!((smtp.servers.servers[0].port, smtp.servers.check.kind), (10025, CheckKind::Banner));
 }
 
@@ -634,14 +635,14 @@ fn a_relays_defaults_come_from_its_service() {
     let backend = &settings.backends[0];
     assert_eq!((settings.services[0].backend, backend.servers.servers[0].port), (Some(0), 10143));
     assert_eq!((backend.target, backend.forward), (Target::Dovecot, Forward::ProxyV2));
-    assert_eq!(backend.forward_tlvs.iter().collect::<Vec<_>>(), [ForwardTlv::Ssl, ForwardTlv::Authority]);
+    assert_eq!(backend.forward_tlvs.words(), "ssl authority");
     assert_eq!(backend.servers.check.kind, CheckKind::Banner);
     assert_eq!(settings.login_proxy_max_disconnect_delay, DISCONNECT_DELAY_DEFAULT);
     let unknown = "service x {\nworker = relay\nbackend = b\ninet_listener l {\nport = 1\n}\n}\n\
                    backend b {\nservers = [::1]:7\n}\n";
     let backend = &loaded(unknown).settings.backends[0];
     assert_eq!((backend.target, backend.servers.check.kind), (Target::Generic, CheckKind::Connect));
-    assert!(backend.forward_tlvs.is_empty());
+    assert_eq!(backend.forward_tlvs, ForwardTlvs::NONE);
     let merged = loaded(&format!(
         "{}backend imap {{\nservers = 10.0.0.2\nserver a {{\naddress = 10.0.0.3\n}}\n}}\n",
         relay("", "")
@@ -709,21 +710,34 @@ fn errors_of_relays() {
         (
             "",
             "forward = xclient",
-            "line 10: forward = xclient: service imap-login speaks imap, and xclient is for pop3",
+            "line 10: backend imap: service imap-login: IMAP has no XCLIENT command: use forward = imap-id",
         ),
         (
             "protocol = pop3\nbackend = imap",
             "forward = imap-id",
-            "service imap-login speaks pop3, and imap-id is for imap only",
+            "service imap-login: forward = imap-id works for IMAP only, and the protocol is pop3",
         ),
         (
             "inet_listener m {\nport = 993\n}",
             "forward = imap-id",
-            "line 12: forward: inet_listener m port 993: clients start with TLS",
+            "line 12: backend imap: service imap-login, inet_listener m port 993: forward = imap-id cannot work where TLS",
         ),
-        ("", "target = haraka\nforward = proxy-v2", "line 11: forward = proxy-v2: target haraka reads version 1 only"),
-        ("", "target = opensmtpd\nforward = proxy-v1", "target opensmtpd reads version 2 only"),
-        ("", "forward_tlvs = ssl sni", "line 10: Invalid forward_tlvs: sni (use none, or any of ssl, authority"),
+        (
+            "",
+            "target = haraka\nforward = proxy-v2",
+            "line 11: backend imap: service imap-login: haraka reads version 1 of the PROXY protocol only",
+        ),
+        (
+            "",
+            "target = opensmtpd\nforward = proxy-v1",
+            "line 11: backend imap: service imap-login: opensmtpd reads version 2 of",
+        ),
+        (
+            "",
+            "forward_tlvs = ssl sni",
+            "line 10: Invalid forward_tlvs: 'sni' (use any of ssl, authority, alpn, unique-id, vendor, crc32c, none",
+        ),
+        ("", "forward_tlvs = none ssl", "line 10: Invalid forward_tlvs: none stands beside others"),
         (
             "",
             "check = dovecot",
@@ -777,11 +791,22 @@ fn warnings_of_relays() {
         ("worker = whoami\nidle_timeout = 1 hours", "", "line 4: idle_timeout has no effect without worker = relay"),
         ("worker = whoami", "", "line 8: backend imap is used by no service"),
         ("", "forward = none", "line 10: forward = none: servers see this host's address instead of the client's"),
-        ("", "forward_tlvs = alpn", "line 10: forward_tlvs: Dovecot 2.4.0 and 2.4.1 close every connection"),
+        ("", "forward_tlvs = alpn", "line 10: backend imap: service imap-login: Dovecot 2.4.0 and 2.4.1 close every"),
+        (
+            "",
+            "target = exim\nforward_tlvs = ssl",
+            "line 11: backend imap: service imap-login: a header may have up to 328 bytes and the server takes 232",
+        ),
+        ("", "target = nginx\nforward_tlvs = authority", "a header may have up to 308 bytes and the server takes 107"),
+        (
+            "",
+            "forward_tlvs = crc32c",
+            "line 10: backend imap: service imap-login: dovecot does not verify the checksum",
+        ),
         (
             "",
             "forward = proxy-v1\nforward_tlvs = ssl",
-            "line 11: forward_tlvs has no effect without forward = proxy-v2",
+            "line 11: backend imap: service imap-login: forward_tlvs has no effect with forward = proxy-v1",
         ),
         ("", "stick_table_size = 5", "line 10: stick_table_size has no effect without stick = source"),
         ("", "check = none\nrise = 2", "line 11: rise has no effect with check = none"),

@@ -58,7 +58,7 @@ pub(super) fn settings(root: &Path, gathered: &mut Gathered) -> Settings {
     };
     let services: Vec<Service> = raw_services.iter().filter_map(|raw| check.service(raw, &globals)).collect();
     let proxy = check.login_proxy(&values, &services);
-    let backends = check.backends(&raw_backends, &services, &proxy);
+    let backends = check.backends(&raw_backends, &services, &proxy, header_limit);
     check.protocols(&values, &services);
     check.together(root, &services);
     let (ssl_cert, ssl_key) = check.certificate(&values, &services);
@@ -247,8 +247,9 @@ impl Check<'_> {
         let log_connections = self.boolean(values, "log_connections").unwrap_or(inherited.log_connections);
         let defer_accept = self.boolean(values, "defer_accept").unwrap_or(haproxy);
         let policy = self.policy(values);
-        let v4_in_tcp6 =
-            self.choice(values, "haproxy_v4_in_tcp6", &[("reject", false), ("map", true)]).unwrap_or(false);
+        let mixed = [("reject", false), ("map", true)];
+        let v4_in_tcp6 = self.choice(values, "haproxy_v4_in_tcp6", &mixed).unwrap_or(false);
+        let v6_in_tcp4 = self.choice(values, "haproxy_v6_in_tcp4", &mixed).unwrap_or(false);
         let port = self.port(raw, default.map(|known| known.port))?;
         if ssl && !globals.defaults.ssl {
             let name = raw.name.as_deref().unwrap_or("without a name");
@@ -278,7 +279,7 @@ impl Check<'_> {
             networks,
             timeout,
             pending_limit,
-            rules: Rules { header_limit: globals.header_limit, v4_in_tcp6 },
+            rules: Rules { header_limit: globals.header_limit, v4_in_tcp6, v6_in_tcp4 },
             policy,
             defer_accept,
             log_connections,

@@ -49,11 +49,14 @@ pub struct Rules {
     pub header_limit: u32,
     /// Accept IPv4 text under `TCP6` and read it as an IPv4-mapped address (`haproxy_v4_in_tcp6 = map`).
     pub v4_in_tcp6: bool,
+    /// Accept IPv6 text under `TCP4`, in a line as long as one of `TCP6`; the header is then one of IPv6, and an IPv4
+    /// address beside it becomes an IPv4-mapped one (`haproxy_v6_in_tcp4 = map`).
+    pub v6_in_tcp4: bool,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Rules { header_limit: 4096, v4_in_tcp6: false }
+        Rules { header_limit: 4096, v4_in_tcp6: false, v6_in_tcp4: false }
     }
 }
 

@@ -429,6 +429,27 @@ fn v1_v4_text_under_tcp6_where_allowed() {
 }
 
 #[test]
+fn v1_v6_text_under_tcp4_where_allowed() {
+    let rules = Rules { v6_in_tcp4: true, ..Rules::default() };
+    let longest = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
+    for (addresses, source, destination) in [
+        ("203.0.113.9 2001:db8::1", "[::ffff:203.0.113.9]:65535".to_string(), "[2001:db8::1]:65534".to_string()),
+        ("2001:db8::1 203.0.113.9", "[2001:db8::1]:65535".into(), "[::ffff:203.0.113.9]:65534".into()),
+        ("203.0.113.9 ::ffff:192.0.2.1", "[::ffff:203.0.113.9]:65535".into(), "[::ffff:192.0.2.1]:65534".into()),
+        (&format!("{longest} {longest}"), format!("[{longest}]:65535"), format!("[{longest}]:65534")),
+        ("203.0.113.9 192.0.2.1", "203.0.113.9:65535".into(), "192.0.2.1:65534".into()),
+    ] {
+        let line = format!("PROXY TCP4 {addresses} 65535 65534\r\n");
+        at_every_split(line.as_bytes(), &rules, &Verdict::Complete(line.len()));
+        conveys(&whole(line.as_bytes(), &rules), &source, &destination);
+    }
+    let too_long = format!("PROXY TCP4 {longest} {longest} 65535 655350\r\n");
+    at_every_split(too_long.as_bytes(), &rules, &Verdict::Invalid(Reason::LineTooLong, 104));
+    let other_way = b"PROXY TCP6 1.2.3.4 ::1 1 2\r\n";
+    at_every_split(other_way, &rules, &Verdict::Invalid(Reason::FamilyMismatch, other_way.len()));
+}
+
+#[test]
 fn vendors() {
     let with = |tlvs: &[u8]| -> (Vec<u8>, Rules) { (v2_inet(tlvs), Rules::default()) };
     let (bytes, rules) =

@@ -6,7 +6,11 @@ use super::oracle::{Endpoint, Fields, Rules, Verdict};
 
 /// What the decoder says to `bytes`.
 pub fn decode(bytes: &[u8], rules: Rules) -> Verdict {
-    let rules = proxy::Rules { header_limit: rules.header_limit as u32, v4_in_tcp6: rules.v4_in_tcp6 };
+    let rules = proxy::Rules {
+        header_limit: rules.header_limit as u32,
+        v4_in_tcp6: rules.v4_in_tcp6,
+        v6_in_tcp4: rules.v6_in_tcp4,
+    };
     match proxy::decode(bytes, &rules) {
         Decoded::Complete(header) => Verdict::Complete { length: header.len(), fields: fields(&header) },
         Decoded::Incomplete { need } => Verdict::Incomplete { need },

@@ -11,11 +11,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 pub struct Rules {
     pub header_limit: usize,
     pub v4_in_tcp6: bool,
+    pub v6_in_tcp4: bool,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Rules { header_limit: 4096, v4_in_tcp6: false }
+        Rules { header_limit: 4096, v4_in_tcp6: false, v6_in_tcp4: false }
     }
 }
 
@@ -144,8 +145,8 @@ fn judge_v1(line: &[u8], rules: Rules) -> V1 {
         }
     }
     let longest = match keyword {
-        "TCP4" => 56,
-        "TCP6" => 104,
+        "TCP4" if !rules.v6_in_tcp4 => 56,
+        "TCP4" | "TCP6" => 104,
         _ => 107,
     };
     if at == longest { V1::Refused("line-too-long") } else { V1::Fine }
@@ -180,13 +181,18 @@ fn judge_v1_fields(line: &[u8], keyword: &str, rules: Rules) -> V1 {
     };
     let Some(source_port) = port(fields[2]) else { return V1::Refused("bad-port") };
     let Some(destination_port) = port(fields[3]) else { return V1::Refused("bad-port") };
+    let all_four = keyword == "TCP4" && source.is_ipv4() && destination.is_ipv4();
+    let widen = |address| match address {
+        IpAddr::V4(four) if !all_four => IpAddr::V6(mapped(four.octets())),
+        other => other,
+    };
     V1::End(Fields {
         version: "v1",
         command: "PROXY",
-        family: if keyword == "TCP4" { "INET" } else { "INET6" },
+        family: if all_four { "INET" } else { "INET6" },
         transport: "STREAM",
-        source: Endpoint::Ip(SocketAddr::new(source, source_port)),
-        destination: Endpoint::Ip(SocketAddr::new(destination, destination_port)),
+        source: Endpoint::Ip(SocketAddr::new(widen(source), source_port)),
+        destination: Endpoint::Ip(SocketAddr::new(widen(destination), destination_port)),
         tlvs: Vec::new(),
     })
 }
@@ -195,12 +201,15 @@ fn v1_address(text: &[u8], keyword: &str, rules: Rules) -> Result<IpAddr, &'stat
     match (keyword, ipv4(text), ipv6(text)) {
         ("TCP4", Some(four), _) => Ok(IpAddr::V4(Ipv4Addr::from(four))),
         ("TCP6", _, Some(six)) => Ok(IpAddr::V6(Ipv6Addr::from(six))),
-        ("TCP6", Some([a, b, c, d]), None) if rules.v4_in_tcp6 => {
-            Ok(IpAddr::V6(Ipv6Addr::from([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d])))
-        }
+        ("TCP6", Some(four), None) if rules.v4_in_tcp6 => Ok(IpAddr::V6(mapped(four))),
+        ("TCP4", None, Some(six)) if rules.v6_in_tcp4 => Ok(IpAddr::V6(Ipv6Addr::from(six))),
         (_, None, None) => Err("bad-address"),
         _ => Err("family-mismatch"),
     }
+}
+
+fn mapped([a, b, c, d]: [u8; 4]) -> Ipv6Addr {
+    Ipv6Addr::from([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d])
 }
 
 /// Decimal without sign and leading zero, at most `digits` digits and `max`.

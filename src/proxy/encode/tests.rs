@@ -5,7 +5,7 @@ use fastrand::Rng;
 use super::*;
 use crate::proxy::{Decoded, Family, Rules, decode};
 
-const ANY_LENGTH: Rules = Rules { header_limit: V2_LENGTH_MAX as u32, v4_in_tcp6: false };
+const ANY_LENGTH: Rules = Rules { header_limit: V2_LENGTH_MAX as u32, v4_in_tcp6: false, v6_in_tcp4: false };
 
 fn socket(text: &str) -> SocketAddr {
     text.parse().expect("an address and port")

@@ -1,6 +1,6 @@
 //! Any line, byte by byte, to the earliest byte that allows a refusal.
 
-use core::net::{Ipv4Addr, Ipv6Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::str;
 
 use super::super::address::{Block, Pair};
@@ -20,8 +20,9 @@ impl Keyword {
         [(Keyword::Tcp4, b"TCP4"), (Keyword::Tcp6, b"TCP6"), (Keyword::Unknown, b"UNKNOWN")];
 
     // spec 2.1 MUST "maximum line lengths"
-    const fn length_max(self) -> usize {
+    const fn length_max(self, rules: &Rules) -> usize {
         match self {
+            Keyword::Tcp4 if rules.v6_in_tcp4 => TCP6_LENGTH_MAX,
             Keyword::Tcp4 => TCP4_LENGTH_MAX,
             Keyword::Tcp6 => TCP6_LENGTH_MAX,
             Keyword::Unknown => V1_LENGTH_MAX,
@@ -34,12 +35,12 @@ pub(super) fn line(prefix: &[u8], rules: &Rules) -> Result<Head, Stop> {
     let (keyword, text) = keyword(prefix.get(V1_PREFIX.len()..).ok_or(Stop::Incomplete)?)?;
     // spec 2.1 MUST "wait for the CRLF sequence"
     let fields_at = prefix.len() - text.len();
-    let length = fields_at + end(keyword, text).map_err(|stop| stop.after(fields_at))?;
+    let length = fields_at + end(keyword, text, rules).map_err(|stop| stop.after(fields_at))?;
     let fields = prefix.get(fields_at + 1..length - 2).unwrap_or_default();
     let block = match keyword {
         // spec 2.1 MUST "ignore anything presented before the CRLF"
         Keyword::Unknown => return Ok(Head::without_addresses(Version::V1, Command::Proxy, length as u32)),
-        Keyword::Tcp4 => tcp4(fields),
+        Keyword::Tcp4 => tcp4(fields, rules),
         Keyword::Tcp6 => tcp6(fields, rules),
     };
     let block = block.map_err(|reason| Stop::At(length, reason))?;
@@ -73,8 +74,8 @@ fn keyword(text: &[u8]) -> Result<(Keyword, &[u8]), Stop> {
 }
 
 /// Bytes of `text`, which follows the keyword, up to and with the CRLF. The fields are not read yet.
-fn end(keyword: Keyword, text: &[u8]) -> Result<usize, Stop> {
-    let left = keyword.length_max() - V1_PREFIX.len() - keyword.name().len();
+fn end(keyword: Keyword, text: &[u8], rules: &Rules) -> Result<usize, Stop> {
+    let left = keyword.length_max(rules) - V1_PREFIX.len() - keyword.name().len();
     let mut previous = 0;
     let mut spaces = 0;
     for (at, &byte) in (1..).zip(text) {
@@ -119,18 +120,30 @@ const FIELDS: usize = 4;
 /// Number of the first port among the fields, from 0.
 const PORT_FIELD: usize = 2;
 
-fn tcp4(fields: &[u8]) -> Result<Block, Reason> {
+fn tcp4(fields: &[u8], rules: &Rules) -> Result<Block, Reason> {
     let [source, destination, source_port, destination_port] = split(fields)?;
-    let source = v4_only(source)?;
-    let destination = v4_only(destination)?;
+    let source = v4_or_mapped(source, rules)?;
+    let destination = v4_or_mapped(destination, rules)?;
     let ports = [port(source_port)?, port(destination_port)?];
-    Ok(Block::Inet(Pair::new(source.octets(), destination.octets(), ports)))
+    Ok(match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            Block::Inet(Pair::new(source.octets(), destination.octets(), ports))
+        }
+        _ => Block::Inet6(Pair::new(mapped(source).octets(), mapped(destination).octets(), ports)),
+    })
+}
+
+fn mapped(address: IpAddr) -> Ipv6Addr {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped(),
+        IpAddr::V6(address) => address,
+    }
 }
 
 fn tcp6(fields: &[u8], rules: &Rules) -> Result<Block, Reason> {
     let [source, destination, source_port, destination_port] = split(fields)?;
-    let source = v6_only(source, rules)?;
-    let destination = v6_only(destination, rules)?;
+    let source = v6_or_mapped(source, rules)?;
+    let destination = v6_or_mapped(destination, rules)?;
     let ports = [port(source_port)?, port(destination_port)?];
     Ok(Block::Inet6(Pair::new(source.octets(), destination.octets(), ports)))
 }
@@ -145,15 +158,16 @@ fn split(fields: &[u8]) -> Result<[&[u8]; FIELDS], Reason> {
     Ok(four)
 }
 
-fn v4_only(field: &[u8]) -> Result<Ipv4Addr, Reason> {
+fn v4_or_mapped(field: &[u8], rules: &Rules) -> Result<IpAddr, Reason> {
     match (v4(field), v6(field)) {
-        (Some(address), _) => Ok(address),
+        (Some(address), _) => Ok(address.into()),
+        (None, Some(address)) if rules.v6_in_tcp4 => Ok(address.into()),
         (None, Some(_)) => Err(Reason::FamilyMismatch),
         (None, None) => Err(Reason::BadAddress),
     }
 }
 
-fn v6_only(field: &[u8], rules: &Rules) -> Result<Ipv6Addr, Reason> {
+fn v6_or_mapped(field: &[u8], rules: &Rules) -> Result<Ipv6Addr, Reason> {
     match (v6(field), v4(field)) {
         (Some(address), _) => Ok(address),
         (None, Some(address)) if rules.v4_in_tcp6 => Ok(address.to_ipv6_mapped()),

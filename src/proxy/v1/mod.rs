@@ -11,7 +11,7 @@ use crate::scan::{self, Scan, Work, mostly};
 mod exact;
 mod quick;
 
-/// Longest `TCP4` line, CRLF included. Specification, section 2.1.
+/// Longest `TCP4` line, CRLF included, unless it may hold IPv6 text. Specification, section 2.1.
 const TCP4_LENGTH_MAX: usize = 56;
 /// Longest `TCP6` line, CRLF included. Specification, section 2.1.
 const TCP6_LENGTH_MAX: usize = 104;

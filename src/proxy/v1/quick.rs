@@ -10,7 +10,7 @@ const FIELDS_AT: u32 = 11;
 
 const _: () = assert!(TCP4_LENGTH_MAX < 64, "one bitmap has the whole line");
 
-/// The header at the start if it is a whole and good TCP4 line; `None` for all else, good or not.
+/// The header at the start if it is a whole and good TCP4 line of IPv4 addresses; `None` for all else, good or not.
 #[inline(always)]
 pub(super) fn tcp4(scan: impl Scan, prefix: &[u8]) -> Option<Header<'_>> {
     ensure(mostly(prefix.first_chunk())? == b"PROXY TCP4 ")?;

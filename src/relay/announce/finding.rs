@@ -95,7 +95,8 @@ impl fmt::Display for Finding {
                 write!(f, "forward_tlvs has no effect with forward = {}: only proxy-v2 carries TLVs", forward_name(forward))
             }
             Finding::AlpnToDovecot => f.write_str(
-                "Dovecot 2.4.0 and 2.4.1 close every connection whose header holds ALPN: leave alpn out of forward_tlvs",
+                "Dovecot 2.4.0 and 2.4.1 close every connection whose header holds ALPN: leave alpn out of forward_tlvs, \
+                 unless all servers are 2.3, or 2.4.2 and newer",
             ),
             Finding::OverCap { largest, cap } => write!(
                 f,

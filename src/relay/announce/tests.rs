@@ -229,6 +229,8 @@ fn the_operators_words() {
     assert_eq!(ForwardTlvs::parse("none"), Ok(ForwardTlvs::NONE));
     assert_eq!(ForwardTlvs::parse("all"), Ok(ForwardTlvs::ALL));
     assert_eq!(ForwardTlvs::parse("ssl sni"), Err("sni"));
+    assert_eq!((both.words(), ForwardTlvs::NONE.words()), ("ssl crc32c".into(), "none".into()));
+    assert_eq!(ForwardTlvs::parse(&ForwardTlvs::ALL.words()), Ok(ForwardTlvs::ALL));
     assert_eq!((ForwardTlvs::parse("none ssl"), ForwardTlvs::parse(" ,")), (Err("none"), Err("")));
 }
 

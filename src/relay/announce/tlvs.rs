@@ -53,6 +53,14 @@ impl ForwardTlvs {
         if empty || contradicts { Err(if empty { "" } else { "none" }) } else { Ok(all) }
     }
 
+    /// The words of these, one a kind: of none `none`.
+    pub fn words(self) -> String {
+        let single = |tlvs: ForwardTlvs| tlvs.0.is_power_of_two() && self.has(tlvs);
+        let words: Vec<&str> =
+            ForwardTlvs::WORDS.iter().filter(|(tlvs, _)| single(*tlvs)).map(|(_, word)| *word).collect();
+        if words.is_empty() { "none".into() } else { words.join(" ") }
+    }
+
     /// Both.
     pub const fn and(self, other: ForwardTlvs) -> ForwardTlvs {
         ForwardTlvs(self.0 | other.0)
