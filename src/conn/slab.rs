@@ -131,6 +131,8 @@ mod tests {
     #[test]
     fn generations_wrap() {
         let mut slab = Slab::new(1);
+        let first = slab.insert(()).expect("free");
+        slab.remove(first);
         slab.entries[0].generation = GENERATION_MASK;
         let last = slab.insert(()).expect("free");
         slab.remove(last);
