@@ -1,5 +1,5 @@
 //! What 23 other projects' own tests expect of a decoder: their streams, re-typed from their sources, but for those at
-//! which a server or library named in docs/conformance.md crashes.
+//! which a server or library named in docs/conformance.md crashes or hangs.
 //!
 //! `tests/data/peers.jsonl` names each with its source and its authors' verdict (`expect`), the addresses, TLVs and
 //! length that they read out of it, or the segments in which it comes (`parts`) and what a server does with it. Where

@@ -12,6 +12,8 @@ import subprocess
 import threading
 import time
 
+from . import processes
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 # Where fetched packages are kept, so that the second run is quick.
 CACHE = ROOT / "target/receivers"
@@ -20,6 +22,8 @@ PEER = "127.0.0.2"
 START = 20.0
 # How far a log may lag behind.
 LAG = 1.0
+# A server is at work on nothing any more if in one of so many seconds it hardly uses the processor.
+CALM = 10
 # A receiver that says nothing for so long waits. Asked twice, the second time longer: the machine may be busy.
 PATIENCE = (1.5, 6.0)
 
@@ -97,7 +101,11 @@ class Receiver:
 
 
 class Server(Receiver):
-    """A child process in a temporary directory, with the lines that it logs."""
+    """A child process in a temporary directory, with the lines that it logs. It leads a session; what belongs to that,
+    or descends from it, ends with it."""
+
+    # Set when the run is broken off: no server is started any more.
+    broken_off = threading.Event()
 
     def __init__(self, directory):
         self.directory = pathlib.Path(directory)
@@ -106,9 +114,11 @@ class Server(Receiver):
         self.changed = threading.Condition()
 
     def spawn(self, command, **options):
+        if self.broken_off.is_set():
+            raise RuntimeError("the run was broken off")
         self.process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            errors="replace", **options
+            errors="replace", start_new_session=True, **options
         )
         threading.Thread(target=self.collect, daemon=True).start()
         deadline = time.monotonic() + START
@@ -141,13 +151,18 @@ class Server(Receiver):
                 self.changed.wait(left)
 
     def stop(self):
+        members = processes.family(self.process.pid)
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(10)
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+        processes.end_family(self.process.pid, members)
+        self.process.wait()
+
+    def must_be_calm(self):
+        """No process may go on working when all connections are closed."""
+        if all(working := processes.busy(self.process.pid, 1) for _ in range(CALM)):
+            raise RuntimeError(f"processes {working} work on behind the last connection: one of the vectors hangs them")
 
     def disturbances(self):
         if self.process.poll() is not None:
@@ -165,6 +180,7 @@ class Server(Receiver):
                 # The log lags behind: which of the last ones was it?
                 for suspect in range(max(0, index - 2), index + 1):
                     answers[suspect] = self.answer_alone(vectors[suspect])
+        self.must_be_calm()
         return answers
 
     def answer(self, vector):
