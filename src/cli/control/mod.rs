@@ -1,8 +1,8 @@
 //! The control socket: operators ask, and say what is to be done, by lines of JSON; each is answered by a line.
 //!
-//! Every conversation has a thread of its own, and each step of it a limit: who says nothing, says too much or does not read
-//! holds nobody else. What is asked is answered from a [`Glance`], which waits for nobody; only a reload and a drain need
-//! the tier, and wait for a takeover that is under way.
+//! Every conversation has a thread of its own, and each step of it a limit: who says nothing, says too much or does not
+//! read holds nobody else. What is asked is answered from a [`Glance`], which waits for nobody; only a reload and a drain
+//! need the tier, and wait for a takeover that is under way.
 
 mod answer;
 mod ask;
