@@ -32,7 +32,7 @@ use wire::{REQUEST_MAX, failure};
 /// Conversations at a time; more are told so.
 const CONVERSATIONS_MAX: usize = 32;
 /// How long a request may take to come.
-const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
+const REQUEST_PATIENCE: Duration = Duration::from_secs(30);
 /// How long an answer may take to be read.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the tier may be busy until what was seen of it last is good enough.
