@@ -5,6 +5,7 @@ mod clock;
 mod codec_cli;
 mod config;
 mod conformance;
+mod control;
 mod ctl;
 mod doctor;
 mod faults;

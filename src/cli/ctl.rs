@@ -34,8 +34,8 @@ enum Command {
 
 /// Show what a running daemon has counted since its start: the table that it prints at its end.
 ///
-/// The daemon is asked at its control_socket, or at its takeover_socket if it has no other; root and the user that it runs
-/// as may ask. It goes on accepting meanwhile. Rows of zero are left out of the table, but not of the JSON. What each
+/// The daemon is asked at its control_socket, or at its takeover_socket if it has no other; root and the user that it
+/// runs as may ask. It goes on accepting meanwhile. Rows of zero are left out of the table, but not of the JSON. What each
 /// counter means: docs/operations.md.
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -68,8 +68,8 @@ struct Backends {
 
 /// Change a server until the next reload: what it is to do, or its weight.
 ///
-/// ready: sessions may come. drain: sessions stay, and only clients that stick to it come. maint: nobody comes, and those
-/// who are there are let go, spread over login_proxy_max_disconnect_delay.
+/// ready: sessions may come. drain: sessions stay, and only clients that stick to it come. maint: nobody comes, and
+/// those who are there are let go, spread over login_proxy_max_disconnect_delay.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -117,8 +117,8 @@ struct Who {
 
 /// Find a session by its id: as this daemon logs it, or as Dovecot does.
 ///
-/// Dovecot's id names the client's address, its port and the time. That finds the session here, live or among those that
-/// have ended last.
+/// Dovecot's id names the client's address, its port and the time. That finds the session here, live or among those
+/// that have ended last.
 #[derive(clap::Args)]
 struct Session {
     /// What stands behind session= in the log

@@ -766,6 +766,7 @@ fn errors_of_relays() {
         ("server x {\n}\n", "line 1: server belongs inside a backend NAME { ... }"),
         ("login_source_ips = ?10.0.0.1\n", "line 1: login_source_ips: ?10.0.0.1: ? is not supported"),
         ("login_source_ips = 10.0.0.1 *\n", "line 1: login_source_ips: * is no address of one host"),
+        ("takeover_socket = x\ncontrol_socket = x\n", "line 2: control_socket is the same as takeover_socket"),
         ("login_proxy_timeout = 0\n", "line 1: login_proxy_timeout: 0 is not in the range"),
         ("forward = none\n", "line 1: Unknown setting: forward (it belongs inside backend NAME { ... })"),
     ] {

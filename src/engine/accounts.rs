@@ -127,7 +127,7 @@ impl ServerAccount {
         counted(&self.traffic.ends)
     }
 
-    /// What its sessions took, by name, with the unit: to connect and to greet in microseconds, altogether in milliseconds.
+    /// What its sessions took, by name, with the unit: to connect and to greet in microseconds, in all in milliseconds.
     pub fn times(&self) -> [(&'static str, &Histogram<u64>); 3] {
         let Traffic { connect, greeting, lasted, .. } = &self.traffic;
         [("connect-us", connect), ("greeting-us", greeting), ("session-ms", lasted)]
@@ -144,8 +144,8 @@ impl ServerAccount {
     }
 }
 
-/// Adds the accounts of another engine. Engines of one process share their backends: of one that both know, the later view
-/// stands.
+/// Adds the accounts of another engine. Engines of one process share their backends: of one that both know, the later
+/// view stands.
 pub(super) fn merge(all: &mut Vec<BackendAccount>, others: &[BackendAccount]) {
     for other in others {
         match all.iter_mut().find(|one| one.number == other.number) {

@@ -1,8 +1,8 @@
 //! The control socket: operators ask, and say what is to be done, by lines of JSON; each is answered by a line.
 //!
-//! Every conversation has a thread of its own, and each step of it a limit: who says nothing, says too much or does not read
-//! holds nobody else. What is asked is answered from a [`Glance`], which waits for nobody; only a reload and a drain need
-//! the tier, and wait for a takeover that is under way.
+//! Every conversation has a thread of its own, and each step of it a limit: who says nothing, says too much or does not
+//! read holds nobody else. What is asked is answered from a [`Glance`], which waits for nobody; only a reload and a drain
+//! need the tier, and wait for a takeover that is under way.
 
 mod answer;
 mod ask;
@@ -32,7 +32,7 @@ use wire::{REQUEST_MAX, failure};
 /// Conversations at a time; more are told so.
 const CONVERSATIONS_MAX: usize = 32;
 /// How long a request may take to come.
-const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
+const REQUEST_PATIENCE: Duration = Duration::from_secs(30);
 /// How long an answer may take to be read.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the tier may be busy until what was seen of it last is good enough.

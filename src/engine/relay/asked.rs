@@ -1,5 +1,5 @@
-//! What others want to know of a ring's sessions, or want to end: looked through a few sessions a turn, so that nobody who
-//! is served waits for whoever asks.
+//! What others want to know of a ring's sessions, or want to end: looked through a few sessions a turn, so that nobody
+//! who is served waits for whoever asks.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;

@@ -1,0 +1,294 @@
+//! The control socket: each verb of `vestibule ctl` on a daemon that relays, and that nobody holds another up there.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use socket2::{Domain, SockAddr, Socket, Type};
+use tempfile::TempDir;
+
+use crate::support::backend::Backend;
+use crate::support::client::{TRUSTED, loopback};
+use crate::support::cluster::backend;
+use crate::support::daemon::{Daemon, vestibule_run};
+use crate::support::mail::Wire;
+use crate::support::process::Finished;
+use crate::support::{PATIENCE, free_port, header, temp_dir, wait_until};
+
+/// A daemon that relays to two servers, and where it is asked.
+struct Scene {
+    daemon: Daemon,
+    servers: [Backend; 2],
+    directory: TempDir,
+    port: u16,
+}
+
+impl Scene {
+    fn new() -> Scene {
+        let (directory, port) = (temp_dir(), free_port());
+        let servers = ["* OK s0\r\n", "* OK s1\r\n"].map(Backend::greeting);
+        let configuration = configuration(&directory, port, &servers);
+        let daemon = Daemon::start(&configuration, &[port]);
+        daemon.wait_for_output("is ready");
+        Scene { daemon, servers, directory, port }
+    }
+
+    fn configuration(&self) -> String {
+        configuration(&self.directory, self.port, &self.servers)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.path().join("control.sock")
+    }
+
+    /// A client with a session that is open.
+    fn client(&self, source: &str) -> Wire {
+        let source: SocketAddr = source.parse().expect("an address");
+        let mut wire = Wire::connect(TRUSTED, loopback(self.port));
+        let destination = if source.is_ipv4() { "192.0.2.1:143" } else { "[2001:db8::1]:143" };
+        wire.send(&header::v2(source, destination.parse().expect("an address"), &[]));
+        wire.expect("* OK s");
+        wire
+    }
+
+    fn ctl(&self, arguments: &[&str]) -> Finished {
+        let socket = self.socket();
+        let socket = ["--socket", &*socket.to_string_lossy()];
+        vestibule_run(&[&["ctl"], arguments, &socket].concat(), b"")
+    }
+
+    /// What it prints when all is well.
+    fn said(&self, arguments: &[&str]) -> String {
+        let answer = self.ctl(arguments);
+        assert_eq!((answer.code, answer.stderr.as_str()), (Some(0), ""), "{arguments:?}: {answer:?}");
+        answer.stdout
+    }
+
+    fn json(&self, arguments: &[&str]) -> Value {
+        serde_json::from_str(&self.said(&[arguments, &["--json"]].concat())).expect("one line of JSON")
+    }
+
+    fn connect(&self) -> UnixStream {
+        let stream = UnixStream::connect(self.socket()).expect("it listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout above zero");
+        stream
+    }
+
+    /// Sessions that are open at each server, as `ctl backends` has them.
+    fn sessions(&self) -> Vec<u64> {
+        let all = self.json(&["backends"]);
+        let servers = all[0]["servers"].as_array().expect("servers").iter();
+        servers.map(|server| server["sessions"].as_u64().expect("a number")).collect()
+    }
+}
+
+fn configuration(directory: &TempDir, port: u16, servers: &[Backend; 2]) -> String {
+    let directory = directory.path().display();
+    let addresses = servers.each_ref().map(|server| server.address);
+    format!(
+        "haproxy_trusted_networks = 127.0.0.0/29\nrings = 2\nlogin_proxy_max_disconnect_delay = 1 secs\n\
+         takeover_socket = {directory}/takeover.sock\ncontrol_socket = {directory}/control.sock\n\
+         service imap-login {{\n  worker = relay\n  backend = imap\n  inet_listener imap_in {{\n    \
+         address = 127.0.0.1\n    port = {port}\n    haproxy = yes\n  }}\n}}\n{}",
+        backend("imap", "check = none\n  slow_start = 0", &addresses)
+    )
+}
+
+/// Says a line and hears one.
+fn ask(stream: &mut UnixStream, request: &str) -> Value {
+    stream.write_all(format!("{request}\n").as_bytes()).expect("it listens");
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).expect("an answer in time");
+    serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
+}
+
+#[test]
+fn sessions_are_shown_found_and_ended() {
+    let scene = Scene::new();
+    let mode = std::fs::metadata(scene.socket()).expect("it is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let mut first = scene.client("198.51.100.7:5000");
+    let mut second = scene.client("[2001:db8::7]:40239");
+    first.say("abc");
+    first.expect("abc");
+    let all = scene.json(&["who"]);
+    assert_eq!((all["sessions"].as_array().map(Vec::len), &all["more"]), (Some(2), &0.into()), "{all}");
+    let some = scene.json(&["who", "--client", "198.51.100.0/24", "--backend", "imap"]);
+    let session = &some["sessions"][0];
+    assert_eq!((some["sessions"].as_array().map(Vec::len), &session["client"]), (Some(1), &"198.51.100.7:5000".into()));
+    assert_eq!(
+        (&session["bytes-in"], &session["bytes-out"], &session["state"]),
+        (&5.into(), &14.into(), &"open".into())
+    );
+    assert_eq!(scene.json(&["who", "--limit", "1"])["more"], 1);
+    assert_eq!(scene.json(&["who", "--server", "s7"])["sessions"], serde_json::json!([]));
+    let table = scene.said(&["who", "--client", "2001:db8::/32"]);
+    assert!(table.contains("[2001:db8::7]:40239  imap/s") && table.lines().count() == 2, "{table}");
+    // By our id, live; and, as Dovecot would have made it a moment later, when it is over.
+    let id = session["session"].as_str().expect("text").to_owned();
+    let found = scene.json(&["session", &id]);
+    assert_eq!((&found["client"], &found["ended-ago"]), (&"198.51.100.7:5000".into(), &Value::Null));
+    assert_eq!(scene.said(&["kick", "198.51.100.0/24"]), "1 sessions are ended\n");
+    assert_eq!(first.to_end(), "");
+    let (low, client) = vestibule::relay::SessionId::decode(&id).expect("an id");
+    let later = vestibule::relay::SessionId::new(low + 30_000, client);
+    assert!(wait_until(PATIENCE, || scene.json(&["session", &format!("<{later}>")])["state"] == "killed"));
+    let shown = scene.said(&["session", later.as_str()]);
+    assert!(shown.contains("session      ") && shown.contains(&id) && shown.contains(" ago: killed"), "{shown}");
+    let unknown = scene.ctl(&["session", "N3eB81dhiBPGM2QH"]);
+    assert_eq!(unknown.code, Some(1), "years before: {unknown:?}");
+    assert!(unknown.stderr.contains("no session is known of N3eB81dhiBPGM2QH"), "{unknown:?}");
+    // One by its id.
+    let other = scene.json(&["who"])["sessions"][0]["session"].as_str().expect("text").to_owned();
+    assert_eq!(scene.said(&["kick", &other]), "1 sessions are ended\n");
+    assert_eq!(second.to_end(), "");
+    assert_eq!(scene.ctl(&["kick", "nobody"]).code, Some(1));
+    let log = scene.daemon.stop();
+    assert!(log.contains("imap/s0 ") && log.contains("killed                              2\n"), "{log}");
+}
+
+#[test]
+fn servers_are_shown_and_changed() {
+    let scene = Scene::new();
+    let mut clients: Vec<Wire> =
+        (0..4).map(|number| scene.client(&format!("198.51.100.7:{}", 5000 + number))).collect();
+    assert_eq!(scene.sessions(), [2, 2]);
+    assert_eq!(scene.said(&["server", "imap/s0", "drain"]), "");
+    clients.extend((0..4).map(|number| scene.client(&format!("198.51.100.8:{}", 5000 + number))));
+    assert_eq!(scene.sessions(), [2, 6]);
+    assert_eq!(scene.said(&["server", "imap/s1", "weight", "7"]), "");
+    assert_eq!(scene.said(&["server", "imap/s0", "maint"]), "2 sessions are let go\n");
+    assert!(wait_until(PATIENCE, || scene.sessions() == [0, 6]), "{:?}", scene.sessions());
+    let table = scene.said(&["backends"]);
+    let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!((rows[1][..4].join(" "), rows[2][..4].join(" ")), ("imap/s0 MAINT 1 0".into(), "imap/s1 UP 7 6".into()));
+    let all = scene.json(&["backends"]);
+    assert_eq!(all[0]["servers"][0]["ends"], serde_json::json!({ "server-down": 2 }), "{all}");
+    assert_eq!(all[0]["servers"][0]["bytes-out"], 18, "{all}");
+    let stats = scene.json(&["stats"]);
+    assert_eq!(
+        (&stats["servers"][1]["sessions-total"], &stats["counters"]["proxied"]),
+        (&6.into(), &8.into()),
+        "{stats}"
+    );
+    assert_eq!(scene.said(&["server", "imap/s0", "ready"]), "");
+    clients.push(scene.client("198.51.100.9:5000"));
+    assert_eq!(scene.sessions(), [1, 6]);
+    for (arguments, words) in [
+        (&["server", "imap/s9", "maint"][..], "backend imap has no server s9"),
+        (&["server", "pop3/s0", "maint"], "there is no backend pop3"),
+        (&["server", "imap/s0", "weight", "257"], "a weight is 0 to 256"),
+        (&["server", "imap", "maint"], "imap is not BACKEND/SERVER"),
+        (&["server", "imap/s0", "sleep"], "ready, drain, maint or weight N, not sleep"),
+        (&["who", "--client", "here"], "here is no address and no network"),
+    ] {
+        let answer = scene.ctl(arguments);
+        assert_eq!((answer.code, answer.stdout.as_str()), (Some(1), ""), "{answer:?}");
+        assert!(answer.stderr.contains(words), "{answer:?}");
+    }
+}
+
+#[test]
+fn a_reload_answers_when_it_is_done_and_the_socket_stays() {
+    let scene = Scene::new();
+    let mut talking = scene.connect();
+    let other = scene.configuration().replace("rings = 2", "rings = 3");
+    std::fs::write(scene.daemon.file(), &other).expect("it is ours");
+    let said = scene.said(&["reload"]);
+    assert!(said.starts_with("warning: rings stays at 2") && said.ends_with("\nreloaded\n"), "{said}");
+    std::fs::write(scene.daemon.file(), "nonsense\n").expect("it is ours");
+    let refused = scene.ctl(&["reload"]);
+    assert_eq!((refused.code, refused.stdout.as_str()), (Some(1), ""), "{refused:?}");
+    assert!(refused.stderr.contains("vestibule.conf") && refused.stderr.contains("line 1"), "{refused:?}");
+    scene.client("198.51.100.7:5000");
+    assert_eq!(ask(&mut talking, r#"{"verb":"who"}"#)["ok"], true, "the conversation goes on");
+    assert_eq!(scene.said(&["drain"]), "draining\n");
+    scene.daemon.wait_for_output("drained in");
+    assert_eq!(ask(&mut talking, r#"{"verb":"stats"}"#)["stats"]["counters"]["proxied"], 1);
+    let late = scene.ctl(&["reload"]);
+    assert!(late.code == Some(1) && late.stderr.contains("not reloaded: it is draining"), "{late:?}");
+}
+
+#[test]
+fn nobody_holds_another_up_also_not_during_a_takeover() {
+    let scene = Scene::new();
+    let _clients: Vec<Wire> = (0..200).map(|n| scene.client(&format!("198.51.100.7:{}", 5000 + n))).collect();
+    let mute = scene.connect();
+    let mut garbage = scene.connect();
+    garbage.write_all(b"\x16\x03\x01 HTTP\n").expect("it listens");
+    let mut slow = scene.connect();
+    // Far more answers than fit into its buffers, of which none is read.
+    for _ in 0..40 {
+        slow.write_all(b"{\"verb\":\"who\"}\n").expect("requests fit");
+    }
+    // And another process is about to take over.
+    let claimant = Socket::new(Domain::UNIX, Type::SEQPACKET, None).expect("a socket");
+    let takeover = scene.directory.path().join("takeover.sock");
+    claimant.connect(&SockAddr::unix(takeover).expect("a short path")).expect("it listens");
+    claimant.send(b"\x01VESTIBUL\x00\x01").expect("Hello fits");
+    scene.daemon.wait_for_output("asks to take over");
+    let mut others: Vec<UnixStream> = (0..7).map(|_| scene.connect()).collect();
+    let begun = Instant::now();
+    for _ in 0..3 {
+        for other in &mut others {
+            let answer = ask(other, r#"{"verb":"who","limit":3}"#);
+            assert_eq!(
+                (answer["sessions"].as_array().map(Vec::len), &answer["more"]),
+                (Some(3), &197.into()),
+                "{answer}"
+            );
+        }
+    }
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    let mut said = String::new();
+    garbage.set_read_timeout(Some(PATIENCE)).expect("a timeout above zero");
+    garbage.read_to_string(&mut said).expect("it is told and hung up on");
+    assert!(said.contains("this is no request"), "{said}");
+    // The slow one was not forgotten, nor did it get anything wrong.
+    let mut reader = BufReader::new(&slow);
+    let mut line = String::new();
+    reader.read_line(&mut line).expect("the answers are there");
+    assert_eq!(serde_json::from_str::<Value>(&line).expect("JSON")["sessions"].as_array().map(Vec::len), Some(200));
+    // Who says too much is told so.
+    let mut long = scene.connect();
+    long.write_all(&[b' '; 5000]).expect("it fits");
+    let mut told = String::new();
+    long.read_to_string(&mut told).expect("it is told and hung up on");
+    assert!(told.contains("a request has at most 4096 bytes"), "{told}");
+    drop((mute, claimant));
+}
+
+#[test]
+fn after_a_takeover_the_next_process_is_asked() {
+    let mut scene = Scene::new();
+    let _client = scene.client("198.51.100.7:5000");
+    let next = Daemon::taking_over(&scene.directory.path().join("takeover.sock"), &scene.configuration());
+    next.wait_for_output("is ready");
+    let mut first = std::mem::replace(&mut scene.daemon, next);
+    assert_eq!(first.wait(PATIENCE).code(), Some(0), "{}", first.output());
+    let all = scene.json(&["who"]);
+    assert_eq!(all["sessions"][0]["client"], "198.51.100.7:5000", "the session has moved: {all}");
+    assert_eq!(scene.json(&["stats"])["counters"]["session-taken"], 1);
+    let socket = scene.socket();
+    scene.daemon.stop();
+    assert!(!socket.exists(), "it takes its file with it");
+}
+
+#[test]
+fn two_daemons_do_not_share_a_socket() {
+    let scene = Scene::new();
+    let text = scene.configuration().replace("takeover.sock", "another.sock");
+    let file = scene.directory.path().join("second.conf");
+    std::fs::write(&file, text).expect("it is ours");
+    let second = vestibule_run(&["serve", "-c", &file.to_string_lossy()], b"");
+    assert_eq!(second.code, Some(1), "{second:?}");
+    assert!(
+        second.stderr.contains("control_socket = ") && second.stderr.contains("another process listens there"),
+        "{second:?}"
+    );
+    assert_eq!(scene.json(&["who"])["ok"], true);
+}
