@@ -20,6 +20,7 @@ mod limits;
 mod log_lines;
 mod log_target;
 mod log_words;
+mod mixed_peers;
 mod no_io_uring;
 mod operations;
 mod peer_cases;

@@ -128,7 +128,8 @@ fn line(settings: &Settings, service: &Service, listener: &InetListener, address
         return format!("  {address} {name}: plain{tls}{relay}");
     }
     let trusted = configuration::show_networks(&listener.networks);
-    format!("  {address} {name}: haproxy from {trusted} within {} s{tls}{relay}", listener.timeout.as_secs())
+    let others = if listener.plain_untrusted { ", others plain" } else { "" };
+    format!("  {address} {name}: haproxy from {trusted} within {} s{others}{tls}{relay}", listener.timeout.as_secs())
 }
 
 fn backend(backend: &Backend) -> String {

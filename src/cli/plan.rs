@@ -95,6 +95,7 @@ fn engine_listener(service: &Service, listener: &InetListener, address: SocketAd
             terms.rules = listener.rules;
             terms.policy = listener.policy.clone();
             terms.pending_limit = listener.pending_limit;
+            terms.plain_untrusted = listener.plain_untrusted;
         }),
         false => Listener::plain(address).trust(listener.networks.iter().copied()),
     };

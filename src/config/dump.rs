@@ -94,6 +94,7 @@ fn global_lines(settings: &Settings) -> Vec<Line> {
         of("drain_timeout", value::show_time(settings.drain_timeout), value::show_time(DRAIN_DEFAULT)),
         of("haproxy_timeout", value::show_time(defaults.timeout), value::show_time(otherwise.timeout)),
         of("haproxy_trusted_networks", networks(&defaults.networks), networks(&otherwise.networks)),
+        of("haproxy_untrusted", untrusted(defaults.plain_untrusted), untrusted(otherwise.plain_untrusted)),
         of("header_limit", settings.header_limit, HEADER_DEFAULT),
         of(
             "login_proxy_max_disconnect_delay",
@@ -247,12 +248,14 @@ fn word<T: Copy + PartialEq>(all: &[(T, &'static str)], one: T) -> &'static str 
 fn listener_lines(service: &Service, listener: &InetListener, settings: &Settings) -> Vec<Line> {
     let defaults = &settings.defaults;
     let known = names::implicit(Dovecot::V23, &service.name, Some(&listener.name));
+    let defers = listener.haproxy && !listener.plain_untrusted;
     let mut lines = vec![
         of("address", addresses(&listener.addresses), addresses(&defaults.addresses)),
-        of("defer_accept", yes_no(listener.defer_accept), yes_no(listener.haproxy)),
+        of("defer_accept", yes_no(listener.defer_accept), yes_no(defers)),
         of("haproxy", yes_no(listener.haproxy), "no"),
         of("haproxy_timeout", value::show_time(listener.timeout), value::show_time(defaults.timeout)),
         of("haproxy_trusted_networks", networks(&listener.networks), networks(&defaults.networks)),
+        of("haproxy_untrusted", untrusted(listener.plain_untrusted), untrusted(defaults.plain_untrusted)),
         of("haproxy_v4_in_tcp6", if listener.rules.v4_in_tcp6 { "map" } else { "reject" }, "reject"),
         of("haproxy_v6_in_tcp4", if listener.rules.v6_in_tcp4 { "map" } else { "reject" }, "reject"),
         of("log_connections", yes_no(listener.log_connections), yes_no(defaults.log_connections)),
@@ -265,6 +268,10 @@ fn listener_lines(service: &Service, listener: &InetListener, settings: &Setting
     lines.extend(policy_lines(&listener.policy));
     lines.sort_by_key(|line| line.name);
     lines
+}
+
+fn untrusted(plain: bool) -> &'static str {
+    if plain { "plain" } else { "abort" }
 }
 
 fn policy_lines(policy: &Policy) -> Vec<Line> {

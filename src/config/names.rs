@@ -77,6 +77,7 @@ pub const SETTINGS: &[Known] = &[
     known("ssl_cert", &[Global], Origin::Dovecot),
     known("ssl_key", &[Global], Origin::Dovecot),
     known("haproxy_trusted_networks", &[Global, Service, Listener], Origin::Dovecot),
+    known("haproxy_untrusted", &[Global, Service, Listener], Vestibule),
     known("haproxy_timeout", &[Global, Service, Listener], Origin::Dovecot),
     known("pending_listener_limit", &[Global, Service, Listener], Vestibule),
     known("log_connections", &[Global, Service, Listener], Vestibule),

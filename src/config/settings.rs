@@ -193,6 +193,8 @@ pub struct Defaults {
     pub ssl: bool,
     /// `haproxy_trusted_networks`.
     pub networks: Vec<Network>,
+    /// `haproxy_untrusted = plain`.
+    pub plain_untrusted: bool,
     /// `haproxy_timeout`.
     pub timeout: Duration,
     /// `pending_listener_limit`.
@@ -208,6 +210,7 @@ impl Default for Defaults {
             addresses: everywhere,
             ssl: true,
             networks: Vec::new(),
+            plain_untrusted: false,
             timeout: TIMEOUT_DEFAULT,
             pending_limit: 0,
             log_connections: false,
@@ -309,6 +312,8 @@ pub struct InetListener {
     pub trusted: NetworkSet,
     /// `trusted` as it was written.
     pub networks: Vec<Network>,
+    /// Peers outside of them are clients of their own, without a header; if not, they are turned away.
+    pub plain_untrusted: bool,
     /// From accept to a complete header, 1 s..=[`TIMEOUT_MAX`].
     pub timeout: Duration,
     /// Most headers that it awaits in one ring, up to [`PENDING_MAX`]; 0: as many as the ring may.

@@ -96,6 +96,21 @@ fn without_places(text: &str) -> Settings {
 }
 
 #[test]
+fn who_is_not_trusted_is_inherited_as_its_neighbours_are() {
+    let text = "haproxy_trusted_networks = 10.0.0.1\nhaproxy_untrusted = plain\n\
+                service a {\ninet_listener x {\nport = 1\nhaproxy = yes\n}\n\
+                inet_listener y {\nport = 2\nhaproxy = yes\nhaproxy_untrusted = abort\n}\n}\n\
+                service b {\nhaproxy_untrusted = abort\ninet_listener z {\nport = 3\nhaproxy = yes\n}\n}\n";
+    let settings = loaded(text).settings;
+    let all: Vec<_> = settings.services.iter().flat_map(|service| &service.listeners).collect();
+    let plain: Vec<_> = all.iter().map(|listener| (listener.plain_untrusted, listener.defer_accept)).collect();
+    assert_eq!(plain, [(true, false), (false, true), (false, true)]);
+    assert!(
+        problems("haproxy_untrusted = drop\n").contains("line 1: Invalid haproxy_untrusted: drop (use abort or plain)")
+    );
+}
+
+#[test]
 fn every_setting_of_a_listener() {
     let listener = listener(
         "address = 192.0.2.1, 2001:db8::1\nhaproxy = yes\nreuse_port = yes\nhaproxy_trusted_networks = ::1\n\

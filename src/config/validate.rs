@@ -115,6 +115,7 @@ impl Check<'_> {
             addresses: self.addresses(values, "listen", &otherwise.addresses).unwrap_or(otherwise.addresses),
             ssl: self.global_ssl(values),
             networks: self.networks(values).unwrap_or(otherwise.networks),
+            plain_untrusted: self.plain_untrusted(values).unwrap_or(otherwise.plain_untrusted),
             timeout: self.timeout(values).unwrap_or(otherwise.timeout),
             pending_limit: self.pending(values, "pending_listener_limit").unwrap_or(otherwise.pending_limit),
             log_connections: self.boolean(values, "log_connections").unwrap_or(otherwise.log_connections),
@@ -204,6 +205,7 @@ impl Check<'_> {
             globals,
             networks_at: values.get(TRUSTED).map(|setting| &setting.at).or(globals.networks_at),
             networks: self.networks(values).unwrap_or_else(|| defaults.networks.clone()),
+            plain_untrusted: self.plain_untrusted(values).unwrap_or(defaults.plain_untrusted),
             timeout: self.timeout(values).unwrap_or(defaults.timeout),
             pending_limit: self.pending(values, "pending_listener_limit").unwrap_or(defaults.pending_limit),
             log_connections: self.boolean(values, "log_connections").unwrap_or(defaults.log_connections),
@@ -240,12 +242,14 @@ impl Check<'_> {
         let ssl = self.boolean(values, "ssl").unwrap_or(default.is_some_and(|known| known.ssl));
         let haproxy = self.boolean(values, "haproxy").unwrap_or(false);
         let networks = self.networks(values).unwrap_or_else(|| inherited.networks.clone());
+        let plain_untrusted = self.plain_untrusted(values).unwrap_or(inherited.plain_untrusted);
         let timeout = self.timeout(values).unwrap_or(inherited.timeout);
         let pending_limit = self.pending(values, "pending_listener_limit").unwrap_or(inherited.pending_limit);
         let addresses = self.addresses(values, "address", &globals.defaults.addresses);
         let reuse_port = self.boolean(values, "reuse_port").unwrap_or(inherited.reuse_port);
         let log_connections = self.boolean(values, "log_connections").unwrap_or(inherited.log_connections);
-        let defer_accept = self.boolean(values, "defer_accept").unwrap_or(haproxy);
+        let defer_asked = self.boolean(values, "defer_accept");
+        let defer_accept = defer_asked.unwrap_or(haproxy) && !(haproxy && plain_untrusted);
         let policy = self.policy(values);
         let mixed = [("reject", false), ("map", true)];
         let v4_in_tcp6 = self.choice(values, "haproxy_v4_in_tcp6", &mixed).unwrap_or(false);
@@ -263,6 +267,8 @@ impl Check<'_> {
         let name = raw.name.clone().unwrap_or_else(|| format!("port-{port}"));
         if !haproxy {
             self.without_effect(values);
+        } else if plain_untrusted {
+            self.judge_mixed(raw, &name, defer_asked, networks.is_empty());
         } else if networks.is_empty() {
             let at = values.get(TRUSTED).map(|setting| &setting.at).or(inherited.networks_at).unwrap_or(&raw.at);
             let words = "haproxy = yes, but haproxy_trusted_networks is empty: every connection will be refused; list the load balancers there";
@@ -277,6 +283,7 @@ impl Check<'_> {
             reuse_port,
             trusted: networks.iter().copied().collect(),
             networks,
+            plain_untrusted,
             timeout,
             pending_limit,
             rules: Rules { header_limit: globals.header_limit, v4_in_tcp6, v6_in_tcp4 },
@@ -285,6 +292,22 @@ impl Check<'_> {
             log_connections,
             at: raw.at.clone(),
         })
+    }
+
+    /// A listener where peers with a header and clients without one meet.
+    fn judge_mixed(&mut self, raw: &RawListener, name: &str, defer_asked: Option<bool>, trusts_nobody: bool) {
+        if trusts_nobody {
+            let words = "haproxy_untrusted = plain, but haproxy_trusted_networks is empty: every peer is a client, and the header of a balancer would be payload; list the load balancers there";
+            self.warn(&raw.at, format!("inet_listener {name}: {words}"));
+        }
+        if defer_asked == Some(true) {
+            let words = "defer_accept has no effect with haproxy_untrusted = plain: a client may wait for its greeting";
+            self.warn(&raw.values["defer_accept"].at, words.into());
+        }
+    }
+
+    fn plain_untrusted(&mut self, values: &Values) -> Option<bool> {
+        self.choice(values, "haproxy_untrusted", &[("abort", false), ("plain", true)])
     }
 
     fn policy(&mut self, values: &Values) -> Policy {
@@ -666,6 +689,7 @@ struct Inherited<'a> {
     networks: Vec<Network>,
     /// Where these stand, if anywhere.
     networks_at: Option<&'a Place>,
+    plain_untrusted: bool,
     timeout: Duration,
     pending_limit: u32,
     log_connections: bool,

@@ -23,9 +23,17 @@ pub struct Terms {
     pub timeout: Duration,
     /// Most headers that the listener awaits in one ring; 0: as many as the ring may.
     pub pending_limit: u32,
+    /// Whoever is not trusted is a client of its own, without a header; if not, such a peer is turned away
+    /// (`haproxy_untrusted`).
+    pub plain_untrusted: bool,
 }
 
 impl Terms {
+    /// Whether a connection of this peer has to begin with a header: decided by its address alone, before a byte is read.
+    pub fn expects_header(&self, peer: IpAddr) -> bool {
+        !self.plain_untrusted || self.trusted.contains(peer)
+    }
+
     /// Door 1: whether this peer may send a header at all, and whether one more may be awaited beside the listener's
     /// `pending` ones. Counts it in `peers` if so.
     pub fn admit_peer(&self, peer: IpAddr, pending: u32, peers: &mut PendingPeers) -> Result<(), Ending> {

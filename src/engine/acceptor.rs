@@ -84,7 +84,8 @@ struct Guest<S> {
     waiting: Waiting,
     state: State,
     prompt: bool,
-    /// Counted among those of its peer and listener whose header is awaited.
+    /// Counted among those of its peer and listener whose header is awaited: from door 1 until there is a verdict. Never
+    /// set for one that comes without a header.
     pending: bool,
     /// Its client's count.
     permit: Option<Permit>,
@@ -305,8 +306,11 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     /// Door 1, and behind it a slot or the lobby.
     fn receive(&mut self, mut guest: Guest<D::Socket>) {
         let door = &mut self.doors[guest.listener as usize];
-        let admitted = door.admit_peer(guest.peer.ip(), &mut self.peers);
-        guest.pending = door.proxy.is_some() && admitted.is_ok();
+        let peer = guest.peer.ip();
+        // Of one that was brought a part of the header may have been read: it does not become a client of its own.
+        let expects_header = guest.brought.is_some() || door.expects_header(peer);
+        let admitted = if expects_header { door.admit_peer(peer, &mut self.peers) } else { Ok(()) };
+        guest.pending = expects_header && admitted.is_ok();
         match admitted {
             Ok(()) if self.lobby.is_empty() => self.admit(guest),
             // Behind those that came before: deadlines are kept in order of arrival.
@@ -355,7 +359,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
 
     /// Finds a slot for a newcomer that door 1 has let in, or hands it over at once where no header is expected.
     fn admit(&mut self, guest: Guest<D::Socket>) {
-        let proxied = self.doors[guest.listener as usize].proxy.is_some();
+        let proxied = guest.pending;
         // A long line before a pool must not take the places of headers that are awaited for others.
         if proxied && (self.queues.len() >= self.pending_limit || self.slab.free() < self.spare / 2) {
             self.shed();
@@ -711,7 +715,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         if let Some(brought) = &guest.brought {
             return Some(brought.deadline);
         }
-        let proxy = self.doors[guest.listener as usize].proxy.as_ref()?;
+        let proxy = self.doors[guest.listener as usize].proxy.as_ref().filter(|_| guest.pending)?;
         Some(self.queues.deadline(proxy.class, guest.accepted_at))
     }
 

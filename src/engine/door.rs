@@ -59,7 +59,7 @@ enum State {
 /// The terms of a `haproxy = yes` listener.
 #[derive(Clone, Debug)]
 pub struct ProxyDoor {
-    /// Who may send a header, and what it must be like.
+    /// Who may send a header, what it must be like, and what becomes of others.
     pub terms: Arc<HeaderTerms>,
     /// The class of its deadlines, from accept.
     pub class: usize,
@@ -154,6 +154,11 @@ impl Door {
     pub fn in_row(mut self, row: u32, endings: Arc<Counters>) -> Door {
         (self.row, self.endings) = (row, endings);
         self
+    }
+
+    /// Whether a new connection of this peer has to begin with a header.
+    pub fn expects_header(&self, peer: IpAddr) -> bool {
+        self.proxy.as_ref().is_some_and(|proxy| proxy.terms.expects_header(peer))
     }
 
     /// Door 1: lets a peer in or not; whose header is to be awaited counts as pending from now on.

@@ -121,7 +121,8 @@ impl Listener {
 
     /// Whether the kernel may keep a connection to itself until data arrives, for about 1 s (TCP_DEFER_ACCEPT, tcp(7)).
     /// On for listeners with a header: the sender speaks first, and it makes a connection
-    /// cheaper (docs/measurements.md). The time counts into the timeout; with a timeout below 2 s it is off.
+    /// cheaper (docs/measurements.md). The time counts into the timeout; with a timeout below 2 s it is off, and also where
+    /// peers without a header are clients ([`Terms::plain_untrusted`]): some of those wait for a greeting.
     pub fn defer_accept(mut self, defer: bool) -> Listener {
         self.defer_accept = defer;
         self
@@ -150,7 +151,7 @@ impl Listener {
         Options { defer_accept: self.defers(), share_port: self.share_port }
     }
 
-    /// Whether its connections begin with a header.
+    /// Whether its connections begin with a header, those of trusted peers at least.
     pub(super) fn is_proxied(&self) -> bool {
         self.terms.is_some()
     }
@@ -190,6 +191,7 @@ impl Listener {
     /// A timeout too short for it switches it off.
     fn defers(&self) -> bool {
         let twice = Duration::from_secs(2 * u64::from(DEFER_ACCEPT_SECONDS));
-        self.defer_accept && self.terms.as_ref().is_some_and(|terms| terms.timeout >= twice)
+        let fits = |terms: &Terms| terms.timeout >= twice && !terms.plain_untrusted;
+        self.defer_accept && self.terms.as_ref().is_some_and(fits)
     }
 }

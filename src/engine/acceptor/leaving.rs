@@ -161,7 +161,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             self.ask_to_leave(key);
         }
         for mut guest in std::mem::take(&mut self.lobby) {
-            match self.is_leaving(guest.listener) {
+            match guest.pending && self.is_leaving(guest.listener) {
                 true => {
                     let bytes = guest.brought.as_mut().map(|brought| std::mem::take(&mut brought.bytes));
                     self.send_off(guest, bytes.unwrap_or_default());
