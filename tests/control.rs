@@ -133,7 +133,7 @@ fn sessions_are_shown_found_and_ended() {
     let found = scene.json(&["session", &id]);
     assert_eq!((&found["client"], &found["ended-ago"]), (&"198.51.100.7:5000".into(), &Value::Null));
     assert_eq!(scene.said(&["kick", "198.51.100.0/24"]), "1 sessions are ended\n");
-    assert_eq!(first.to_end(), "");
+    assert_eq!(first.rest(), "");
     let (low, client) = vestibule::relay::SessionId::decode(&id).expect("an id");
     let later = vestibule::relay::SessionId::new(low + 30_000, client);
     assert!(wait_until(PATIENCE, || scene.json(&["session", &format!("<{later}>")])["state"] == "killed"));
@@ -145,7 +145,7 @@ fn sessions_are_shown_found_and_ended() {
     // One by its id.
     let other = scene.json(&["who"])["sessions"][0]["session"].as_str().expect("text").to_owned();
     assert_eq!(scene.said(&["kick", &other]), "1 sessions are ended\n");
-    assert_eq!(second.to_end(), "");
+    assert_eq!(second.rest(), "");
     assert_eq!(scene.ctl(&["kick", "nobody"]).code, Some(1));
     let log = scene.daemon.stop();
     assert!(log.contains("imap/s0 ") && log.contains("killed                              2\n"), "{log}");
