@@ -43,6 +43,29 @@ fn openssl_behind_a_hand_made_header() {
 }
 
 #[test]
+fn a_client_of_tls_1_2_is_served_unless_1_3_is_the_least() {
+    needs!("openssl");
+    let directory = temp_dir();
+    let (certificate, key) = certificate(directory.path());
+    let files = format!("ssl_cert = <{}\nssl_key = <{}", certificate.display(), key.display());
+    for (setting, version, served) in [
+        ("", "-tls1_2", true),
+        ("", "-tls1_3", true),
+        ("ssl_min_protocol = TLSv1.2", "-tls1_2", true),
+        ("ssl_min_protocol = TLSv1.3", "-tls1_2", false),
+        ("ssl_min_protocol = TLSv1.3", "-tls1_3", true),
+    ] {
+        let port = free_port();
+        let _daemon = Daemon::start(&tls_configuration(port, &format!("{files}\n{setting}")), &[port]);
+        let front = header_adder(loopback(port), header::local());
+        let mut openssl = Command::new("openssl");
+        openssl.args(["s_client", "-quiet", version, "-connect"]).arg(front.to_string());
+        let finished = run(openssl, b"");
+        assert_eq!(finished.stdout.contains("\"tls\":true"), served, "{setting} {version}: {finished:?}");
+    }
+}
+
+#[test]
 fn curl_sends_its_header_before_the_handshake() {
     needs!("curl");
     let port = free_port();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use nix::unistd::User;
-use vestibule::config::{self, Dovecot, InetListener, Loaded, Problem, Settings, SourcedPath};
+use vestibule::config::{self, Dovecot, InetListener, Loaded, Problem, Settings, SourcedPath, TlsVersion};
 use vestibule::net::Network;
 use vestibule::worker::tls::{Identity, TlsError};
 
@@ -34,6 +34,10 @@ pub fn load(file: Option<&Path>) -> Result<Ready, Vec<Problem>> {
 
 fn ready(loaded: Loaded) -> Result<Ready, Vec<Problem>> {
     let identity = identity(&loaded.settings).map_err(|problem| vec![problem])?;
+    let identity = match loaded.settings.ssl_min_protocol {
+        TlsVersion::V12 => identity,
+        TlsVersion::V13 => identity.map(Identity::only_tls_1_3),
+    };
     Ok(Ready { loaded, identity })
 }
 

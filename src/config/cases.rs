@@ -332,8 +332,8 @@ fn only_some_listeners_are_served_if_asked() {
 fn c06_a_tls_policy_that_is_not_kept_is_told() {
     let loaded = case("c06-tls-policy.conf").expect("Dovecot reads it");
     let found = shown(&loaded.warnings);
+    assert_eq!(loaded.settings.ssl_min_protocol, TlsVersion::V13);
     for words in [
-        "line 6: ssl_min_protocol = TLSv1.3 has no effect on listeners with ssl = yes: TLS 1.2 is accepted",
         "line 7: ssl_verify_client_cert = yes has no effect on listeners with ssl = yes: clients are not asked",
         "line 15: local_name mail.example.com { }: its certificate and TLS settings have no effect",
     ] {
@@ -345,13 +345,26 @@ fn c06_a_tls_policy_that_is_not_kept_is_told() {
         ("ssl_cipher_list = HIGH\n", "the ciphers and curves of rustls are offered"),
         ("ssl_alt_cert = </x\n", "only the first certificate is shown"),
         ("ssl_min_protocol = TLSv1.2\n", ""),
-        ("ssl_min_protocol = TLSv1.3\nssl_min_protocol = TLSv1.2\n", ""),
+        ("ssl_min_protocol = tlsv1.3\n", ""),
+        (
+            "ssl_min_protocol = TLSv1.1\n",
+            "line 1: ssl_min_protocol = TLSv1.1: TLS 1.2 is the least that is spoken here",
+        ),
+        ("ssl_min_protocol = ANY\n", "line 1: ssl_min_protocol = ANY: TLS 1.2 is the least"),
         ("ssl_verify_client_cert = no\n", ""),
         ("local_name x {\nhostname = y\n}\n", ""),
     ] {
         let found = shown(&understood(&format!("{text}{tls}")).warnings);
         assert!(found.contains(words) && found.is_empty() == words.is_empty(), "{text}: {found}");
     }
-    let plain = understood(&format!("ssl_min_protocol = TLSv1.3\n{}", service("", PORT, "")));
+    for (text, version) in [
+        ("", TlsVersion::V12),
+        ("ssl_min_protocol = LATEST\n", TlsVersion::V13),
+        ("ssl_min_protocol = TLSv1.3\nssl_min_protocol = TLSv1.2\n", TlsVersion::V12),
+        ("ssl_server {\nssl_min_protocol = TLSv1.3\n}\n", TlsVersion::V13),
+    ] {
+        assert_eq!(understood(&format!("{text}{tls}")).settings.ssl_min_protocol, version, "{text}");
+    }
+    let plain = understood(&format!("ssl_min_protocol = TLSv1\nssl_alt_cert = </x\n{}", service("", PORT, "")));
     assert!(plain.warnings.is_empty(), "TLS is not ended here");
 }

@@ -116,6 +116,12 @@ fn global_lines(settings: &Settings) -> Vec<Line> {
         file("ssl_cert", "ssl_server_cert_file", &settings.ssl_cert),
         file("ssl_key", "ssl_server_key_file", &settings.ssl_key),
         of("takeover_socket", socket(&settings.takeover_socket), ""),
+        of(
+            "ssl_min_protocol",
+            word(&TlsVersion::ALL, settings.ssl_min_protocol),
+            word(&TlsVersion::ALL, TlsVersion::default()),
+        ),
+        of("takeover_socket", takeover, ""),
         of("pending_listener_limit", defaults.pending_limit, otherwise.pending_limit),
         of("pending_peer_limit", settings.pending_peer_limit, 0),
     ];

@@ -76,6 +76,7 @@ pub const SETTINGS: &[Known] = &[
     known("protocols", &[Global], Origin::Dovecot),
     known("ssl_cert", &[Global], Origin::Dovecot),
     known("ssl_key", &[Global], Origin::Dovecot),
+    known("ssl_min_protocol", &[Global], Origin::Dovecot),
     known("haproxy_trusted_networks", &[Global, Service, Listener], Origin::Dovecot),
     known("haproxy_untrusted", &[Global, Service, Listener], Vestibule),
     known("haproxy_timeout", &[Global, Service, Listener], Origin::Dovecot),
@@ -231,6 +232,7 @@ const DOVECOT_DEFAULTS: &[(&str, &str)] = &[
     ("ssl", "yes"),
     ("ssl_cert", ""),
     ("ssl_key", ""),
+    ("ssl_min_protocol", "TLSv1.2"),
     ("ssl_server_cert_file", ""),
     ("ssl_server_key_file", ""),
 ];

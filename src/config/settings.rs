@@ -40,6 +40,8 @@ pub struct Settings {
     pub ssl_cert: Option<SourcedPath>,
     /// PEM file with its key. Set exactly when `ssl_cert` is.
     pub ssl_key: Option<SourcedPath>,
+    /// `ssl_min_protocol`.
+    pub ssl_min_protocol: TlsVersion,
     /// Which of the listeners that the files name are in `services`.
     pub serve_listeners: ServeListeners,
     /// `login_source_ips`: addresses from which servers are connected to; empty: the system's choice.
@@ -170,6 +172,21 @@ pub struct Privileges {
     pub group: Option<SourcedName>,
     /// The directory to be locked into, an absolute path; only with a user.
     pub chroot: Option<SourcedPath>,
+}
+
+/// A version of TLS that is spoken here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// 1.2.
+    #[default]
+    V12,
+    /// 1.3.
+    V13,
+}
+
+impl TlsVersion {
+    /// All, by their names in a configuration.
+    pub const ALL: [(TlsVersion, &str); 2] = [(TlsVersion::V12, "TLSv1.2"), (TlsVersion::V13, "TLSv1.3")];
 }
 
 /// `serve_listeners`.

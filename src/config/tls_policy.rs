@@ -8,7 +8,6 @@ use super::syntax::Value;
 
 /// Settings by both Dovecots' names, and what becomes of connections without them.
 const CONSEQUENCES: &[(&[&str], &str)] = &[
-    (&["ssl_min_protocol"], "TLS 1.2 is accepted as well as 1.3"),
     (
         &["ssl_verify_client_cert", "ssl_server_request_client_cert", "auth_ssl_require_client_cert"],
         "clients are not asked for a certificate",
@@ -68,7 +67,6 @@ fn consequence(key: &str) -> Option<&'static str> {
 /// Whether a value asks for more, or for something else, than there is.
 fn demands(key: &str, value: &str) -> bool {
     match key {
-        "ssl_min_protocol" => ["TLSv1.3", "LATEST"].iter().any(|strict| value.eq_ignore_ascii_case(strict)),
         "ssl_cipher_list" => !value.is_empty() && !value.starts_with(DEFAULT_CIPHERS),
         _ => !value.is_empty() && !value.eq_ignore_ascii_case("no"),
     }

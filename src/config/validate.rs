@@ -75,6 +75,7 @@ pub(super) fn settings(root: &Path, gathered: &mut Gathered) -> Settings {
         defaults,
         ssl_cert,
         ssl_key,
+        ssl_min_protocol: check.min_protocol(&values, &services),
         serve_listeners: serve,
         login_source_ips: proxy.source_ips,
         login_proxy_timeout: proxy.timeout,
@@ -534,6 +535,28 @@ impl Check<'_> {
             }
         }
         (cert, key)
+    }
+
+    /// Dovecot's names of versions; what is older than 1.2 is not spoken here, whoever asks for it.
+    fn min_protocol(&mut self, values: &Values, services: &[Service]) -> TlsVersion {
+        const OLDER: [&str; 4] = ["TLSv1.1", "TLSv1", "SSLv3", "ANY"];
+        let is = |text: &str, names: &[&str]| names.iter().any(|name| name.eq_ignore_ascii_case(text));
+        let mut older = None;
+        let version = self.with(values, "ssl_min_protocol", |text| match text {
+            _ if is(text, &["TLSv1.3", "LATEST"]) => Ok(TlsVersion::V13),
+            _ if is(text, &["TLSv1.2"]) => Ok(TlsVersion::V12),
+            _ if is(text, &OLDER) => {
+                older = Some(text.to_string());
+                Ok(TlsVersion::V12)
+            }
+            _ => Err(format!("Invalid ssl_min_protocol: {text} (use TLSv1.2 or TLSv1.3)")),
+        });
+        let ends_tls = services.iter().flat_map(|service| &service.listeners).any(|listener| listener.ssl);
+        if let Some(text) = older.filter(|_| ends_tls) {
+            let words = "TLS 1.2 is the least that is spoken here: older clients are refused";
+            self.warn(&values["ssl_min_protocol"].at, format!("ssl_min_protocol = {text}: {words}"));
+        }
+        version.unwrap_or_default()
     }
 
     fn self_signed(&mut self, services: &[Service]) {

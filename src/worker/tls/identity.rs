@@ -12,16 +12,20 @@ use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{InconsistentKeys, ServerConfig};
+use rustls::version::TLS13;
+use rustls::{ALL_VERSIONS, InconsistentKeys, ServerConfig, SupportedProtocolVersion};
 
 /// Largest certificate or key file that is read, in bytes.
 pub const PEM_FILE_MAX: u64 = 1024 * 1024;
+
+static ONLY_TLS_1_3: [&SupportedProtocolVersion; 1] = [&TLS13];
 
 /// A certificate chain and the private key that belongs to it.
 #[derive(Clone, Debug)]
 pub struct Identity {
     provider: Arc<CryptoProvider>,
     certified: Arc<CertifiedKey>,
+    only_tls_1_3: bool,
 }
 
 impl Identity {
@@ -51,11 +55,16 @@ impl Identity {
         Ok(Identity::certify(vec![certificate], key).expect("the certificate was made for the key"))
     }
 
-    /// What a listener of protocols `alpn` speaks: TLS 1.2 and 1.3, with this identity. With an empty list ALPN is not
+    /// Shown in TLS 1.3 only (`ssl_min_protocol = TLSv1.3`): a client that offers no more than 1.2 is refused.
+    pub fn only_tls_1_3(self) -> Identity {
+        Identity { only_tls_1_3: true, ..self }
+    }
+
+    /// What a listener of protocols `alpn` speaks: TLS 1.2, unless it is switched off, and 1.3, with this identity. With an empty list ALPN is not
     /// negotiated; otherwise a client that offers only other protocols is refused (RFC 7301, section 3.2).
     pub(super) fn server_config(&self, alpn: &[&str]) -> ServerConfig {
         let mut config = ServerConfig::builder_with_provider(self.provider.clone())
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(if self.only_tls_1_3 { &ONLY_TLS_1_3 } else { ALL_VERSIONS })
             .expect("the provider has suites for TLS 1.2 and 1.3")
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(self.certified.clone())));
@@ -71,7 +80,7 @@ impl Identity {
     fn certify(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Identity, rustls::Error> {
         let provider = Arc::new(ring::default_provider());
         let certified = Arc::new(CertifiedKey::from_der(chain, key, &provider)?);
-        Ok(Identity { provider, certified })
+        Ok(Identity { provider, certified, only_tls_1_3: false })
     }
 }
 
