@@ -35,5 +35,6 @@ mod splits;
 mod support;
 mod takeover;
 mod tls;
+mod upgrade;
 mod version;
 mod wrong_configuration;

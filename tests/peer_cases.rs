@@ -118,7 +118,11 @@ fn peer_cases_are_undecided_until_the_byte_that_decides() {
         // Of the largest headers not every prefix: they hold one byte, thousands of times.
         for split in (0..decided).filter(|&split| split < 1024 || split % 997 == 0) {
             let part = observe::decode(&bytes[..split], case.rules());
-            assert!(matches!(part, Verdict::Incomplete { need } if need > split), "{} at {split}: {part:?}", case.name());
+            assert!(
+                matches!(part, Verdict::Incomplete { need } if need > split),
+                "{} at {split}: {part:?}",
+                case.name()
+            );
         }
     }
 }

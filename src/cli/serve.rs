@@ -102,7 +102,7 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
         let tell = tell.clone();
         thread::Builder::new().name("predecessor".into()).spawn(move || await_its_end(&claim, &tell))?;
     }
-    let tier = Tier::new(Parts { file: args.config, settings, means, engine, predecessor, events: tell.clone() });
+    let tier = Tier::new(Parts { file: args.config, settings, means, engine, predecessor, events: tell.clone() })?;
     let tier = Arc::new(Mutex::new(tier));
     let place = Arc::new(place);
     if place.is_some() {

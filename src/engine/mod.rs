@@ -44,6 +44,7 @@ pub use crate::ring::SetupError;
 use std::fmt;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -112,8 +113,8 @@ enum Command {
     Drain { grace: Duration, sessions: Duration },
     /// The same, and those that await their header on the listeners of these addresses leave for another process.
     HandOver { listeners: Vec<SocketAddr>, grace: Duration, to: Sender<Departing<OwnedFd>> },
-    /// Sessions leave for another process.
-    HandOverSessions { to: Sender<LiveSession> },
+    /// Sessions leave for another process; those that cannot are counted.
+    HandOverSessions { to: Sender<LiveSession>, stay: Arc<AtomicUsize> },
     /// Sessions of another process.
     TakeSessions(Vec<LiveSession>),
     /// See to the backlogs, woken or not.
@@ -256,7 +257,9 @@ fn run(mut acceptor: Acceptor<Ring, Pools>, inbox: &Receiver<Command>, tally: &T
                     acceptor.let_sessions_go(sessions);
                 }
                 Ok(Command::HandOver { listeners, grace, to }) => acceptor.hand_over(&listeners, grace, to),
-                Ok(Command::HandOverSessions { to }) => acceptor.hand_over_sessions(&to),
+                Ok(Command::HandOverSessions { to, stay }) => {
+                    stay.fetch_add(acceptor.hand_over_sessions(&to), Ordering::Relaxed);
+                }
                 Ok(Command::TakeSessions(sessions)) => acceptor.take_in_sessions(sessions),
                 Ok(Command::Look) => acceptor.look(),
                 Ok(Command::TakeIn(arrivals)) => acceptor.take_in(arrivals),

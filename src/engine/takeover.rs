@@ -4,6 +4,8 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::acceptor::Departing;
@@ -76,15 +78,17 @@ impl Engine {
 
     /// Gives away every relayed session that can move to another process, after [`hand_over`](Engine::hand_over). Those
     /// that cannot stay: whose bytes a filter has to look at, who have no server yet, and who hold many bytes for a slow
-    /// reader.
-    pub fn hand_over_sessions(&mut self) -> Vec<LiveSession> {
+    /// reader. Tells how many stay.
+    pub fn hand_over_sessions(&mut self) -> (Vec<LiveSession>, usize) {
         let (to, from) = crossbeam_channel::unbounded(); // bounded by the rings' sessions
+        let stay = Arc::new(AtomicUsize::new(0));
         for thread in &self.threads {
-            thread.command(Command::HandOverSessions { to: to.clone() });
+            thread.command(Command::HandOverSessions { to: to.clone(), stay: stay.clone() });
         }
         drop(to);
         let end = Instant::now() + HAND_OVER_LIMIT;
-        std::iter::from_fn(|| from.recv_deadline(end).ok()).collect()
+        let sessions = std::iter::from_fn(|| from.recv_deadline(end).ok()).collect();
+        (sessions, stay.load(Ordering::Relaxed))
     }
 
     /// Goes on with sessions of another engine, in this process or not: under the terms of the relay of the same name, if

@@ -48,8 +48,8 @@ pub trait Predecessor: Send {
     /// The other process accepts: stops accepting, and gives what awaits its header on one of `listeners`.
     fn hand_over(&mut self, listeners: &[SocketAddr]) -> Result<Vec<Pending>, String>;
 
-    /// Gives the live sessions that can move, after that.
-    fn hand_over_sessions(&mut self) -> Vec<LiveSession>;
+    /// Gives the live sessions that can move, after that, and tells how many stay.
+    fn hand_over_sessions(&mut self) -> (Vec<LiveSession>, usize);
 
     /// The other process has everything: finishes what there is and leaves.
     fn let_go(&mut self);
@@ -336,13 +336,14 @@ fn hand_over(
 ) -> Result<(), Broken> {
     let mut host = lock(host);
     let pending = host.hand_over(wanted).map_err(Broken::Unexpected)?;
-    let sessions = if version >= WITH_SESSIONS { host.hand_over_sessions() } else { Vec::new() };
+    let (sessions, stay) = if version >= WITH_SESSIONS { host.hand_over_sessions() } else { Default::default() };
     let given = Given { pending, sessions };
     channel.allow(limit);
     match give(channel, &given) {
         Ok(()) => {
-            if !given.sessions.is_empty() {
-                tracing::info!("{} live sessions go on in the other process", given.sessions.len());
+            let moved = given.sessions.len();
+            if moved + stay > 0 {
+                tracing::info!("{moved} sessions go on in the other process, {stay} stay and finish here");
             }
             host.let_go();
         }

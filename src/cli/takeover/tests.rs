@@ -24,6 +24,7 @@ const BYTES: &[u8] = b"PROXY TCP4 198.51.";
 struct Old {
     listener: TcpListener,
     pending: Vec<Pending>,
+    sessions: Vec<LiveSession>,
     calls: Vec<String>,
     /// When the other process serves, this one ends,
     dies: bool,
@@ -32,6 +33,12 @@ struct Old {
 }
 
 const EXIT_OF_THE_DYING: i32 = 7;
+
+impl Old {
+    fn new(listener: TcpListener, pending: Vec<Pending>) -> Old {
+        Old { listener, pending, sessions: Vec::new(), calls: Vec::new(), dies: false, panics: false }
+    }
+}
 
 impl Predecessor for Old {
     fn offer(&mut self) -> Result<Vec<Offered>, String> {
@@ -54,13 +61,13 @@ impl Predecessor for Old {
         self.calls.push("let go".into());
     }
 
-    fn hand_over_sessions(&mut self) -> Vec<LiveSession> {
-        Vec::new()
+    fn hand_over_sessions(&mut self) -> (Vec<LiveSession>, usize) {
+        (std::mem::take(&mut self.sessions), 0)
     }
 
-    fn stay(&mut self, Given { pending, .. }: Given) {
+    fn stay(&mut self, Given { pending, sessions }: Given) {
         self.calls.push(format!("stay with {}", pending.len()));
-        self.pending = pending;
+        (self.pending, self.sessions) = (pending, sessions);
     }
 
     fn forget(&mut self) {
@@ -97,7 +104,7 @@ impl Stage {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let (clients, pending) = (0..pending).map(|number| connection(&listener, number)).unzip();
-        let old = Arc::new(Mutex::new(Old { listener, pending, calls: Vec::new(), dies: false, panics: false }));
+        let old = Arc::new(Mutex::new(Old::new(listener, pending)));
         let (its_place, its_old) = (place.clone(), old.clone());
         let thread = std::thread::spawn(move || answer(&its_place, &its_old, limits));
         Stage { directory, place, old, address, clients, thread: Some(thread) }
@@ -224,11 +231,7 @@ fn an_old_process_that_dies_in_the_middle_does_not_keep_the_new_one_from_serving
         let place = Place::prepare(Path::new(&path)).expect("the directory is the parent's");
         place.publish().expect("the directory is the parent's");
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        answer(
-            &place,
-            &Mutex::new(Old { listener, pending: Vec::new(), calls: Vec::new(), dies: true, panics: false }),
-            Limits::USUAL,
-        );
+        answer(&place, &Mutex::new(Old { dies: true, ..Old::new(listener, Vec::new()) }), Limits::USUAL);
     }
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("socket");

@@ -136,7 +136,7 @@ fn a_live_session_goes_on_in_another_engine() {
         client.write_all(b"a").expect("it is served");
     }
     old.hand_over(&[], PATIENCE);
-    let sessions = old.hand_over_sessions();
+    let sessions = old.hand_over_sessions().0;
     assert_eq!((sessions.len(), held(&backend)), (20, 0));
     let new = engine(&backend);
     new.take_in_sessions(sessions);
