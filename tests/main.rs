@@ -1,5 +1,6 @@
 //! The integration tests: one binary, one module a subject. `./tests/run` installs what they need and runs them.
 
+mod bad_days;
 mod clock;
 mod codec_cli;
 mod config;

@@ -23,7 +23,7 @@ use super::sessions::Sessions;
 use super::systemd::Inherited;
 use super::takeover::{self, Claim, Given, Limits, Place};
 use super::tier::{Event, Parts, Tier};
-use super::{Error, lock, privileges, systemd};
+use super::{Error, capacity, lock, privileges, systemd};
 
 /// Accept, verify and dispatch connections until told to stop (this is what `vestibule` alone does).
 #[derive(clap::Args, Default)]
@@ -44,22 +44,23 @@ Examples:
 Signals:
   TERM, INT  stop accepting, let connections reach their workers, end with a table of what
              happened; again, or before it serves: end at once
-  HUP        re-read the configuration: a new engine takes the listening sockets over and the
-             old one finishes what it has; a configuration that does not check is refused and
-             the old one stays
+  HUP        re-read the configuration and put it in force in the running rings; whoever is
+             connected stays; a configuration that does not check is refused and the old one
+             stays
   USR1       stop accepting and finish as TERM does, but stay until TERM
   USR2       start the program anew, perhaps a newer version, with the same configuration file
              and --takeover
 
-Exit codes: 0 after a complete drain, 1 if it could not start, or if anything it let finish did
-not end within drain_timeout, 78 if the configuration is wrong.")]
+Exit codes: 0 after a complete drain, however many sessions were let go; 1 if it could not start
+(too few threads, descriptors or locked memory allowed, a port in use), or if anything it let
+finish did not end within drain_timeout; 78 if the configuration is wrong.")]
 pub struct Args {
     /// Configuration in Dovecot's syntax; the built-in one if not given
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// Take over from the running daemon whose takeover_socket is PATH: its listening sockets, and the connections whose
-    /// header is half read
+    /// Take over from the running daemon whose takeover_socket is PATH: its listening sockets, the connections whose
+    /// header is half read, and its live sessions
     #[arg(long, value_name = "PATH")]
     takeover: Option<PathBuf>,
 }
@@ -80,6 +81,8 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
         Err(problems) => return Ok(configuration::refuse(&problems)),
     };
     privileges::forbid_new();
+    // Before the first thread: what cannot be had later is said now.
+    capacity::check(&ready.loaded.settings)?;
     let log = log::start();
     for warning in &ready.loaded.warnings {
         tracing::warn!("{warning}");

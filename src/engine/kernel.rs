@@ -165,7 +165,7 @@ impl Tier {
         let (its_waker, its_tally) = (waker.clone(), tally.clone());
         let ring = thread::spawn(move || {
             let parts = parts(abilities, completions, exact, &listener, sockets, queue, its_waker, its_tally.clone());
-            super::run(Acceptor::new(parts), &inbox, &its_tally);
+            super::mend::run(&mut Acceptor::new(parts), &inbox, &its_tally, &mut None);
         });
         Tier { ring, worker: thread::spawn(move || work(&intake)), commands, waker, tally }
     }

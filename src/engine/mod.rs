@@ -6,8 +6,9 @@
 //!                            |-- RingThread 1: Acceptor<Ring, Pools> --+--> queues --> pools' workers
 //!                            '-- commands (drain) --> each ring
 //! ```
-//! Rings share nothing but the ends of the pools' queues and the report of refusals. A ring's thread that ends, for
-//! whatever reason, closes its sockets, so that the kernel gives new connections to the other rings, which go on.
+//! Rings share nothing but the ends of the pools' queues and the report of refusals. A ring that fails is replaced on the
+//! same sockets ([`mend`]) while the others go on; a thread that ends closes them, so that the kernel gives new connections
+//! to the other rings.
 #![forbid(unsafe_code)]
 
 mod acceptor;
@@ -16,6 +17,7 @@ mod fault;
 #[cfg(test)]
 mod kernel;
 mod listener;
+mod mend;
 mod pools;
 mod reconfigure;
 mod relay;
@@ -44,18 +46,17 @@ pub use crate::ring::SetupError;
 use std::fmt;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError};
+use crossbeam_channel::Sender;
 
 use crate::admission::Clients;
 use crate::dispatch::{PoolRecord, RunningWorkers};
-use crate::ring::{Ring, Sizes, Waker};
-use acceptor::{Acceptor, Departing};
-use pools::Pools;
+use crate::ring::{Sizes, Waker};
+use acceptor::Departing;
 use report::Report;
 use start::RingPlan;
 use tally::Tally;
@@ -122,6 +123,9 @@ enum Command {
     /// Connections from another process.
     TakeIn(Vec<Departing<OwnedFd>>),
     /// Panic.
+    #[cfg(test)]
+    Panic,
+    /// Take the ring for broken.
     #[cfg(test)]
     Break,
 }
@@ -241,45 +245,6 @@ impl Drop for RingThread {
         self.waker.wake();
         if let Some(handle) = self.handle.take() {
             let _ = handle.join();
-        }
-    }
-}
-
-/// A ring's thread: once it may begin, turn after turn until a drain is complete or the engine is gone.
-fn run(mut acceptor: Acceptor<Ring, Pools>, inbox: &Receiver<Command>, tally: &Tally) {
-    loop {
-        tally.turn();
-        // All of them: several wakes may have come as one.
-        loop {
-            match inbox.try_recv() {
-                Ok(Command::Drain { grace, sessions }) => {
-                    acceptor.drain(grace);
-                    acceptor.let_sessions_go(sessions);
-                }
-                Ok(Command::HandOver { listeners, grace, to }) => acceptor.hand_over(&listeners, grace, to),
-                Ok(Command::HandOverSessions { to, stay }) => {
-                    stay.fetch_add(acceptor.hand_over_sessions(&to), Ordering::Relaxed);
-                }
-                Ok(Command::TakeSessions(sessions)) => acceptor.take_in_sessions(sessions),
-                Ok(Command::Look) => acceptor.look(),
-                Ok(Command::TakeIn(arrivals)) => acceptor.take_in(arrivals),
-                #[cfg(test)]
-                Ok(Command::Break) => panic!("as asked for"),
-                Ok(Command::Change { plan, done }) => {
-                    plan.apply(&mut acceptor);
-                    drop(done);
-                }
-                Err(TryRecvError::Empty) => break,
-                Err(TryRecvError::Disconnected) => return,
-            }
-        }
-        match acceptor.turn() {
-            Ok(false) => {}
-            Ok(true) => return,
-            Err(error) => {
-                tracing::error!("a ring is broken and ends: {error}");
-                return;
-            }
         }
     }
 }

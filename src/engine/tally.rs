@@ -47,10 +47,12 @@ pub enum Count {
     SessionMoved,
     /// Sessions got from another process.
     SessionTaken,
+    /// Rings that had failed and were replaced.
+    RingReplaced,
 }
 
 impl Count {
-    const ALL: [(Count, &str); 18] = [
+    const ALL: [(Count, &str); 19] = [
         (Count::Accepted, "accepted"),
         (Count::Proxied, "proxied"),
         (Count::Local, "local"),
@@ -69,6 +71,7 @@ impl Count {
         (Count::CqOverflow, "cq-overflow"),
         (Count::SessionMoved, "session-moved"),
         (Count::SessionTaken, "session-taken"),
+        (Count::RingReplaced, "ring-replaced"),
     ];
 }
 

@@ -328,12 +328,7 @@ impl Driver for Ring {
         };
         self.overflowed |= self.io.submission().cq_overflow();
         self.reap();
-        match waited.map_err(|error| (error.raw_os_error(), error)) {
-            Ok(_) => Ok(()),
-            // The time is up; a signal; or completions must be taken out first, which has just been done.
-            Err((Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN | libc::EBADR), _)) => Ok(()),
-            Err((_, error)) => Err(error),
-        }
+        waited.map(drop).or_else(pass)
     }
 
     fn next(&mut self) -> Option<Completion<OwnedFd>> {
@@ -387,6 +382,19 @@ impl Ring {
 
     fn is_at_rest(&self) -> bool {
         self.buffers.busy_count() == 0 && !self.waking
+    }
+}
+
+/// Whether a ring is whole though waiting for it has failed.
+fn pass(error: io::Error) -> io::Result<()> {
+    match error.raw_os_error() {
+        // The time is up; a signal; or completions must be taken out first, which is always done next.
+        Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
+        // An accept, or a slot, would wait for ever.
+        Some(libc::EBADR) => {
+            Err(io::Error::other("the kernel had no memory for completions and has dropped some (EBADR)"))
+        }
+        _ => Err(error),
     }
 }
 

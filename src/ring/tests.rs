@@ -226,3 +226,11 @@ fn dropping_it_with_a_read_in_flight_is_safe() {
         client.read_to_end(&mut rest).expect("closed in order");
     }
 }
+
+#[test]
+fn a_ring_whose_completions_were_dropped_is_broken() {
+    let of = |number| pass(io::Error::from_raw_os_error(number));
+    assert!([libc::ETIME, libc::EINTR, libc::EBUSY, libc::EAGAIN].into_iter().all(|number| of(number).is_ok()));
+    assert!(of(libc::EBADR).is_err_and(|error| error.to_string().contains("EBADR")));
+    assert!(of(libc::EBADF).is_err());
+}

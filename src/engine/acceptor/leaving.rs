@@ -104,6 +104,11 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         self.relays.len()
     }
 
+    /// Ends all sessions though the ring is broken.
+    pub fn forsake_sessions(&mut self) {
+        self.relays.forsake(self.now);
+    }
+
     /// Goes on with sessions of another process: under the terms of the service of the same name, if there is one.
     pub fn take_in_sessions(&mut self, sessions: Vec<LiveSession<D::Socket>>) {
         self.now = self.driver.now();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{Relay, SharedBackend};
 use crate::backend::{AdminState, Balance, CheckKind, CheckSettings, ServerSettings, Settings};
-use crate::engine::{Engine, Listener};
+use crate::engine::{Command, Engine, Listener};
 use crate::relay::Protocol;
 
 /// Generous; it only matters when something is broken.
@@ -163,4 +163,26 @@ fn a_drain_lets_sessions_go_and_is_complete() {
     let mut rest = Vec::new();
     client.read_to_end(&mut rest).expect("the relay ends in order");
     assert_eq!(engine.snapshot().count("service-ended"), 1);
+}
+
+#[test]
+fn sessions_go_on_when_their_ring_is_broken_and_end_counted_when_it_has_panicked() {
+    let backend = backend(&[echo()]);
+    let engine = engine(&backend);
+    let mut clients: Vec<TcpStream> = (0..8).map(|_| connect(&engine)).collect();
+    for client in &mut clients {
+        client.read_exact(&mut [0; 12]).expect("the server greets");
+    }
+    engine.threads.iter().for_each(|thread| thread.command(Command::Break));
+    for client in &mut clients {
+        client.write_all(b"b").expect("it is served");
+        client.read_exact(&mut [0]).expect("it is answered");
+    }
+    assert_eq!(held(&backend), 8);
+    engine.threads.iter().for_each(|thread| thread.command(Command::Panic));
+    for client in &mut clients {
+        assert!(matches!(client.read(&mut [0]), Ok(0) | Err(_)), "it ends");
+    }
+    crate::dispatch::testing::until("they do not count any more", || held(&backend) == 0);
+    assert_eq!(engine.snapshot().count("ring-failed"), 8);
 }
