@@ -79,7 +79,7 @@ fn start(count: usize, hold: &Receiver<()>) -> (Vec<JoinHandle<()>>, Option<io::
     let mut threads = Vec::new();
     while threads.len() < count {
         let hold = hold.clone();
-        match thread::Builder::new().stack_size(STACK).spawn(move || drop(hold.recv())) {
+        match thread::Builder::new().stack_size(STACK).spawn(move || _ = hold.recv()) {
             Ok(thread) => threads.push(thread),
             Err(error) => return (threads, Some(error)),
         }
