@@ -113,7 +113,7 @@ fn a_fifo_as_configuration_or_value_is_refused_at_once() {
     let port = free_port();
     let texts = [
         ("include", format!("!include {}\n", name("fifo"))),
-        ("value", haproxy_configuration(port, &format!("ssl_cert = <{}", name("fifo")), "ssl = yes")),
+        ("value", haproxy_configuration(port, &format!("ssl_cert = <{0}\nssl_key = <{0}", name("fifo")), "ssl = yes")),
     ];
     for (file, text) in &texts {
         std::fs::write(name(file), text).expect("it is ours");

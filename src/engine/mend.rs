@@ -67,7 +67,11 @@ impl Life {
                 catch_unwind(AssertUnwindSafe(|| run(&mut acceptor, &self.inbox, &self.tally, &mut self.plan)));
             let number = self.seat.index;
             match &stopped {
-                Ok(Stop::InOrder) => return,
+                Ok(Stop::InOrder) => {
+                    drop(acceptor);
+                    // Whoever waits for an answer to what came too late must not wait until the engine is gone.
+                    return self.inbox.try_iter().for_each(drop);
+                }
                 Ok(Stop::Broken(error)) => tracing::error!("ring {number} is broken: {error}"),
                 Err(_) => tracing::error!("ring {number} has panicked: its connections are closed, other rings go on"),
             }

@@ -227,6 +227,10 @@ impl RingThread {
         self.waker.wake();
     }
 
+    fn has_ended(&self) -> bool {
+        self.handle.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     /// Waits for the thread's end until `end`.
     fn join(&mut self, end: Instant) -> bool {
         while self.handle.as_ref().is_some_and(|handle| !handle.is_finished()) {
