@@ -1,5 +1,6 @@
 //! The integration tests: one binary, one module a subject. `./tests/run` installs what they need and runs them.
 
+mod bad_days;
 mod checks;
 mod clock;
 mod codec_cli;
@@ -39,5 +40,6 @@ mod support;
 mod takeover;
 mod tls;
 mod two_dovecots;
+mod upgrade;
 mod version;
 mod wrong_configuration;

@@ -19,7 +19,7 @@ use crate::support::client::{Client, TRUSTED, address, loopback};
 use crate::support::daemon::{Daemon, counted, haproxy_configuration};
 use crate::support::process::run;
 use crate::support::steady::{Outcome, steady};
-use crate::support::{PATIENCE, free_port, header, is_listening, temp_dir, wait_until};
+use crate::support::{PATIENCE, free_port, header, is_listening, number_from, temp_dir, wait_until};
 use crate::tls::join;
 use crate::{needs, needs_root};
 
@@ -122,10 +122,6 @@ fn assert_left(mut daemon: Daemon) -> String {
     let status = daemon.wait(PATIENCE);
     assert_eq!(status.code(), Some(0), "it said:\n{}", daemon.output());
     daemon.output()
-}
-
-fn number_from(variable: &str, otherwise: usize) -> usize {
-    std::env::var(variable).map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{variable} is a number")))
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! What the subcommands do alike: read the configuration and the certificate that it names, and say what is wrong.
 
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use nix::unistd::User;
+use rustix::net::{AddressFamily, SocketType};
 use vestibule::config::{self, Dovecot, InetListener, Loaded, Problem, Settings, SourcedPath, TlsVersion};
 use vestibule::net::Network;
 use vestibule::worker::tls::{Identity, TlsError};
@@ -44,7 +46,7 @@ fn ready(loaded: Loaded) -> Result<Ready, Vec<Problem>> {
 /// Reads the file, or without one the built-in configuration, and nothing that it names.
 pub fn read(file: Option<&Path>) -> Result<Loaded, Vec<Problem>> {
     match file {
-        None => Ok(config::builtin()),
+        None => Ok(adapted(config::builtin())),
         Some(path) => Source::read(path).map_err(|problem| vec![problem])?.parse(),
     }
 }
@@ -66,7 +68,7 @@ impl Source {
 
     /// Its meaning.
     pub fn parse(&self) -> Result<Loaded, Vec<Problem>> {
-        config::parse(&self.name, &self.text)
+        config::parse(&self.name, &self.text).map(adapted)
     }
 
     /// As [`parse`](Source::parse), with the certificate that it names.
@@ -77,6 +79,33 @@ impl Source {
     /// What a Dovecot would say of it.
     pub fn lint(&self, dovecot: Option<Dovecot>) -> (Dovecot, Vec<Problem>) {
         config::lint(&self.name, &self.text, dovecot)
+    }
+}
+
+/// As it can be on this host.
+fn adapted(mut loaded: Loaded) -> Loaded {
+    if !has_ipv6() {
+        leave_ipv6_out(&mut loaded);
+    }
+    loaded
+}
+
+/// Whether this host knows IPv6 at all (`ipv6.disable=1` takes it away, and so do filters of system calls).
+fn has_ipv6() -> bool {
+    let socket = rustix::net::socket(AddressFamily::INET6, SocketType::STREAM, None);
+    !matches!(socket, Err(rustix::io::Errno::AFNOSUPPORT))
+}
+
+/// Listeners on all addresses of both families get by with one of them. One that names an IPv6 address means it.
+fn leave_ipv6_out(loaded: &mut Loaded) {
+    let listeners = loaded.settings.services.iter_mut().flat_map(|service| &mut service.listeners);
+    for listener in listeners {
+        let of_both = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+        if of_both.iter().all(|address| listener.addresses.contains(address)) {
+            listener.addresses.retain(|address| *address != of_both[1]);
+            let words = format!("inet_listener {}: this host has no IPv6, only IPv4 is served", listener.name);
+            loaded.warnings.push(listener.at.problem(words));
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use clap::{Parser, Subcommand};
 
+mod capacity;
 mod check;
 mod config;
 mod configuration;

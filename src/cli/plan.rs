@@ -83,9 +83,14 @@ fn pool(service: &Service, means: &Means, handler: impl Handler) -> Pool {
     if service.exact_residual { pool.exact_residual() } else { pool }
 }
 
-fn workers(service: &Service) -> usize {
-    let cpus = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+/// Threads of a service's pool.
+pub fn workers(service: &Service) -> usize {
     service.workers.map_or_else(cpus, NonZeroUsize::get)
+}
+
+/// CPUs that this process may use at a time: how many rings and workers there are where nothing is set.
+pub fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
 fn engine_listener(service: &Service, listener: &InetListener, address: SocketAddr) -> Listener {

@@ -24,7 +24,7 @@ use super::sessions::Sessions;
 use super::systemd::Inherited;
 use super::takeover::{self, Claim, Given, Limits, Place, Purpose};
 use super::tier::{Event, Parts, Tier};
-use super::{Error, lock, privileges, systemd};
+use super::{Error, capacity, lock, privileges, systemd};
 
 /// Accept, verify and carry on connections until told to stop (this is what `vestibule` alone does).
 #[derive(clap::Args, Default)]
@@ -54,15 +54,16 @@ Signals:
   USR2       start the program anew, perhaps a newer version, with the same configuration file
              and --takeover: live sessions go on there
 
-Exit codes: 0 after a complete drain, 1 if it could not start, or if anything it let finish did
-not end within drain_timeout, 78 if the configuration is wrong.")]
+Exit codes: 0 after a complete drain, however many sessions were let go; 1 if it could not start
+(too few threads, descriptors or locked memory allowed, a port in use), or if anything it let
+finish did not end within drain_timeout; 78 if the configuration is wrong.")]
 pub struct Args {
     /// Configuration in Dovecot's syntax; the built-in one if not given
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// Take over from the running daemon whose takeover_socket is PATH: its listening sockets, and the connections whose
-    /// header is half read
+    /// Take over from the running daemon whose takeover_socket is PATH: its listening sockets, the connections whose
+    /// header is half read, and its live sessions
     #[arg(long, value_name = "PATH")]
     takeover: Option<PathBuf>,
 }
@@ -83,6 +84,8 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
         Err(problems) => return Ok(configuration::refuse(&problems)),
     };
     privileges::forbid_new();
+    // Before the first thread: what cannot be had later is said now.
+    capacity::check(&ready.loaded.settings)?;
     let log = log::start();
     for warning in &ready.loaded.warnings {
         tracing::warn!("{warning}");
@@ -116,7 +119,7 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
         control: control.clone(),
         events: tell.clone(),
     };
-    let tier = Tier::new(parts);
+    let tier = Tier::new(parts)?;
     let tier = Arc::new(Mutex::new(tier));
     let place = Arc::new(place);
     if place.is_some() {

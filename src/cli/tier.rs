@@ -4,7 +4,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicIsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
@@ -47,6 +47,8 @@ pub struct Tier {
     /// The process that this one has taken over from, as long as it is to accept again should this one die.
     predecessor: Option<Arc<Claim>>,
     finishing: Vec<Finishing>,
+    /// Who does it.
+    finishers: Finishers,
     /// Engines that were to finish so far.
     finished: usize,
     /// Where they say that they have ended.
@@ -84,6 +86,49 @@ struct Finishing {
     asker: Asker,
 }
 
+/// Threads on which engines end. One exists from the start: a process that may have no more threads must still end in
+/// order. Others are made when it is busy, and while they cannot be had, an engine waits for its turn.
+struct Finishers {
+    work: Sender<Work>,
+    inbox: Receiver<Work>,
+    /// Those that wait for work, less the work that waits for them.
+    idle: Arc<AtomicIsize>,
+}
+
+type Work = Box<dyn FnOnce() + Send>;
+
+impl Finishers {
+    fn start() -> io::Result<Finishers> {
+        let (work, inbox) = crossbeam_channel::unbounded(); // one for each of `finishing`
+        let finishers = Finishers { work, inbox, idle: Arc::new(AtomicIsize::new(0)) };
+        finishers.add()?;
+        Ok(finishers)
+    }
+
+    fn add(&self) -> io::Result<()> {
+        let (inbox, idle) = (self.inbox.clone(), self.idle.clone());
+        let body = move || {
+            for work in inbox {
+                work();
+                idle.fetch_add(1, Ordering::AcqRel);
+            }
+        };
+        std::thread::Builder::new().name("finisher".into()).spawn(body)?;
+        self.idle.fetch_add(1, Ordering::AcqRel);
+        Ok(())
+    }
+
+    fn run(&self, work: Work) {
+        if self.idle.load(Ordering::Acquire) <= 0
+            && let Err(error) = self.add()
+        {
+            tracing::warn!("no thread for an engine that ends: it waits for the one before: {error}");
+        }
+        self.idle.fetch_sub(1, Ordering::AcqRel);
+        let _ = self.work.send(work); // a receiver is kept here
+    }
+}
+
 /// It has ended.
 struct End {
     number: usize,
@@ -92,8 +137,11 @@ struct End {
 
 impl Tier {
     /// Of an engine that accepts.
-    pub fn new(Parts { file, settings, means, engine, predecessor, control, events }: Parts) -> Tier {
-        Tier {
+    ///
+    /// # Errors
+    /// If a thread cannot be had that its end will need.
+    pub fn new(Parts { file, settings, means, engine, predecessor, control, events }: Parts) -> io::Result<Tier> {
+        Ok(Tier {
             file,
             settings,
             means,
@@ -111,7 +159,8 @@ impl Tier {
             complete: true,
             control,
             events,
-        }
+            finishers: Finishers::start()?,
+        })
     }
 
     /// Whether no other process has taken over: the service manager listens to this one.
@@ -191,16 +240,20 @@ impl Tier {
                 warnings.push(format!("{name} stays as it is until the daemon is restarted or taken over"));
             }
         }
+        let mut settings = loaded.settings;
+        // They are where a new process, and `ctl`, have to ask.
+        settings.takeover_socket.clone_from(&self.settings.takeover_socket);
+        settings.control_socket.clone_from(&self.settings.control_socket);
         let means = Means { identity, ..self.means.clone() };
         let said = |error: &dyn std::fmt::Display| vec![error.to_string()];
-        let builder = plan::builder(&loaded.settings, &means, |_| Ok(Vec::new())).map_err(|error| said(&error))?;
+        let builder = plan::builder(&settings, &means, |_| Ok(Vec::new())).map_err(|error| said(&error))?;
         let why_not = self.why_not();
         let engine = self.engine.as_mut().ok_or_else(|| said(&why_not))?;
         let kept = engine.reconfigure(builder).map_err(|error| said(&error))?;
         let addresses = engine.addresses().len();
         warnings.extend(kept.iter().map(ToString::to_string));
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        (self.settings, self.means) = (loaded.settings, means);
+        (self.settings, self.means) = (settings, means);
         tracing::info!("reloaded: accepting on {addresses} addresses");
         Ok(warnings)
     }
@@ -219,7 +272,12 @@ impl Tier {
 
     fn retire(&mut self, old: Engine) {
         self.finish(old, |old, limit| {
+            let before = let_go(old);
             let in_time = old.retire(limit);
+            let sessions = let_go(old) - before;
+            if sessions > 0 {
+                tracing::info!("{sessions} sessions of the engine before did not end by themselves and were let go");
+            }
             if !in_time {
                 tracing::warn!("not everything of the engine before ended within drain_timeout");
             }
@@ -238,10 +296,16 @@ impl Tier {
         tracing::info!("draining for at most {} s", self.settings.drain_timeout.as_secs());
         self.finish(engine, |engine, limit| {
             let begun = Instant::now();
+            let before = let_go(engine);
             let in_time = engine.drain(limit);
+            let sessions = let_go(engine) - before;
             match in_time {
-                true => tracing::info!("drained in {} ms", begun.elapsed().as_millis()),
-                false => tracing::warn!("not everything ended within drain_timeout"),
+                true => {
+                    tracing::info!("drained in {} ms: {sessions} sessions were let go", begun.elapsed().as_millis())
+                }
+                false => {
+                    tracing::warn!("not everything ended within drain_timeout, {sessions} sessions were let go");
+                }
             }
             in_time
         });
@@ -253,11 +317,11 @@ impl Tier {
         let (ends, events) = (self.ends.0.clone(), self.events.clone());
         self.finished += 1;
         self.finishing.push(Finishing { number, meter: engine.meter(), asker: engine.asker() });
-        std::thread::spawn(move || {
+        self.finishers.run(Box::new(move || {
             let in_time = end(&mut engine, limit);
             // Nobody waits for it once the process ends.
             let _ = ends.send(End { number, in_time }).map(|()| events.send(Event::Ended));
-        });
+        }));
     }
 
     /// Keeps what those engines have counted that have ended.
@@ -329,8 +393,8 @@ impl Predecessor for Tier {
         }
     }
 
-    fn hand_over_sessions(&mut self) -> Vec<LiveSession> {
-        self.engine.as_mut().map_or_else(Vec::new, Engine::hand_over_sessions)
+    fn hand_over_sessions(&mut self) -> (Vec<LiveSession>, usize) {
+        self.engine.as_mut().map(Engine::hand_over_sessions).unwrap_or_default()
     }
 
     fn stay(&mut self, Given { pending, sessions }: Given) {
@@ -411,6 +475,11 @@ fn start(
         there.map(|(_, socket)| socket.try_clone()).collect()
     };
     Ok(plan::builder(settings, means, open)?.client_counts(counts).start()?)
+}
+
+/// Sessions that were ended because their engine ends.
+fn let_go(engine: &Engine) -> u64 {
+    engine.snapshot().count("service-ended")
 }
 
 fn sum(snapshots: impl Iterator<Item = Snapshot>) -> Option<Snapshot> {

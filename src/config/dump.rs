@@ -121,7 +121,6 @@ fn global_lines(settings: &Settings) -> Vec<Line> {
             word(&TlsVersion::ALL, settings.ssl_min_protocol),
             word(&TlsVersion::ALL, TlsVersion::default()),
         ),
-        of("takeover_socket", takeover, ""),
         of("pending_listener_limit", defaults.pending_limit, otherwise.pending_limit),
         of("pending_peer_limit", settings.pending_peer_limit, 0),
     ];

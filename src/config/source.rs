@@ -4,6 +4,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -129,7 +130,8 @@ pub(super) fn value_file(path: &Path) -> io::Result<String> {
 /// A whole file of at most `limit` bytes, of which an error tells in the words of `limit_of`. Bytes that are no UTF-8
 /// become U+FFFD, which no setting in use accepts.
 fn content(path: &Path, limit: usize, limit_of: fmt::Arguments<'_>) -> io::Result<String> {
-    let file = File::open(path)?;
+    // Without waiting: a FIFO that nobody writes to would hold whoever opens it.
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("not a regular file"));
     }

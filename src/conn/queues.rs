@@ -131,15 +131,18 @@ impl Queues {
         Some(Expired { key, class })
     }
 
-    /// Takes out the one to shed: who has been silent longest, or if none is silent, the head of the first class.
-    pub fn shed(&mut self) -> Option<Key> {
-        let head = [self.silent.head].into_iter().chain(self.classes.iter().map(|class| class.list.head));
-        let key = self.key(head.into_iter().find(|&slot| slot != NONE)?);
+    /// Takes out the one to shed: who has been silent longest, if that is since `long_ago`, or else who waits longest. Who
+    /// has just come does not make room for the next, however much the others have said.
+    pub fn shed(&mut self, long_ago: Instant) -> Option<Key> {
+        let since = |slot: &u32| self.nodes[*slot as usize].since;
+        let silent = Some(self.silent.head).filter(|slot| *slot != NONE && since(slot) <= long_ago);
+        let heads = self.classes.iter().map(|class| class.list.head).filter(|slot| *slot != NONE);
+        let key = self.key(silent.or_else(|| heads.min_by_key(since))?);
         self.stop(key);
         Some(key)
     }
 
-    /// Who has been silent longest; the one that [`shed`](Queues::shed) would take out.
+    /// Who has been silent longest.
     pub fn longest_silent(&self) -> Option<Key> {
         (self.silent.head != NONE).then(|| self.key(self.silent.head))
     }
@@ -262,10 +265,24 @@ mod tests {
         let mut order = Vec::new();
         for silent in [Some(key(1)), Some(key(3)), None, None] {
             assert_eq!(queues.longest_silent(), silent);
-            order.extend(queues.shed().map(|key| key.slot));
+            order.extend(queues.shed(start).map(|key| key.slot));
         }
         assert_eq!(order, [1, 3, 0, 2]);
         assert!(queues.is_empty());
+    }
+
+    #[test]
+    fn whoever_has_just_come_is_not_shed_for_the_next_while_half_headers_fill_the_places() {
+        let start = Instant::now();
+        let mut queues = Queues::new(4, start);
+        let (one, other) = (queues.class(MILLIS, false), queues.class(2 * MILLIS, false));
+        for (slot, class) in [(0, other), (1, one), (2, other)] {
+            queues.start(key(slot), class, start + slot * MILLIS);
+            queues.heard(key(slot));
+        }
+        queues.start(key(3), one, start + 3 * MILLIS);
+        let mut next = || queues.shed(start).map(|key| key.slot);
+        assert_eq!([next(), next(), next(), next()], [Some(0), Some(1), Some(2), Some(3)], "by age");
     }
 
     #[test]
@@ -276,7 +293,7 @@ mod tests {
         queues.start(key(0), class, start);
         queues.stop(Key { slot: 0, generation: 0 });
         queues.heard(Key { slot: 0, generation: 0 });
-        assert_eq!((queues.len(), queues.shed()), (1, Some(key(0))));
+        assert_eq!((queues.len(), queues.shed(start)), (1, Some(key(0))));
     }
 
     #[test]

@@ -616,14 +616,15 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         let all_asked = self.leaving.as_ref().is_none_or(Leaving::has_asked_all);
         if all_asked && self.draining.is_some_and(|draining| draining.pending_until <= self.now) {
             for _ in 0..BATCH_MAX {
-                let Some(key) = self.queues.shed() else { break };
+                let Some(key) = self.queues.shed(self.now) else { break };
                 self.cancel(key, Ending::Drained);
             }
         }
     }
 
     fn shed(&mut self) {
-        if let Some(key) = self.queues.shed() {
+        let long_ago = self.now.checked_sub(LONG_SILENCE).unwrap_or(self.now);
+        if let Some(key) = self.queues.shed(long_ago) {
             self.cancel(key, Ending::Shed);
         }
     }
@@ -638,7 +639,8 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             if self.now < guest.accepted_at + LONG_SILENCE {
                 break;
             }
-            self.shed();
+            self.queues.stop(key);
+            self.cancel(key, Ending::Shed);
         }
     }
 

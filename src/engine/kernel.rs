@@ -227,7 +227,7 @@ impl Tier {
             let mut parts =
                 parts(abilities, completions, exact, &listener, sockets, queue, its_waker, its_tally.clone());
             change(&mut parts);
-            super::run(Acceptor::new(parts), &inbox, &its_tally);
+            super::mend::run(&mut Acceptor::new(parts), &inbox, &its_tally, &mut None);
         });
         Tier { ring, worker: thread::spawn(move || work(&intake)), commands, waker, tally }
     }

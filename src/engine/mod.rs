@@ -6,8 +6,9 @@
 //!                            |-- RingThread 1: Acceptor<Ring, Pools> --+--> queues --> pools' workers
 //!                            '-- commands (drain) --> each ring
 //! ```
-//! Rings share nothing but the ends of the pools' queues and the report of refusals. A ring's thread that ends, for
-//! whatever reason, closes its sockets, so that the kernel gives new connections to the other rings, which go on.
+//! Rings share nothing but the ends of the pools' queues and the report of refusals. A ring that fails is replaced on the
+//! same sockets ([`mend`]) while the others go on; a thread that ends closes them, so that the kernel gives new connections
+//! to the other rings.
 #![forbid(unsafe_code)]
 
 mod acceptor;
@@ -18,6 +19,7 @@ mod fault;
 #[cfg(test)]
 mod kernel;
 mod listener;
+mod mend;
 mod pools;
 mod prober;
 mod reconfigure;
@@ -51,19 +53,19 @@ pub use crate::ring::SetupError;
 use std::fmt;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError};
+use crossbeam_channel::Sender;
 
 use crate::admission::Clients;
 use crate::backend::ServerIndex;
 use crate::dispatch::{PoolRecord, RunningWorkers};
 use crate::relay::End;
-use crate::ring::{Ring, Sizes, Waker};
-use acceptor::{Acceptor, Departing};
-use pools::Pools;
+use crate::ring::{Sizes, Waker};
+use acceptor::Departing;
 use prober::Prober;
 use relay::{Mail, Question};
 use report::Report;
@@ -130,8 +132,8 @@ enum Command {
     Drain { grace: Duration, sessions: Duration },
     /// The same, and those that await their header on the listeners of these addresses leave for another process.
     HandOver { listeners: Vec<SocketAddr>, grace: Duration, to: Sender<Departing<OwnedFd>> },
-    /// Sessions leave for another process.
-    HandOverSessions { to: Sender<LiveSession> },
+    /// Sessions leave for another process; those that cannot are counted.
+    HandOverSessions { to: Sender<LiveSession>, stay: Arc<AtomicUsize> },
     /// Sessions of another process.
     TakeSessions(Vec<LiveSession>),
     /// See to the backlogs, woken or not.
@@ -147,6 +149,9 @@ enum Command {
     /// End at once.
     Quit,
     /// Panic.
+    #[cfg(test)]
+    Panic,
+    /// Take the ring for broken.
     #[cfg(test)]
     Break,
 }
@@ -272,6 +277,10 @@ impl RingThread {
         Some(Reach { commands: self.commands.clone()?, waker: self.waker.clone() })
     }
 
+    fn has_ended(&self) -> bool {
+        self.handle.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     /// Waits for the thread's end until `end`.
     fn join(&mut self, end: Instant) -> bool {
         while self.handle.as_ref().is_some_and(|handle| !handle.is_finished()) {
@@ -292,47 +301,6 @@ impl Drop for RingThread {
         self.waker.wake();
         if let Some(handle) = self.handle.take() {
             let _ = handle.join();
-        }
-    }
-}
-
-/// A ring's thread: once it may begin, turn after turn until a drain is complete or the engine is gone.
-fn run(mut acceptor: Acceptor<Ring, Pools>, inbox: &Receiver<Command>, tally: &Tally) {
-    loop {
-        tally.turn();
-        // All of them: several wakes may have come as one.
-        loop {
-            match inbox.try_recv() {
-                Ok(Command::Drain { grace, sessions }) => {
-                    acceptor.drain(grace);
-                    acceptor.let_sessions_go(sessions);
-                }
-                Ok(Command::HandOver { listeners, grace, to }) => acceptor.hand_over(&listeners, grace, to),
-                Ok(Command::HandOverSessions { to }) => acceptor.hand_over_sessions(&to),
-                Ok(Command::TakeSessions(sessions)) => acceptor.take_in_sessions(sessions),
-                Ok(Command::Look) => acceptor.look(),
-                Ok(Command::TakeIn(arrivals)) => acceptor.take_in(arrivals),
-                Ok(Command::LetGo { backend, server, end, over }) => acceptor.let_go(&backend, server, end, over),
-                Ok(Command::Ask(question)) => acceptor.ask(question),
-                Ok(Command::GrantPlaces(backend)) => acceptor.grant_places(&backend),
-                Ok(Command::Quit) => return,
-                #[cfg(test)]
-                Ok(Command::Break) => panic!("as asked for"),
-                Ok(Command::Change { plan, done }) => {
-                    plan.apply(&mut acceptor);
-                    drop(done);
-                }
-                Err(TryRecvError::Empty) => break,
-                Err(TryRecvError::Disconnected) => return,
-            }
-        }
-        match acceptor.turn() {
-            Ok(false) => {}
-            Ok(true) => return,
-            Err(error) => {
-                tracing::error!("a ring is broken and ends: {error}");
-                return;
-            }
         }
     }
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::acceptor::{Acceptor, Change, Parts};
 use super::door::Door;
 use super::listener::Listener;
+use super::mend::Life;
 use super::pools::Pools;
 use super::prober::{Prober, Resolver};
 use super::relay::{self, Mail, Relay, Relays, SessionLog, Terms};
@@ -81,7 +82,8 @@ impl EngineBuilder {
         self
     }
 
-    /// Number of rings, each with a thread of its own; one for each CPU that this thread may run on if not set.
+    /// Number of rings, each with a thread of its own. If not set, one for each CPU that this thread may run on, and no
+    /// more than the control group's quota allows at a time.
     pub fn rings(mut self, rings: NonZeroUsize) -> EngineBuilder {
         self.rings = Some(rings);
         self
@@ -148,7 +150,7 @@ impl EngineBuilder {
     /// [`StartError`]; nothing is left bound then.
     pub fn bind(mut self) -> Result<Bound, StartError> {
         let cpus = ring::allowed_cpus().map_err(StartError::System)?;
-        let rings = self.rings.map_or(cpus.len(), NonZeroUsize::get).min(RINGS_MAX);
+        let rings = self.rings.unwrap_or_else(rings_by_default).get().min(RINGS_MAX);
         let declared = self.listeners.len();
         self.share_out(rings);
         self.listeners.iter().try_for_each(|listener| self.service_of(listener).map(drop))?;
@@ -226,7 +228,7 @@ impl EngineBuilder {
         for listener in &self.listeners {
             let failed = |error| StartError::Bind { address: listener.address, name: listener.name.clone(), error };
             let group = match &listener.sockets[..] {
-                [] => ring::bind_group(listener.address, rings, listener.options()),
+                [] => patiently(|| ring::bind_group(listener.address, rings, listener.options())),
                 there => ring::adopt_group(there, rings, listener.options()),
             };
             let group = group.map_err(failed)?;
@@ -240,6 +242,22 @@ impl EngineBuilder {
             }
         }
         Ok(sockets)
+    }
+}
+
+/// How long a port that is in use is tried again: the kernel takes some time to let go of the sockets of a process that was
+/// killed, 180 ms for 15,000.
+const BIND_PATIENCE: Duration = Duration::from_secs(1);
+const BIND_REST: Duration = Duration::from_millis(20);
+
+/// Tries for a while to bind to a port that is in use.
+fn patiently<T>(mut bind: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let end = Instant::now() + BIND_PATIENCE;
+    loop {
+        match bind() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < end => thread::sleep(BIND_REST),
+            bound => return bound,
+        }
     }
 }
 
@@ -274,6 +292,11 @@ impl Bound {
     }
 }
 
+/// One for each CPU, as far as quotas allow; where that is not known, one.
+fn rings_by_default() -> NonZeroUsize {
+    thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}
+
 /// Sessions that one ring may have: each needs two descriptors, and another ring may get more than its share of them.
 fn sessions_a_ring(rings: usize) -> u32 {
     let descriptors = ring::limit(ring::Resource::OpenFiles).map_or(1024, |(soft, _)| soft);
@@ -293,7 +316,7 @@ impl fmt::Debug for SessionLogger {
 
 /// What all rings of an engine have in common, whatever the configuration.
 #[derive(Clone)]
-struct Frame {
+pub(super) struct Frame {
     sizes: Sizes,
     pending_limit: u32,
     /// Most sessions of a ring.
@@ -332,8 +355,8 @@ struct DoorPlan {
 pub(super) struct RingPlan {
     plan: Arc<Plan>,
     queues: Vec<Queue>,
-    /// By listener.
-    sockets: Vec<Arc<TcpListener>>,
+    /// By listener; `None` if it was given up.
+    pub(super) sockets: Vec<Option<Arc<TcpListener>>>,
 }
 
 impl fmt::Debug for RingPlan {
@@ -343,12 +366,17 @@ impl fmt::Debug for RingPlan {
 }
 
 impl RingPlan {
+    /// The same on other sockets.
+    pub(super) fn on(&self, sockets: Vec<Option<Arc<TcpListener>>>) -> RingPlan {
+        RingPlan { plan: self.plan.clone(), queues: self.queues.clone(), sockets }
+    }
+
     /// Puts it in force.
     pub(super) fn apply(self, acceptor: &mut Acceptor<Ring, Pools>) {
         let RingPlan { plan, queues, sockets } = self;
         let pools = queues.into_iter().map(|queue| acceptor.sink_mut().open(queue)).collect();
-        let hung =
-            plan.doors.iter().zip(sockets).map(|(door, socket)| (socket, door.door(&plan.exact, acceptor))).collect();
+        let doors = plan.doors.iter().zip(sockets);
+        let hung = doors.filter_map(|(door, socket)| Some((socket?, door.door(&plan.exact, acceptor)))).collect();
         acceptor.change(Change {
             doors: hung,
             pools,
@@ -421,6 +449,7 @@ impl Engine {
         self.workers.extend(workers);
         let (done, all_done) = crossbeam_channel::bounded::<()>(0);
         for (thread, sockets) in self.threads.iter().zip(by_ring) {
+            let sockets = sockets.into_iter().map(Some).collect();
             let plan = RingPlan { plan: plan.clone(), queues: queues.clone(), sockets };
             thread.command(Command::Change { plan, done: done.clone() });
         }
@@ -464,8 +493,8 @@ impl Engine {
 const CHANGE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What one ring's thread gets.
-struct Seat {
-    index: usize,
+pub(super) struct Seat {
+    pub(super) index: usize,
     cpu: Option<usize>,
 }
 
@@ -476,16 +505,15 @@ impl RingThread {
         let tally = Tally::new();
         let (commands, inbox) = crossbeam_channel::bounded::<Command>(super::COMMANDS_MAX);
         let (ready, is_ready) = crossbeam_channel::bounded(1);
-        let (their_waker, their_tally, turns) = (waker.clone(), tally.clone(), tally.clone());
         let name = format!("ring-{}", seat.index);
+        let life = Life { seat, frame, waker: waker.clone(), tally: tally.clone(), inbox, plan: None };
         let body = move || {
-            let _obituary = Obituary { ring: seat.index };
-            let acceptor = match build(seat, frame, their_waker, their_tally) {
+            let acceptor = match life.ring() {
                 Ok(acceptor) => acceptor,
                 Err(error) => return drop(ready.send(Err(error))),
             };
             let _ = ready.send(Ok(()));
-            super::run(acceptor, &inbox, &turns);
+            life.live(acceptor);
         };
         let handle = thread::Builder::new().name(name).spawn(body).map_err(StartError::System)?;
         let thread = RingThread { handle: Some(handle), commands: Some(commands), waker, tally };
@@ -497,23 +525,13 @@ impl RingThread {
     }
 }
 
-/// Says that a ring's thread has ended by a panic.
-struct Obituary {
-    ring: usize,
-}
-
-impl Drop for Obituary {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            tracing::error!(
-                "ring {} has panicked: its connections and sockets are closed, other rings go on",
-                self.ring
-            );
-        }
-    }
-}
-
-fn build(seat: Seat, frame: Frame, waker: Waker, tally: Arc<Tally>) -> Result<Acceptor<Ring, Pools>, SetupError> {
+/// A ring that has nothing to do yet, on its own thread.
+pub(super) fn build(
+    seat: &Seat,
+    frame: Frame,
+    waker: Waker,
+    tally: Arc<Tally>,
+) -> Result<Acceptor<Ring, Pools>, SetupError> {
     if let Some(cpu) = seat.cpu
         && let Err(error) = ring::pin_to(cpu)
     {

@@ -4,11 +4,15 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::acceptor::Departing;
 use super::relay::LiveSession;
-use super::{Command, Engine};
+use super::{Command, DRAIN_STEP, Engine, RingThread};
 use crate::admission::Clients;
 
 /// How long the rings may take to let go of their pending connections; they need milliseconds.
@@ -61,30 +65,45 @@ impl Engine {
             thread.command(Command::HandOver { listeners: listeners.to_vec(), grace: limit, to: to.clone() });
         }
         drop(to);
-        let end = Instant::now() + HAND_OVER_LIMIT;
-        let left = std::iter::from_fn(|| from.recv_deadline(end).ok());
-        left.map(|left| Pending {
-            socket: left.socket,
-            listener: left.listener,
-            peer: left.peer,
-            accepted_at: left.accepted_at,
-            deadline: left.deadline,
-            bytes: left.bytes,
-        })
-        .collect()
+        self.everything(&from)
+            .into_iter()
+            .map(|left| Pending {
+                socket: left.socket,
+                listener: left.listener,
+                peer: left.peer,
+                accepted_at: left.accepted_at,
+                deadline: left.deadline,
+                bytes: left.bytes,
+            })
+            .collect()
     }
 
     /// Gives away every relayed session that can move to another process, after [`hand_over`](Engine::hand_over). Those
     /// that cannot stay: whose bytes a filter has to look at, who have no server yet, and who hold many bytes for a slow
-    /// reader.
-    pub fn hand_over_sessions(&mut self) -> Vec<LiveSession> {
+    /// reader. Tells how many stay.
+    pub fn hand_over_sessions(&mut self) -> (Vec<LiveSession>, usize) {
         let (to, from) = crossbeam_channel::unbounded(); // bounded by the rings' sessions
+        let stay = Arc::new(AtomicUsize::new(0));
         for thread in &self.threads {
-            thread.command(Command::HandOverSessions { to: to.clone() });
+            thread.command(Command::HandOverSessions { to: to.clone(), stay: stay.clone() });
         }
         drop(to);
+        (self.everything(&from), stay.load(Ordering::Relaxed))
+    }
+
+    /// What the rings send, until the last has nothing more. A command that comes to a ring in its last moment may stay in
+    /// the inbox with the sender's end in it: whose thread has ended sends nothing.
+    fn everything<T>(&self, from: &Receiver<T>) -> Vec<T> {
         let end = Instant::now() + HAND_OVER_LIMIT;
-        std::iter::from_fn(|| from.recv_deadline(end).ok()).collect()
+        let mut all = Vec::new();
+        loop {
+            let ended = self.threads.iter().all(RingThread::has_ended);
+            match from.recv_timeout(DRAIN_STEP) {
+                Ok(one) => all.push(one),
+                Err(RecvTimeoutError::Timeout) if !ended && Instant::now() < end => {}
+                Err(_) => return all,
+            }
+        }
     }
 
     /// Goes on with sessions of another engine, in this process or not: under the terms of the relay of the same name, if

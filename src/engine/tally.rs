@@ -47,10 +47,12 @@ pub enum Count {
     SessionMoved,
     /// Sessions got from another process.
     SessionTaken,
+    /// Rings that had failed and were replaced.
+    RingReplaced,
 }
 
 impl Count {
-    const ALL: [(Count, &str); 18] = [
+    const ALL: [(Count, &str); 19] = [
         (Count::Accepted, "accepted"),
         (Count::Proxied, "proxied"),
         (Count::Local, "local"),
@@ -69,8 +71,12 @@ impl Count {
         (Count::CqOverflow, "cq-overflow"),
         (Count::SessionMoved, "session-moved"),
         (Count::SessionTaken, "session-taken"),
+        (Count::RingReplaced, "ring-replaced"),
     ];
 }
+
+/// The counter of sessions that ended for want of resources: accepts that failed for it have a counter of that name.
+const SESSION_RESOURCES: &str = "session-out-of-resources";
 
 /// One ring's counters and its histogram of header waits. Written by the ring's thread, read by anyone.
 #[derive(Debug)]
@@ -141,7 +147,8 @@ impl Tally {
 
     /// The names of all counters, in order.
     pub fn names() -> Vec<&'static str> {
-        Count::ALL.iter().map(|(_, name)| *name).chain(Ending::codes()).chain(End::codes()).collect()
+        let ends = End::codes().map(|code| if code == End::OutOfResources.code() { SESSION_RESOURCES } else { code });
+        Count::ALL.iter().map(|(_, name)| *name).chain(Ending::codes()).chain(ends).collect()
     }
 
     /// Adds the counters to `totals`, one a name.

@@ -4,8 +4,9 @@ use std::io::{self, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::num::NonZeroUsize;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::tally::Tally;
 use super::{Command, Engine, EngineBuilder, Kept, Listener, StartError};
 use crate::dispatch::testing::{SOON, until};
 use crate::dispatch::{Intake, Pool, RunningWorkers, Workers};
@@ -32,23 +33,44 @@ impl Workers for Lazy {
     }
 }
 
+/// How a ring fails.
+const FAULTS: [fn() -> Command; 2] = [|| Command::Panic, || Command::Break];
+
 #[test]
-fn a_ring_that_fails_leaves_its_share_to_the_others() {
-    let engine = Engine::builder()
-        .rings(NonZeroUsize::new(2).expect("not 0"))
-        .pin(false)
-        .pool(Pool::threads("pool", 1, Discard))
-        .listen(Listener::plain(anywhere()).pool("pool"))
-        .start()
-        .expect("loopback has free ports");
-    let address = engine.addresses()[0];
-    assert_eq!(engine.sockets().expect("descriptors are left").len(), 2);
-    engine.threads[0].command(Command::Break);
-    until("one socket is left", || engine.sockets().expect("descriptors are left").len() == 1);
-    for _ in 0..32 {
-        assert_eq!(connect(address).read(&mut [0]).expect("the other ring serves it"), 0);
+fn a_ring_that_fails_is_replaced_on_its_socket() {
+    for fault in FAULTS {
+        let engine = discarding(&[anywhere()]).start().expect("loopback has free ports");
+        let address = engine.addresses()[0];
+        for round in 1..=3 {
+            engine.threads[0].command(fault());
+            // There is no other ring that could serve them, and nobody may be refused meanwhile.
+            let begun = Instant::now();
+            for _ in 0..8 {
+                assert_eq!(connect(address).read(&mut [0]).expect("it is served"), 0);
+            }
+            assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+            assert_eq!(engine.snapshot().count("ring-replaced"), round);
+        }
+        // One that came in the very moment of each failure may have gone with the ring.
+        assert!(engine.snapshot().count("accepted") >= 24 - 3);
     }
-    assert_eq!(engine.snapshot().count("accepted"), 32);
+}
+
+#[test]
+fn other_rings_go_on_while_one_is_replaced_and_it_gets_its_share_back() {
+    let two = NonZeroUsize::new(2).expect("not 0");
+    let engine = discarding(&[anywhere()]).rings(two).start().expect("loopback has free ports");
+    let address = engine.addresses()[0];
+    engine.threads[0].command(Command::Panic);
+    until("it is replaced", || engine.snapshot().count("ring-replaced") == 1);
+    assert_eq!(engine.sockets().expect("descriptors are left").len(), 2);
+    (0..64).for_each(|_| assert!(is_served(address)));
+    let accepted = |ring: usize| {
+        let mut counts = vec![0; Tally::names().len()];
+        engine.threads[ring].tally.add_counts_to(&mut counts);
+        counts[0]
+    };
+    assert!(accepted(0) > 0 && accepted(1) > 0, "{} and {}", accepted(0), accepted(1));
 }
 
 #[test]
@@ -128,4 +150,17 @@ fn what_cannot_change_is_told_and_a_configuration_that_cannot_be_changes_nothing
     let taken = other.local_addr().expect("bound");
     assert!(matches!(engine.reconfigure(discarding(&[address, taken])), Err(StartError::Bind { .. })));
     assert!(is_served(address));
+}
+
+#[test]
+fn a_port_that_is_let_go_within_a_second_is_waited_for() {
+    let other = TcpListener::bind(anywhere()).expect("loopback has free ports");
+    let address = other.local_addr().expect("bound");
+    let going = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(300));
+        drop(other);
+    });
+    let engine = discarding(&[address]).start().expect("it is free before long");
+    going.join().expect("it does not panic");
+    assert!(is_served(engine.addresses()[0]));
 }

@@ -46,6 +46,8 @@ pub enum End {
     Drained,
     /// Files, source ports or places for sessions had run out.
     OutOfResources,
+    /// The ring that served it has failed.
+    RingFailed,
 }
 
 /// Its name for counters, what the log says, and HAProxy's letters.
@@ -71,11 +73,12 @@ const WORDS: [(End, &str, &str, &str); End::COUNT] = [
     (End::Killed, "killed", "Disconnected by an administrator", "KD"),
     (End::Drained, "service-ended", "Disconnected because the service ends", "KD"),
     (End::OutOfResources, "no-resources", "Out of files, ports or sessions", "RC"),
+    (End::RingFailed, "ring-failed", "Disconnected because a ring has failed", "ID"),
 ];
 
 impl End {
     /// How many there are.
-    pub const COUNT: usize = 21;
+    pub const COUNT: usize = 22;
 
     /// Its place among all.
     pub fn index(self) -> usize {
@@ -111,6 +114,7 @@ impl End {
                 | NoGreeting
                 | PrefaceRefused
                 | OutOfResources
+                | RingFailed
         )
     }
 

@@ -155,12 +155,7 @@ impl Core {
         };
         self.overflowed |= self.io.submission().cq_overflow();
         self.reap();
-        match entered.map_err(|error| (error.raw_os_error(), error)) {
-            Ok(_) => Ok(()),
-            // The time is up; a signal; or completions must be taken out first, which has just been done.
-            Err((Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN | libc::EBADR), _)) => Ok(()),
-            Err((_, error)) => Err(error),
-        }
+        entered.map(drop).or_else(pass)
     }
 
     /// Submits without waiting, to make room in the submission queue.
@@ -174,5 +169,18 @@ impl Core {
 
     fn reap(&mut self) {
         self.reaped.extend(self.io.completion());
+    }
+}
+
+/// Whether a ring is whole though waiting for it has failed.
+pub(super) fn pass(error: io::Error) -> io::Result<()> {
+    match error.raw_os_error() {
+        // The time is up; a signal; or completions must be taken out first, which is always done next.
+        Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
+        // An accept, or a slot, would wait for ever.
+        Some(libc::EBADR) => {
+            Err(io::Error::other("the kernel had no memory for completions and has dropped some (EBADR)"))
+        }
+        _ => Err(error),
     }
 }

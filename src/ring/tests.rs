@@ -327,3 +327,11 @@ fn ready(ring: &mut Ring) -> Readiness {
     }
     panic!("nothing is told");
 }
+
+#[test]
+fn a_ring_whose_completions_were_dropped_is_broken() {
+    let of = |number| super::core::pass(io::Error::from_raw_os_error(number));
+    assert!([libc::ETIME, libc::EINTR, libc::EBUSY, libc::EAGAIN].into_iter().all(|number| of(number).is_ok()));
+    assert!(of(libc::EBADR).is_err_and(|error| error.to_string().contains("EBADR")));
+    assert!(of(libc::EBADF).is_err());
+}

@@ -32,7 +32,10 @@ impl Backend {
     /// Starts it on a free port. `serve` gets each session's socket behind its header, and the client that the header
     /// names: none for a health check.
     pub fn start(serve: impl Fn(TcpStream, Option<SocketAddr>) + Send + Sync + 'static) -> Backend {
-        Backend::start_at(loopback(free_port()), serve)
+        // Other test processes take ports, too.
+        let bind = || TcpListener::bind(loopback(free_port()));
+        let bound = std::iter::repeat_with(bind).take(10).find_map(Result::ok);
+        Backend::on(bound.expect("a free port"), serve)
     }
 
     /// The same at a given address.
@@ -40,7 +43,11 @@ impl Backend {
         address: SocketAddr,
         serve: impl Fn(TcpStream, Option<SocketAddr>) + Send + Sync + 'static,
     ) -> Backend {
-        let listener = TcpListener::bind(address).expect("a free port");
+        Backend::on(TcpListener::bind(address).expect("a free port"), serve)
+    }
+
+    fn on(listener: TcpListener, serve: impl Fn(TcpStream, Option<SocketAddr>) + Send + Sync + 'static) -> Backend {
+        let address = listener.local_addr().expect("it is bound");
         let counts = Arc::new(Counts::default());
         let (shared, serve) = (counts.clone(), Arc::new(serve));
         spawn(move || {

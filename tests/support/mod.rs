@@ -3,6 +3,7 @@
 pub mod backend;
 pub mod client;
 pub mod cluster;
+pub mod crowd;
 pub mod daemon;
 pub mod debian13;
 pub mod dovecot;
@@ -103,6 +104,11 @@ pub fn temp_dir_in(parent: &Path) -> tempfile::TempDir {
         .permissions(std::fs::Permissions::from_mode(0o755))
         .tempdir_in(parent)
         .expect("a temporary directory can be made")
+}
+
+/// A number from the environment, which the long form of a test sets.
+pub fn number_from(variable: &str, otherwise: usize) -> usize {
+    std::env::var(variable).map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{variable} is a number")))
 }
 
 /// Waits until `done` says true; tells whether it did within `limit`.

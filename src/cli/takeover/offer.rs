@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -51,8 +51,8 @@ pub trait Predecessor: Send {
     /// The other process accepts: stops accepting, and gives what awaits its header on one of `listeners`.
     fn hand_over(&mut self, listeners: &[SocketAddr]) -> Result<Vec<Pending>, String>;
 
-    /// Gives the live sessions that can move, after that.
-    fn hand_over_sessions(&mut self) -> Vec<LiveSession>;
+    /// Gives the live sessions that can move, after that, and tells how many stay.
+    fn hand_over_sessions(&mut self) -> (Vec<LiveSession>, usize);
 
     /// The other process has everything: finishes what there is and leaves.
     fn let_go(&mut self);
@@ -158,6 +158,7 @@ impl Place {
     /// # Errors
     /// Say what to do.
     pub fn prepare(path: &Path, purpose: Purpose) -> Result<Place, String> {
+        examine(path)?;
         let place = Place { path: path.to_owned(), purpose, listening: Mutex::new(None) };
         place.bind().map_err(|error| place.failed(&error))?;
         Ok(place)
@@ -253,6 +254,26 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.leave();
     }
+}
+
+/// Refuses a path where something else than a socket is, which would be replaced and in the end removed. Warns of a
+/// directory in which others could put something else in the socket's place.
+fn examine(path: &Path) -> Result<(), String> {
+    const STICKY: u32 = 0o1000;
+    if fs::symlink_metadata(path).is_ok_and(|there| !there.file_type().is_socket()) {
+        let words = "something else than a socket is there; remove it, or name another path";
+        return Err(format!("takeover_socket = {}: {words}", path.display()));
+    }
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mode = fs::metadata(directory).map_or(0, |there| there.mode());
+    if mode & 0o022 != 0 && mode & STICKY == 0 {
+        tracing::warn!(
+            "takeover_socket = {}: others may write to its directory, and put a socket of their own there; `chmod go-w` it, \
+             or name a path in RuntimeDirectory=",
+            path.display()
+        );
+    }
+    Ok(())
 }
 
 /// Answers those who ask to take over, or for the counters, one after the other, as long as the place is held.
@@ -395,13 +416,14 @@ fn hand_over(
 ) -> Result<(), Broken> {
     let mut host = lock(host);
     let pending = host.hand_over(wanted).map_err(Broken::Unexpected)?;
-    let sessions = if version >= WITH_SESSIONS { host.hand_over_sessions() } else { Vec::new() };
+    let (sessions, stay) = if version >= WITH_SESSIONS { host.hand_over_sessions() } else { Default::default() };
     let given = Given { pending, sessions };
     channel.allow(limit);
     match give(channel, &given) {
         Ok(()) => {
-            if !given.sessions.is_empty() {
-                tracing::info!("{} live sessions go on in the other process", given.sessions.len());
+            let moved = given.sessions.len();
+            if moved + stay > 0 {
+                tracing::info!("{moved} sessions go on in the other process, {stay} stay and finish here");
             }
             host.let_go();
         }

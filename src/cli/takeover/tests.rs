@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tempfile::TempDir;
-use vestibule::engine::{LiveSession, Pending};
+use vestibule::engine::{LiveSession, Pending, SessionState};
+use vestibule::relay::{PairState, SessionId};
 
 use super::channel::{Broken, Channel};
 use super::wire::{Message, VERSION};
@@ -24,6 +25,7 @@ const BYTES: &[u8] = b"PROXY TCP4 198.51.";
 struct Old {
     listener: TcpListener,
     pending: Vec<Pending>,
+    sessions: Vec<LiveSession>,
     calls: Vec<String>,
     /// When the other process serves, this one ends,
     dies: bool,
@@ -32,6 +34,12 @@ struct Old {
 }
 
 const EXIT_OF_THE_DYING: i32 = 7;
+
+impl Old {
+    fn new(listener: TcpListener, pending: Vec<Pending>) -> Old {
+        Old { listener, pending, sessions: Vec::new(), calls: Vec::new(), dies: false, panics: false }
+    }
+}
 
 impl Predecessor for Old {
     fn offer(&mut self) -> Result<Vec<Offered>, String> {
@@ -54,13 +62,13 @@ impl Predecessor for Old {
         self.calls.push("let go".into());
     }
 
-    fn hand_over_sessions(&mut self) -> Vec<LiveSession> {
-        Vec::new()
+    fn hand_over_sessions(&mut self) -> (Vec<LiveSession>, usize) {
+        (std::mem::take(&mut self.sessions), 0)
     }
 
-    fn stay(&mut self, Given { pending, .. }: Given) {
+    fn stay(&mut self, Given { pending, sessions }: Given) {
         self.calls.push(format!("stay with {}", pending.len()));
-        self.pending = pending;
+        (self.pending, self.sessions) = (pending, sessions);
     }
 
     fn forget(&mut self) {
@@ -99,7 +107,7 @@ impl Stage {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let (clients, pending) = (0..pending).map(|number| connection(&listener, number)).unzip();
-        let old = Arc::new(Mutex::new(Old { listener, pending, calls: Vec::new(), dies: false, panics: false }));
+        let old = Arc::new(Mutex::new(Old::new(listener, pending)));
         let (its_place, its_old) = (place.clone(), old.clone());
         let thread = std::thread::spawn(move || answer(&its_place, &its_old, limits));
         Stage { directory, place, old, address, clients, thread: Some(thread) }
@@ -226,11 +234,7 @@ fn an_old_process_that_dies_in_the_middle_does_not_keep_the_new_one_from_serving
         let place = Place::prepare(Path::new(&path), Purpose::Takeover).expect("the directory is the parent's");
         place.publish().expect("the directory is the parent's");
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        answer(
-            &place,
-            &Mutex::new(Old { listener, pending: Vec::new(), calls: Vec::new(), dies: true, panics: false }),
-            Limits::USUAL,
-        );
+        answer(&place, &Mutex::new(Old { dies: true, ..Old::new(listener, Vec::new()) }), Limits::USUAL);
     }
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("socket");
@@ -383,4 +387,125 @@ fn an_unreachable_place_is_named_with_a_remedy() {
     assert!(missing.contains("its directory must exist"), "{missing}");
     let long = Place::prepare(&directory.path().join("x".repeat(100)), Purpose::Takeover).err().expect("too long");
     assert!(long.contains("at most 107 bytes"), "{long}");
+}
+
+#[test]
+fn a_path_where_something_else_is_stays_as_it_is() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("precious");
+    std::fs::write(&file, "text").expect("it is ours");
+    for path in [&file, directory.path()] {
+        let refused = Place::prepare(path, Purpose::Takeover).err().expect("it is no socket");
+        assert!(refused.contains("something else than a socket"), "{refused}");
+    }
+    assert_eq!(std::fs::read_to_string(&file).expect("it is still there"), "text");
+}
+
+/// A session whose client and server are sockets of this process, and their other ends.
+fn live_session() -> (LiveSession, [TcpStream; 2]) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let ((one, first), (two, second)) = (connection(&listener, 0), connection(&listener, 0));
+    let (client, destination) = (first.peer, first.listener);
+    let state = SessionState {
+        id: SessionId::new(5, client),
+        service: "imap-login".into(),
+        listener: "imap".into(),
+        server: "mail1".into(),
+        client,
+        destination,
+        ages: [Duration::from_secs(1); 6],
+        awaits_greeting: false,
+        is_tls: false,
+        attempts: 1,
+        early: 0,
+        pair: PairState::default(),
+    };
+    (LiveSession { client: first.socket, server: second.socket, state }, [one, two])
+}
+
+/// What one side of version 1 says, byte by byte as it did: this must not change with what is spoken today.
+const HELLO_1: &[u8] = b"\x01VESTIBUL\x00\x01";
+
+#[test]
+fn a_new_process_of_version_1_gets_sockets_and_headers_and_sessions_stay() {
+    let stage = Stage::new(2);
+    let (session, _ends) = live_session();
+    stage.old.lock().expect("nobody has panicked").sessions.push(session);
+    let new = channel::socket().expect("descriptors are left");
+    rustix::net::connect(&new, &rustix::net::SocketAddrUnix::new(&stage.path()).expect("short")).expect("it listens");
+    let say = |bytes: &[u8]| rustix::net::send(&new, bytes, rustix::net::SendFlags::empty()).expect("it listens");
+    let hear = || {
+        let mut room = [0; 4096];
+        let (_, length) = rustix::net::recv(&new, &mut room[..], rustix::net::RecvFlags::empty()).expect("it answers");
+        room[..length].to_vec()
+    };
+    say(HELLO_1);
+    assert_eq!(hear(), b"\x02VESTIBUL\x00\x01\x00\x00\x00\x01", "Welcome of version 1 with one socket");
+    assert_eq!(hear()[..3], [3, 0, 1], "one listening socket");
+    let port = stage.address.port().to_be_bytes();
+    say(&[&[4, 0, 1, 4, 127, 0, 0, 1][..], &port].concat());
+    let pending = hear();
+    assert_eq!(pending[..3], [5, 0, 2], "two connections whose header is awaited");
+    assert_eq!(hear(), [6, 0, 0, 0, 2], "and no session before the end");
+    say(&[7, 0, 0, 0, 2]);
+    stage.expect(&["offer", "hand over of 1", "let go"]);
+    assert_eq!(stage.old.lock().expect("nobody has panicked").sessions.len(), 1, "it has not been asked for");
+}
+
+#[test]
+fn an_old_process_of_version_1_is_taken_over_from_without_its_sessions() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("socket");
+    let place = channel::socket().expect("descriptors are left");
+    rustix::net::bind(&place, &rustix::net::SocketAddrUnix::new(&path).expect("short")).expect("the directory is ours");
+    rustix::net::listen(&place, 4).expect("it is bound");
+    // What one of version 1 does: it knows its own version only.
+    let old = std::thread::spawn(move || {
+        let accept = || rustix::net::accept(&place).expect("somebody comes");
+        let hear = |from: &std::os::fd::OwnedFd| {
+            let mut room = [0; 4096];
+            let (_, length) =
+                rustix::net::recv(from, &mut room[..], rustix::net::RecvFlags::empty()).expect("it speaks");
+            room[..length].to_vec()
+        };
+        let say = |to: &std::os::fd::OwnedFd, bytes: &[u8]| {
+            rustix::net::send(to, bytes, rustix::net::SendFlags::empty()).expect("it listens");
+        };
+        let first = accept();
+        assert_ne!(hear(&first), HELLO_1, "it tries its own version first");
+        say(&first, b"\xff\x00\x09version 2");
+        drop(first);
+        let second = accept();
+        assert_eq!(hear(&second), HELLO_1);
+        say(&second, b"\x02VESTIBUL\x00\x01\x00\x00\x00\x00");
+        assert_eq!(hear(&second), [4, 0, 0], "it serves, and wants no pending connections");
+        say(&second, &[6, 0, 0, 0, 0]);
+        assert_eq!(hear(&second), [7, 0, 0, 0, 0]);
+    });
+    let mut claim = Claim::open(&path, Limits::USUAL).expect("it speaks version 1, too");
+    let given = claim.serve(&[], || Ok(())).expect("nothing is in the way");
+    assert_eq!((given.pending.len(), given.sessions.len()), (0, 0));
+    old.join().expect("it has heard what it expects");
+}
+
+#[test]
+fn live_sessions_go_along_and_come_back_when_the_new_process_fails() {
+    let stage = Stage::new(0);
+    let (ends, sessions): (Vec<_>, Vec<_>) = (0..100).map(|_| live_session()).map(|(one, ends)| (ends, one)).unzip();
+    stage.old.lock().expect("nobody has panicked").sessions = sessions;
+    let mut claim = stage.claim().expect("nothing is in the way");
+    claim.serve(&[stage.address], || Err("no room".into())).expect_err("it cannot complete");
+    stage.expect(&["offer", "hand over of 1", "stay with 0"]);
+    assert_eq!(stage.old.lock().expect("nobody has panicked").sessions.len(), 100);
+    let mut claim = stage.claim().expect("the place is still there");
+    let taken = claim.serve(&[stage.address], || Ok(())).expect("nothing is in the way").sessions;
+    assert_eq!(taken.len(), 100);
+    for (one, [mut client, mut server]) in taken.into_iter().zip(ends) {
+        let through = |end: &mut TcpStream, socket: std::os::fd::OwnedFd| {
+            end.write_all(b"x").expect("the other end is open");
+            std::io::Read::read_exact(&mut TcpStream::from(socket), &mut [0]).expect("it is the same connection");
+        };
+        through(&mut client, one.client);
+        through(&mut server, one.server);
+    }
 }

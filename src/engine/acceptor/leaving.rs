@@ -97,10 +97,16 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         }
     }
 
-    /// Sends every session that can move to another process.
-    pub fn hand_over_sessions(&mut self, to: &Sender<LiveSession<D::Socket>>) {
+    /// Sends every session that can move to another process, and tells how many stay.
+    pub fn hand_over_sessions(&mut self, to: &Sender<LiveSession<D::Socket>>) -> usize {
         self.now = self.driver.now();
         self.relays.hand_over(&mut self.driver, to, self.now);
+        self.relays.sessions()
+    }
+
+    /// Ends all sessions though the ring is broken.
+    pub fn forsake_sessions(&mut self) {
+        self.relays.forsake(self.now);
     }
 
     /// Goes on with sessions of another process: under the terms of the service of the same name, if there is one.

@@ -162,6 +162,11 @@ impl<S> Relays<S> {
         Relays::new(parts, Instant::now())
     }
 
+    /// How many sessions are there.
+    pub fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
     /// Whether no session is there.
     pub fn is_empty(&self) -> bool {
         self.sessions.is_empty()
@@ -726,6 +731,25 @@ impl<S> Relays<S> {
             self.asked.remember(session, end, now);
         }
         self.tally.session_ended(end);
+    }
+
+    /// Ends all sessions without a word to the ring, which is broken.
+    pub fn forsake(&mut self, now: Instant) {
+        for key in self.sessions.keys().collect::<Vec<_>>() {
+            self.tell(key, Some(End::RingFailed), now);
+            let Some(session) = self.sessions.remove(key) else { continue };
+            let backend = &session.terms.backend;
+            if let Phase::Queued { .. } = session.phase {
+                let _ = backend.lock().abandon(Waiter { ring: self.ring as u32, key: packed(key) });
+            }
+            if let Some(grant) = session.chosen.and_then(|index| backend.lock().release(index, now)) {
+                self.mail.send(backend, grant);
+            }
+            self.tally.session_ended(End::RingFailed);
+        }
+        if let Some(log) = &self.log {
+            log.flush(&mut self.lines);
+        }
     }
 
     /// A place at a server for a session that has waited.

@@ -15,7 +15,7 @@ use super::session::{Phase, Session, Times};
 use super::{Relays, Watch};
 use crate::conn::Key;
 use crate::dispatch::{ListenerInfo, Permit};
-use crate::relay::{Pair, PairState, SessionId, Side};
+use crate::relay::{End, Pair, PairState, SessionId, Side};
 use crate::ring::Streams;
 
 /// Most bytes that a session may hold for slow readers and still move: they go along in a message. One that holds more
@@ -105,6 +105,10 @@ impl<S> Relays<S> {
         permit: Option<Permit>,
         now: Instant,
     ) {
+        if self.sessions.is_full() {
+            // Before it counts at its server.
+            return self.tally.session_ended(End::OutOfResources);
+        }
         let LiveSession { client, server, state } = moved;
         let chosen = terms.backend.lock().adopt(&state.server, state.client.ip(), now);
         // Times that no clock can show are now.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{Relay, SharedBackend};
 use crate::backend::{AdminState, Balance, CheckKind, CheckSettings, ServerSettings, Settings};
-use crate::engine::{Engine, Listener, SessionFilter};
+use crate::engine::{Command, Engine, Listener, SessionFilter};
 use crate::relay::{End, Protocol};
 
 /// Generous; it only matters when something is broken.
@@ -137,7 +137,7 @@ fn a_live_session_goes_on_in_another_engine() {
         client.write_all(b"a").expect("it is served");
     }
     old.hand_over(&[], PATIENCE);
-    let sessions = old.hand_over_sessions();
+    let sessions = old.hand_over_sessions().0;
     assert_eq!((sessions.len(), held(&backend)), (20, 0));
     let new = engine(&backend);
     new.take_in_sessions(sessions);
@@ -222,4 +222,26 @@ fn servers_keep_accounts_of_what_their_sessions_come_to() {
     assert_eq!(engine.snapshot().backends()[0].ends(), [("client-closed", 1), ("no-server", 1)]);
     assert!(twice.to_string().contains("\nimap/s0 "), "{twice}");
     assert!(engine.drain(PATIENCE));
+}
+
+#[test]
+fn sessions_go_on_when_their_ring_is_broken_and_end_counted_when_it_has_panicked() {
+    let backend = backend(&[echo()]);
+    let engine = engine(&backend);
+    let mut clients: Vec<TcpStream> = (0..8).map(|_| connect(&engine)).collect();
+    for client in &mut clients {
+        client.read_exact(&mut [0; 12]).expect("the server greets");
+    }
+    engine.threads.iter().for_each(|thread| thread.command(Command::Break));
+    for client in &mut clients {
+        client.write_all(b"b").expect("it is served");
+        client.read_exact(&mut [0]).expect("it is answered");
+    }
+    assert_eq!(held(&backend), 8);
+    engine.threads.iter().for_each(|thread| thread.command(Command::Panic));
+    for client in &mut clients {
+        assert!(matches!(client.read(&mut [0]), Ok(0) | Err(_)), "it ends");
+    }
+    crate::dispatch::testing::until("they do not count any more", || held(&backend) == 0);
+    assert_eq!(engine.snapshot().count("ring-failed"), 8);
 }

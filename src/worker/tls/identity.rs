@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -190,7 +191,12 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     let unreadable = |error| TlsError::Unreadable { path: path.into(), error };
     let mut content = Vec::new();
-    File::open(path).and_then(|file| file.take(PEM_FILE_MAX + 1).read_to_end(&mut content)).map_err(unreadable)?;
+    // Without waiting: a FIFO that nobody writes to would hold whoever opens it.
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(unreadable)?;
+    if !file.metadata().map_err(unreadable)?.is_file() {
+        return Err(unreadable(io::Error::other("not a regular file")));
+    }
+    file.take(PEM_FILE_MAX + 1).read_to_end(&mut content).map_err(unreadable)?;
     if content.len() as u64 > PEM_FILE_MAX {
         return Err(unreadable(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 1 MiB")));
     }

@@ -264,7 +264,9 @@ impl Book {
             }
             End::OutOfResources => kernel.scarcity || self.stage == Stage::Begun,
             End::Drained => drained,
-            End::Probe | End::PrefaceRefused | End::FilterRefused | End::ServerDown | End::Killed => false,
+            End::Probe | End::PrefaceRefused | End::FilterRefused | End::ServerDown | End::Killed | End::RingFailed => {
+                false
+            }
         }
     }
 }
