@@ -98,28 +98,6 @@ impl Wheel {
         self.next_tick().map(|due| self.base + Duration::from_nanos(due * TICK.as_nanos() as u64))
     }
 
-    /// Whether a slot has a deadline.
-    pub fn is_set(&self, slot: u32) -> bool {
-        self.links.get(slot as usize).is_some_and(|link| link.bucket != NONE)
-    }
-
-    /// What must hold between two calls.
-    pub fn check_invariants(&self) {
-        let mut linked = 0;
-        for (bucket, head) in self.heads.iter().enumerate() {
-            let (mut slot, mut previous) = (*head, NONE);
-            assert_eq!(slot != NONE, self.occupied[bucket / 64] >> (bucket % 64) & 1 == 1, "bucket {bucket}");
-            while slot != NONE {
-                let link = &self.links[slot as usize];
-                assert_eq!((link.bucket as usize, link.previous), (bucket, previous), "slot {slot}");
-                (previous, slot) = (slot, link.next);
-                linked += 1;
-            }
-        }
-        let set = self.links.iter().filter(|link| link.bucket != NONE).count();
-        assert_eq!(linked, set, "a slot is in the list of its bucket");
-    }
-
     fn next_tick(&self) -> Option<u64> {
         let start = self.tick as usize % BUCKETS;
         // The first word twice: from the start on, and at the end what stands before it.
@@ -142,6 +120,31 @@ impl Wheel {
     fn tick_of(&self, deadline: Instant) -> u64 {
         let since = deadline.saturating_duration_since(self.base).as_nanos();
         u64::try_from(since.div_ceil(TICK.as_nanos())).unwrap_or(u64::MAX >> 1)
+    }
+}
+
+#[cfg(test)]
+impl Wheel {
+    /// Whether a slot has a deadline.
+    pub fn is_set(&self, slot: u32) -> bool {
+        self.links.get(slot as usize).is_some_and(|link| link.bucket != NONE)
+    }
+
+    /// What must hold between two calls.
+    pub fn check_invariants(&self) {
+        let mut linked = 0;
+        for (bucket, head) in self.heads.iter().enumerate() {
+            let (mut slot, mut previous) = (*head, NONE);
+            assert_eq!(slot != NONE, self.occupied[bucket / 64] >> (bucket % 64) & 1 == 1, "bucket {bucket}");
+            while slot != NONE {
+                let link = &self.links[slot as usize];
+                assert_eq!((link.bucket as usize, link.previous), (bucket, previous), "slot {slot}");
+                (previous, slot) = (slot, link.next);
+                linked += 1;
+            }
+        }
+        let set = self.links.iter().filter(|link| link.bucket != NONE).count();
+        assert_eq!(linked, set, "a slot is in the list of its bucket");
     }
 }
 

@@ -207,7 +207,8 @@ impl Book {
         let Promises { pace, connect, queue, .. } = promises;
         match self.stage {
             Stage::Begun | Stage::Parting => self.since,
-            Stage::Queued => self.queued.unwrap_or(self.since) + *queue,
+            // Who comes back to the line when its time is up may find that out there.
+            Stage::Queued => self.since.max(self.queued.unwrap_or(self.since) + *queue),
             Stage::Connecting => self.since + *connect,
             Stage::Greeting => self.since + pace.greeting,
             Stage::Open => match self.half_closed(kernel) {

@@ -46,7 +46,7 @@ const CAUGHT_WITHIN: u64 = 1_000;
 /// had ended and was then reset was served on. 262: one waited in line twice as long as it may.
 const REGRESSIONS: [u64; 7] = [2, 7, 8, 39, 40, 231, 262];
 /// Turns after which a run is stuck.
-const TURNS_MAX: usize = 20_000;
+const TURNS_MAX: usize = 100_000;
 const RINGS: usize = 2;
 /// The longest that a ring oversleeps.
 const SLACK: Duration = Duration::from_millis(2);
