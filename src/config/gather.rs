@@ -107,7 +107,7 @@ fn name_listeners(service: &mut RawService) {
         }
         service.listeners[index].name = Some(name);
     }
-    service.listeners.retain(|raw| !merged.iter().any(|at| *at == raw.at));
+    service.listeners.retain(|raw| !merged.contains(&raw.at));
 }
 
 impl Gathered {
@@ -402,13 +402,15 @@ impl Gathered {
     /// Warns of a word that neither Dovecot nor Vestibule knows; of very many only the first.
     fn unknown(&mut self, what: &str, word: String, at: &Place, near: impl FnOnce() -> Option<&'static str>) {
         self.unknown += 1;
-        let words = match self.unknown {
-            ..=UNKNOWN_MAX => match near() {
+        let words = if self.unknown <= UNKNOWN_MAX {
+            match near() {
                 Some(near) => format!("Unknown {what}: {word} is ignored (did you mean {near}?)"),
                 None => format!("Unknown {what}: {word} is ignored (neither Dovecot nor Vestibule knows it)"),
-            },
-            ..=UNKNOWN_NOTED => "more words that neither Dovecot nor Vestibule knows follow".into(),
-            _ => return,
+            }
+        } else if self.unknown <= UNKNOWN_NOTED {
+            "more words that neither Dovecot nor Vestibule knows follow".into()
+        } else {
+            return;
         };
         self.warnings.push(at.problem(words));
     }

@@ -7,7 +7,7 @@
 //!                            '-- commands (drain) --> each ring
 //! ```
 //! Rings share nothing but the ends of the pools' queues and the report of refusals. A ring that fails is replaced on the
-//! same sockets ([`mend`]) while the others go on; a thread that ends closes them, so that the kernel gives new connections
+//! same sockets (`mend.rs`) while the others go on; a thread that ends closes them, so that the kernel gives new connections
 //! to the other rings.
 #![forbid(unsafe_code)]
 

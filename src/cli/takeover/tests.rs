@@ -432,7 +432,7 @@ fn a_new_process_of_version_1_gets_sockets_and_headers_and_sessions_stay() {
     let (session, _ends) = live_session();
     stage.old.lock().expect("nobody has panicked").sessions.push(session);
     let new = channel::socket().expect("descriptors are left");
-    rustix::net::connect(&new, &rustix::net::SocketAddrUnix::new(&stage.path()).expect("short")).expect("it listens");
+    rustix::net::connect(&new, &rustix::net::SocketAddrUnix::new(stage.path()).expect("short")).expect("it listens");
     let say = |bytes: &[u8]| rustix::net::send(&new, bytes, rustix::net::SendFlags::empty()).expect("it listens");
     let hear = || {
         let mut room = [0; 4096];

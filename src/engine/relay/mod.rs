@@ -268,7 +268,7 @@ impl<S> Relays<S> {
         armed: bool,
         now: Instant,
     ) {
-        let side = if place % 2 == 0 { Side::Client } else { Side::Server };
+        let side = if place.is_multiple_of(2) { Side::Client } else { Side::Server };
         // One that has ended meanwhile: the end of its watches was asked for.
         let Some(key) = self.sessions.key_of(place / 2) else { return };
         let session = self.sessions.get_mut(key).expect("as just found");

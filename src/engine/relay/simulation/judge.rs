@@ -156,8 +156,10 @@ impl Book {
     fn follow(&mut self, session: &Session<Socket>, kernel: &mut Kernel) {
         let server = session.server.as_ref().map(|server| server.conn);
         self.counts_at = session.chosen;
-        if server.is_some() && server != self.server {
-            self.meet(server.expect("as just seen"), kernel);
+        if let Some(met) = server
+            && server != self.server
+        {
+            self.meet(met, kernel);
         }
         let stage = match session.phase {
             Phase::Queued { .. } => Stage::Queued,
