@@ -104,7 +104,7 @@ fn too_few_descriptors_are_said_before_it_is_ready() {
 }
 
 #[test]
-fn a_fifo_as_configuration_or_value_is_refused_at_once() {
+fn a_fifo_as_configuration_or_value_is_refused_and_holds_nobody() {
     needs!("mkfifo");
     let directory = temp_dir();
     let name = |file: &str| directory.path().join(file).to_str().expect("a plain path").to_owned();

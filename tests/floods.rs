@@ -4,7 +4,7 @@
 //! The short forms run with all other tests. The long ones, alone and with a release build for their figures:
 //! `VESTIBULE_FLOOD=4200000 VESTIBULE_SLOWLORIS=19000 cargo test --release --test integration floods -- --nocapture --test-threads 1`
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -25,8 +25,8 @@ const GARBAGE: u64 = 60_000;
 const SILENT: u64 = 2_000;
 /// Where floods come from: few enough sources that the log can be bounded, enough that ports do not run out.
 const SOURCES: &str = "127.1.0.0/28";
-const SOURCES_COUNT: u64 = 14;
-/// The log's window for one line a source and reason.
+const SOURCES_COUNT: usize = 14;
+/// The log's window for one line a source, reason and diagnosis.
 const WINDOW: Duration = Duration::from_secs(60);
 
 fn number_of(variable: &str, otherwise: u64) -> u64 {
@@ -78,16 +78,28 @@ fn garbage_of_every_kind_is_refused_counted_and_leaves_nothing_behind() {
         assert_eq!(counted(&log, reason), Some(*count), "{reason} in\n{log}");
     }
     assert_eq!(counted(&log, "accepted"), Some(WARM_UP + connections + 2), "{log}");
-    assert_log_is_short(&log, sent.len() as u64, took);
+    assert_log_is_short(&log, sent.len(), took);
 }
 
-/// In each window one line a source and reason, and later one that tells how many more there were.
-fn assert_log_is_short(log: &str, reasons: u64, took: Duration) {
+/// In each window one line a source, reason and diagnosis, and later one that tells how many more there were.
+fn assert_log_is_short(log: &str, reasons: usize, took: Duration) {
     let windows = took.as_secs() / WINDOW.as_secs() + 1;
-    let bound = 2 * SOURCES_COUNT * reasons * windows;
-    let lines = log.lines().filter(|line| line.contains("reason=")).count() as u64;
-    eprintln!("{lines} lines of the log, at most {bound}");
-    assert!(lines <= bound, "{lines} lines, at most {bound} in {windows} windows");
+    let word = |line: &str, name: &str| {
+        let (_, rest) = line.split_once(name)?;
+        rest.split([' ', ',', ')']).next().map(str::to_owned)
+    };
+    let mut lines = BTreeMap::new();
+    for line in log.lines().filter(|line| line.contains("reason=")) {
+        *lines.entry(["rip=", "reason=", "diagnosis="].map(|name| word(line, name))).or_insert(0) += 1;
+    }
+    for part in [0, 1] {
+        assert!(lines.keys().all(|kind| kind[part].is_some()), "source and reason in each line:\n{log}");
+    }
+    let kinds = lines.keys().map(|[_, reason, diagnosis]| (reason, diagnosis)).collect::<BTreeSet<_>>().len();
+    assert!((reasons..=2 * reasons).contains(&kinds), "{kinds} kinds of {reasons} reasons");
+    assert!(lines.len() <= SOURCES_COUNT * kinds, "{} lines of {kinds} kinds", lines.len());
+    let most = lines.values().max().expect("there are lines");
+    assert!(*most <= 2 * windows, "{most} lines of one kind in {windows} windows");
 }
 
 #[test]

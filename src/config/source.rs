@@ -7,6 +7,10 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
 
 use super::lint::Dovecot;
 use super::syntax::{self, Element, Parsed, SyntaxError, Value};
@@ -21,6 +25,8 @@ pub const LINE_LENGTH_MAX: usize = 64 << 10;
 pub const VALUE_FILE_MAX: usize = 1 << 20;
 /// Largest size of all values together in which variables were replaced, in bytes.
 pub const EXPANDED_MAX: usize = 16 << 20;
+/// How long a pipe may be silent that a configuration is read from.
+const PIPE_PATIENCE: Duration = Duration::from_secs(2);
 /// Files that one configuration may consist of.
 pub const FILES_MAX: usize = 1000;
 /// How deep files may include one another.
@@ -92,12 +98,12 @@ pub(super) struct Document {
     pub(super) broken: bool,
 }
 
-/// The text of the main file, which may be a pipe as well; the problem if it cannot be read.
+/// The text of the main file, which may be a pipe as well that somebody writes to; the problem if it cannot be read.
 pub(super) fn text(path: &Path) -> Result<String, Problem> {
     let limit_of = format_args!("all files together may have {SIZE_MAX} bytes");
-    let read = File::open(path).and_then(|file| match file.metadata()?.is_dir() {
+    let read = open(path).and_then(|file| match file.metadata()?.is_dir() {
         true => Err(io::Error::other("it is a directory")),
-        false => content_of(file, SIZE_MAX, limit_of),
+        false => content_of(Awaited(file), SIZE_MAX, limit_of),
     });
     read.map_err(|error| Place { file: path.into(), line: 0 }.problem(format!("cannot be read: {error}")))
 }
@@ -130,12 +136,29 @@ pub(super) fn value_file(path: &Path) -> io::Result<String> {
 /// A whole file of at most `limit` bytes, of which an error tells in the words of `limit_of`. Bytes that are no UTF-8
 /// become U+FFFD, which no setting in use accepts.
 fn content(path: &Path, limit: usize, limit_of: fmt::Arguments<'_>) -> io::Result<String> {
-    // Without waiting: a FIFO that nobody writes to would hold whoever opens it.
-    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let file = open(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("not a regular file"));
     }
     content_of(file, limit, limit_of)
+}
+
+/// Without waiting: a FIFO that nobody writes to would hold whoever opens it.
+fn open(path: &Path) -> io::Result<File> {
+    File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)
+}
+
+/// A file whose reader waits for at most [`PIPE_PATIENCE`] each time.
+struct Awaited(File);
+
+impl Read for Awaited {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let patience = Timespec::try_from(PIPE_PATIENCE).expect("a few seconds");
+        match retry_on_intr(|| poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&patience)))? {
+            0 => Err(io::Error::other(format!("nobody has written to this pipe for {PIPE_PATIENCE:?}"))),
+            _ => self.0.read(buffer),
+        }
+    }
 }
 
 fn content_of(file: impl Read, limit: usize, limit_of: fmt::Arguments<'_>) -> io::Result<String> {
