@@ -495,7 +495,7 @@ fn a_daemon_whose_place_is_taken_back_ends_without_a_word_to_the_service_manager
         assert!(length > 0 && packet[0] == kind, "{:?}", &packet[..length]);
     };
     hear(1);
-    old.send(b"\x02VESTIBUL\x00\x01\0\0\0\0").expect("Welcome, without a socket");
+    old.send(b"\x02VESTIBUL\x00\x02\0\0\0\0").expect("Welcome, without a socket");
     hear(4);
     old.send(b"\x06\0\0\0\0").expect("the end of no pending connections");
     hear(7);
