@@ -11,7 +11,7 @@
 . "$(dirname "$0")/common"
 debian13 dovecot-imapd=1:2.4.1+dfsg1-6+deb13u7
 port=$(free_port)
-cat >"$work"/root/finding/dovecot.conf <<END
+cat >"$work"/debian/finding/dovecot.conf <<END
 dovecot_config_version = 2.4.1
 dovecot_storage_version = 2.4.1
 base_dir = /finding/run

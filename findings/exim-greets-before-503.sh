@@ -10,8 +10,8 @@
 . "$(dirname "$0")/common"
 debian13 exim4-daemon-heavy=4.98.2-1+deb13u6
 port=$(free_port)
-user=$(sed -n 's/^Debian-exim:x:\([0-9]*\):.*/\1/p' "$work"/root/etc/passwd)
-cat >"$work"/root/finding/exim.conf <<END
+user=$(sed -n 's/^Debian-exim:x:\([0-9]*\):.*/\1/p' "$work"/debian/etc/passwd)
+cat >"$work"/debian/finding/exim.conf <<END
 exim_user = $user
 exim_group = $user
 primary_hostname = mail.test
@@ -25,8 +25,8 @@ host_lookup =
 tls_advertise_hosts =
 acl_smtp_connect = accept
 END
-mkdir "$work"/root/finding/spool
-chmod 777 "$work"/root/finding
+mkdir "$work"/debian/finding/spool
+chmod 777 "$work"/debian/finding
 start exim4 -bdf -C /finding/exim.conf
 listening "$port"
 

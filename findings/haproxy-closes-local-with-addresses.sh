@@ -11,7 +11,7 @@
 debian13 haproxy=3.0.11-1+deb13u5
 port=$(free_port)
 # An HTTP frontend of HAProxy's own that answers; the TCP one in front of it takes the header.
-cat >"$work"/root/finding/haproxy.cfg <<END
+cat >"$work"/debian/finding/haproxy.cfg <<END
 defaults
   timeout connect 5s
   timeout client 10s

@@ -12,8 +12,8 @@ debian13 haproxy=3.0.11-1+deb13u5
 port=$(free_port) plain=$(free_port) tls=$(free_port)
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=test \
   -keyout "$work"/key -out "$work"/certificate 2>/dev/null
-cat "$work"/certificate "$work"/key >"$work"/root/finding/pem
-cat >"$work"/root/finding/haproxy.cfg <<END
+cat "$work"/certificate "$work"/key >"$work"/debian/finding/pem
+cat >"$work"/debian/finding/haproxy.cfg <<END
 defaults
   mode tcp
   timeout connect 5s

@@ -10,7 +10,7 @@
 . "$(dirname "$0")/common"
 debian13 haproxy=3.0.11-1+deb13u5
 ports=("$(free_port)" "$(free_port)" "$(free_port)")
-cat >"$work"/root/finding/haproxy.cfg <<END
+cat >"$work"/debian/finding/haproxy.cfg <<END
 defaults
   mode tcp
   timeout connect 5s
@@ -57,7 +57,7 @@ data = through("second", second)
 print(data[:16].hex(), "and its data:", data[16:].decode().strip())
 print(through("first", first).decode().splitlines()[0])
 END
-python3 "$work"/backends.py "$work"/root/finding "${ports[@]}" >"$work"/seen &
+python3 "$work"/backends.py "$work"/debian/finding "${ports[@]}" >"$work"/seen &
 started+=($!)
 backends=$!
 until grep -q ready "$work"/seen; do sleep 0.1; done

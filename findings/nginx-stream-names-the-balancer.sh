@@ -9,7 +9,7 @@
 . "$(dirname "$0")/common"
 debian13 nginx=1.26.3-3+deb13u11 libnginx-mod-stream=1.26.3-3+deb13u11
 server=$(free_port) plain=$(free_port) real=$(free_port)
-cat >"$work"/root/finding/nginx.conf <<END
+cat >"$work"/debian/finding/nginx.conf <<END
 load_module /usr/lib/nginx/modules/ngx_stream_module.so;
 daemon off;
 user root;
