@@ -129,7 +129,7 @@ fn a_server_that_dies_takes_its_clients_over_time_and_others_serve_on() {
 }
 
 #[test]
-fn a_full_dovecot_answers_through_the_tier_as_it_does_without() {
+fn a_newcomer_to_a_full_dovecot_is_served_or_told_why_not() {
     // Two connections that have not logged in are all that it takes at a time.
     let Some([full, _]) =
         two_dovecots("service imap-login {\n  process_limit = 2\n  service_count = 1\n  client_limit = 1\n}\n")
@@ -139,16 +139,11 @@ fn a_full_dovecot_answers_through_the_tier_as_it_does_without() {
     let tier = Tier::start("imap-login", "login_proxy_timeout = 2 secs", "check = none", &[proxied_imap(&full)]);
     let mut held: Vec<Wire> = (0..2).map(|_| tier.wire()).collect();
     held.iter_mut().for_each(|wire| drop(wire.expect("* OK ")));
-    // It makes room by telling one of them so; whether the newcomer is served depends on how soon it does.
+    // It may make room by ending one of them, sooner or later; the newcomer is served then, or told that nobody is.
     let newcomer = tier.client();
-    let told = held.iter_mut().map(|wire| wire.rest()).find(|said| said.contains("BYE"));
-    let (said, ..) = (newcomer.send(b"a LOGOUT\r\n"), newcomer.read_to_end()).1;
-    let said = String::from_utf8_lossy(&said).into_owned();
-    assert!(
-        told.is_some() || said.starts_with("* BYE [UNAVAILABLE] ") || said.contains("a OK"),
-        "{told:?}, and the newcomer: {said:?}\n{}",
-        full.log()
-    );
+    let _ = newcomer.send(b"a LOGOUT\r\n"); // where it was told first, this may fail
+    let said = String::from_utf8_lossy(&newcomer.read_to_end().0).into_owned();
+    assert!(said.starts_with("* BYE [UNAVAILABLE] ") || said.contains("a OK"), "{said:?}\n{}", full.log());
 }
 
 #[test]
