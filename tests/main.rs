@@ -26,6 +26,7 @@ mod no_io_uring;
 mod operations;
 mod peer_cases;
 mod peers;
+mod package;
 mod pools;
 mod receivers;
 mod refusals;
