@@ -85,12 +85,12 @@ pub struct Waiter {
     /// Number of the ring.
     pub ring: u32,
     /// The session's number there.
-    pub key: u64,
+    pub session: u64,
 }
 
 impl Hashed for Waiter {
     fn hashed(&self, secret: &Secret) -> u64 {
-        secret.hash(self.key, self.ring.into())
+        secret.hash(self.session, self.ring.into())
     }
 }
 

@@ -54,8 +54,8 @@ fn client(n: u32) -> IpAddr {
     IpAddr::from((0x0a00_0000 + n).to_be_bytes())
 }
 
-fn waiter(key: u64) -> Waiter {
-    Waiter { ring: 1, key }
+fn waiter(session: u64) -> Waiter {
+    Waiter { ring: 1, session }
 }
 
 fn verdict(finding: Finding) -> Verdict {

@@ -4,21 +4,21 @@
 //!            handle_read            handle_read
 //!  start --> AwaitingBytes --...--> (AwaitingConsume) --> Dispatch | Close
 //! ```
-//! [`Waiting`] is the state of one header, [`Slab`] the table of slots with their generations, [`Queues`] who waits how
+//! [`Waiting`] is the state of one header, [`Slab`] the table of slots with their generations, [`Deadlines`] who waits how
 //! long. None of them knows sockets, rings or the clock: the caller passes `now`, and keeps what it likes in a slot.
 #![forbid(unsafe_code)]
 
+mod deadlines;
 mod ending;
 mod handed;
-mod queues;
 mod slab;
 mod v1_words;
 mod waiting;
 mod wording;
 
+pub use deadlines::{Deadlines, Expired};
 pub use ending::Ending;
 pub use handed::{Handed, describe_handed, describe_oddity};
-pub use queues::{Expired, Queues};
-pub use slab::{GENERATION_BITS, Key, Slab};
+pub use slab::{GENERATION_BITS, Slab, SlotId};
 pub use waiting::{Action, Admitted, How, Terms, Waiting};
 pub use wording::{Record, SHOWN_MAX, SILENCE_MIN, Severity, Wording, describe, lazy_header_advice};

@@ -30,7 +30,7 @@ use super::report::Report;
 use super::tally::{Count, Tally};
 use crate::admission::{ClientTable, Clients, PendingPeers, Refusal, Ticket};
 use crate::backend::ServerIndex;
-use crate::conn::{Action, Admitted, Ending, Handed, How, Key, Queues, Record, SHOWN_MAX, Slab, Waiting};
+use crate::conn::{Action, Admitted, Deadlines, Ending, Handed, How, Record, SHOWN_MAX, Slab, SlotId, Waiting};
 use crate::dispatch::{Handoff, Overload, Permit, Release};
 use crate::relay::End;
 use crate::ring::{BACKLOG, BATCH_MAX, Completion, Driver, Errno, ReadMode};
@@ -105,13 +105,13 @@ enum State {
     Validated,
 }
 
-/// One ring with its doors, slots and queues.
+/// One ring with its doors, slots and deadlines.
 pub struct Acceptor<D: Driver, K> {
     driver: D,
     sink: K,
     doors: Vec<Door>,
     slab: Slab<Guest<D::Socket>>,
-    queues: Queues,
+    deadlines: Deadlines,
     /// Connections that came when no slot was free. Bounded: while one waits here, no accept is armed.
     lobby: VecDeque<Guest<D::Socket>>,
     /// The sessions that this ring serves itself.
@@ -119,7 +119,7 @@ pub struct Acceptor<D: Driver, K> {
     /// Doors of earlier configurations that are not vacant yet.
     retired: usize,
     /// For each pool, the validated connections that wait for room in its queue, oldest first.
-    lines: Vec<VecDeque<Key>>,
+    lines: Vec<VecDeque<SlotId>>,
     pending_limit: usize,
     /// Slots beyond it.
     spare: usize,
@@ -156,7 +156,7 @@ pub struct Parts<D: Driver, K> {
     /// The sessions that the ring serves itself.
     pub relays: Relays<D::Socket>,
     /// Deadlines, with the classes that the doors name.
-    pub queues: Queues,
+    pub deadlines: Deadlines,
     /// Number of pools with workers of their own.
     pub pools: usize,
     /// Number of slots.
@@ -178,13 +178,13 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     pub fn new(mut parts: Parts<D, K>) -> Acceptor<D, K> {
         Acceptor {
             // No time is added: what is brought is the deadline itself.
-            brought_class: parts.queues.class(Duration::ZERO, true),
+            brought_class: parts.deadlines.class(Duration::ZERO, true),
             now: parts.driver.now(),
             driver: parts.driver,
             sink: parts.sink,
             doors: parts.doors,
             slab: Slab::new(parts.slots),
-            queues: parts.queues,
+            deadlines: parts.deadlines,
             lobby: VecDeque::new(),
             lines: (0..parts.pools).map(|_| VecDeque::new()).collect(),
             retired: 0,
@@ -270,7 +270,9 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
                 self.tally.count(Count::Phantom);
                 self.doors[listener as usize].handle_connection(armed);
             }
-            Completion::Read { slot, generation, result } => self.handle_read(Key { slot, generation }, result),
+            Completion::Read { slot, generation, result } => {
+                self.handle_read(SlotId { index: slot, generation }, result)
+            }
             Completion::Ready { place, generation, readiness, armed } => {
                 self.relays.handle_ready(&mut self.driver, place, generation, readiness, armed, self.now);
             }
@@ -361,36 +363,36 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     fn admit(&mut self, guest: Guest<D::Socket>) {
         let proxied = guest.pending;
         // A long line before a pool must not take the places of headers that are awaited for others.
-        if proxied && (self.queues.len() >= self.pending_limit || self.slab.free() < self.spare / 2) {
+        if proxied && (self.deadlines.len() >= self.pending_limit || self.slab.free() < self.spare / 2) {
             self.shed();
         }
         match self.slab.insert(guest) {
-            Ok(key) if proxied => self.await_header(key),
-            Ok(key) => self.dispatch(key, None),
+            Ok(slot) if proxied => self.await_header(slot),
+            Ok(slot) => self.dispatch(slot, None),
             Err(guest) => self.lobby.push_back(guest),
         }
     }
 
-    fn await_header(&mut self, key: Key) {
-        let guest = self.slab.get_mut(key).expect("just put there");
+    fn await_header(&mut self, slot: SlotId) {
+        let guest = self.slab.get_mut(slot).expect("just put there");
         let proxy = self.doors[guest.listener as usize].proxy.as_ref().expect("only such doors await headers");
         guest.state = State::Reading;
         if guest.brought.is_some() {
-            return self.resume(key);
+            return self.resume(slot);
         }
         let action = guest.waiting.start(&proxy.terms);
-        self.queues.start(key, proxy.class, guest.accepted_at);
-        self.act(key, action);
+        self.deadlines.start(slot, proxy.class, guest.accepted_at);
+        self.act(slot, action);
     }
 
-    fn handle_read(&mut self, key: Key, result: Result<u32, Errno>) {
-        let Some(guest) = self.slab.get_mut(key) else {
+    fn handle_read(&mut self, slot: SlotId, result: Result<u32, Errno>) {
+        let Some(guest) = self.slab.get_mut(slot) else {
             self.tally.count(Count::Stale);
             return;
         };
         if let State::Cancelling(ending) = guest.state {
             let known = guest.waiting.taken();
-            return self.close(key, ending, known);
+            return self.close(slot, ending, known);
         }
         let proxy = self.doors[guest.listener as usize].proxy.as_ref().expect("only such doors await headers");
         let leaves = guest.state == State::Leaving;
@@ -403,17 +405,17 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
                 if count > 0 && guest.waiting.is_silent() {
                     // Who was brought has its deadline already.
                     guest.prompt = guest.brought.is_none() && is_prompt(guest.accepted_at, self.now);
-                    self.queues.heard(key);
+                    self.deadlines.heard(slot);
                 }
                 if fault::present(Fault::RearmedDeadline) {
-                    self.queues.stop(key);
-                    self.queues.start(key, proxy.class, self.now);
+                    self.deadlines.stop(slot);
+                    self.deadlines.start(slot, proxy.class, self.now);
                 }
                 let driver = &self.driver;
                 let known = guest.waiting.taken() + count;
-                let action = guest.waiting.handle_read(count, |len| driver.bytes(key.slot, len), &proxy.terms);
+                let action = guest.waiting.handle_read(count, |len| driver.bytes(slot.index, len), &proxy.terms);
                 if let Action::Close(ending) = action {
-                    return self.close(key, ending, known);
+                    return self.close(slot, ending, known);
                 }
                 action
             }
@@ -421,62 +423,62 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             Err(Errno(libc::ECANCELED)) if leaves => guest.waiting.again(&proxy.terms),
             Err(_) => Action::Close(guest.waiting.closed()),
         };
-        self.act(key, action);
+        self.act(slot, action);
     }
 
-    fn act(&mut self, key: Key, action: Action) {
+    fn act(&mut self, slot: SlotId, action: Action) {
         match action {
-            Action::Read { at, how, room } => self.read(key, at, how, room),
-            Action::Close(ending) => self.close(key, ending, 0),
-            Action::Dispatch(admitted) => self.dispatch(key, Some(admitted)),
+            Action::Read { at, how, room } => self.read(slot, at, how, room),
+            Action::Close(ending) => self.close(slot, ending, 0),
+            Action::Dispatch(admitted) => self.dispatch(slot, Some(admitted)),
         }
     }
 
-    fn read(&mut self, key: Key, at: u32, how: How, room: u32) {
-        if self.leaving.is_some() && self.leaves(key) {
-            return self.depart(key);
+    fn read(&mut self, slot: SlotId, at: u32, how: How, room: u32) {
+        if self.leaving.is_some() && self.leaves(slot) {
+            return self.depart(slot);
         }
-        if self.driver.capacity(key.slot) < room && !self.driver.lengthen(key.slot, at) {
-            return self.close(key, Ending::Shed, at);
+        if self.driver.capacity(slot.index) < room && !self.driver.lengthen(slot.index, at) {
+            return self.close(slot, Ending::Shed, at);
         }
-        let guest = self.slab.get_mut(key).expect("the caller has it");
+        let guest = self.slab.get_mut(slot).expect("the caller has it");
         let socket = guest.socket.as_ref().expect("it is not on offer");
         let mode = match how {
             How::Take => ReadMode::Take,
             How::Peek => ReadMode::Peek,
             How::Consume(len) => ReadMode::Consume(len),
         };
-        self.driver.read(key.slot, key.generation, socket, at, mode);
+        self.driver.read(slot.index, slot.generation, socket, at, mode);
     }
 
     /// Offers a validated connection to its pool, behind those that wait for the same.
-    fn dispatch(&mut self, key: Key, admitted: Option<Admitted>) {
-        self.settle(key);
-        if let Err(refusal) = self.admit_client(key, admitted.as_ref()) {
-            let known = self.slab.get_mut(key).expect("the caller has it").waiting.taken();
-            return self.close(key, Ending::Refused(refusal), known);
+    fn dispatch(&mut self, slot: SlotId, admitted: Option<Admitted>) {
+        self.settle(slot);
+        if let Err(refusal) = self.admit_client(slot, admitted.as_ref()) {
+            let known = self.slab.get_mut(slot).expect("the caller has it").waiting.taken();
+            return self.close(slot, Ending::Refused(refusal), known);
         }
-        let guest = self.slab.get_mut(key).expect("the caller has it");
+        let guest = self.slab.get_mut(slot).expect("the caller has it");
         guest.state = State::Validated;
         let door = &self.doors[guest.listener as usize];
         let pool = door.relay.is_none().then_some(door.pool);
         if admitted.is_some() {
             self.tally.header_waited(self.now.saturating_duration_since(guest.accepted_at));
         }
-        self.report_handed(key, admitted);
+        self.report_handed(slot, admitted);
         match pool {
-            Some(pool) if !self.lines[pool].is_empty() || !self.offer(key, admitted) => self.wait_in_line(key, pool),
+            Some(pool) if !self.lines[pool].is_empty() || !self.offer(slot, admitted) => self.wait_in_line(slot, pool),
             Some(_) => {}
-            None => _ = self.offer(key, admitted),
+            None => _ = self.offer(slot, admitted),
         }
     }
 
     /// Door 2 for the client. What is the balancer's own (LOCAL, UNKNOWN, a check of a plain port) has none.
-    fn admit_client(&mut self, key: Key, admitted: Option<&Admitted>) -> Result<(), Refusal> {
+    fn admit_client(&mut self, slot: SlotId, admitted: Option<&Admitted>) -> Result<(), Refusal> {
         if self.clients.are_unlimited() {
             return Ok(());
         }
-        let guest = self.slab.get_mut(key).expect("the caller has it");
+        let guest = self.slab.get_mut(slot).expect("the caller has it");
         let door = &self.doors[guest.listener as usize];
         let client = admitted.map_or_else(|| door.plain_client(guest.peer.ip()), Admitted::client);
         if let Some(client) = client
@@ -488,8 +490,8 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     }
 
     /// Tells the log of a connection that has passed both doors, if the listener wants it or something looks wrong.
-    fn report_handed(&mut self, key: Key, admitted: Option<Admitted>) {
-        let guest = self.slab.get_mut(key).expect("the caller has it");
+    fn report_handed(&mut self, slot: SlotId, admitted: Option<Admitted>) {
+        let guest = self.slab.get_mut(slot).expect("the caller has it");
         let door = &self.doors[guest.listener as usize];
         let handed = Handed {
             peer: guest.peer,
@@ -497,15 +499,15 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             listener: &door.info.name,
             ssl: door.info.ssl,
             admitted,
-            bytes: self.driver.bytes(key.slot, guest.waiting.taken()),
+            bytes: self.driver.bytes(slot.index, guest.waiting.taken()),
             waited: self.now.saturating_duration_since(guest.accepted_at),
         };
         self.report.handed(door, &handed, self.now);
     }
 
     /// `false` if the connection has to wait in line.
-    fn offer(&mut self, key: Key, admitted: Option<Admitted>) -> bool {
-        let guest = self.slab.get_mut(key).expect("the caller has it");
+    fn offer(&mut self, slot: SlotId, admitted: Option<Admitted>) -> bool {
+        let guest = self.slab.get_mut(slot).expect("the caller has it");
         let door = &self.doors[guest.listener as usize];
         let handoff = Handoff {
             socket: guest.socket.take().expect("it is not on offer yet"),
@@ -518,21 +520,21 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         };
         let taken = guest.waiting.taken();
         if let Some(terms) = &door.relay {
-            let bytes = self.driver.bytes(key.slot, taken);
+            let bytes = self.driver.bytes(slot.index, taken);
             let session = self.relays.prepare(&self.driver, terms, handoff, bytes, self.now);
             self.relays.begin(&mut self.driver, session, self.now);
             self.count_handed(admitted.as_ref(), taken as usize, door.info.ssl);
-            self.leave(key);
+            self.leave(slot);
             return true;
         }
-        let Err(declined) = self.sink.offer(door.pool, handoff, self.driver.bytes(key.slot, taken)) else {
+        let Err(declined) = self.sink.offer(door.pool, handoff, self.driver.bytes(slot.index, taken)) else {
             self.count_handed(admitted.as_ref(), taken as usize, door.info.ssl);
-            self.leave(key);
+            self.leave(slot);
             return true;
         };
         if fault::present(Fault::LeakOnDecline) {
             std::mem::forget(declined);
-            self.leave(key);
+            self.leave(slot);
             return true;
         }
         let (handoff, full) = match *declined {
@@ -542,17 +544,17 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         (guest.socket, guest.permit) = (Some(handoff.socket), handoff.permit);
         let wait = full && self.sink.overload(door.pool) == Overload::Pause;
         if !wait {
-            self.close(key, Ending::Overload, 0);
+            self.close(slot, Ending::Overload, 0);
         }
         !wait
     }
 
-    fn wait_in_line(&mut self, key: Key, pool: usize) {
+    fn wait_in_line(&mut self, slot: SlotId, pool: usize) {
         if self.lines[pool].is_empty() {
             self.tally.count(Count::Paused);
             self.look_at_lines |= !self.sink.wake_when_low(pool);
         }
-        self.lines[pool].push_back(key);
+        self.lines[pool].push_back(slot);
     }
 
     /// Offers again what waits in line, after a pool said that it has room.
@@ -561,9 +563,9 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             return;
         }
         for pool in 0..self.lines.len() {
-            while let Some(&key) = self.lines[pool].front() {
-                let admitted = self.admitted_again(key);
-                if !self.offer(key, admitted) {
+            while let Some(&slot) = self.lines[pool].front() {
+                let admitted = self.admitted_again(slot);
+                if !self.offer(slot, admitted) {
                     self.look_at_lines |= !self.sink.wake_when_low(pool);
                     break;
                 }
@@ -573,10 +575,10 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     }
 
     /// The header of a connection in line; `None` if it came without one.
-    fn admitted_again(&mut self, key: Key) -> Option<Admitted> {
-        let guest = self.slab.get_mut(key).expect("those in line are in the slab");
+    fn admitted_again(&mut self, slot: SlotId) -> Option<Admitted> {
+        let guest = self.slab.get_mut(slot).expect("those in line are in the slab");
         let proxy = self.doors[guest.listener as usize].proxy.as_ref()?;
-        let bytes = self.driver.bytes(key.slot, guest.waiting.taken());
+        let bytes = self.driver.bytes(slot.index, guest.waiting.taken());
         guest.waiting.admitted_again(bytes, &proxy.terms)
     }
 
@@ -599,16 +601,16 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     /// Deadlines that have passed: at most a batch a turn.
     fn expire(&mut self) {
         for _ in 0..BATCH_MAX {
-            let Some(expired) = self.queues.expire(self.now) else { break };
-            let guest = self.slab.get_mut(expired.key).expect("who waits is in the slab");
+            let Some(expired) = self.deadlines.expire(self.now) else { break };
+            let guest = self.slab.get_mut(expired.slot).expect("who waits is in the slab");
             let proxy = self.doors[guest.listener as usize].proxy.as_ref().expect("only such doors have deadlines");
             match proxy.prompt_class {
-                Some(class) if guest.prompt && expired.class != class => self.queues.prolong(expired.key, class),
+                Some(class) if guest.prompt && expired.class != class => self.deadlines.prolong(expired.slot, class),
                 _ => {
                     // spec 2 MAY "apply a short timeout"
                     // spec 2.2 MUST "reject partial protocol headers"
                     let ending = guest.waiting.expired();
-                    self.cancel(expired.key, ending);
+                    self.cancel(expired.slot, ending);
                 }
             }
         }
@@ -616,16 +618,16 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         let all_asked = self.leaving.as_ref().is_none_or(Leaving::has_asked_all);
         if all_asked && self.draining.is_some_and(|draining| draining.pending_until <= self.now) {
             for _ in 0..BATCH_MAX {
-                let Some(key) = self.queues.shed(self.now) else { break };
-                self.cancel(key, Ending::Drained);
+                let Some(slot) = self.deadlines.shed(self.now) else { break };
+                self.cancel(slot, Ending::Drained);
             }
         }
     }
 
     fn shed(&mut self) {
         let long_ago = self.now.checked_sub(LONG_SILENCE).unwrap_or(self.now);
-        if let Some(key) = self.queues.shed(long_ago) {
-            self.cancel(key, Ending::Shed);
+        if let Some(slot) = self.deadlines.shed(long_ago) {
+            self.cancel(slot, Ending::Shed);
         }
     }
 
@@ -633,38 +635,38 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     /// accept's rest.
     fn shed_silent(&mut self) {
         for _ in 0..if self.draining.is_none() { SHED_AT_ONCE } else { 0 } {
-            let Some(key) = self.queues.longest_silent() else { break };
-            let guest = self.slab.get_mut(key).expect("who waits is in the slab");
+            let Some(slot) = self.deadlines.longest_silent() else { break };
+            let guest = self.slab.get_mut(slot).expect("who waits is in the slab");
             // Not since the wait began: that of one from another process begins at its deadline.
             if self.now < guest.accepted_at + LONG_SILENCE {
                 break;
             }
-            self.queues.stop(key);
-            self.cancel(key, Ending::Shed);
+            self.deadlines.stop(slot);
+            self.cancel(slot, Ending::Shed);
         }
     }
 
     /// Asks for the end of a connection's read; its completion closes the connection.
-    fn cancel(&mut self, key: Key, ending: Ending) {
-        let guest = self.slab.get_mut(key).expect("who waits is in the slab");
+    fn cancel(&mut self, slot: SlotId, ending: Ending) {
+        let guest = self.slab.get_mut(slot).expect("who waits is in the slab");
         debug_assert_eq!(guest.state, State::Reading, "only reads can be cancelled");
         guest.state = State::Cancelling(ending);
-        self.driver.cancel_read(key.slot, key.generation);
+        self.driver.cancel_read(slot.index, slot.generation);
     }
 
     /// Closes a connection that has no read in flight; `known` bytes of its buffer tell what came.
-    fn close(&mut self, key: Key, ending: Ending, known: u32) {
-        self.settle(key);
-        let Some(guest) = self.slab.remove(key) else { return };
-        self.conclude(&guest, ending, self.driver.bytes(key.slot, known));
-        self.driver.release(key.slot);
+    fn close(&mut self, slot: SlotId, ending: Ending, known: u32) {
+        self.settle(slot);
+        let Some(guest) = self.slab.remove(slot) else { return };
+        self.conclude(&guest, ending, self.driver.bytes(slot.index, known));
+        self.driver.release(slot.index);
         self.descriptors_freed = true;
     }
 
     /// Its header is not awaited any more.
-    fn settle(&mut self, key: Key) {
-        self.queues.stop(key);
-        let Some(guest) = self.slab.get_mut(key) else { return };
+    fn settle(&mut self, slot: SlotId) {
+        self.deadlines.stop(slot);
+        let Some(guest) = self.slab.get_mut(slot) else { return };
         if std::mem::take(&mut guest.pending) {
             self.doors[guest.listener as usize].settle(guest.peer.ip(), &mut self.peers);
         }
@@ -685,11 +687,11 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     }
 
     /// Frees the slot of a connection that has been handed over.
-    fn leave(&mut self, key: Key) {
+    fn leave(&mut self, slot: SlotId) {
         if !fault::present(Fault::LostSlot) {
-            self.slab.remove(key);
+            self.slab.remove(slot);
         }
-        self.driver.release(key.slot);
+        self.driver.release(slot.index);
     }
 
     /// Gives slots to those who came when none was free; whose time is up goes without.
@@ -718,7 +720,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             return Some(brought.deadline);
         }
         let proxy = self.doors[guest.listener as usize].proxy.as_ref().filter(|_| guest.pending)?;
-        Some(self.queues.deadline(proxy.class, guest.accepted_at))
+        Some(self.deadlines.deadline(proxy.class, guest.accepted_at))
     }
 
     /// Arms, cancels or closes accepts, as the state of slots, pools and shutdown demands.
@@ -793,11 +795,11 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         if self.look_at_lines || self.leaving.as_ref().is_some_and(|leaving| !leaving.has_asked_all()) {
             return Some(Duration::ZERO);
         }
-        let pending = self.draining.filter(|_| !self.queues.is_empty()).map(|draining| draining.pending_until);
+        let pending = self.draining.filter(|_| !self.deadlines.is_empty()).map(|draining| draining.pending_until);
         let rests = self.doors.iter().filter_map(Door::rests_until);
         let lobby = self.lobby.iter().filter_map(|guest| self.lobby_deadline(guest));
         let relays = self.relays.due(self.now);
-        let all = self.queues.next_deadline().into_iter().chain(pending).chain(rests).chain(lobby).chain(relays);
+        let all = self.deadlines.next_deadline().into_iter().chain(pending).chain(rests).chain(lobby).chain(relays);
         let next = all.min()?;
         Some(next.saturating_duration_since(self.now))
     }

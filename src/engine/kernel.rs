@@ -17,7 +17,7 @@ use super::relay::{self, Mail, Relay, Relays, tests as relaying};
 use super::report::Report;
 use super::tally::Tally;
 use crate::admission::{ClientLimits, Clients, PendingPeers};
-use crate::conn::Queues;
+use crate::conn::Deadlines;
 use crate::dispatch::{Accepted, Intake, Overload, Queue, queue};
 use crate::ring::{self, Abilities, BACKLOG, Ring, Sizes, Waker};
 
@@ -258,14 +258,14 @@ fn parts(
 ) -> Parts<Ring, Pools> {
     let sizes = Sizes { slots: SLOTS, longest: 8192, completions };
     let address = sockets[0].local_addr().expect("bound");
-    let mut queues = Queues::new(SLOTS, Instant::now());
+    let mut deadlines = Deadlines::new(SLOTS, Instant::now());
     let mut sink = Pools::new(waker.clone());
     sink.open(queue);
     Parts {
         driver: Ring::with(abilities, sizes, sockets, waker.clone()).expect("this kernel has io_uring"),
         sink,
-        doors: vec![listener.door(address, 0, exact, &mut queues).in_row(0, tally.row(0))],
-        queues,
+        doors: vec![listener.door(address, 0, exact, &mut deadlines).in_row(0, tally.row(0))],
+        deadlines,
         relays: Relays::none(tally.clone()),
         pools: 1,
         slots: SLOTS,

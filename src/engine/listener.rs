@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::door::{Door, ProxyDoor};
 use super::report::Named;
-use crate::conn::{Queues, Terms};
+use crate::conn::{Deadlines, Terms};
 use crate::dispatch::ListenerInfo;
 use crate::net::{Network, NetworkSet};
 use crate::ring::{DEFER_ACCEPT_SECONDS, Options};
@@ -169,21 +169,21 @@ impl Listener {
     }
 
     /// The listener's door in one ring; `bound` is the address that it got.
-    pub(super) fn door(&self, bound: SocketAddr, pool: usize, exact: bool, queues: &mut Queues) -> Door {
+    pub(super) fn door(&self, bound: SocketAddr, pool: usize, exact: bool, deadlines: &mut Deadlines) -> Door {
         let Named { service, name } = self.named(bound);
         let info = ListenerInfo { service, name, ssl: self.ssl, checks_from: self.exempt.clone() };
-        let proxy = self.terms.as_ref().map(|terms| self.proxy_door(terms, exact, queues));
+        let proxy = self.terms.as_ref().map(|terms| self.proxy_door(terms, exact, deadlines));
         let mut door = Door::new(Arc::new(info), bound, pool, proxy);
         door.log_connections = self.log_connections;
         door
     }
 
-    fn proxy_door(&self, terms: &Terms, exact: bool, queues: &mut Queues) -> ProxyDoor {
+    fn proxy_door(&self, terms: &Terms, exact: bool, deadlines: &mut Deadlines) -> ProxyDoor {
         let deferred = if self.defers() { Duration::from_secs(DEFER_ACCEPT_SECONDS.into()) } else { Duration::ZERO };
         let timeout = terms.timeout.min(TIMEOUT_MAX);
         ProxyDoor {
-            class: queues.class(timeout - deferred, false),
-            prompt_class: self.defers().then(|| queues.class(timeout, true)),
+            class: deadlines.class(timeout - deferred, false),
+            prompt_class: self.defers().then(|| deadlines.class(timeout, true)),
             terms: Arc::new(Terms { exact, ..terms.clone() }),
         }
     }

@@ -19,7 +19,7 @@ use super::report::Report;
 use super::tally::Tally;
 use super::{ClientCounts, Command, Engine, RingThread};
 use crate::admission::{ClientLimits, Clients, PendingPeers};
-use crate::conn::Queues;
+use crate::conn::Deadlines;
 use crate::dispatch::{Intake, Pool, PoolRecord, Queue, queue_of};
 use crate::ring::{self, BACKLOG, Ring, SLOT_BYTES, SetupError, Sizes, Waker};
 
@@ -394,7 +394,7 @@ impl DoorPlan {
             Service::Relay(terms) => (0, Some(terms.clone())),
         };
         let exact = relay.is_none() && exact[pool];
-        let mut door = self.listener.door(self.bound, pool, exact, acceptor.queues_mut());
+        let mut door = self.listener.door(self.bound, pool, exact, acceptor.deadlines_mut());
         door.relay = relay;
         door.in_row(self.row, acceptor.tally().row(self.row))
     }
@@ -561,7 +561,7 @@ pub(super) fn build(
         sink: Pools::new(waker),
         doors: Vec::new(),
         relays: Relays::new(sessions, Instant::now()),
-        queues: Queues::new(sizes.slots, Instant::now()),
+        deadlines: Deadlines::new(sizes.slots, Instant::now()),
         pools: 0,
         slots: sizes.slots,
         pending_limit: frame.pending_limit as usize,

@@ -200,7 +200,7 @@ impl Rig {
             }
             Choice::Full => {
                 assert!(kept.is_none() && somebody && free.is_empty());
-                let waiter = Waiter { ring: n % 3, key: step };
+                let waiter = Waiter { ring: n % 3, session: step };
                 let fits = self.backend.wait(waiter, client(n), now).is_ok();
                 assert_eq!(fits, self.model.line.len() < self.model.queue);
                 if fits {

@@ -7,7 +7,7 @@
 
 use super::{Acceptor, Door, Sink, Tally};
 use crate::admission::{Clients, PendingPeers};
-use crate::conn::Queues;
+use crate::conn::Deadlines;
 use crate::ring::Driver;
 
 /// What a ring is to do from now on.
@@ -57,8 +57,8 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     }
 
     /// The deadlines, to add classes.
-    pub fn queues_mut(&mut self) -> &mut Queues {
-        &mut self.queues
+    pub fn deadlines_mut(&mut self) -> &mut Deadlines {
+        &mut self.deadlines
     }
 
     /// Puts a door in a free place.
@@ -73,8 +73,8 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
 
     fn count_peers(&mut self, peers: PendingPeers) {
         self.peers = peers;
-        for key in self.slab.keys().collect::<Vec<_>>() {
-            if let Some(guest) = self.slab.get_mut(key).filter(|guest| guest.pending) {
+        for slot in self.slab.ids().collect::<Vec<_>>() {
+            if let Some(guest) = self.slab.get_mut(slot).filter(|guest| guest.pending) {
                 self.peers.count(guest.peer.ip());
             }
         }

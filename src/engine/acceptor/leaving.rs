@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 
 use super::{Acceptor, Door, Guest, Sink, State, is_prompt, permit};
-use crate::conn::{Action, Ending, Key, Waiting};
+use crate::conn::{Action, Ending, SlotId, Waiting};
 use crate::engine::relay::{LiveSession, Terms};
 use crate::engine::tally::Count;
 use crate::ring::{BATCH_MAX, Driver};
@@ -45,7 +45,7 @@ pub(super) struct Leaving<S> {
     /// By listener: whether its connections leave.
     listeners: Vec<bool>,
     /// Those that may have to be asked yet.
-    unasked: Vec<Key>,
+    unasked: Vec<SlotId>,
     /// Cancelled reads that have not completed yet.
     cancelled: usize,
     to: Sender<Departing<S>>,
@@ -69,7 +69,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         self.drain(grace);
         let leaves = |door: &Door| door.proxy.is_some() && listeners.contains(&door.bound);
         let listeners = self.doors.iter().map(leaves).collect();
-        let unasked = self.slab.keys().collect();
+        let unasked = self.slab.ids().collect();
         self.leaving = Some(Leaving { listeners, unasked, cancelled: 0, to });
     }
 
@@ -139,32 +139,32 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     }
 
     /// Reads on where another process has stopped.
-    pub(super) fn resume(&mut self, key: Key) {
-        let guest = self.slab.get_mut(key).expect("the caller has it");
+    pub(super) fn resume(&mut self, slot: SlotId) {
+        let guest = self.slab.get_mut(slot).expect("the caller has it");
         let proxy = self.doors[guest.listener as usize].proxy.as_ref().expect("only such doors await headers");
         let brought = guest.brought.as_mut().expect("the caller has looked");
         let bytes = std::mem::take(&mut brought.bytes);
-        self.queues.start(key, self.brought_class, brought.deadline);
+        self.deadlines.start(slot, self.brought_class, brought.deadline);
         if !bytes.is_empty() {
-            self.queues.heard(key);
+            self.deadlines.heard(slot);
         }
         let mut action = guest.waiting.resume(&bytes, &proxy.terms);
         if brought.deadline <= self.now {
             // The way here has taken too long.
             action = Action::Close(guest.waiting.expired());
         }
-        if !self.driver.fill(key.slot, &bytes) {
-            return self.close(key, Ending::Shed, 0);
+        if !self.driver.fill(slot.index, &bytes) {
+            return self.close(slot, Ending::Shed, 0);
         }
-        self.act(key, action);
+        self.act(slot, action);
     }
 
     /// One step of a hand-over: asks a batch to leave, and ends it when nobody is left.
     pub(super) fn advance_leaving(&mut self) {
         let Some(leaving) = &mut self.leaving else { return };
         let rest = leaving.unasked.len().saturating_sub(BATCH_MAX);
-        for key in leaving.unasked.split_off(rest) {
-            self.ask_to_leave(key);
+        for slot in leaving.unasked.split_off(rest) {
+            self.ask_to_leave(slot);
         }
         for mut guest in std::mem::take(&mut self.lobby) {
             match guest.pending && self.is_leaving(guest.listener) {
@@ -184,17 +184,17 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     }
 
     /// Whether the connection leaves for another process.
-    pub(super) fn leaves(&mut self, key: Key) -> bool {
-        let listener = self.slab.get_mut(key).expect("the caller has it").listener;
+    pub(super) fn leaves(&mut self, slot: SlotId) -> bool {
+        let listener = self.slab.get_mut(slot).expect("the caller has it").listener;
         self.is_leaving(listener)
     }
 
     /// Hands over a connection that has no read in flight.
-    pub(super) fn depart(&mut self, key: Key) {
-        self.queues.stop(key);
-        let Some(guest) = self.slab.remove(key) else { return };
-        let bytes = self.driver.bytes(key.slot, guest.waiting.taken()).to_vec();
-        self.driver.release(key.slot);
+    pub(super) fn depart(&mut self, slot: SlotId) {
+        self.deadlines.stop(slot);
+        let Some(guest) = self.slab.remove(slot) else { return };
+        let bytes = self.driver.bytes(slot.index, guest.waiting.taken()).to_vec();
+        self.driver.release(slot.index);
         self.send_off(guest, bytes);
     }
 
@@ -202,15 +202,15 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         self.leaving.as_ref().is_some_and(|leaving| leaving.listeners[listener as usize])
     }
 
-    fn ask_to_leave(&mut self, key: Key) {
+    fn ask_to_leave(&mut self, slot: SlotId) {
         // It may have ended since, or be validated: then it stays.
-        let Some(guest) = self.slab.get_mut(key).filter(|guest| guest.state == State::Reading) else { return };
+        let Some(guest) = self.slab.get_mut(slot).filter(|guest| guest.state == State::Reading) else { return };
         let leaving = self.leaving.as_mut().expect("the caller has looked");
         if leaving.listeners[guest.listener as usize] {
             guest.state = State::Leaving;
             leaving.cancelled += 1;
-            self.queues.stop(key);
-            self.driver.cancel_read(key.slot, key.generation);
+            self.deadlines.stop(slot);
+            self.driver.cancel_read(slot.index, slot.generation);
         }
     }
 
@@ -239,6 +239,6 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         let proxy = self.doors[guest.listener as usize].proxy.as_ref().expect("only such doors await headers");
         let unknown = guest.waiting.is_silent() && is_prompt(guest.accepted_at, self.now);
         let class = proxy.prompt_class.filter(|_| guest.prompt || unknown).unwrap_or(proxy.class);
-        self.queues.deadline(class, guest.accepted_at)
+        self.deadlines.deadline(class, guest.accepted_at)
     }
 }

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::trial::{Said, Talk, Trial};
 use crate::backend::{CheckKind, CheckTimes, ConnectFailure, Dialogue, Ending, ServerIndex, Verdict};
-use crate::conn::{Key, Slab};
+use crate::conn::{Slab, SlotId};
 use crate::engine::relay::{Terms, connect_in_turn};
 use crate::relay::HEADER_MAX;
 use crate::ring::{
@@ -108,8 +108,8 @@ impl<S> Checks<S> {
         if !self.over.is_empty() {
             return Some(now);
         }
-        let keys: Vec<Key> = self.under_way.keys().collect();
-        keys.into_iter().filter_map(|key| Some(self.under_way.get_mut(key)?.talk.deadline())).min()
+        let slots: Vec<SlotId> = self.under_way.ids().collect();
+        slots.into_iter().filter_map(|slot| Some(self.under_way.get_mut(slot)?.talk.deadline())).min()
     }
 
     /// Begins a check, if there is room.
@@ -127,24 +127,24 @@ impl<S> Checks<S> {
         };
         let talk = task.talk(driver.local(&socket), now);
         let check = Check { task, socket, talk, connected: false };
-        let Ok(key) = self.under_way.insert(check) else { return };
-        let check = self.under_way.get_mut(key).expect("just put there");
-        driver.watch(key.slot, key.generation, &check.socket);
+        let Ok(slot) = self.under_way.insert(check) else { return };
+        let check = self.under_way.get_mut(slot).expect("just put there");
+        driver.watch(slot.index, slot.generation, &check.socket);
     }
 
     /// A watched socket is ready.
     pub fn handle_ready<D: Streams<Socket = S>>(
         &mut self,
         driver: &mut D,
-        key: Key,
+        slot: SlotId,
         readiness: Readiness,
         armed: bool,
         now: Instant,
     ) {
         // One that is over already: the end of its watch was asked for.
-        let Some(check) = self.under_way.get_mut(key) else { return };
+        let Some(check) = self.under_way.get_mut(slot) else { return };
         if !armed {
-            driver.watch(key.slot, key.generation, &check.socket);
+            driver.watch(slot.index, slot.generation, &check.socket);
         }
         let verdict = if check.connected { None } else { check.connect_ended(driver, readiness, now) };
         let readable = check.connected && readiness.readable;
@@ -153,28 +153,28 @@ impl<S> Checks<S> {
             decided => decided,
         };
         if let Some(verdict) = verdict {
-            self.finish(driver, key, verdict);
+            self.finish(driver, slot, verdict);
         }
     }
 
     /// Ends what has lasted too long.
     pub fn expire<D: Streams<Socket = S>>(&mut self, driver: &mut D, now: Instant) {
-        for key in self.under_way.keys().collect::<Vec<_>>() {
-            let check = self.under_way.get_mut(key).expect("its key was just there");
+        for slot in self.under_way.ids().collect::<Vec<_>>() {
+            let check = self.under_way.get_mut(slot).expect("its slot was just there");
             if check.talk.deadline() > now {
                 continue;
             }
             let said = check.talk.expired(now);
             let verdict = say(driver, &check.socket, said);
             if let Some(verdict) = verdict {
-                self.finish(driver, key, verdict);
+                self.finish(driver, slot, verdict);
             }
         }
     }
 
-    fn finish<D: Streams<Socket = S>>(&mut self, driver: &mut D, key: Key, verdict: Verdict) {
-        driver.unwatch(key.slot, key.generation);
-        self.over.extend(self.under_way.remove(key).map(|check| (check.task, verdict)));
+    fn finish<D: Streams<Socket = S>>(&mut self, driver: &mut D, slot: SlotId, verdict: Verdict) {
+        driver.unwatch(slot.index, slot.generation);
+        self.over.extend(self.under_way.remove(slot).map(|check| (check.task, verdict)));
     }
 }
 
@@ -191,7 +191,7 @@ impl Checks<OwnedFd> {
         for _ in 0..BATCH_MAX {
             let Some(completion) = ring.next() else { break };
             if let Completion::Ready { place, generation, readiness, armed } = completion {
-                self.handle_ready(ring, Key { slot: place, generation }, readiness, armed, now);
+                self.handle_ready(ring, SlotId { index: place, generation }, readiness, armed, now);
             }
         }
         self.expire(ring, now);

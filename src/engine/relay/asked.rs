@@ -206,15 +206,15 @@ impl<S> Relays<S> {
     /// Looks at some places; whether these were the last.
     fn look_through(&mut self, looking: &mut Looking, now: Instant) -> bool {
         let end = looking.next.saturating_add(LOOKED_AT_A_TURN).min(self.sessions.places());
-        for slot in looking.next..end {
-            self.look_at(slot, looking, now);
+        for index in looking.next..end {
+            self.look_at(index, looking, now);
         }
         looking.next = end;
         end == self.sessions.places()
     }
 
-    fn look_at(&mut self, slot: u32, looking: &mut Looking, now: Instant) {
-        let Some(session) = self.sessions.key_of(slot).and_then(|key| self.sessions.get_mut(key)) else { return };
+    fn look_at(&mut self, index: u32, looking: &mut Looking, now: Instant) {
+        let Some(session) = self.sessions.id_of(index).and_then(|slot| self.sessions.get_mut(slot)) else { return };
         if !looking.question.filter.fits(&session.id, session.addresses.0, &session.terms, session.chosen) {
             return;
         }
@@ -225,7 +225,7 @@ impl<S> Relays<S> {
                 if session.leaves.is_none_or(|(sooner, _)| until < sooner) {
                     session.leaves = Some((until, end));
                     let (deadline, _) = session.deadline();
-                    self.wheel.set(slot, deadline);
+                    self.wheel.set(index, deadline);
                 }
             }
             Wish::List { limit } => looking.found.add(limit.min(FOUND_MAX), || seen(session, now)),

@@ -39,7 +39,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::fault::{self, Fault};
 use super::tally::Tally;
 use crate::backend::{Choice, ServerIndex, Tried, Waiter};
-use crate::conn::{GENERATION_BITS, Key, Slab};
+use crate::conn::{GENERATION_BITS, Slab, SlotId};
 use crate::dispatch::Handoff;
 use crate::net::canonical_socket;
 use crate::proxy::Command;
@@ -73,7 +73,7 @@ pub struct Relays<S> {
     sessions: Slab<Session<S>>,
     wheel: Wheel,
     /// Sessions that have more to do at once.
-    busy: VecDeque<Key>,
+    busy: VecDeque<SlotId>,
     scratch: Box<[u8]>,
     mail: Mail,
     /// A waker was rung: there may be mail.
@@ -241,13 +241,13 @@ impl<S> Relays<S> {
     /// Begins a session. If there are too many, its connection is closed.
     pub fn begin<D: Streams<Socket = S>>(&mut self, driver: &mut D, session: Session<S>, now: Instant) {
         match self.sessions.insert(session) {
-            Ok(key) => {
-                let session = self.sessions.get_mut(key).expect("just put there");
+            Ok(slot) => {
+                let session = self.sessions.get_mut(slot).expect("just put there");
                 session.leaves = self.closes_at.map(|until| (until, End::Drained));
-                Watch::of(key, Side::Client, 0).begin(driver, &session.client);
+                Watch::of(slot, Side::Client, 0).begin(driver, &session.client);
                 match session.phase {
-                    Phase::Doubted { until } => self.wheel.set(key.slot, until),
-                    _ => self.choose(driver, key, now),
+                    Phase::Doubted { until } => self.wheel.set(slot.index, until),
+                    _ => self.choose(driver, slot, now),
                 }
             }
             Err(_session) => {
@@ -270,9 +270,9 @@ impl<S> Relays<S> {
     ) {
         let side = if place.is_multiple_of(2) { Side::Client } else { Side::Server };
         // One that has ended meanwhile: the end of its watches was asked for.
-        let Some(key) = self.sessions.key_of(place / 2) else { return };
-        let session = self.sessions.get_mut(key).expect("as just found");
-        if Watch::of(key, side, session.attempts) != (Watch { place, generation }) {
+        let Some(slot) = self.sessions.id_of(place / 2) else { return };
+        let session = self.sessions.get_mut(slot).expect("as just found");
+        if Watch::of(slot, side, session.attempts) != (Watch { place, generation }) {
             return;
         }
         let Some(socket) = session.socket(side) else { return };
@@ -282,21 +282,21 @@ impl<S> Relays<S> {
         session.pair.ready(side, readiness.readable, readiness.ended);
         let phase = session.phase;
         match phase {
-            Phase::Doubted { .. } if readiness.ended => self.finish(driver, key, End::Probe, now),
-            Phase::Doubted { .. } => self.choose(driver, key, now),
+            Phase::Doubted { .. } if readiness.ended => self.finish(driver, slot, End::Probe, now),
+            Phase::Doubted { .. } => self.choose(driver, slot, now),
             Phase::Queued { .. } | Phase::Connecting if side == Side::Client => {
                 if readiness.broken {
-                    self.finish(driver, key, End::ClientLeft, now);
+                    self.finish(driver, slot, End::ClientLeft, now);
                 }
             }
-            Phase::Connecting if readiness.writable => self.connect_ended(driver, key, readiness.broken, now),
+            Phase::Connecting if readiness.writable => self.connect_ended(driver, slot, readiness.broken, now),
             Phase::Queued { .. } | Phase::Connecting => {}
-            Phase::Greeting => self.pump(driver, key, now),
-            Phase::Open if side == Side::Server && readiness.ended && self.must_linger(key, now) => {}
-            Phase::Open => self.pump(driver, key, now),
-            Phase::Lingering { .. } if side == Side::Client => self.look_at_last(driver, key, now),
+            Phase::Greeting => self.pump(driver, slot, now),
+            Phase::Open if side == Side::Server && readiness.ended && self.must_linger(slot, now) => {}
+            Phase::Open => self.pump(driver, slot, now),
+            Phase::Lingering { .. } if side == Side::Client => self.look_at_last(driver, slot, now),
             Phase::Lingering { .. } => {}
-            Phase::Parting { .. } => self.part_on(driver, key, side, readiness, now),
+            Phase::Parting { .. } => self.part_on(driver, slot, side, readiness, now),
         }
     }
 
@@ -308,15 +308,15 @@ impl<S> Relays<S> {
             }
         }
         for _ in 0..self.busy.len().min(BATCH_MAX) {
-            let Some(key) = self.busy.pop_front() else { break };
-            if let Some(session) = self.sessions.get_mut(key) {
+            let Some(slot) = self.busy.pop_front() else { break };
+            if let Some(session) = self.sessions.get_mut(slot) {
                 session.busy = false;
-                self.pump(driver, key, now);
+                self.pump(driver, slot, now);
             }
         }
         for _ in 0..BATCH_MAX {
-            let Some(slot) = self.wheel.expire(now) else { break };
-            self.expired(driver, slot, now);
+            let Some(index) = self.wheel.expire(now) else { break };
+            self.expired(driver, index, now);
         }
         self.answer(now);
         if now.saturating_duration_since(self.wall.at) > Wall::ASK_EVERY {
@@ -339,26 +339,26 @@ impl<S> Relays<S> {
             Some((backend, server)) => session.chosen == Some(server) && session.terms.backend.is(backend),
             None => true,
         };
-        let mut going: Vec<(Instant, Key)> = Vec::new();
-        for key in self.sessions.keys().collect::<Vec<_>>() {
-            let session = self.sessions.get_mut(key).expect("its key was just there");
+        let mut going: Vec<(Instant, SlotId)> = Vec::new();
+        for slot in self.sessions.ids().collect::<Vec<_>>() {
+            let session = self.sessions.get_mut(slot).expect("its slot was just there");
             if concerned(session) && session.leaves.is_none() {
-                going.push((session.times.active, key));
+                going.push((session.times.active, slot));
             }
         }
         going.sort_by_key(|(active, _)| *active);
         let count = going.len() as u32;
-        for (number, (_, key)) in going.into_iter().enumerate() {
-            let session = self.sessions.get_mut(key).expect("its key was just there");
+        for (number, (_, slot)) in going.into_iter().enumerate() {
+            let session = self.sessions.get_mut(slot).expect("its slot was just there");
             session.leaves = Some((now + over * number as u32 / count, end));
             let (deadline, _) = session.deadline();
-            self.wheel.set(key.slot, deadline);
+            self.wheel.set(slot.index, deadline);
         }
     }
 
-    fn expired<D: Streams<Socket = S>>(&mut self, driver: &mut D, slot: u32, now: Instant) {
-        let Some(key) = self.sessions.key_of(slot) else { return };
-        let session = self.sessions.get_mut(key).expect("as just found");
+    fn expired<D: Streams<Socket = S>>(&mut self, driver: &mut D, index: u32, now: Instant) {
+        let Some(slot) = self.sessions.id_of(index) else { return };
+        let session = self.sessions.get_mut(slot).expect("as just found");
         let (deadline, end) = session.deadline();
         if deadline > now {
             // Only now: sessions that are shorter do not pay for it.
@@ -367,27 +367,27 @@ impl<S> Relays<S> {
                     driver.keep_alive(socket);
                 });
             }
-            return self.wheel.set(slot, deadline);
+            return self.wheel.set(index, deadline);
         }
         match end {
             // It was told already why it is over.
-            _ if matches!(session.phase, Phase::Parting { .. }) => self.finish(driver, key, end, now),
-            End::Probe => self.choose(driver, key, now),
-            End::ServerClosed => self.look_at_last(driver, key, now),
-            End::ConnectTimeout | End::QueueTimeout => self.part(driver, key, end, now),
+            _ if matches!(session.phase, Phase::Parting { .. }) => self.finish(driver, slot, end, now),
+            End::Probe => self.choose(driver, slot, now),
+            End::ServerClosed => self.look_at_last(driver, slot, now),
+            End::ConnectTimeout | End::QueueTimeout => self.part(driver, slot, end, now),
             End::GreetingTimeout => {
                 let server = session.chosen.expect("a server is awaited to greet");
                 session.terms.backend.not_greeted(server, now);
-                self.part(driver, key, end, now);
+                self.part(driver, slot, end, now);
             }
-            _ => self.finish(driver, key, end, now),
+            _ => self.finish(driver, slot, end, now),
         }
     }
 
     /// Finds a server, or a place in the line.
-    fn choose<D: Streams<Socket = S>>(&mut self, driver: &mut D, key: Key, now: Instant) {
+    fn choose<D: Streams<Socket = S>>(&mut self, driver: &mut D, slot: SlotId, now: Instant) {
         loop {
-            let session = self.sessions.get_mut(key).expect("the caller has it");
+            let session = self.sessions.get_mut(slot).expect("the caller has it");
             let terms = session.terms.clone();
             let opening = session.opening.as_mut().expect("it has no server yet");
             let client = session.addresses.0.ip();
@@ -395,36 +395,36 @@ impl<S> Relays<S> {
             let connect_timeout = backend.settings().connect_timeout;
             if opening.tried.len() > backend.settings().retries as usize {
                 drop(backend);
-                return self.part(driver, key, End::ConnectFailed, now);
+                return self.part(driver, slot, End::ConnectFailed, now);
             }
             match backend.choose(client, &opening.tried, now) {
                 Choice::Server { index, address } => {
                     drop(backend);
                     opening.connect_until.get_or_insert(now + connect_timeout);
                     session.times.chosen = now;
-                    if self.connect(driver, key, index, address, now) {
+                    if self.connect(driver, slot, index, address, now) {
                         return;
                     }
                 }
                 Choice::Full => {
-                    let waiter = Waiter { ring: self.ring as u32, key: packed(key) };
+                    let waiter = Waiter { ring: self.ring as u32, session: packed(slot) };
                     let until = *opening.queue_until.get_or_insert(now + backend.settings().queue_timeout);
                     let waits = backend.wait(waiter, client, now).is_ok();
                     drop(backend);
                     if !waits {
-                        return self.part(driver, key, End::QueueFull, now);
+                        return self.part(driver, slot, End::QueueFull, now);
                     }
                     session.phase = Phase::Queued { until };
                     // Who has waited for a place has its time to connect before it.
                     if let Some(opening) = &mut session.opening {
                         opening.connect_until = None;
                     }
-                    return self.wheel.set(key.slot, until);
+                    return self.wheel.set(slot.index, until);
                 }
                 Choice::Nobody => {
                     let end = if opening.tried.is_empty() { End::NoServer } else { End::ConnectFailed };
                     drop(backend);
-                    return self.part(driver, key, end, now);
+                    return self.part(driver, slot, end, now);
                 }
             }
         }
@@ -434,39 +434,39 @@ impl<S> Relays<S> {
     fn connect<D: Streams<Socket = S>>(
         &mut self,
         driver: &mut D,
-        key: Key,
+        slot: SlotId,
         index: ServerIndex,
         address: SocketAddr,
         now: Instant,
     ) -> bool {
-        let session = self.sessions.get_mut(key).expect("the caller has it");
+        let session = self.sessions.get_mut(slot).expect("the caller has it");
         session.chosen = Some(index);
         match connect_in_turn(driver, address, &session.terms.sources, &mut self.source) {
             Ok(socket) => {
                 session.attempts += 1;
-                Watch::of(key, Side::Server, session.attempts).begin(driver, &socket);
+                Watch::of(slot, Side::Server, session.attempts).begin(driver, &socket);
                 session.server = Some(socket);
                 session.phase = Phase::Connecting;
                 let (deadline, _) = session.deadline();
-                self.wheel.set(key.slot, deadline);
+                self.wheel.set(slot.index, deadline);
                 true
             }
             Err(errno) if is_our_own(errno) => {
                 session.terms.backend.connect_failed(index, errno, now);
                 session.terms.backend.short_of(errno, address, &session.terms.sources, now);
-                self.part(driver, key, End::OutOfResources, now);
+                self.part(driver, slot, End::OutOfResources, now);
                 true
             }
             Err(errno) => {
-                self.give_server_up(key, errno, now);
+                self.give_server_up(slot, errno, now);
                 false
             }
         }
     }
 
     /// A connect has failed: the server is told, and is not tried again.
-    fn give_server_up(&mut self, key: Key, errno: Errno, now: Instant) {
-        let session = self.sessions.get_mut(key).expect("the caller has it");
+    fn give_server_up(&mut self, slot: SlotId, errno: Errno, now: Instant) {
+        let session = self.sessions.get_mut(slot).expect("the caller has it");
         let Some(index) = session.chosen.take() else { return };
         if let Some(opening) = &mut session.opening
             && !fault::present(Fault::DeadServer)
@@ -481,24 +481,24 @@ impl<S> Relays<S> {
         }
     }
 
-    fn connect_ended<D: Streams<Socket = S>>(&mut self, driver: &mut D, key: Key, broken: bool, now: Instant) {
-        let session = self.sessions.get_mut(key).expect("the caller has it");
+    fn connect_ended<D: Streams<Socket = S>>(&mut self, driver: &mut D, slot: SlotId, broken: bool, now: Instant) {
+        let session = self.sessions.get_mut(slot).expect("the caller has it");
         let Some(server) = &session.server else { return };
         let failed = driver.connected(server).err().or(broken.then_some(Errno(libc::ECONNRESET)));
         if let Some(errno) = failed {
-            Watch::of(key, Side::Server, session.attempts).end(driver);
+            Watch::of(slot, Side::Server, session.attempts).end(driver);
             session.server = None;
             // What was told of the one that is gone does not hold for the next.
             session.pair.server_changes();
-            self.give_server_up(key, errno, now);
-            return self.choose(driver, key, now);
+            self.give_server_up(slot, errno, now);
+            return self.choose(driver, slot, now);
         }
-        self.opened(driver, key, now);
+        self.opened(driver, slot, now);
     }
 
     /// The server is connected: it is told what comes first.
-    fn opened<D: Streams<Socket = S>>(&mut self, driver: &mut D, key: Key, now: Instant) {
-        let session = self.sessions.get_mut(key).expect("the caller has it");
+    fn opened<D: Streams<Socket = S>>(&mut self, driver: &mut D, slot: SlotId, now: Instant) {
+        let session = self.sessions.get_mut(slot).expect("the caller has it");
         let opening = session.opening.take().expect("it was connecting");
         let index = session.chosen.expect("it was connecting");
         session.terms.backend.lock().connected(index, session.server_greets());
@@ -533,22 +533,22 @@ impl<S> Relays<S> {
         }
         session.pair.connected(&mut link, &first, &early, course);
         let (deadline, _) = session.deadline();
-        self.wheel.set(key.slot, deadline);
-        self.tell(key, None, now);
-        self.pump(driver, key, now);
+        self.wheel.set(slot.index, deadline);
+        self.tell(slot, None, now);
+        self.pump(driver, slot, now);
     }
 
     /// Says that a session has begun, or is over.
-    fn tell(&mut self, key: Key, end: Option<End>, now: Instant) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
+    fn tell(&mut self, slot: SlotId, end: Option<End>, now: Instant) {
+        let Some(session) = self.sessions.get_mut(slot) else { return };
         if let (Some(log), true) = (&self.log, session.terms.log_sessions) {
             log.tell(&mut self.lines, &session.record(end, now));
         }
     }
 
     /// Whether a server that has ended unasked has lost so many clients in this second that this one is to learn of it later.
-    fn must_linger(&mut self, key: Key, now: Instant) -> bool {
-        let session = self.sessions.get_mut(key).expect("the caller has it");
+    fn must_linger(&mut self, slot: SlotId, now: Instant) -> bool {
+        let session = self.sessions.get_mut(slot).expect("the caller has it");
         let delay = session.terms.disconnect_delay;
         let unasked = now.saturating_duration_since(session.times.active) >= UNASKED_AFTER;
         let Some(server) = session.chosen.filter(|_| unasked && !delay.is_zero() && !session.pair.is_half_closed())
@@ -568,23 +568,23 @@ impl<S> Relays<S> {
         let until = now + delay.mul_f64(turn as f64 / u32::MAX as f64);
         session.phase = Phase::Lingering { until };
         let (deadline, _) = session.deadline();
-        self.wheel.set(key.slot, deadline);
+        self.wheel.set(slot.index, deadline);
         true
     }
 
     /// The client learns now how its server has ended.
-    fn look_at_last<D: Streams<Socket = S>>(&mut self, driver: &mut D, key: Key, now: Instant) {
-        let session = self.sessions.get_mut(key).expect("the caller has it");
+    fn look_at_last<D: Streams<Socket = S>>(&mut self, driver: &mut D, slot: SlotId, now: Instant) {
+        let session = self.sessions.get_mut(slot).expect("the caller has it");
         session.phase = Phase::Open;
         // What is there may have to wait for a slow reader: with a deadline.
         let (deadline, _) = session.deadline();
-        self.wheel.set(key.slot, deadline);
-        self.pump(driver, key, now);
+        self.wheel.set(slot.index, deadline);
+        self.pump(driver, slot, now);
     }
 
     /// Moves bytes, and whatever follows from that.
-    fn pump<D: Streams<Socket = S>>(&mut self, driver: &mut D, key: Key, now: Instant) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
+    fn pump<D: Streams<Socket = S>>(&mut self, driver: &mut D, slot: SlotId, now: Instant) {
+        let Some(session) = self.sessions.get_mut(slot) else { return };
         let Some(server) = &session.server else { return };
         let before = (session.pair.progress(), session.pair.is_half_closed());
         let mut link = Link { driver, client: &session.client, server };
@@ -600,7 +600,7 @@ impl<S> Relays<S> {
             session.terms.backend.lock().greeted(index);
             // It may be over sooner than the time to greet was.
             let (deadline, _) = session.deadline();
-            self.wheel.set(key.slot, deadline);
+            self.wheel.set(slot.index, deadline);
             if session.pair.is_overloaded() {
                 session.terms.backend.overloaded(index, now);
             }
@@ -608,21 +608,21 @@ impl<S> Relays<S> {
         match flow {
             Flow::Idle if session.pair.is_half_closed() => {
                 let (deadline, _) = session.deadline();
-                self.wheel.set(key.slot, deadline);
+                self.wheel.set(slot.index, deadline);
             }
             Flow::Idle => {}
             Flow::More if session.busy => {}
             Flow::More => {
                 session.busy = true;
-                self.busy.push_back(key);
+                self.busy.push_back(slot);
             }
-            Flow::Ended(end) => self.ended(driver, key, end, now),
+            Flow::Ended(end) => self.ended(driver, slot, end, now),
         }
     }
 
     /// The pair is over.
-    fn ended<D: Streams<Socket = S>>(&mut self, driver: &mut D, key: Key, end: End, now: Instant) {
-        let session = self.sessions.get_mut(key).expect("the caller has it");
+    fn ended<D: Streams<Socket = S>>(&mut self, driver: &mut D, slot: SlotId, end: End, now: Instant) {
+        let session = self.sessions.get_mut(slot).expect("the caller has it");
         if session.phase == Phase::Greeting {
             let early = matches!(end, End::ServerReset | End::ServerClosed);
             let end = if early && session.pair.from_server() == 0 { End::NoGreeting } else { end };
@@ -632,7 +632,7 @@ impl<S> Relays<S> {
                     true => session.terms.backend.overloaded(index, now),
                     false => session.terms.backend.not_greeted(index, now),
                 }
-                return self.part(driver, key, end, now);
+                return self.part(driver, slot, end, now);
             }
         }
         // A reset is passed on, unless that would lose what is still on its way.
@@ -642,14 +642,14 @@ impl<S> Relays<S> {
                 driver.reset(other);
             }
         }
-        self.finish(driver, key, end, now);
+        self.finish(driver, slot, end, now);
     }
 
     /// Tells the client that nobody serves it, and waits a moment for its end.
-    fn part<D: Streams<Socket = S>>(&mut self, driver: &mut D, key: Key, end: End, now: Instant) {
-        self.tell(key, Some(end), now);
-        self.leave_server(driver, key, end, now);
-        let session = self.sessions.get_mut(key).expect("the caller has it");
+    fn part<D: Streams<Socket = S>>(&mut self, driver: &mut D, slot: SlotId, end: End, now: Instant) {
+        self.tell(slot, Some(end), now);
+        self.leave_server(driver, slot, end, now);
+        let session = self.sessions.get_mut(slot).expect("the caller has it");
         session.opening = None;
         let until = now + PARTING_MAX;
         session.phase = Phase::Parting { end, until };
@@ -661,20 +661,20 @@ impl<S> Relays<S> {
             }
         }
         driver.shutdown(&session.client);
-        self.wheel.set(key.slot, until);
-        self.part_on(driver, key, Side::Client, Readiness { readable: true, ..Readiness::default() }, now);
+        self.wheel.set(slot.index, until);
+        self.part_on(driver, slot, Side::Client, Readiness { readable: true, ..Readiness::default() }, now);
     }
 
     /// What a client that nobody serves still sends is forgotten, up to a limit; its end ends the session.
     fn part_on<D: Streams<Socket = S>>(
         &mut self,
         driver: &mut D,
-        key: Key,
+        slot: SlotId,
         side: Side,
         readiness: Readiness,
         now: Instant,
     ) {
-        let session = self.sessions.get_mut(key).expect("the caller has it");
+        let session = self.sessions.get_mut(slot).expect("the caller has it");
         let Phase::Parting { end, .. } = session.phase else { return };
         if side == Side::Server || !readiness.readable {
             return;
@@ -688,19 +688,19 @@ impl<S> Relays<S> {
                 Err(_) => break,
             }
         }
-        self.finish(driver, key, end, now);
+        self.finish(driver, slot, end, now);
     }
 
     /// The session does not count at its server any more.
-    fn leave_server<D: Streams<Socket = S>>(&mut self, driver: &mut D, key: Key, end: End, now: Instant) {
-        let session = self.sessions.get_mut(key).expect("the caller has it");
+    fn leave_server<D: Streams<Socket = S>>(&mut self, driver: &mut D, slot: SlotId, end: End, now: Instant) {
+        let session = self.sessions.get_mut(slot).expect("the caller has it");
         let backend = session.terms.backend.clone();
         if session.server.take().is_some() {
-            Watch::of(key, Side::Server, session.attempts).end(driver);
+            Watch::of(slot, Side::Server, session.attempts).end(driver);
         }
         if let Phase::Queued { .. } = session.phase {
             // `false`: a grant is on its way, and comes back when it finds nobody.
-            let _ = backend.lock().abandon(Waiter { ring: self.ring as u32, key: packed(key) });
+            let _ = backend.lock().abandon(Waiter { ring: self.ring as u32, session: packed(slot) });
         }
         let (index, closed) = (session.chosen.take(), session.closed(end, now));
         session.served_by = index;
@@ -715,17 +715,17 @@ impl<S> Relays<S> {
     }
 
     /// The session is over.
-    fn finish<D: Streams<Socket = S>>(&mut self, driver: &mut D, key: Key, end: End, now: Instant) {
-        let told = matches!(self.sessions.get_mut(key), Some(Session { phase: Phase::Parting { .. }, .. }));
+    fn finish<D: Streams<Socket = S>>(&mut self, driver: &mut D, slot: SlotId, end: End, now: Instant) {
+        let told = matches!(self.sessions.get_mut(slot), Some(Session { phase: Phase::Parting { .. }, .. }));
         if !told && end != End::Probe {
-            self.tell(key, Some(end), now);
+            self.tell(slot, Some(end), now);
         }
         if !told {
-            self.leave_server(driver, key, end, now);
+            self.leave_server(driver, slot, end, now);
         }
-        self.wheel.clear(key.slot);
-        Watch::of(key, Side::Client, 0).end(driver);
-        if let Some(session) = self.sessions.remove(key) {
+        self.wheel.clear(slot.index);
+        Watch::of(slot, Side::Client, 0).end(driver);
+        if let Some(session) = self.sessions.remove(slot) {
             #[cfg(test)]
             self.ended.push((session.addresses.0, end));
             self.asked.remember(session, end, now);
@@ -735,12 +735,12 @@ impl<S> Relays<S> {
 
     /// Ends all sessions without a word to the ring, which is broken.
     pub fn forsake(&mut self, now: Instant) {
-        for key in self.sessions.keys().collect::<Vec<_>>() {
-            self.tell(key, Some(End::RingFailed), now);
-            let Some(session) = self.sessions.remove(key) else { continue };
+        for slot in self.sessions.ids().collect::<Vec<_>>() {
+            self.tell(slot, Some(End::RingFailed), now);
+            let Some(session) = self.sessions.remove(slot) else { continue };
             let backend = &session.terms.backend;
             if let Phase::Queued { .. } = session.phase {
-                let _ = backend.lock().abandon(Waiter { ring: self.ring as u32, key: packed(key) });
+                let _ = backend.lock().abandon(Waiter { ring: self.ring as u32, session: packed(slot) });
             }
             if let Some(grant) = session.chosen.and_then(|index| backend.lock().release(index, now)) {
                 self.mail.send(backend, grant);
@@ -760,23 +760,23 @@ impl<S> Relays<S> {
         grant: crate::backend::Grant,
         now: Instant,
     ) {
-        let key = unpacked(grant.waiter.key);
-        let waits = self.sessions.get_mut(key).is_some_and(|session| matches!(session.phase, Phase::Queued { .. }));
+        let slot = unpacked(grant.waiter.session);
+        let waits = self.sessions.get_mut(slot).is_some_and(|session| matches!(session.phase, Phase::Queued { .. }));
         if !waits {
             if let Some(next) = backend.lock().release(grant.index, now) {
                 self.mail.send(backend, next);
             }
             return;
         }
-        let session = self.sessions.get_mut(key).expect("as just found");
+        let session = self.sessions.get_mut(slot).expect("as just found");
         let connect_timeout = backend.lock().settings().connect_timeout;
         session.phase = Phase::Connecting;
         session.times.chosen = now;
         if let Some(opening) = &mut session.opening {
             opening.connect_until.get_or_insert(now + connect_timeout);
         }
-        if !self.connect(driver, key, grant.index, grant.address, now) {
-            self.choose(driver, key, now);
+        if !self.connect(driver, slot, grant.index, grant.address, now) {
+            self.choose(driver, slot, now);
         }
     }
 }
@@ -785,8 +785,8 @@ impl<S> Relays<S> {
 impl<S> Relays<S> {
     /// What must hold between two calls.
     pub fn check_invariants(&mut self) {
-        for key in self.sessions.keys().collect::<Vec<_>>() {
-            let session = self.sessions.get_mut(key).expect("as listed");
+        for slot in self.sessions.ids().collect::<Vec<_>>() {
+            let session = self.sessions.get_mut(slot).expect("as listed");
             let (serves, opens) = match session.phase {
                 Phase::Queued { .. } | Phase::Doubted { .. } => (false, true),
                 Phase::Connecting => (true, true),
@@ -795,8 +795,8 @@ impl<S> Relays<S> {
             };
             assert!(session.server.is_some() == serves && session.chosen.is_some() == serves, "{:?}", session.phase);
             assert!(session.opening.is_some() || !opens, "{:?}", session.phase);
-            assert!(self.wheel.is_set(key.slot), "every session has a deadline");
-            assert_eq!(session.busy, self.busy.contains(&key), "who has more to do is in the queue, and only who has");
+            assert!(self.wheel.is_set(slot.index), "every session has a deadline");
+            assert_eq!(session.busy, self.busy.contains(&slot), "who has more to do is in the queue, and only who has");
             session.pair.check_invariants();
         }
     }
@@ -838,11 +838,11 @@ impl Watch {
     /// Servers of a session whose watches are told apart.
     const ATTEMPTS: u32 = 32;
 
-    fn of(key: Key, side: Side, attempts: u32) -> Watch {
-        let place = key.slot * 2 + u32::from(side == Side::Server);
+    fn of(slot: SlotId, side: Side, attempts: u32) -> Watch {
+        let place = slot.index * 2 + u32::from(side == Side::Server);
         let generation = match side {
-            Side::Client => key.generation,
-            Side::Server => key.generation.wrapping_mul(Watch::ATTEMPTS) + attempts % Watch::ATTEMPTS,
+            Side::Client => slot.generation,
+            Side::Server => slot.generation.wrapping_mul(Watch::ATTEMPTS) + attempts % Watch::ATTEMPTS,
         };
         Watch { place, generation: generation & GENERATION_MASK }
     }
@@ -858,12 +858,12 @@ impl Watch {
 
 const GENERATION_MASK: u32 = (1 << GENERATION_BITS) - 1;
 
-fn packed(key: Key) -> u64 {
-    u64::from(key.generation) << 32 | u64::from(key.slot)
+fn packed(slot: SlotId) -> u64 {
+    u64::from(slot.generation) << 32 | u64::from(slot.index)
 }
 
-fn unpacked(key: u64) -> Key {
-    Key { slot: key as u32, generation: (key >> 32) as u32 }
+fn unpacked(packed: u64) -> SlotId {
+    SlotId { index: packed as u32, generation: (packed >> 32) as u32 }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crossbeam_channel::Sender;
 use super::service::Terms;
 use super::session::{Phase, Session, Times};
 use super::{Relays, Watch};
-use crate::conn::Key;
+use crate::conn::SlotId;
 use crate::dispatch::{ListenerInfo, Permit};
 use crate::relay::{End, Pair, PairState, SessionId, Side};
 use crate::ring::Streams;
@@ -66,24 +66,24 @@ pub struct SessionState {
 impl<S> Relays<S> {
     /// Sends every session that can move to another process. The others stay.
     pub fn hand_over<D: Streams<Socket = S>>(&mut self, driver: &mut D, to: &Sender<LiveSession<S>>, now: Instant) {
-        for key in self.sessions.keys().collect::<Vec<_>>() {
-            let Some(state) = self.sessions.get_mut(key).and_then(|session| state(session, now)) else { continue };
-            self.leave(driver, key, state, to, now);
+        for slot in self.sessions.ids().collect::<Vec<_>>() {
+            let Some(state) = self.sessions.get_mut(slot).and_then(|session| state(session, now)) else { continue };
+            self.leave(driver, slot, state, to, now);
         }
     }
 
     fn leave<D: Streams<Socket = S>>(
         &mut self,
         driver: &mut D,
-        key: Key,
+        slot: SlotId,
         state: SessionState,
         to: &Sender<LiveSession<S>>,
         now: Instant,
     ) {
-        let Some(session) = self.sessions.remove(key) else { return };
-        self.wheel.clear(key.slot);
+        let Some(session) = self.sessions.remove(slot) else { return };
+        self.wheel.clear(slot.index);
         for side in [Side::Client, Side::Server] {
-            Watch::of(key, side, session.attempts).end(driver);
+            Watch::of(slot, side, session.attempts).end(driver);
         }
         if let Some(index) = session.chosen
             && let Some(grant) = session.terms.backend.lock().release(index, now)
@@ -135,16 +135,16 @@ impl<S> Relays<S> {
             busy: false,
             _permit: permit,
         };
-        let Ok(key) = self.sessions.insert(session) else { return };
-        let session = self.sessions.get_mut(key).expect("just put there");
+        let Ok(slot) = self.sessions.insert(session) else { return };
+        let session = self.sessions.get_mut(slot).expect("just put there");
         for side in [Side::Client, Side::Server] {
             if let Some(socket) = session.socket(side) {
-                Watch::of(key, side, session.attempts).begin(driver, socket);
+                Watch::of(slot, side, session.attempts).begin(driver, socket);
             }
         }
         let (deadline, _) = session.deadline();
-        self.wheel.set(key.slot, deadline);
-        self.pump(driver, key, now);
+        self.wheel.set(slot.index, deadline);
+        self.pump(driver, slot, now);
     }
 }
 

@@ -31,7 +31,7 @@ use super::relay::Relays;
 use super::report::Report;
 use super::tally::Tally;
 use crate::admission::{ClientLimits, Clients, PendingPeers};
-use crate::conn::{Ending, Queues};
+use crate::conn::{Deadlines, Ending};
 use crate::dispatch::{Handoff, Overload};
 use world::{Client, End, Script, Socket, World};
 
@@ -149,19 +149,19 @@ fn run(seed: u64) -> Outcome {
     let tally = Tally::new();
     let process = || {
         let driver = Script::new(world.clone());
-        let mut queues = Queues::new(slots, Instant::now());
+        let mut deadlines = Deadlines::new(slots, Instant::now());
         let doors = listeners
             .iter()
             .zip([0, 1, 1])
             .map(|(listener, pool)| {
-                listener.door(listener.address, pool, pool == 1, &mut queues).in_row(0, tally.row(0))
+                listener.door(listener.address, pool, pool == 1, &mut deadlines).in_row(0, tally.row(0))
             })
             .collect();
         Acceptor::new(Parts {
             driver,
             sink: model.clone(),
             doors,
-            queues,
+            deadlines,
             relays: Relays::none(tally.clone()),
             pools: 2,
             slots,

@@ -21,7 +21,7 @@ use crate::header::{self, Sent};
 use crate::mix::random;
 use crate::plan::{Plan, Share};
 use crate::schedule::Schedule;
-use crate::table::{Key, Line, Table};
+use crate::table::{Line, LineId, Table};
 use crate::tally::{Counts, EXAMPLES_MAX, Latencies, Tally};
 use crate::verify::{Expect, Wrong};
 
@@ -76,7 +76,7 @@ pub struct Swarm<'a> {
     held: usize,
     started: u64,
     /// In the order of the starts, which is the order of the deadlines.
-    deadlines: VecDeque<(Instant, Key)>,
+    deadlines: VecDeque<(Instant, LineId)>,
     pauses: BinaryHeap<Reverse<Wake>>,
     /// When the last start was made that was asked for, or the duration was over.
     starts_over: Option<Instant>,
@@ -93,7 +93,7 @@ struct Interval {
 /// A pause's end; ordered by time alone.
 struct Wake {
     at: Instant,
-    key: Key,
+    id: LineId,
 }
 
 impl<'a> Swarm<'a> {
@@ -125,7 +125,7 @@ impl<'a> Swarm<'a> {
             now = Instant::now();
             while let Some(completion) = self.ring.next() {
                 if let Completion::Ready { place, generation, readiness, armed } = completion {
-                    self.handle_ready(Key { place, generation }, readiness, armed, now);
+                    self.handle_ready(LineId { place, generation }, readiness, armed, now);
                 }
             }
             self.wake(now);
@@ -199,20 +199,20 @@ impl<'a> Swarm<'a> {
         let brief = self.brief(&socket, behaviour, number, source, &mut outgoing);
         let conn = Conn::new(brief, intended);
         let line = Line { socket, conn, is_connecting: true, outgoing, unsent: None, incoming };
-        let key = self.lines.insert(line).expect("a free place was seen before the start");
+        let id = self.lines.insert(line).expect("a free place was seen before the start");
         self.open += 1;
         self.tally.open_max = self.tally.open_max.max(self.open);
-        self.remember_deadline(key, now + self.plan.deadline);
-        self.connect(key, now);
+        self.remember_deadline(id, now + self.plan.deadline);
+        self.connect(id, now);
     }
 
-    fn connect(&mut self, key: Key, now: Instant) {
-        let Some(line) = self.lines.get_mut(key) else { return };
+    fn connect(&mut self, id: LineId, now: Instant) {
+        let Some(line) = self.lines.get_mut(id) else { return };
         match connect(&line.socket, &self.plan.target) {
-            Ok(()) | Err(rustix::io::Errno::INPROGRESS) => self.ring.watch(key.place, key.generation, &line.socket),
+            Ok(()) | Err(rustix::io::Errno::INPROGRESS) => self.ring.watch(id.place, id.generation, &line.socket),
             Err(error) => {
                 let step = line.conn.handle_connected(Err(error.into()), now);
-                self.follow(key, step, now);
+                self.follow(id, step, now);
             }
         }
     }
@@ -278,18 +278,18 @@ impl<'a> Swarm<'a> {
         sent
     }
 
-    fn remember_deadline(&mut self, key: Key, at: Instant) {
-        self.deadlines.push_back((at, key));
+    fn remember_deadline(&mut self, id: LineId, at: Instant) {
+        self.deadlines.push_back((at, id));
         if self.deadlines.len() > 2 * self.open + DEADLINES_SPARE {
             let lines = &self.lines;
-            self.deadlines.retain(|(_, key)| lines.has(*key));
+            self.deadlines.retain(|(_, id)| lines.has(*id));
         }
     }
 
-    fn handle_ready(&mut self, key: Key, readiness: Readiness, armed: bool, now: Instant) {
-        let Some(line) = self.lines.get_mut(key) else { return };
+    fn handle_ready(&mut self, id: LineId, readiness: Readiness, armed: bool, now: Instant) {
+        let Some(line) = self.lines.get_mut(id) else { return };
         if !armed {
-            self.ring.watch(key.place, key.generation, &line.socket);
+            self.ring.watch(id.place, id.generation, &line.socket);
         }
         if line.is_connecting {
             if !readiness.writable {
@@ -299,21 +299,21 @@ impl<'a> Swarm<'a> {
             // Only a connect that has failed leaves an error: the others need not be asked.
             let ended = if readiness.broken { self.ring.connected(&line.socket) } else { Ok(()) };
             let step = line.conn.handle_connected(ended.map(|()| 0).map_err(error), now);
-            self.follow(key, step, now);
+            self.follow(id, step, now);
         } else if readiness.writable
             && let Some(range) = line.unsent.take()
         {
-            self.follow(key, Step::Send(range), now);
+            self.follow(id, Step::Send(range), now);
         }
         if readiness.readable {
-            self.receive(key, readiness.ended, now);
+            self.receive(id, readiness.ended, now);
         }
     }
 
     /// Takes what is there; `ended`: the end of the stream stands behind it.
-    fn receive(&mut self, key: Key, ended: bool, now: Instant) {
+    fn receive(&mut self, id: LineId, ended: bool, now: Instant) {
         for _ in 0..RECEIVES_MAX {
-            let Some(Line { socket, conn, outgoing, incoming, .. }) = self.lines.get_mut(key) else { return };
+            let Some(Line { socket, conn, outgoing, incoming, .. }) = self.lines.get_mut(id) else { return };
             let room = incoming.room();
             let size = room.len();
             let result = self.ring.receive(socket, room);
@@ -336,42 +336,42 @@ impl<'a> Swarm<'a> {
                     conn.handle_end(Err(error(errno)), expect, outgoing, incoming.bytes())
                 }
             };
-            self.follow(key, step, now);
+            self.follow(id, step, now);
             if result.is_ok_and(|count| count < size) && !ended {
                 return;
             }
         }
-        self.look_again(key);
+        self.look_again(id);
     }
 
     /// Readiness is told once: a watch that is begun anew tells it again.
-    fn look_again(&mut self, key: Key) {
-        let Some(line) = self.lines.get_mut(key) else { return };
-        self.ring.unwatch(key.place, key.generation);
-        self.ring.watch(key.place, key.generation, &line.socket);
+    fn look_again(&mut self, id: LineId) {
+        let Some(line) = self.lines.get_mut(id) else { return };
+        self.ring.unwatch(id.place, id.generation);
+        self.ring.watch(id.place, id.generation, &line.socket);
     }
 
-    fn follow(&mut self, key: Key, step: Step, now: Instant) {
+    fn follow(&mut self, id: LineId, step: Step, now: Instant) {
         let mut next = Some(step);
         while let Some(step) = next.take() {
-            self.count_held(key);
+            self.count_held(id);
             match step {
                 Step::Wait => {}
-                Step::Send(range) => next = self.send(key, range),
-                Step::Pause(length) => self.pauses.push(Reverse(Wake { at: now + length, key })),
+                Step::Send(range) => next = self.send(id, range),
+                Step::Pause(length) => self.pauses.push(Reverse(Wake { at: now + length, id })),
                 Step::HalfClose => {
-                    if let Some(line) = self.lines.get_mut(key) {
+                    if let Some(line) = self.lines.get_mut(id) {
                         self.ring.shutdown(&line.socket);
                     }
                 }
-                Step::Over(outcome, leave) => self.finish(key, outcome, leave, now),
+                Step::Over(outcome, leave) => self.finish(id, outcome, leave, now),
             }
         }
     }
 
     /// Gives bytes to the kernel. If it has no room there is nothing to do before the watch tells of some.
-    fn send(&mut self, key: Key, range: Range<usize>) -> Option<Step> {
-        let line = self.lines.get_mut(key)?;
+    fn send(&mut self, id: LineId, range: Range<usize>) -> Option<Step> {
+        let line = self.lines.get_mut(id)?;
         let sent = self.ring.send(&line.socket, &line.outgoing[range.clone()], false);
         if sent == Err(WOULD_BLOCK) {
             line.unsent = Some(range);
@@ -381,16 +381,16 @@ impl<'a> Swarm<'a> {
         Some(line.conn.handle_sent(sent.map_err(error)))
     }
 
-    fn count_held(&mut self, key: Key) {
-        if let Some(line) = self.lines.get_mut(key)
+    fn count_held(&mut self, id: LineId) {
+        if let Some(line) = self.lines.get_mut(id)
             && line.conn.newly_held()
         {
             self.held += 1;
         }
     }
 
-    fn finish(&mut self, key: Key, outcome: Outcome, leave: Leave, now: Instant) {
-        let Some(line) = self.lines.remove(key) else { return };
+    fn finish(&mut self, id: LineId, outcome: Outcome, leave: Leave, now: Instant) {
+        let Some(line) = self.lines.remove(id) else { return };
         let conn = &line.conn;
         self.open -= 1;
         self.held -= usize::from(conn.is_held());
@@ -408,7 +408,7 @@ impl<'a> Swarm<'a> {
             self.ring.reset(&line.socket);
         }
         // A watch holds the socket open.
-        self.ring.unwatch(key.place, key.generation);
+        self.ring.unwatch(id.place, id.generation);
         self.lines.recycle(line);
     }
 
@@ -434,32 +434,32 @@ impl<'a> Swarm<'a> {
         while let Some(Reverse(wake)) = self.pauses.peek()
             && wake.at <= now
         {
-            let key = wake.key;
+            let id = wake.id;
             self.pauses.pop();
-            if let Some(line) = self.lines.get_mut(key) {
+            if let Some(line) = self.lines.get_mut(id) {
                 let step = line.conn.handle_pause_over();
-                self.follow(key, step, now);
+                self.follow(id, step, now);
             }
         }
     }
 
     fn expire(&mut self, now: Instant) {
-        while let Some((at, key)) = self.deadlines.front().copied()
+        while let Some((at, id)) = self.deadlines.front().copied()
             && at <= now
         {
             self.deadlines.pop_front();
-            if let Some(line) = self.lines.get_mut(key) {
+            if let Some(line) = self.lines.get_mut(id) {
                 let step = line.conn.handle_deadline();
-                self.follow(key, step, now);
+                self.follow(id, step, now);
             }
         }
     }
 
     fn leave_all(&mut self, now: Instant) {
-        for key in self.lines.keys() {
-            if let Some(line) = self.lines.get_mut(key) {
+        for id in self.lines.ids() {
+            if let Some(line) = self.lines.get_mut(id) {
                 let outcome = line.conn.handle_run_over();
-                self.finish(key, outcome, Leave::Close, now);
+                self.finish(id, outcome, Leave::Close, now);
             }
         }
     }

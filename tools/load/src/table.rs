@@ -1,4 +1,4 @@
-//! The connections of one swarm, each with its socket and its bytes. A [`Key`] of one that has ended opens nothing.
+//! The connections of one swarm, each with its socket and its bytes. A [`LineId`] of one that has ended opens nothing.
 
 use std::ops::Range;
 use std::os::fd::OwnedFd;
@@ -20,7 +20,7 @@ const GENERATION_MASK: u32 = (1 << GENERATION_BITS) - 1;
 
 /// A place in one of its lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Key {
+pub struct LineId {
     /// Which place.
     pub place: u32,
     /// Its user, [`GENERATION_BITS`] wide.
@@ -85,31 +85,31 @@ impl Table {
     }
 
     /// Takes a connection in; `None` if no place is free.
-    pub fn insert(&mut self, line: Line) -> Option<Key> {
+    pub fn insert(&mut self, line: Line) -> Option<LineId> {
         let place = self.free.pop()?;
         let entry = &mut self.places[place as usize];
         entry.line = Some(line);
-        Some(Key { place, generation: entry.generation })
+        Some(LineId { place, generation: entry.generation })
     }
 
     /// Whether the connection is open.
-    pub fn has(&self, key: Key) -> bool {
-        let place = &self.places[key.place as usize];
-        place.generation == key.generation && place.line.is_some()
+    pub fn has(&self, id: LineId) -> bool {
+        let place = &self.places[id.place as usize];
+        place.generation == id.generation && place.line.is_some()
     }
 
     /// The connection, if it is open.
-    pub fn get_mut(&mut self, key: Key) -> Option<&mut Line> {
-        let place = self.places.get_mut(key.place as usize)?;
-        place.line.as_mut().filter(|_| place.generation == key.generation)
+    pub fn get_mut(&mut self, id: LineId) -> Option<&mut Line> {
+        let place = self.places.get_mut(id.place as usize)?;
+        place.line.as_mut().filter(|_| place.generation == id.generation)
     }
 
     /// Takes the connection out, if it is open.
-    pub fn remove(&mut self, key: Key) -> Option<Line> {
-        let place = self.places.get_mut(key.place as usize).filter(|place| place.generation == key.generation)?;
+    pub fn remove(&mut self, id: LineId) -> Option<Line> {
+        let place = self.places.get_mut(id.place as usize).filter(|place| place.generation == id.generation)?;
         let line = place.line.take()?;
         place.generation = (place.generation + 1) & GENERATION_MASK;
-        self.free.push(key.place);
+        self.free.push(id.place);
         Some(line)
     }
 
@@ -124,9 +124,9 @@ impl Table {
     }
 
     /// All that are open.
-    pub fn keys(&self) -> Vec<Key> {
+    pub fn ids(&self) -> Vec<LineId> {
         let open = self.places.iter().zip(0..).filter(|(place, _)| place.line.is_some());
-        open.map(|(&Place { generation, .. }, place)| Key { place, generation }).collect()
+        open.map(|(&Place { generation, .. }, place)| LineId { place, generation }).collect()
     }
 }
 
@@ -201,7 +201,7 @@ mod tests {
         assert!(!table.has(old) && table.get_mut(old).is_none() && table.remove(old).is_none());
         let next = line(&mut table);
         let new = table.insert(next).expect("a free place");
-        assert_eq!((new.place, table.keys()), (old.place, vec![new]));
+        assert_eq!((new.place, table.ids()), (old.place, vec![new]));
         assert!(!table.has(old) && table.get_mut(old).is_none() && table.remove(old).is_none());
     }
 
@@ -210,8 +210,8 @@ mod tests {
         let mut table = Table::new(1);
         table.places[0].generation = GENERATION_MASK;
         let last = line(&mut table);
-        let key = table.insert(last).expect("a free place");
-        table.remove(key).expect("open");
+        let id = table.insert(last).expect("a free place");
+        table.remove(id).expect("open");
         assert_eq!(table.places[0].generation, 0);
     }
 

@@ -84,8 +84,8 @@ impl Judge {
 
     /// Looks at every session of a ring after something has happened there.
     pub fn sweep(&mut self, relays: &mut Relays<Socket>, kernel: &mut Kernel) {
-        for key in relays.sessions.keys().collect::<Vec<_>>() {
-            let session = relays.sessions.get_mut(key).expect("as listed");
+        for slot in relays.sessions.ids().collect::<Vec<_>>() {
+            let session = relays.sessions.get_mut(slot).expect("as listed");
             let book = self.books.get_mut(&session.client.conn).expect("it was begun");
             book.follow(session, kernel);
             let latest = book.latest(&self.promises[book.service], kernel);
@@ -111,8 +111,8 @@ impl Judge {
 
     /// Nothing can happen before time passes: nothing may be left lying.
     pub fn check_quiet(&mut self, relays: &mut Relays<Socket>, kernel: &mut Kernel) {
-        for key in relays.sessions.keys().collect::<Vec<_>>() {
-            let session = relays.sessions.get_mut(key).expect("as listed");
+        for slot in relays.sessions.ids().collect::<Vec<_>>() {
+            let session = relays.sessions.get_mut(slot).expect("as listed");
             let book = &self.books[&session.client.conn];
             let client = &kernel.conns[book.client];
             let server = book.server.map(|server| &kernel.conns[server]);
