@@ -1,4 +1,4 @@
-//! Debian 13's mail servers, which `tests/debian13` unpacks into a folder.
+//! Debian 13's mail servers, which `tools/debian13` unpacks into a folder.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -24,12 +24,12 @@ pub fn command_in(root: &Path, program: &str) -> Command {
 }
 
 fn fetched() -> Result<PathBuf, String> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/debian13");
-    let output = Command::new(script).output().map_err(|error| format!("tests/debian13 does not start: {error}"))?;
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/debian13");
+    let output = Command::new(script).output().map_err(|error| format!("tools/debian13 does not start: {error}"))?;
     match output.status.code() {
         Some(0) => Ok(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim_end())),
         // What the script knows that it cannot do. Anything else is a fault of it.
         Some(77) => Err(String::from_utf8_lossy(&output.stderr).trim_end().to_string()),
-        _ => panic!("tests/debian13 failed: {}", String::from_utf8_lossy(&output.stderr)),
+        _ => panic!("tools/debian13 failed: {}", String::from_utf8_lossy(&output.stderr)),
     }
 }

@@ -6,7 +6,7 @@ something else. The greeting is told to repeat the addresses.
 
 import re
 
-from .debian import Debian13, USERS
+from .debian import Debian13
 from .server import Server, endpoint, read_until
 
 
@@ -15,10 +15,11 @@ class Exim(Server):
 
     def __init__(self, directory):
         super().__init__(directory)
+        user = Debian13.user("Debian-exim")
         configuration = self.directory / "exim.conf"
         configuration.write_text(f"""\
-exim_user = {USERS["Debian-exim"]}
-exim_group = {USERS["Debian-exim"]}
+exim_user = {user}
+exim_group = {user}
 primary_hostname = mail.test
 spool_directory = {directory}/spool
 log_file_path = {directory}/%slog

@@ -3,7 +3,7 @@
 import os
 import pwd
 
-from .debian import Debian13, Installed, USERS
+from .debian import Debian13, Installed
 from .server import Server, endpoint, output
 
 MAIN = """\
@@ -56,7 +56,7 @@ class Postfix(Server):
 
     @classmethod
     def owner(cls):
-        return USERS["postfix"] if cls.packages is Debian13 else pwd.getpwnam("postfix").pw_uid
+        return Debian13.user("postfix") if cls.packages is Debian13 else pwd.getpwnam("postfix").pw_uid
 
     @staticmethod
     def accepted(said):

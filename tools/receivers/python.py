@@ -1,12 +1,10 @@
 """aiosmtpd, of the Python Package Index, with a handler that logs what `handle_PROXY` is given."""
 
-import functools
 import sys
 
-from .server import CACHE, Missing, Server, endpoint, output
+from .server import CACHE, Program, endpoint
 
 VERSION = "1.4.6"
-FOLDER = CACHE / f"aiosmtpd-{VERSION}"
 PROGRAM = """\
 import asyncio, sys
 from aiosmtpd.smtp import SMTP
@@ -38,31 +36,19 @@ asyncio.run(main())
 """
 
 
-class Aiosmtpd(Server):
-    name = "aiosmtpd"
+class Aiosmtpd(Program):
+    name, release, packaged, program = "aiosmtpd", VERSION, "aiosmtpd", PROGRAM
+    folder = CACHE / f"aiosmtpd-{VERSION}"
 
     def __init__(self, directory):
         super().__init__(directory)
-        program = self.directory / "server.py"
-        program.write_text(PROGRAM)
-        self.spawn([sys.executable, str(program), str(self.port)], env={"PYTHONPATH": str(FOLDER)})
+        program = self.written(self.directory, "server.py")
+        self.spawn([sys.executable, program, str(self.port)], env={"PYTHONPATH": str(self.folder)})
 
     @classmethod
-    @functools.cache
-    def prepare(cls):
-        if not (FOLDER / "aiosmtpd").exists():
-            try:
-                output(sys.executable, "-m", "pip", "--quiet", "install", "--target", FOLDER, f"aiosmtpd=={VERSION}")
-            except RuntimeError as error:
-                raise Missing(f"aiosmtpd {VERSION} by pip") from error
-
-    @classmethod
-    def version(cls):
-        return VERSION
-
-    @staticmethod
-    def accepted(said):
-        return said.startswith(b"220")
+    def fetching(cls):
+        package = f"aiosmtpd=={VERSION}"
+        return [sys.executable, "-m", "pip", "--quiet", "install", "--target", cls.folder, package]
 
     def endpoints(self, _, start):
         found = self.wait_for_line(start, r"^proxy=,([^,]*),([^,]*),([^,]*),([^,]*)$")
