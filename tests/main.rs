@@ -9,6 +9,7 @@ mod conformance;
 mod control;
 mod ctl;
 mod doctor;
+mod endpoints;
 mod faults;
 mod floods;
 mod fuzzed;

@@ -4,11 +4,13 @@
 //! time in, a verdict out.
 #![forbid(unsafe_code)]
 
+mod endpoint;
 mod limits;
 mod pending;
 mod policy;
 mod table;
 
+pub use endpoint::{EndpointId, EndpointRules, EndpointSet, NotAnEndpoint, OnMissingEndpoint};
 pub use limits::{CLIENTS_DEFAULT, ClientLimits, ClientRate, Clients, IPV4_PREFIX_DEFAULT, IPV6_PREFIX_DEFAULT};
 pub use pending::PendingPeers;
 pub use policy::{OnUnknown, OnUnspec, Policy};
@@ -43,6 +45,10 @@ pub enum Refusal {
     BadAuthority,
     /// ALPN names another protocol.
     AlpnMismatch,
+    /// The client came through a private endpoint that is not allowed.
+    EndpointRefused,
+    /// Only some private endpoints are allowed, and the header names none.
+    EndpointMissing,
     /// Another header follows at once.
     SecondHeader,
     /// The client is in a banned network.
@@ -55,7 +61,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every refusal, in the order of the doors.
-    pub const ALL: [Refusal; 15] = [
+    pub const ALL: [Refusal; 17] = [
         Refusal::Untrusted,
         Refusal::ListenerPendingLimit,
         Refusal::PeerPendingLimit,
@@ -67,6 +73,8 @@ impl Refusal {
         Refusal::BadSource,
         Refusal::BadAuthority,
         Refusal::AlpnMismatch,
+        Refusal::EndpointRefused,
+        Refusal::EndpointMissing,
         Refusal::SecondHeader,
         Refusal::ClientBanned,
         Refusal::ClientConnectionLimit,
@@ -87,6 +95,8 @@ impl Refusal {
             Refusal::BadSource => "bad-source",
             Refusal::BadAuthority => "bad-authority",
             Refusal::AlpnMismatch => "alpn-mismatch",
+            Refusal::EndpointRefused => "endpoint-refused",
+            Refusal::EndpointMissing => "endpoint-missing",
             Refusal::SecondHeader => "second-header",
             Refusal::ClientBanned => "client-banned",
             Refusal::ClientConnectionLimit => "client-connection-limit",
@@ -96,7 +106,13 @@ impl Refusal {
 
     /// Whether it is the client's doing, and not that of the peer who speaks for it.
     pub fn concerns_client(self) -> bool {
-        matches!(self, Refusal::ClientBanned | Refusal::ClientConnectionLimit | Refusal::ClientRateLimit)
+        matches!(
+            self,
+            Refusal::ClientBanned
+                | Refusal::ClientConnectionLimit
+                | Refusal::ClientRateLimit
+                | Refusal::EndpointRefused
+        )
     }
 }
 

@@ -1,10 +1,11 @@
 //! What a listener demands of a header that is right by the grammar.
 
-use super::Refusal;
+use super::endpoint::Objection;
+use super::{EndpointRules, Refusal};
 use crate::net::is_plausible_source;
 use crate::proxy::{Command, Header, Transport, Version, starts_like_header};
 
-/// A listener's `haproxy_*` settings. The default is what an operator gets who sets nothing.
+/// What a listener's settings demand of a header. The default is what an operator gets who sets nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// Accept version 1 (`haproxy_versions`).
@@ -25,6 +26,8 @@ pub struct Policy {
     pub dns_authority: bool,
     /// If not empty: refuse an ALPN that is none of these (`haproxy_alpn`).
     pub alpn: Vec<Vec<u8>>,
+    /// Through which private endpoints clients may come (`client_allowed_endpoints`, `client_endpoint_missing`).
+    pub endpoints: EndpointRules,
 }
 
 /// `haproxy_unknown`.
@@ -57,6 +60,7 @@ impl Default for Policy {
             second_header_pass: false,
             dns_authority: false,
             alpn: Vec::new(),
+            endpoints: EndpointRules::default(),
         }
     }
 }
@@ -97,7 +101,11 @@ impl Policy {
         if !self.any_source && header.source().is_some_and(|source| !is_plausible_source(source.ip())) {
             return Err(Refusal::BadSource);
         }
-        self.admit_names(header)
+        self.admit_names(header)?;
+        self.endpoints.judge(header).map_err(|objection| match objection {
+            Objection::Refused => Refusal::EndpointRefused,
+            Objection::Missing => Refusal::EndpointMissing,
+        })
     }
 
     fn admit_without_address(&self, version: Version) -> Result<(), Refusal> {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::ValueEnum;
+use vestibule::admission::{EndpointId, EndpointRules, OnMissingEndpoint};
 use vestibule::config::{self, Backend, Dovecot, InetListener, Loaded, Problem, Service, Settings};
 use vestibule::relay::Forward;
 
@@ -13,6 +14,8 @@ use super::{EXIT_CONFIG, Error, configuration, privileges};
 
 /// Lines of one kind that are printed.
 const LINES_SHOWN: usize = 200;
+/// Private endpoints that are shown of one listener.
+const ENDPOINTS_SHOWN: usize = 16;
 /// Servers that are shown of one backend.
 const SERVERS_SHOWN: usize = 16;
 
@@ -129,7 +132,23 @@ fn line(settings: &Settings, service: &Service, listener: &InetListener, address
     }
     let trusted = configuration::show_networks(&listener.networks);
     let others = if listener.plain_untrusted { ", others plain" } else { "" };
-    format!("  {address} {name}: haproxy from {trusted} within {} s{others}{tls}{relay}", listener.timeout.as_secs())
+    let endpoints = endpoints(&listener.policy.endpoints);
+    format!(
+        "  {address} {name}: haproxy from {trusted} within {} s{others}{endpoints}{tls}{relay}",
+        listener.timeout.as_secs()
+    )
+}
+
+/// Private endpoints through which clients may come; of very many the first.
+fn endpoints(rules: &EndpointRules) -> String {
+    let shown: Vec<String> = rules.allowed.iter().take(ENDPOINTS_SHOWN).map(EndpointId::to_string).collect();
+    let more = match rules.allowed.iter().count() {
+        0 => return String::new(),
+        all if all > ENDPOINTS_SHOWN => format!(" and {} more endpoints", all - ENDPOINTS_SHOWN),
+        _ => String::new(),
+    };
+    let none = if rules.missing == OnMissingEndpoint::Allow { " or none" } else { "" };
+    format!(", clients through {}{more}{none}", shown.join(" "))
 }
 
 fn backend(backend: &Backend) -> String {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use super::settings::*;
 use super::{Dovecot, Loaded, backends, names, validate, value};
-use crate::admission::{OnUnknown, OnUnspec, Policy};
+use crate::admission::{EndpointId, EndpointRules, OnUnknown, OnUnspec, Policy};
 use crate::backend::{AdminState, Balance, CheckKind, ServerSettings, StickSettings};
 use crate::dispatch::{Overload, Pool};
 use crate::net::Network;
@@ -104,6 +104,8 @@ fn global_lines(settings: &Settings) -> Vec<Line> {
         of("login_proxy_timeout", time(settings.login_proxy_timeout), time(LOGIN_PROXY_TIMEOUT_DEFAULT)),
         of("login_source_ips", addresses(&settings.login_source_ips), ""),
         of("log_connections", yes_no(defaults.log_connections), yes_no(otherwise.log_connections)),
+        of("client_allowed_endpoints", endpoints(&defaults.endpoints), ""),
+        of("client_endpoint_missing", missing(&defaults.endpoints), missing(&otherwise.endpoints)),
         of("listen", addresses(&defaults.addresses), addresses(&otherwise.addresses)),
         of("pending_limit", settings.pending_limit, PENDING_DEFAULT),
         of("rings", settings.rings.map_or("auto".into(), |n| n.to_string()), "auto"),
@@ -264,6 +266,8 @@ fn listener_lines(service: &Service, listener: &InetListener, settings: &Setting
         of("haproxy_v4_in_tcp6", if listener.rules.v4_in_tcp6 { "map" } else { "reject" }, "reject"),
         of("haproxy_v6_in_tcp4", if listener.rules.v6_in_tcp4 { "map" } else { "reject" }, "reject"),
         of("log_connections", yes_no(listener.log_connections), yes_no(defaults.log_connections)),
+        of("client_allowed_endpoints", endpoints(&listener.policy.endpoints), endpoints(&defaults.endpoints)),
+        of("client_endpoint_missing", missing(&listener.policy.endpoints), missing(&defaults.endpoints)),
         of("pending_listener_limit", listener.pending_limit, defaults.pending_limit),
         // The port is what a reader looks for: shown even where it is Dovecot's default.
         of("port", listener.port, ""),
@@ -303,6 +307,14 @@ fn versions(policy: &Policy) -> String {
 fn alpn(policy: &Policy) -> String {
     let names: Vec<_> = policy.alpn.iter().map(|name| String::from_utf8_lossy(name)).collect();
     quoted(&names.join(" "))
+}
+
+fn endpoints(rules: &EndpointRules) -> String {
+    rules.allowed.iter().map(EndpointId::to_string).collect::<Vec<_>>().join(" ")
+}
+
+fn missing(rules: &EndpointRules) -> &'static str {
+    word(&validate::MISSING.map(|(word, missing)| (missing, word)), rules.missing)
 }
 
 fn networks(networks: &[Network]) -> String {

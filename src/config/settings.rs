@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Place;
-use crate::admission::{ClientLimits, Policy};
+use crate::admission::{ClientLimits, EndpointRules, Policy};
 use crate::backend;
 use crate::dispatch::Overload;
 use crate::net::{Network, NetworkSet};
@@ -85,6 +85,8 @@ pub const RATE_PERIOD_DEFAULT: Duration = Duration::from_secs(60);
 pub const RATE_PERIOD_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// Largest `client_connection_limit` and `client_rate_limit`.
 pub const CLIENT_LIMIT_MAX: u32 = 1_000_000;
+/// Most items of a `client_allowed_endpoints`.
+pub const ENDPOINTS_MAX: usize = 16_384;
 /// Most worker threads of a pool.
 pub const WORKERS_MAX: usize = 4096;
 /// Most listeners.
@@ -218,6 +220,8 @@ pub struct Defaults {
     pub pending_limit: u32,
     /// `log_connections`.
     pub log_connections: bool,
+    /// `client_allowed_endpoints`, `client_endpoint_missing`.
+    pub endpoints: EndpointRules,
 }
 
 impl Default for Defaults {
@@ -231,6 +235,7 @@ impl Default for Defaults {
             timeout: TIMEOUT_DEFAULT,
             pending_limit: 0,
             log_connections: false,
+            endpoints: EndpointRules::default(),
         }
     }
 }

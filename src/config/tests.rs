@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::*;
-use crate::admission::{OnUnknown, OnUnspec};
+use crate::admission::{OnMissingEndpoint, OnUnknown, OnUnspec};
 use crate::backend::{AdminState, Balance, CheckKind, CheckSettings, StickSettings};
 use crate::dispatch::Overload;
 use crate::relay::{Forward, ForwardTlvs, Protocol, Target};
@@ -108,6 +108,77 @@ fn who_is_not_trusted_is_inherited_as_its_neighbours_are() {
     assert!(
         problems("haproxy_untrusted = drop\n").contains("line 1: Invalid haproxy_untrusted: drop (use abort or plain)")
     );
+}
+
+#[test]
+fn endpoints_are_inherited_as_their_neighbours_are() {
+    let text = "haproxy_trusted_networks = 10.0.0.1\nclient_allowed_endpoints = vpce-0a1, azure:7 azure:7\n\
+                service a {\nclient_endpoint_missing = allow\n\
+                inet_listener x {\nport = 1\nhaproxy = yes\n}\n\
+                inet_listener y {\nport = 2\nhaproxy = yes\nclient_allowed_endpoints =\n}\n}\n\
+                service b {\nclient_allowed_endpoints = gcp:9\ninet_listener z {\nport = 3\nhaproxy = yes\n}\n}\n";
+    let Loaded { settings, warnings, .. } = loaded(text);
+    assert_eq!(warnings, []);
+    let all = settings.services.iter().flat_map(|service| &service.listeners);
+    let rules: Vec<_> = all
+        .map(|listener| &listener.policy.endpoints)
+        .map(|rules| (rules.allowed.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "), rules.missing))
+        .collect();
+    let (reject, allow) = (OnMissingEndpoint::Reject, OnMissingEndpoint::Allow);
+    assert_eq!(rules, [("vpce-0a1 azure:7".into(), allow), (String::new(), allow), ("gcp:9".into(), reject)]);
+}
+
+#[test]
+fn slips_in_endpoints_are_told() {
+    for (line, words) in [
+        (
+            "client_allowed_endpoints = vpce-0a1 vpce-svc-0a1",
+            "line 1: Invalid client_allowed_endpoints: vpce-svc-0a1: it names the endpoint service",
+        ),
+        ("client_allowed_endpoints = vpce-0A1", "vpce-0A1: expected hexadecimal digits in lower case behind vpce-"),
+        ("client_allowed_endpoints = 536870930", "536870930: expected vpce-ID (AWS), azure:LINKID or gcp:ID"),
+        ("client_allowed_endpoints = azure:4294967296", "azure:4294967296: expected a number from 0 to 4294967295"),
+        ("client_endpoint_missing = pass", "line 1: Invalid client_endpoint_missing: pass (use reject or allow)"),
+    ] {
+        assert!(problems(&format!("{line}\n")).contains(words), "{line}: {}", problems(line));
+    }
+    for (inside, words) in [
+        ("client_allowed_endpoints = gcp:1", "line 4: client_allowed_endpoints has no effect without haproxy = yes"),
+        (
+            "haproxy = yes\nclient_endpoint_missing = allow",
+            "line 5: client_endpoint_missing has no effect without client_allowed_endpoints",
+        ),
+        (
+            "haproxy = yes\nclient_allowed_endpoints = gcp:1\nhaproxy_untrusted = plain",
+            "line 5: inet_listener l: client_allowed_endpoints does not concern peers outside",
+        ),
+        (
+            "haproxy = yes\nclient_allowed_endpoints = gcp:1\nhaproxy_versions = v1",
+            "line 5: inet_listener l: every client will be refused",
+        ),
+    ] {
+        let text =
+            format!("service s {{\ninet_listener l {{\nport = 1\n{inside}\nhaproxy_trusted_networks = ::1\n}}\n}}\n");
+        assert!(warnings(&text).contains(words), "{inside}: {}", warnings(&text));
+    }
+}
+
+#[test]
+fn a_list_of_endpoints_has_a_limit() {
+    let scratch = Scratch::new("endpoints");
+    let numbered = |count: usize| (0..count).map(|id| format!("gcp:{id}\n")).collect::<String>();
+    for (count, fits) in [(ENDPOINTS_MAX, true), (ENDPOINTS_MAX + 1, false)] {
+        let list = scratch.file("list", numbered(count));
+        let text = format!(
+            "client_allowed_endpoints = <{}\nservice s {{\ninet_listener l {{\nport = 1\n}}\n}}\n",
+            list.display()
+        );
+        if fits {
+            assert_eq!(loaded(&text).settings.defaults.endpoints.allowed.iter().count(), count);
+        } else {
+            assert!(problems(&text).contains("16385 endpoints are more than 16384"), "{}", problems(&text));
+        }
+    }
 }
 
 #[test]
@@ -509,6 +580,8 @@ service \"a \\\" b\" {
     haproxy_authority = dns
     haproxy_alpn = imap pop3
     defer_accept = no
+    client_allowed_endpoints = vpce-08d2bf15fac5001c9 azure:536870930 gcp:7
+    client_endpoint_missing = allow
   }
 }
 service imap-login {
@@ -954,7 +1027,7 @@ fn the_documents_defaults_are_the_programs() {
 #[test]
 fn the_documents_examples_and_bounds_are_right() {
     let examples: Vec<&str> = DOCUMENT.split("```conf\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    assert_eq!(examples.len(), 6);
+    assert_eq!(examples.len(), 7);
     for example in &examples {
         assert!(!loaded(example).settings.services.is_empty());
     }
@@ -974,6 +1047,7 @@ fn the_documents_examples_and_bounds_are_right() {
         format!("at a time, up to {CLIENT_LIMIT_MAX}:"),
         format!("{} to {}; 33 bytes", crate::admission::CLIENTS_MIN, crate::admission::CLIENTS_MAX),
         format!("1 to {WORKERS_MAX}, or `auto`"),
+        format!("at most {ENDPOINTS_MAX}"),
         format!("1 to {}", crate::dispatch::Pool::QUEUE_MAX),
     ] {
         assert!(DOCUMENT.contains(&bound), "the document does not say: {bound}");

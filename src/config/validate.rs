@@ -15,7 +15,10 @@ use super::source::{self, Setting};
 use super::syntax::Value;
 use super::value;
 use super::{Dovecot, Implicit, Place, Problem};
-use crate::admission::{CLIENTS_MAX, CLIENTS_MIN, ClientLimits, ClientRate, OnUnknown, OnUnspec, Policy};
+use crate::admission::{
+    CLIENTS_MAX, CLIENTS_MIN, ClientLimits, ClientRate, EndpointId, EndpointRules, OnMissingEndpoint, OnUnknown,
+    OnUnspec, Policy,
+};
 use crate::dispatch::{Overload, Pool};
 use crate::net::Network;
 use crate::proxy::Rules;
@@ -26,6 +29,14 @@ const TIMEOUT_SENSIBLE: Duration = Duration::from_secs(3);
 const TRUSTED: &str = "haproxy_trusted_networks";
 /// Longest ALPN name in bytes (RFC 7301).
 const ALPN_NAME_MAX: usize = 255;
+
+/// Through which private endpoints clients may come, and what becomes of those who come through none.
+const ENDPOINTS: &str = "client_allowed_endpoints";
+const ENDPOINT_MISSING: &str = "client_endpoint_missing";
+
+/// The choices of `client_endpoint_missing`.
+pub(super) const MISSING: [(&str, OnMissingEndpoint); 2] =
+    [("reject", OnMissingEndpoint::Reject), ("allow", OnMissingEndpoint::Allow)];
 
 /// What a service's pool can do.
 pub(super) const WORKERS: [(&str, WorkerKind); 3] =
@@ -120,6 +131,7 @@ impl Check<'_> {
             timeout: self.timeout(values).unwrap_or(otherwise.timeout),
             pending_limit: self.pending(values, "pending_listener_limit").unwrap_or(otherwise.pending_limit),
             log_connections: self.boolean(values, "log_connections").unwrap_or(otherwise.log_connections),
+            endpoints: self.endpoint_rules(values, &otherwise.endpoints),
         }
     }
 
@@ -211,6 +223,7 @@ impl Check<'_> {
             pending_limit: self.pending(values, "pending_listener_limit").unwrap_or(defaults.pending_limit),
             log_connections: self.boolean(values, "log_connections").unwrap_or(defaults.log_connections),
             reuse_port: self.boolean(values, "reuse_port").unwrap_or(false),
+            endpoints: self.endpoint_rules(values, &defaults.endpoints),
         };
         let residual = self.choice(values, "residual", &[("pass", false), ("exact", true)]);
         let workers = self.auto_or_number(values, "workers", WORKERS_MAX);
@@ -251,7 +264,7 @@ impl Check<'_> {
         let log_connections = self.boolean(values, "log_connections").unwrap_or(inherited.log_connections);
         let defer_asked = self.boolean(values, "defer_accept");
         let defer_accept = defer_asked.unwrap_or(haproxy) && !(haproxy && plain_untrusted);
-        let policy = self.policy(values);
+        let policy = self.policy(values, &inherited.endpoints);
         let mixed = [("reject", false), ("map", true)];
         let v4_in_tcp6 = self.choice(values, "haproxy_v4_in_tcp6", &mixed).unwrap_or(false);
         let v6_in_tcp4 = self.choice(values, "haproxy_v6_in_tcp4", &mixed).unwrap_or(false);
@@ -275,7 +288,7 @@ impl Check<'_> {
             let words = "haproxy = yes, but haproxy_trusted_networks is empty: every connection will be refused; list the load balancers there";
             self.warn(at, format!("inet_listener {name}: {words}"));
         }
-        Some(InetListener {
+        let listener = InetListener {
             name,
             addresses: addresses.unwrap_or_else(|| globals.defaults.addresses.clone()),
             port,
@@ -292,7 +305,11 @@ impl Check<'_> {
             defer_accept,
             log_connections,
             at: raw.at.clone(),
-        })
+        };
+        if haproxy {
+            self.judge_endpoints(raw, &listener);
+        }
+        Some(listener)
     }
 
     /// A listener where peers with a header and clients without one meet.
@@ -311,7 +328,7 @@ impl Check<'_> {
         self.choice(values, "haproxy_untrusted", &[("abort", false), ("plain", true)])
     }
 
-    fn policy(&mut self, values: &Values) -> Policy {
+    fn policy(&mut self, values: &Values, outside: &EndpointRules) -> Policy {
         let default = Policy::default();
         let (v1, v2) = self.versions(values).unwrap_or((default.v1, default.v2));
         let unknown = [("peer", OnUnknown::Peer), ("reject", OnUnknown::Reject)];
@@ -332,6 +349,47 @@ impl Check<'_> {
                 .unwrap_or(default.second_header_pass),
             dns_authority: self.choice(values, "haproxy_authority", &authority).unwrap_or(default.dns_authority),
             alpn: self.alpn(values).unwrap_or(default.alpn),
+            endpoints: self.endpoint_rules(values, outside),
+        }
+    }
+
+    fn endpoint_rules(&mut self, values: &Values, outside: &EndpointRules) -> EndpointRules {
+        let allowed = self.with(values, ENDPOINTS, |text| {
+            let ids = value::items(text)
+                .map(|item| item.parse().map_err(|reason| format!("Invalid {ENDPOINTS}: {item}: {reason}")));
+            let ids: Vec<EndpointId> = ids.collect::<Result<_, String>>()?;
+            match ids.len() {
+                0..=ENDPOINTS_MAX => Ok(ids.into_iter().collect()),
+                count => Err(format!("{ENDPOINTS}: {count} endpoints are more than {ENDPOINTS_MAX}")),
+            }
+        });
+        EndpointRules {
+            allowed: allowed.unwrap_or_else(|| outside.allowed.clone()),
+            missing: self.choice(values, ENDPOINT_MISSING, &MISSING).unwrap_or(outside.missing),
+        }
+    }
+
+    /// Demands on endpoints that a listener does not, or cannot, keep.
+    fn judge_endpoints(&mut self, raw: &RawListener, listener: &InetListener) {
+        let EndpointRules { allowed, missing } = &listener.policy.endpoints;
+        let at = |name| raw.values.get(name).map_or(&raw.at, |setting| &setting.at);
+        if allowed.is_empty() {
+            if raw.values.contains_key(ENDPOINT_MISSING) {
+                let words = format!("{ENDPOINT_MISSING} has no effect without {ENDPOINTS}");
+                self.warn(at(ENDPOINT_MISSING), words);
+            }
+        } else if listener.plain_untrusted {
+            let words = format!(
+                "inet_listener {}: {ENDPOINTS} does not concern peers outside of haproxy_trusted_networks: haproxy_untrusted = plain serves them without a header",
+                listener.name
+            );
+            self.warn(at(ENDPOINTS), words);
+        } else if !listener.policy.v2 && *missing == OnMissingEndpoint::Reject {
+            let words = format!(
+                "inet_listener {}: every client will be refused: {ENDPOINTS} demands an endpoint, which a version 1 header cannot name",
+                listener.name
+            );
+            self.warn(at(ENDPOINTS), words);
         }
     }
 
@@ -599,7 +657,7 @@ impl Check<'_> {
 
     fn without_effect(&mut self, values: &Values) {
         let mut idle: Vec<&Setting> =
-            values.iter().filter(|(name, _)| name.starts_with("haproxy_")).map(|(_, setting)| setting).collect();
+            values.iter().filter(|(name, _)| concerns_header(name)).map(|(_, setting)| setting).collect();
         idle.sort_by_key(|setting| setting.at.line);
         for setting in idle {
             self.warn(&setting.at, format!("{} has no effect without haproxy = yes", setting.key));
@@ -717,6 +775,12 @@ struct Inherited<'a> {
     pending_limit: u32,
     log_connections: bool,
     reuse_port: bool,
+    endpoints: EndpointRules,
+}
+
+/// Whether a setting of a listener is about the header.
+fn concerns_header(name: &str) -> bool {
+    name.starts_with("haproxy_") || [ENDPOINTS, ENDPOINT_MISSING].contains(&name)
 }
 
 /// A path as it is meant in a configuration file: relative to that file.

@@ -132,9 +132,18 @@ fn add_tlvs(text: &mut String, header: &Header<'_>) -> std::fmt::Result {
             write!(text, " cn={}", Escaped(name.get(..NAME_SHOWN_MAX).unwrap_or(name)))?;
         }
     }
-    let others = header.tlvs().filter(|tlv| !SHOWN_BY_NAME.contains(&tlv.kind));
+    add_endpoints(text, header)?;
+    let others = header.tlvs().filter(|tlv| !SHOWN_BY_NAME.contains(&tlv.kind) && tlv.endpoint().is_none());
     for (index, tlv) in others.take(TLVS_SHOWN_MAX).enumerate() {
         write!(text, "{}0x{:02x}", if index == 0 { " tlvs=" } else { "," }, tlv.kind)?;
+    }
+    Ok(())
+}
+
+/// Private endpoints through which the client came, if the header names some.
+pub(super) fn add_endpoints(text: &mut String, header: &Header<'_>) -> std::fmt::Result {
+    for (index, endpoint) in header.endpoints().take(TLVS_SHOWN_MAX).enumerate() {
+        write!(text, "{}{endpoint}", if index == 0 { " endpoint=" } else { "," })?;
     }
     Ok(())
 }
@@ -183,6 +192,10 @@ mod tests {
                 .concat());
         let text = describe_handed(&handed(&header, false)).text;
         assert!(text.contains(" authority=m\\x20.t tls=TLSv1 tlvs=0xea waited="), "{text}");
+        let endpoints = b"\xe0\0\x08\0\0\0\0\0\0\0\x07\xee\0\x05\x01\x01\x02\0\0\xe0\0\x01x";
+        let header = v2(&[&[0x21, 0x11, 0, 12 + endpoints.len() as u8][..], &[1; 12], endpoints].concat());
+        let text = describe_handed(&handed(&header, false)).text;
+        assert!(text.contains(" endpoint=gcp:7,azure:513 tlvs=0xe0 waited="), "the malformed one is another: {text}");
         let says_nothing = v2(b"\x21\x11\0\x14\x01\x02\x03\x04\x05\x06\x07\x08\x13\x88\0\x8f\x20\0\x05\0\0\0\0\0");
         assert!(describe_handed(&handed(&says_nothing, false)).text.contains(" tls=no waited="));
         assert!(describe_handed(&handed(&v2(b"\x20\0\0\0"), false)).text.contains(" header=v2 command=LOCAL waited="));

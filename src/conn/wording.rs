@@ -6,12 +6,17 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::Ending;
+use super::handed::add_endpoints;
 use super::v1_words::v1_words;
 use crate::admission::Refusal;
 use crate::net::{canonical_socket, is_private};
 use crate::proxy::{
-    Decoded, Diagnosis, Escaped, Reason, Rules, What, decode, diagnose, diagnose_header, starts_like_header, walk,
+    Decoded, Diagnosis, Escaped, Reason, Rules, Version, What, decode, diagnose, diagnose_header, kind,
+    starts_like_header, walk,
 };
+
+/// TLVs in which a cloud provider names an endpoint.
+const VENDORS: [u8; 3] = [kind::AWS, kind::AZURE, kind::GCP_PSC_CONNECTION_ID];
 
 /// Bytes of a peer that a log line shows at most.
 pub const SHOWN_MAX: usize = 16;
@@ -58,6 +63,8 @@ impl Record<'_> {
             Ending::Refused(Refusal::Untrusted) if is_private(self.peer.ip()) => {
                 diagnose(self.bytes).is_client().then_some(Diagnosis::Bypass)
             }
+            Ending::Refused(Refusal::EndpointRefused) => Some(Diagnosis::EndpointNotAllowed),
+            Ending::Refused(Refusal::EndpointMissing) => Some(without_endpoint(self)),
             Ending::Invalid { .. } | Ending::Timeout | Ending::ClosedPartial => {
                 diagnose_header(self.bytes, &self.rules)
             }
@@ -129,6 +136,8 @@ fn dovecot_words(ending: Ending, record: &Record<'_>) -> String {
         Ending::Refused(Refusal::ClientBanned) => plain("Client rejected: banned"),
         Ending::Refused(Refusal::ClientConnectionLimit) => plain("Client rejected: too many connections at a time"),
         Ending::Refused(Refusal::ClientRateLimit) => plain("Client rejected: connects too often"),
+        Ending::Refused(Refusal::EndpointRefused) => plain("Client rejected: its private endpoint is not allowed"),
+        Ending::Refused(Refusal::EndpointMissing) => plain("Client rejected: the header names no private endpoint"),
         Ending::Silent | Ending::Timeout => plain("Client timed out"),
         Ending::Shed => plain("Client shed: too many connections wait for their header"),
         Ending::Overload => plain("Client rejected: the queue of the workers is full"),
@@ -172,6 +181,7 @@ fn add_details(text: &mut String, ending: Ending, record: &Record<'_>) -> std::f
         && let (Some(source), Some(destination)) = (header.source(), header.destination())
     {
         write!(text, " source={source} destination={destination}")?;
+        add_endpoints(text, &header)?;
     } else if !record.bytes.is_empty() {
         // Of a peer that is turned away nothing is read: how much it has sent is not known.
         if ending != Ending::Refused(Refusal::Untrusted) {
@@ -192,6 +202,17 @@ pub fn lazy_header_advice(peer: IpAddr, ending: Ending) -> String {
 
 pub(super) fn add_diagnosis(text: &mut String, diagnosis: Diagnosis) -> std::fmt::Result {
     write!(text, " diagnosis={} ({})", diagnosis.code(), diagnosis.advice())
+}
+
+/// Why the header of a connection names no private endpoint.
+fn without_endpoint(record: &Record<'_>) -> Diagnosis {
+    match decode(record.bytes, &record.rules) {
+        Decoded::Complete(header) if header.version() == Version::V1 => Diagnosis::EndpointInV1,
+        Decoded::Complete(header) if header.tlvs().any(|tlv| VENDORS.contains(&tlv.kind)) => {
+            Diagnosis::EndpointUnreadable
+        }
+        _ => Diagnosis::EndpointAbsent,
+    }
 }
 
 /// Where in the chain the TLV stands that runs past the header's end; 0 if it is one inside another.
@@ -368,6 +389,29 @@ mod tests {
         assert!(text.contains("peer=192.0.2.10:40000"), "{text}");
         let text = line(Ending::Refused(Refusal::ClientBanned), b"");
         assert!(text.contains("banned (rip=192.0.2.10)"), "without a header the peer is the client: {text}");
+    }
+
+    #[test]
+    fn an_endpoint_that_is_not_allowed_is_named_and_a_missing_one_explained() {
+        let with = |tlvs: &[u8]| {
+            let length = 12 + tlvs.len() as u8;
+            v2(&[&[0x21, 0x11, 0, length, 198, 51, 100, 7, 192, 0, 2, 1, 0x13, 0x88, 0, 0x8f], tlvs].concat())
+        };
+        let aws = with(b"\xea\0\x0e\x01vpce-08d2bf15");
+        let text = line(Ending::Refused(Refusal::EndpointRefused), &aws);
+        let words =
+            "haproxy: Client rejected: its private endpoint is not allowed (rip=198.51.100.7): reason=endpoint-refused";
+        assert!(text.starts_with(words), "the client is the culprit: {text}");
+        assert!(text.contains(" destination=192.0.2.1:143 endpoint=vpce-08d2bf15 diagnosis=endpoint-not-"), "{text}");
+        for (bytes, diagnosis) in [
+            (b"PROXY TCP4 198.51.100.7 192.0.2.1 5000 143\r\n".to_vec(), "endpoint-in-v1"),
+            (with(b"\xe0\0\x01\0"), "endpoint-unreadable"),
+            (with(b"\xf0\0\x01\0"), "endpoint-absent"),
+        ] {
+            let text = line(Ending::Refused(Refusal::EndpointMissing), &bytes);
+            assert!(text.contains("(rip=192.0.2.10): reason=endpoint-missing "), "the balancer's doing: {text}");
+            assert!(text.contains(&format!(" destination=192.0.2.1:143 diagnosis={diagnosis} (")), "{text}");
+        }
     }
 
     #[test]

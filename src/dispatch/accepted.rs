@@ -10,7 +10,7 @@ use std::time::Instant;
 use super::bytes::Bytes;
 use super::{Permit, Stream};
 use crate::net::{NetworkSet, canonical_socket};
-use crate::proxy::{Head, Header};
+use crate::proxy::{Endpoint, Head, Header};
 
 /// What every connection of a listener has in common.
 #[derive(Debug)]
@@ -188,6 +188,12 @@ impl<S> Accepted<S> {
         &self.bytes.as_slice()[self.head.map_or(0, |head| head.len())..]
     }
 
+    /// The private endpoint of a cloud provider through which the client came, if the header names one: the first.
+    /// A listener's `client_allowed_endpoints` has judged it; where nothing is set, it is what the balancer says.
+    pub fn endpoint(&self) -> Option<Endpoint<'_>> {
+        self.header()?.endpoints().next()
+    }
+
     /// When the connection was accepted.
     pub fn accepted_at(&self) -> Instant {
         self.accepted_at
@@ -315,6 +321,15 @@ mod tests {
         let checks_from = ["127.0.0.0/8".parse().expect("a network")].into_iter().collect();
         plain.listener = Arc::new(ListenerInfo { service: String::new(), name: String::new(), ssl: true, checks_from });
         assert!(plain.is_check());
+    }
+
+    #[test]
+    fn the_endpoint_is_the_headers() {
+        let header =
+            b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x14\xc6\x33\x64\x07\xc0\0\x02\x01\x13\x88\0\x8f\xee\0\x05\x01\x12\0\0\x20";
+        assert_eq!(connection(header, true, false).1.endpoint(), Some(Endpoint::Azure(536_870_930)));
+        assert_eq!(connection(V2, true, false).1.endpoint(), None);
+        assert_eq!(connection(b"", false, false).1.endpoint(), None);
     }
 
     #[test]

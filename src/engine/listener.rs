@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::door::{Door, ProxyDoor};
 use super::report::Named;
+use crate::admission::{EndpointId, OnMissingEndpoint};
 use crate::conn::{Deadlines, Terms};
 use crate::dispatch::ListenerInfo;
 use crate::net::{Network, NetworkSet};
@@ -66,6 +67,19 @@ impl Listener {
             None => self.exempt.extend(networks),
         }
         self
+    }
+
+    /// Adds private endpoints of cloud providers through which clients may come (`client_allowed_endpoints`); with one or
+    /// more, all others are refused. Without effect on a plain listener, and on peers that
+    /// [`Terms::plain_untrusted`] lets in.
+    pub fn allow_endpoints(self, endpoints: impl IntoIterator<Item = EndpointId>) -> Listener {
+        self.terms(|terms| terms.policy.endpoints.allowed.extend(endpoints))
+    }
+
+    /// What becomes of headers that name no endpoint, where some are allowed (`client_endpoint_missing`): refused if not
+    /// set.
+    pub fn endpoint_missing(self, missing: OnMissingEndpoint) -> Listener {
+        self.terms(|terms| terms.policy.endpoints.missing = missing)
     }
 
     /// Most headers that it awaits in one ring (`pending_listener_limit`); 0: as many as the ring may. Without effect on

@@ -62,6 +62,14 @@ pub enum Diagnosis {
     HeaderOnTls,
     /// Event: another protocol where a listener expects TLS.
     PlaintextOnTls,
+    /// Event: a private endpoint that the listener does not allow.
+    EndpointNotAllowed,
+    /// Event: a header of version 1, which can name no private endpoint, where one is demanded.
+    EndpointInV1,
+    /// Event: a TLV of a cloud provider, and no private endpoint can be read from it, where one is demanded.
+    EndpointUnreadable,
+    /// Event: a header that names no private endpoint, where one is demanded.
+    EndpointAbsent,
 }
 
 /// Names the protocol that `bytes`, the first of a connection, belong to. The first
@@ -117,7 +125,7 @@ impl Diagnosis {
     }
 
     /// Every diagnosis.
-    pub const ALL: [Diagnosis; 21] = [
+    pub const ALL: [Diagnosis; 25] = [
         Diagnosis::TlsClientHello,
         Diagnosis::Http,
         Diagnosis::Smtp,
@@ -139,6 +147,10 @@ impl Diagnosis {
         Diagnosis::TlsBehindHeader,
         Diagnosis::HeaderOnTls,
         Diagnosis::PlaintextOnTls,
+        Diagnosis::EndpointNotAllowed,
+        Diagnosis::EndpointInV1,
+        Diagnosis::EndpointUnreadable,
+        Diagnosis::EndpointAbsent,
     ];
 
     /// The stable kebab-case name for log lines and counters.
@@ -165,6 +177,10 @@ impl Diagnosis {
             Diagnosis::TlsBehindHeader => "tls-behind-header",
             Diagnosis::HeaderOnTls => "header-on-tls",
             Diagnosis::PlaintextOnTls => "plaintext-on-tls",
+            Diagnosis::EndpointNotAllowed => "endpoint-not-allowed",
+            Diagnosis::EndpointInV1 => "endpoint-in-v1",
+            Diagnosis::EndpointUnreadable => "endpoint-unreadable",
+            Diagnosis::EndpointAbsent => "endpoint-absent",
         }
     }
 
@@ -235,6 +251,22 @@ impl Diagnosis {
             Diagnosis::PlaintextOnTls => {
                 "no TLS, and this listener has ssl = yes: send clients without TLS (and those whose TLS the balancer \
                  terminates) to a listener without it"
+            }
+            Diagnosis::EndpointNotAllowed => {
+                "the client came through a private endpoint that client_allowed_endpoints does not name: add it there \
+                 if it may connect, or reject the endpoint at the cloud provider"
+            }
+            Diagnosis::EndpointInV1 => {
+                "version 1 can name no endpoint, and client_allowed_endpoints demands one: let the balancer send \
+                 version 2"
+            }
+            Diagnosis::EndpointUnreadable => {
+                "a TLV of a cloud provider from which no endpoint can be read: `vestibule decode --explain` shows it; \
+                 a provider sends 01 and the id (AWS), 01 and 4 bytes (Azure), 8 bytes (Google Cloud)"
+            }
+            Diagnosis::EndpointAbsent => {
+                "the client did not come through a private endpoint, or the balancer does not name it (Google Cloud: \
+                 the service attachment has to say so); to serve such clients, set client_endpoint_missing = allow"
             }
         }
     }

@@ -30,6 +30,7 @@ pub use fields::{Field, What, walk};
 pub use header::{Addresses, Command, Family, Head, Header, Transport, Version};
 pub use ssl::Ssl;
 pub use tlv::{Tlv, Tlvs, UNIQUE_ID_MAX, kind};
+pub use vendor::Endpoint;
 
 /// Longest version 1 line, CRLF included (`PROXY UNKNOWN ...`). Specification, section 2.1.
 pub const V1_LENGTH_MAX: usize = 107;

@@ -99,6 +99,8 @@ struct Line<'a> {
     local: SocketAddr,
     tls: bool,
     tlvs: TlvList<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    endpoint: Option<String>,
     residual: Hex<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sni: Option<&'a str>,
@@ -120,6 +122,7 @@ impl Line<'_> {
             local: connection.local(),
             tls: tls.is_some(),
             tlvs: TlvList(header),
+            endpoint: connection.endpoint().map(|endpoint| endpoint.to_string()),
             residual: Hex(connection.residual()),
             sni: tls.and_then(|tls| tls.server_name.as_deref()),
             alpn: tls.and_then(|tls| tls.alpn.as_deref()).map(Text),
