@@ -57,6 +57,7 @@ pub mod config;
 pub mod conn;
 pub mod dispatch;
 pub mod engine;
+pub mod metrics;
 pub mod net;
 pub mod proxy;
 pub mod relay;

@@ -12,6 +12,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("scan", &[]),
     ("ring", &[]),
     ("stats", &[]),
+    ("metrics", &["stats"]),
     ("proxy", &["scan"]),
     ("admission", &["net", "proxy"]),
     ("dispatch", &["net", "proxy", "stats"]),
@@ -20,7 +21,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("relay", &["net", "proxy", "stats"]),
     ("backend", &["net", "proxy", "relay", "stats"]),
     ("config", &["admission", "backend", "dispatch", "net", "proxy", "relay"]),
-    ("engine", &["admission", "backend", "conn", "dispatch", "net", "proxy", "relay", "ring", "stats"]),
+    ("engine", &["admission", "backend", "conn", "dispatch", "metrics", "net", "proxy", "relay", "ring", "stats"]),
 ];
 
 /// The only places with `unsafe`.
@@ -38,6 +39,7 @@ const MUST_NOT_SAY: &[(&str, &[&str])] = &[
     ("conn", CLOCK_AND_SOCKETS),
     ("relay", CLOCK_AND_SOCKETS),
     ("backend", CLOCK_AND_SOCKETS),
+    ("metrics", CLOCK_AND_SOCKETS),
     ("ring", &["proxy", "haproxy", "PROXY"]),
     ("dispatch", &["decode("]),
     ("worker", &["decode("]),

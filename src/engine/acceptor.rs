@@ -27,11 +27,12 @@ use super::door::{Door, Failure};
 use super::fault::{self, Fault};
 use super::relay::{Question, Relays, SharedBackend};
 use super::report::Report;
-use super::tally::{Count, Tally};
+use super::tally::{Count, Passage, Tally};
 use crate::admission::{ClientTable, Clients, PendingPeers, Refusal, Ticket};
 use crate::backend::ServerIndex;
 use crate::conn::{Action, Admitted, Deadlines, Ending, Handed, How, Record, SHOWN_MAX, Slab, SlotId, Waiting};
 use crate::dispatch::{Handoff, Overload, Permit, Release};
+use crate::proxy::Version;
 use crate::relay::End;
 use crate::ring::{BACKLOG, BATCH_MAX, Completion, Driver, Errno, ReadMode};
 use leaving::{Brought, Leaving};
@@ -285,9 +286,12 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     }
 
     fn handle_accepted(&mut self, listener: u32, socket: D::Socket, peer: Result<SocketAddr, Errno>) {
+        let counts = &self.doors[listener as usize].counts;
         self.tally.count(Count::Accepted);
+        counts.passed(Passage::Accepted);
         let Ok(peer) = peer else {
             self.tally.count(Count::ResetEarly);
+            counts.passed(Passage::ResetEarly);
             self.descriptors_freed = true;
             return;
         };
@@ -523,12 +527,12 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             let bytes = self.driver.bytes(slot.index, taken);
             let session = self.relays.prepare(&self.driver, terms, handoff, bytes, self.now);
             self.relays.begin(&mut self.driver, session, self.now);
-            self.count_handed(admitted.as_ref(), taken as usize, door.info.ssl);
+            self.count_handed(door, admitted.as_ref(), taken as usize);
             self.leave(slot);
             return true;
         }
         let Err(declined) = self.sink.offer(door.pool, handoff, self.driver.bytes(slot.index, taken)) else {
-            self.count_handed(admitted.as_ref(), taken as usize, door.info.ssl);
+            self.count_handed(door, admitted.as_ref(), taken as usize);
             self.leave(slot);
             return true;
         };
@@ -583,13 +587,19 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     }
 
     /// Counts a connection that a pool has taken.
-    fn count_handed(&self, admitted: Option<&Admitted>, bytes: usize, ssl: bool) {
-        let Some(admitted) = admitted else { return self.tally.count(Count::Plain) };
-        self.tally.count(match admitted.is_user_behind_local(bytes.saturating_sub(admitted.head().len()), ssl) {
-            true => Count::LocalUser,
-            false if admitted.is_local() => Count::Local,
-            false => Count::Proxied,
-        });
+    fn count_handed(&self, door: &Door, admitted: Option<&Admitted>, bytes: usize) {
+        let Some(admitted) = admitted else {
+            door.counts.passed(Passage::Plain);
+            return self.tally.count(Count::Plain);
+        };
+        let speaks = admitted.is_user_behind_local(bytes.saturating_sub(admitted.head().len()), door.info.ssl);
+        let (count, [v1, v2]) = match speaks {
+            true => (Count::LocalUser, [Passage::LocalUserV1, Passage::LocalUserV2]),
+            false if admitted.is_local() => (Count::Local, [Passage::LocalV1, Passage::LocalV2]),
+            false => (Count::Proxied, [Passage::ProxyV1, Passage::ProxyV2]),
+        };
+        self.tally.count(count);
+        door.counts.passed(if admitted.head().version() == Version::V1 { v1 } else { v2 });
         if admitted.has_loopback_source() {
             self.tally.count(Count::LoopbackSource);
         }
@@ -676,7 +686,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     fn conclude(&self, guest: &Guest<D::Socket>, ending: Ending, bytes: &[u8]) {
         let door = &self.doors[guest.listener as usize];
         let rules = door.proxy.as_ref().map(|proxy| proxy.terms.rules).unwrap_or_default();
-        door.endings.bump(ending.index());
+        door.counts.ended(ending);
         let waited = self.now.saturating_duration_since(guest.accepted_at);
         self.report.ended(
             door,

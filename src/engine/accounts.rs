@@ -100,6 +100,11 @@ impl BackendAccount {
         of_servers.for_each(|ends| sums.iter_mut().zip(ends).for_each(|(sum, count)| *sum += count));
         counted(&sums)
     }
+
+    /// How often sessions that had no server have ended for each reason that has occurred.
+    pub fn unserved_ends(&self) -> Vec<(&'static str, u64)> {
+        counted(&self.unserved)
+    }
 }
 
 impl ServerAccount {

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::relay::Terms;
+use super::tally::{Passage, Row};
 use crate::admission::PendingPeers;
 use crate::conn::{Ending, Terms as HeaderTerms};
 use crate::dispatch::ListenerInfo;
 use crate::ring::Errno;
-use crate::stats::Counters;
 
 /// Rest after the first failed accept.
 const REST_MIN: Duration = Duration::from_millis(10);
@@ -33,8 +33,8 @@ pub struct Door {
     pub proxy: Option<ProxyDoor>,
     /// The listener's place in the report.
     pub row: u32,
-    /// Its counters of endings.
-    pub endings: Arc<Counters>,
+    /// Its counters.
+    pub counts: Arc<Row>,
     /// Every connection gets a line in the log.
     pub log_connections: bool,
     /// Headers that are awaited.
@@ -103,7 +103,7 @@ impl Door {
             pool,
             relay: None,
             proxy,
-            endings: Arc::new(Counters::new(Ending::COUNT)),
+            counts: Arc::default(),
             row: 0,
             log_connections: false,
             pending: 0,
@@ -151,8 +151,8 @@ impl Door {
     }
 
     /// The same for another place in the report and in the counters than the first.
-    pub fn in_row(mut self, row: u32, endings: Arc<Counters>) -> Door {
-        (self.row, self.endings) = (row, endings);
+    pub fn in_row(mut self, row: u32, counts: Arc<Row>) -> Door {
+        (self.row, self.counts) = (row, counts);
         self
     }
 
@@ -166,12 +166,14 @@ impl Door {
         let Some(proxy) = &self.proxy else { return Ok(()) };
         proxy.terms.admit_peer(peer, self.pending, peers)?;
         self.pending += 1;
+        self.counts.passed(Passage::Awaited);
         Ok(())
     }
 
     /// A header is not awaited any more.
     pub fn settle(&mut self, peer: IpAddr, peers: &mut PendingPeers) {
         self.pending -= 1;
+        self.counts.passed(Passage::Settled);
         peers.leave(peer);
     }
 
@@ -269,6 +271,13 @@ impl Door {
         let until = now + self.rest;
         self.rest = (self.rest * 2).min(REST_MAX);
         Arm::Resting { until }
+    }
+}
+
+impl Drop for Door {
+    /// Whose header is awaited when a ring ends by a fault is awaited no more.
+    fn drop(&mut self) {
+        (0..self.pending).for_each(|_| self.counts.passed(Passage::Settled));
     }
 }
 

@@ -15,6 +15,7 @@ mod acceptor;
 mod accounts;
 mod asker;
 mod door;
+mod exposition;
 mod fault;
 #[cfg(test)]
 mod kernel;
@@ -23,6 +24,7 @@ mod mend;
 mod pools;
 mod prober;
 mod reconfigure;
+mod refusals;
 mod relay;
 mod report;
 #[cfg(test)]
@@ -39,12 +41,13 @@ pub use asker::{Asker, SessionsSeen};
 pub use listener::{Listener, TIMEOUT_DEFAULT, TIMEOUT_MAX};
 pub use prober::{Asked, NAMES_EVERY, Resolver, ServerFinding, address_among, check_once};
 pub use reconfigure::Kept;
+pub use refusals::{REFUSALS_MAX, REFUSED_BYTES_MAX, RefusalSeen};
 pub use relay::{
     DISCONNECT_DELAY_DEFAULT, GREETING_TIMEOUT_DEFAULT, HALF_CLOSED_TIMEOUT_DEFAULT, HELD_MOVED_MAX,
     IDLE_TIMEOUT_DEFAULT, LiveSession, Relay, SessionFilter, SessionLog, SessionRecord, SessionSeen, SessionState,
     SharedBackend,
 };
-pub use snapshot::{Ended, Meter, Snapshot};
+pub use snapshot::{Ended, ListenerAccount, Meter, RingAccount, Snapshot};
 pub use start::{Bound, EngineBuilder, PENDING_LIMIT_DEFAULT, PENDING_LIMIT_MAX, RINGS_MAX, StartError};
 pub use takeover::{ClientCounts, Pending};
 

@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::door::Door;
+use super::refusals::{RefusalSeen, Refusals};
 use crate::admission::Refusal;
 use crate::conn::{
     Ending, Handed, Record, Severity, Wording, describe, describe_handed, describe_oddity, lazy_header_advice,
@@ -39,16 +40,20 @@ pub struct Report {
     /// By row; kept for good, since counters go on over reloads.
     listeners: Mutex<Vec<Named>>,
     lines: Repeats<Kind>,
+    refusals: Refusals,
 }
 
 /// What alike events have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Kind {
+pub(super) struct Kind {
     /// Row of the listener.
-    listener: u32,
-    source: IpAddr,
-    reason: &'static str,
-    diagnosis: Option<Diagnosis>,
+    pub listener: u32,
+    /// Whose doing it is.
+    pub source: IpAddr,
+    /// Its name.
+    pub reason: &'static str,
+    /// What the bytes look like.
+    pub diagnosis: Option<Diagnosis>,
 }
 
 impl Kind {
@@ -65,7 +70,7 @@ const ROWS_MAX: usize = 8192;
 
 impl Default for Report {
     fn default() -> Report {
-        Report { listeners: Mutex::default(), lines: Repeats::new(WINDOW) }
+        Report { listeners: Mutex::default(), lines: Repeats::new(WINDOW), refusals: Refusals::default() }
     }
 }
 
@@ -88,6 +93,19 @@ impl Report {
         self.lock().clone()
     }
 
+    /// Who was refused of late, the last first.
+    pub fn refusals(&self, now: Instant) -> Vec<RefusalSeen> {
+        self.refusals.seen(&self.listeners(), now)
+    }
+
+    /// How often there was each diagnosis, by listener.
+    pub fn diagnosed(&self) -> Vec<(Named, Diagnosis, u64)> {
+        let listeners = self.listeners();
+        let named = |row: u32| listeners.get(row as usize).cloned();
+        let all = self.refusals.diagnosed().into_iter();
+        all.filter_map(|((row, diagnosis), count)| Some((named(row)?, diagnosis, count))).collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Vec<Named>> {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -101,8 +119,13 @@ impl Report {
         let source = record.culprit(ending);
         let diagnosis = record.diagnosis(ending);
         let kind = Kind { listener: door.row, source, reason: ending.code(), diagnosis };
-        let noted = self.note(self.kind_unasked(kind, record, now), now);
-        match describe(ending, record, diagnosis) {
+        let kind = self.kind_unasked(kind, record, now);
+        let noted = self.note(kind, now);
+        let wording = describe(ending, record, diagnosis);
+        if let Some(wording) = &wording {
+            self.refusals.note(kind, record.peer, record.bytes, Some(&wording.text), now);
+        }
+        match wording {
             Some(wording) if noted.is_first() => log(&door.info, &wording),
             _ if was_mute && noted.nth == Some(LAZY_AFTER) => {
                 let text = lazy_header_advice(source, ending);
@@ -128,6 +151,7 @@ impl Report {
         // The peer is at fault, whoever its clients are.
         let source = canonical(handed.peer.ip());
         let kind = Kind { listener: door.row, source, reason: SERVED, diagnosis: Some(diagnosis) };
+        self.refusals.note_oddity(kind);
         if self.note(kind, now).is_first() {
             log(&door.info, &describe_oddity(handed, diagnosis));
         }

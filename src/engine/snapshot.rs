@@ -9,9 +9,10 @@ use std::time::Instant;
 use hdrhistogram::Histogram;
 
 use super::accounts::{self, BackendAccount, ServerAccount};
+use super::refusals::RefusalSeen;
 use super::relay::SharedBackend;
 use super::report::{Named, Report};
-use super::tally::Tally;
+use super::tally::{Count, Passage, Tally};
 use crate::admission::{ClientTable, Clients};
 use crate::dispatch::PoolRecord;
 
@@ -35,11 +36,12 @@ impl Meter {
             ring.add_counts_to(&mut totals);
             ring.add_header_waits_to(&mut header_wait);
         }
+        let pools: Vec<PoolAccount> = self.pools.iter().map(|pool| PoolAccount::of(pool)).collect();
+        let losses = pools.iter().map(|pool| pool.lost).sum();
         let mut accept_to_worker = crate::stats::empty_histogram();
-        for pool in &self.pools {
-            pool.add_waits_to(&mut accept_to_worker);
+        for pool in &pools {
+            accept_to_worker.add(&pool.waits).expect("all histograms have the same bounds");
         }
-        let losses = self.pools.iter().map(|pool| pool.losses()).sum();
         let table = |count: fn(&ClientTable) -> u64| self.clients.table().map_or(0, |table| count(table));
         let others = [
             ("lost-in-pool", losses),
@@ -49,7 +51,43 @@ impl Meter {
         let counters = names.into_iter().zip(totals).chain(others).collect();
         let now = Instant::now();
         let backends = self.backends.iter().map(|backend| BackendAccount::of(backend, now)).collect();
-        Snapshot { counters, endings: self.endings(), backends, header_wait, accept_to_worker }
+        let rings = self.rings.iter().map(|ring| RingAccount::of(ring)).collect();
+        let (endings, listeners, diagnosed) = (self.endings(), self.listeners(), self.diagnosed());
+        let clients = self.clients.table().map_or((0, 0), |table| (table.known(now), table.room()));
+        Snapshot {
+            counters,
+            endings,
+            listeners,
+            diagnosed,
+            rings,
+            pools,
+            clients,
+            backends,
+            header_wait,
+            accept_to_worker,
+        }
+    }
+
+    /// Who was refused of late, and what they had sent, the last first.
+    pub fn refusals(&self) -> Vec<RefusalSeen> {
+        self.report.refusals(Instant::now())
+    }
+
+    fn listeners(&self) -> Listeners {
+        let named = self.report.listeners().into_iter().enumerate();
+        let passages = |row| {
+            let of_rings = self.rings.iter().map(|ring| ring.passages(row));
+            of_rings.fold([0; Passage::COUNT], |mut all, one| {
+                add_each(&mut all, &one);
+                all
+            })
+        };
+        named.map(|(row, Named { service, name })| ((service, name), passages(row))).collect()
+    }
+
+    fn diagnosed(&self) -> Diagnosed {
+        let all = self.report.diagnosed().into_iter();
+        all.map(|(Named { service, name }, diagnosis, count)| ((service, name, diagnosis.code()), count)).collect()
     }
 
     fn endings(&self) -> Endings {
@@ -71,6 +109,95 @@ const ENDED_ROOM: usize = 48;
 /// By service, listener and reason.
 type Endings = BTreeMap<(String, String, &'static str), u64>;
 
+/// By service and listener: by [`Passage`].
+type Listeners = BTreeMap<(String, String), [u64; Passage::COUNT]>;
+
+/// By service, listener and diagnosis.
+type Diagnosed = BTreeMap<(String, String, &'static str), u64>;
+
+/// A ring at the moment of a snapshot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RingAccount {
+    /// Connections that the kernel has delivered to it.
+    pub accepted: u64,
+    /// Those whose header is awaited.
+    pub pending: u64,
+    /// Its turns.
+    pub turns: u64,
+    /// Turns that found the completion queue full.
+    pub cq_overflows: u64,
+    /// Completions that belonged to nobody any more.
+    pub stale: u64,
+    /// Connections reported by the kernel that did not exist.
+    pub phantom: u64,
+    /// Times that it had failed and was replaced.
+    pub replaced: u64,
+}
+
+impl RingAccount {
+    fn of(ring: &Tally) -> RingAccount {
+        RingAccount {
+            accepted: ring.of(Count::Accepted),
+            pending: ring.pending(),
+            turns: ring.turns(),
+            cq_overflows: ring.of(Count::CqOverflow),
+            stale: ring.of(Count::Stale),
+            phantom: ring.of(Count::Phantom),
+            replaced: ring.of(Count::RingReplaced),
+        }
+    }
+
+    fn add(&mut self, other: &RingAccount) {
+        self.accepted += other.accepted;
+        self.pending += other.pending;
+        self.turns += other.turns;
+        self.cq_overflows += other.cq_overflows;
+        self.stale += other.stale;
+        self.phantom += other.phantom;
+        self.replaced += other.replaced;
+    }
+}
+
+/// A pool at the moment of a snapshot.
+#[derive(Clone, Debug)]
+pub(super) struct PoolAccount {
+    pub name: String,
+    /// Connections that it has lost.
+    pub lost: u64,
+    /// From accept to worker, in microseconds.
+    pub waits: Histogram<u64>,
+}
+
+impl PoolAccount {
+    fn of(pool: &PoolRecord) -> PoolAccount {
+        let mut waits = crate::stats::empty_histogram();
+        pool.add_waits_to(&mut waits);
+        PoolAccount { name: pool.name().to_owned(), lost: pool.losses(), waits }
+    }
+
+    fn add(&mut self, other: &PoolAccount) {
+        self.lost += other.lost;
+        self.waits.add(&other.waits).expect("all histograms have the same bounds");
+    }
+}
+
+/// What a listener's connections have come to, at the moment of a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListenerAccount<'a> {
+    /// Its service.
+    pub service: &'a str,
+    /// Its name.
+    pub name: &'a str,
+    /// Connections that the kernel has delivered.
+    pub accepted: u64,
+    /// Those whose header is awaited.
+    pub pending: u64,
+    /// Those that were handed on, to a backend or a pool.
+    pub handed_on: u64,
+    /// Those that ended before, by a refusal or otherwise.
+    pub ended: u64,
+}
+
 /// Connections of one listener that ended for the same reason before they reached a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended<'a> {
@@ -89,6 +216,12 @@ pub struct Ended<'a> {
 pub struct Snapshot {
     pub(super) counters: Vec<(&'static str, u64)>,
     pub(super) endings: Endings,
+    pub(super) listeners: Listeners,
+    pub(super) diagnosed: Diagnosed,
+    pub(super) rings: Vec<RingAccount>,
+    pub(super) pools: Vec<PoolAccount>,
+    /// Clients that the table of limits knows, and has room for.
+    pub(super) clients: (usize, usize),
     pub(super) backends: Vec<BackendAccount>,
     pub(super) header_wait: Histogram<u64>,
     pub(super) accept_to_worker: Histogram<u64>,
@@ -129,6 +262,22 @@ impl Snapshot {
         (all, more)
     }
 
+    /// What the connections of each listener have come to, by service and name; those of former configurations included.
+    pub fn listeners(&self) -> Vec<ListenerAccount<'_>> {
+        let mut all: Vec<ListenerAccount<'_>> =
+            self.listeners.iter().map(|(key, passages)| listener(key, passages)).collect();
+        for ((service, listener, _), count) in &self.endings {
+            let known = all.iter_mut().find(|one| one.service == service && one.name == listener);
+            known.into_iter().for_each(|one| one.ended += count);
+        }
+        all
+    }
+
+    /// The rings, by number.
+    pub fn rings(&self) -> &[RingAccount] {
+        &self.rings
+    }
+
     /// The backends and their servers: what there is now, and what has happened since the daemon began. Bytes, ends and times
     /// are those of sessions that have ended.
     pub fn backends(&self) -> &[BackendAccount] {
@@ -167,6 +316,21 @@ impl Snapshot {
     }
 }
 
+fn listener<'a>((service, name): &'a (String, String), passages: &[u64; Passage::COUNT]) -> ListenerAccount<'a> {
+    let handed_on = Passage::HANDED_ON.iter().map(|(passage, ..)| passages[*passage as usize]).sum();
+    let accepted = passages[Passage::Accepted as usize];
+    ListenerAccount { service, name, accepted, pending: pending(passages), handed_on, ended: 0 }
+}
+
+/// How many headers are awaited.
+pub(super) fn pending(passages: &[u64; Passage::COUNT]) -> u64 {
+    passages[Passage::Awaited as usize].saturating_sub(passages[Passage::Settled as usize])
+}
+
+fn add_each<const N: usize>(all: &mut [u64; N], others: &[u64; N]) {
+    all.iter_mut().zip(others).for_each(|(sum, count)| *sum += count);
+}
+
 impl AddAssign<&Snapshot> for Snapshot {
     /// Adds what another engine has counted and measured: that of a time before a reload, or on another address.
     fn add_assign(&mut self, other: &Snapshot) {
@@ -174,6 +338,22 @@ impl AddAssign<&Snapshot> for Snapshot {
         for (key, count) in &other.endings {
             *self.endings.entry(key.clone()).or_default() += count;
         }
+        for (key, passages) in &other.listeners {
+            add_each(self.listeners.entry(key.clone()).or_insert([0; Passage::COUNT]), passages);
+        }
+        for (key, count) in &other.diagnosed {
+            *self.diagnosed.entry(key.clone()).or_default() += count;
+        }
+        self.rings.resize(self.rings.len().max(other.rings.len()), RingAccount::default());
+        self.rings.iter_mut().zip(&other.rings).for_each(|(ring, other)| ring.add(other));
+        for pool in &other.pools {
+            match self.pools.iter_mut().find(|known| known.name == pool.name) {
+                Some(known) => known.add(pool),
+                None => self.pools.push(pool.clone()),
+            }
+        }
+        // Engines of one process share the table, unless one is over.
+        self.clients = self.clients.max(other.clients);
         accounts::merge(&mut self.backends, &other.backends);
         self.header_wait.add(&other.header_wait).expect("all histograms have the same bounds");
         self.accept_to_worker.add(&other.accept_to_worker).expect("all histograms have the same bounds");
@@ -214,12 +394,25 @@ impl fmt::Display for Snapshot {
 mod tests {
     use super::*;
 
+    fn nothing() -> Snapshot {
+        Snapshot {
+            counters: vec![],
+            endings: Endings::new(),
+            listeners: Listeners::new(),
+            diagnosed: Diagnosed::new(),
+            rings: vec![],
+            pools: vec![],
+            clients: (0, 0),
+            backends: vec![],
+            header_wait: crate::stats::empty_histogram(),
+            accept_to_worker: crate::stats::empty_histogram(),
+        }
+    }
+
     #[test]
     fn what_is_shown_of_many_listeners_is_bounded_and_sums_up() {
         let endings = (0..2000).map(|n| (("imap-login".into(), format!("listener-{n}"), "absent"), n + 1)).collect();
-        let empty = crate::stats::empty_histogram;
-        let (header_wait, accept_to_worker) = (empty(), empty());
-        let mut snapshot = Snapshot { counters: vec![], endings, backends: vec![], header_wait, accept_to_worker };
+        let mut snapshot = Snapshot { endings, ..nothing() };
         snapshot += &snapshot.clone();
         let (shown, more) = snapshot.main_endings();
         let first = Ended { service: "imap-login", listener: "listener-1999", reason: "absent", count: 4000 };
@@ -238,9 +431,8 @@ mod tests {
                 (("imap-login".into(), "imap_haproxy".into(), "absent"), 1),
                 (("imap-login".into(), "imaps_haproxy".into(), "absent"), 7),
             ]),
-            backends: vec![],
             header_wait: wait,
-            accept_to_worker: crate::stats::empty_histogram(),
+            ..nothing()
         };
         let table = snapshot.to_string();
         assert!(table.contains("accepted                            2\n"), "{table}");

@@ -75,6 +75,83 @@ impl Count {
     ];
 }
 
+/// What befalls the connections of a listener beside their endings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passage {
+    /// Delivered by the kernel.
+    Accepted,
+    /// Reset by the peer before its address could be asked for.
+    ResetEarly,
+    /// Got from another process while their header was awaited.
+    TakenOver,
+    /// Given to one.
+    HandedOver,
+    /// Their header is not awaited any more. Stands before [`Passage::Awaited`], so that a reader does not see it sooner.
+    Settled,
+    /// Their header is awaited, or was.
+    Awaited,
+    /// Handed on behind a version 1 header, on behalf of a client.
+    ProxyV1,
+    /// Handed on behind a version 1 header that names no client.
+    LocalV1,
+    /// The same, with data right behind it.
+    LocalUserV1,
+    /// As [`Passage::ProxyV1`], of version 2.
+    ProxyV2,
+    /// As [`Passage::LocalV1`], of version 2.
+    LocalV2,
+    /// As [`Passage::LocalUserV1`], of version 2.
+    LocalUserV2,
+    /// Handed on without a header.
+    Plain,
+}
+
+impl Passage {
+    /// How many there are.
+    pub const COUNT: usize = Passage::Plain as usize + 1;
+
+    /// Those that were handed on, with the version and the command of their header.
+    pub const HANDED_ON: [(Passage, &str, &str); 7] = [
+        (Passage::ProxyV1, "v1", "proxy"),
+        (Passage::LocalV1, "v1", "local"),
+        (Passage::LocalUserV1, "v1", "local-user"),
+        (Passage::ProxyV2, "v2", "proxy"),
+        (Passage::LocalV2, "v2", "local"),
+        (Passage::LocalUserV2, "v2", "local-user"),
+        (Passage::Plain, "none", "none"),
+    ];
+}
+
+/// The counters of a listener: its connections' endings, then their passages.
+#[derive(Debug)]
+pub struct Row(Counters);
+
+impl Default for Row {
+    fn default() -> Row {
+        Row(Counters::new(Ending::COUNT + Passage::COUNT))
+    }
+}
+
+impl Row {
+    /// A connection has ended.
+    pub fn ended(&self, ending: Ending) {
+        self.0.bump(ending.index());
+    }
+
+    /// A connection has come so far.
+    pub fn passed(&self, passage: Passage) {
+        self.0.bump(Ending::COUNT + passage as usize);
+    }
+
+    fn ends(&self) -> impl Iterator<Item = u64> {
+        (0..Ending::COUNT).map(|index| self.0.get(index))
+    }
+
+    fn passages(&self) -> [u64; Passage::COUNT] {
+        std::array::from_fn(|index| self.0.get(Ending::COUNT + index))
+    }
+}
+
 /// The counter of sessions that ended for want of resources: accepts that failed for it have a counter of that name.
 const SESSION_RESOURCES: &str = "session-out-of-resources";
 
@@ -82,8 +159,8 @@ const SESSION_RESOURCES: &str = "session-out-of-resources";
 #[derive(Debug)]
 pub struct Tally {
     counters: Counters,
-    /// By the listeners' rows: the endings of their connections.
-    rows: Mutex<Vec<Arc<Counters>>>,
+    /// By the listeners' rows: what became of their connections.
+    rows: Mutex<Vec<Arc<Row>>>,
     header_wait: Latency,
     turns: AtomicU64,
 }
@@ -110,11 +187,16 @@ impl Tally {
         self.turns.load(Ordering::Relaxed)
     }
 
-    /// The counters of endings of the listener in a row, one an [`Ending`]. Only the ring's thread writes to them.
-    pub fn row(&self, row: u32) -> Arc<Counters> {
+    /// One counter of the ring.
+    pub fn of(&self, what: Count) -> u64 {
+        self.counters.get(what as usize)
+    }
+
+    /// The counters of the listener in a row. Only the ring's thread writes to them.
+    pub fn row(&self, row: u32) -> Arc<Row> {
         let mut rows = self.lock_rows();
         while rows.len() <= row as usize {
-            rows.push(Arc::new(Counters::new(Ending::COUNT)));
+            rows.push(Arc::default());
         }
         rows[row as usize].clone()
     }
@@ -122,11 +204,20 @@ impl Tally {
     /// How many connections of the listener had each ending that some had, by code.
     pub fn endings(&self, row: usize) -> Vec<(&'static str, u64)> {
         let Some(counters) = self.lock_rows().get(row).cloned() else { return Vec::new() };
-        let counts = (0..Ending::COUNT).map(|index| counters.get(index));
-        Ending::codes().into_iter().zip(counts).filter(|(_, count)| *count > 0).collect()
+        Ending::codes().into_iter().zip(counters.ends()).filter(|(_, count)| *count > 0).collect()
     }
 
-    fn lock_rows(&self) -> MutexGuard<'_, Vec<Arc<Counters>>> {
+    /// What befell the connections of the listener, by [`Passage`].
+    pub fn passages(&self, row: usize) -> [u64; Passage::COUNT] {
+        self.lock_rows().get(row).map_or([0; Passage::COUNT], |row| row.passages())
+    }
+
+    /// Connections whose header is awaited.
+    pub fn pending(&self) -> u64 {
+        self.lock_rows().iter().map(|row| super::snapshot::pending(&row.passages())).sum()
+    }
+
+    fn lock_rows(&self) -> MutexGuard<'_, Vec<Arc<Row>>> {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -159,9 +250,7 @@ impl Tally {
             *total += self.counters.get(index);
         }
         for row in self.lock_rows().iter() {
-            for (index, total) in endings.iter_mut().enumerate() {
-                *total += row.get(index);
-            }
+            endings.iter_mut().zip(row.ends()).for_each(|(total, count)| *total += count);
         }
     }
 
@@ -186,9 +275,10 @@ mod tests {
     fn sums_up() {
         let tally = Tally::new();
         tally.count(Count::Accepted);
-        tally.row(0).bump(Ending::Silent.index());
-        tally.row(1).bump(Ending::Silent.index());
-        tally.row(1).bump(Ending::Drained.index());
+        tally.row(0).ended(Ending::Silent);
+        tally.row(1).ended(Ending::Silent);
+        tally.row(1).ended(Ending::Drained);
+        tally.row(1).passed(Passage::Plain);
         tally.session_ended(End::IdleTimeout);
         tally.header_waited(Duration::from_millis(3));
         let names = Tally::names();
@@ -202,6 +292,8 @@ mod tests {
         assert_eq!(tally.endings(0), [("silent", 1)]);
         assert_eq!(tally.endings(1), [("silent", 1), ("drained", 1)]);
         assert_eq!(tally.endings(2), []);
+        assert_eq!(tally.passages(1)[Passage::Plain as usize], 1);
+        assert_eq!(tally.passages(0), tally.passages(2));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crossbeam_channel::Sender;
 use super::{Acceptor, Door, Guest, Sink, State, is_prompt, permit};
 use crate::conn::{Action, Ending, SlotId, Waiting};
 use crate::engine::relay::{LiveSession, Terms};
-use crate::engine::tally::Count;
+use crate::engine::tally::{Count, Passage};
 use crate::ring::{BATCH_MAX, Driver};
 
 /// A connection between two processes, its header half read.
@@ -82,6 +82,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             // Who sends them has looked; in a configuration that is newer still nobody may await them any more.
             let Some(listener) = self.doors.iter().position(awaits).map(|index| index as u32) else { continue };
             self.tally.count(Count::TakenOver);
+            self.doors[listener as usize].counts.passed(Passage::TakenOver);
             self.receive(Guest {
                 socket: Some(socket),
                 listener,
@@ -220,11 +221,15 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         }
         let deadline = self.deadline_to_keep(&guest);
         let Guest { listener, peer, accepted_at, .. } = guest;
-        let listener = self.doors[listener as usize].bound;
+        let door = &self.doors[listener as usize];
+        let listener = door.bound;
         let socket = guest.socket.take().expect("it is not on offer");
         let leaving = self.leaving.as_ref().expect("the caller has looked");
         match leaving.to.send(Departing { socket, listener, peer, accepted_at, deadline, bytes }) {
-            Ok(()) => self.tally.count(Count::HandedOver),
+            Ok(()) => {
+                self.tally.count(Count::HandedOver);
+                door.counts.passed(Passage::HandedOver);
+            }
             // Nobody waits for it any more; the socket is closed with the message.
             Err(_) => self.conclude(&guest, Ending::Drained, &[]),
         }
