@@ -6,6 +6,7 @@ mod clock;
 mod codec_cli;
 mod config;
 mod conformance;
+mod container;
 mod control;
 mod ctl;
 mod doctor;

@@ -12,8 +12,8 @@ use vestibule::engine::RINGS_MAX;
 
 use super::plan;
 
-/// Threads beside rings and workers: two write the log and one ends it, one each for signals, takeovers, the process
-/// before and the one after, the watchdog, and the end of an engine.
+/// Threads beside rings and workers: two write the log and one ends it, one each for signals, takeovers, control,
+/// the process before, the watchdog, and the end of an engine.
 const THREADS: usize = 9;
 /// Descriptors beside rings and listeners: the standard ones, the signals' and the takeover's, those that are reserved for
 /// kernels with a certain fault, and what is opened for a moment.

@@ -17,6 +17,7 @@ mod doctor;
 mod encode;
 mod explain;
 mod hex;
+mod init;
 mod log;
 mod plan;
 mod privileges;

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 use vestibule::config::{InetListener, Service, Settings, WorkerKind};
 use vestibule::engine::{Engine, SessionLog};
@@ -17,6 +17,7 @@ use vestibule::ring;
 
 use super::configuration;
 use super::control::Control;
+use super::init::Successors;
 use super::log::{self, Log};
 use super::plan::{self, Means};
 use super::privileges::Target;
@@ -24,7 +25,7 @@ use super::sessions::Sessions;
 use super::systemd::Inherited;
 use super::takeover::{self, Claim, Given, Limits, Place, Purpose};
 use super::tier::{Event, Parts, Tier};
-use super::{Error, capacity, lock, privileges, systemd};
+use super::{Error, capacity, init, lock, privileges, systemd};
 
 /// Accept, verify and carry on connections until told to stop (this is what `vestibule` alone does).
 #[derive(clap::Args, Default)]
@@ -96,7 +97,7 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
     // Before the engine's threads, so that none of them gets a signal meant for the daemon.
     // In this order: the flag that a signal sets counts for the next one, not for itself.
     let ending = end_at_once()?;
-    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2])?;
+    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, SIGCHLD])?;
     // EVENTS_MAX, and one for each engine that ends and each takeover that fails.
     let (tell, events) = crossbeam_channel::unbounded();
     let settings = ready.loaded.settings;
@@ -133,13 +134,18 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
     }
     let flag = ending.clone();
     thread::Builder::new().name("signals".into()).spawn(move || forward(signals, &tell, &flag))?;
-    let clean = watch(&tier, events, &ending);
+    let watched = watch(&tier, &events, &ending);
     place.iter().chain(control.as_deref()).for_each(Place::leave);
     log.say(format_args!("{}", lock(&tier).snapshot()));
     if log.lost() > 0 {
         log.say(format_args!("{}", log::losses(log.lost())));
     }
-    Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let successor = lock(&tier).successor().filter(|_| init::is_init());
+    Ok(match successor {
+        Some(successor) => Successors::new(successor, watched.told_to_end).outlive(&events),
+        None if watched.well => ExitCode::SUCCESS,
+        None => ExitCode::FAILURE,
+    })
 }
 
 /// An engine that accepts, the place where another process can take over, and the process that this one has taken the
@@ -246,17 +252,36 @@ fn forward(mut signals: Signals, events: &Sender<Event>, ending: &AtomicBool) {
     }
 }
 
+/// How a daemon has ended.
+struct Watched {
+    /// By a signal, or by another process.
+    told_to_end: bool,
+    /// Everything that it was to finish it has finished.
+    well: bool,
+}
+
 /// Does what signals and takeovers demand, never waiting for a connection, until the daemon is to end and nothing is left
-/// to finish. Tells whether all ended well.
-fn watch(tier: &Mutex<Tier>, events: Receiver<Event>, ending: &AtomicBool) -> bool {
+/// to finish.
+fn watch(tier: &Mutex<Tier>, events: &Receiver<Event>, ending: &AtomicBool) -> Watched {
     let (mut told_to_end, mut well) = (false, true);
     for event in events {
         let mut tier = lock(tier);
+        let outlived = tier.successor().filter(|_| init::is_init());
+        if let (Event::Signal(signal @ (SIGTERM | SIGINT | SIGHUP | SIGUSR1 | SIGUSR2)), Some(first)) =
+            (event, outlived)
+        {
+            init::pass_on(signal, first);
+            // What is left here ends with those only that end.
+            if ![SIGTERM, SIGINT].contains(&signal) {
+                continue;
+            }
+        }
         match event {
             // What is wrong with it is in the log.
             Event::Signal(SIGHUP) => drop(tier.reload()),
             Event::Signal(SIGUSR2) => tier.start_successor(),
             Event::Signal(SIGUSR1) => tier.drain(),
+            Event::Signal(SIGCHLD) => tier.children_ended(),
             Event::Signal(_) => {
                 told_to_end = true;
                 if tier.is_in_charge() {
@@ -275,7 +300,7 @@ fn watch(tier: &Mutex<Tier>, events: Receiver<Event>, ending: &AtomicBool) -> bo
         if tier.is_idle() && (told_to_end || !tier.is_in_charge()) {
             // Should the other process end in this moment, it is too late to accept again.
             tier.drain();
-            return well && tier.is_complete();
+            return Watched { told_to_end, well: well && tier.is_complete() };
         }
     }
     unreachable!("the daemon itself can send events")

@@ -15,7 +15,7 @@ use super::configuration::{self, Ready};
 use super::plan::{self, Means};
 use super::systemd::{self, Watchdog};
 use super::takeover::{Claim, Form, Given, Offered, Place, Predecessor, successor};
-use super::{Error, ctl};
+use super::{Error, ctl, init};
 
 /// What the daemon's main thread waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,8 +37,8 @@ pub struct Tier {
     means: Means,
     /// Accepts. `None` once this process drains or another one has taken over.
     engine: Option<Engine>,
-    /// Another process accepts.
-    taken_over: bool,
+    /// The process that accepts instead.
+    successor: Option<u32>,
     /// Told to drain: nothing makes this process accept again.
     leaving: bool,
     /// What another process that has taken over accepts on, and the counts of clients, should it fail.
@@ -46,6 +46,8 @@ pub struct Tier {
     counts: ClientCounts,
     /// The process that this one has taken over from, as long as it is to accept again should this one die.
     predecessor: Option<Arc<Claim>>,
+    /// The process that was started last to take over.
+    child: Option<u32>,
     finishing: Vec<Finishing>,
     /// Who does it.
     finishers: Finishers,
@@ -147,11 +149,12 @@ impl Tier {
             means,
             watchdog: Watchdog::start(engine.pulse()),
             engine: Some(engine),
-            taken_over: false,
+            successor: None,
             leaving: false,
             kept: Vec::new(),
             counts: ClientCounts::default(),
             predecessor,
+            child: None,
             finishing: Vec::new(),
             finished: 0,
             ends: crossbeam_channel::unbounded(), // one for each of `finishing`
@@ -165,7 +168,12 @@ impl Tier {
 
     /// Whether no other process has taken over: the service manager listens to this one.
     pub fn is_in_charge(&self) -> bool {
-        !self.taken_over
+        self.successor.is_none()
+    }
+
+    /// The process that has taken over.
+    pub fn successor(&self) -> Option<u32> {
+        self.successor
     }
 
     /// Whether nothing accepts or finishes here any more.
@@ -184,20 +192,32 @@ impl Tier {
     }
 
     fn why_not(&self) -> &'static str {
-        if self.taken_over { "another process has taken over" } else { "it is draining" }
+        if self.successor.is_some() { "another process has taken over" } else { "it is draining" }
     }
 
     /// Starts the program anew, to take over from this process.
-    pub fn start_successor(&self) {
+    pub fn start_successor(&mut self) {
         let problem = match (self.accepting(), &self.settings.takeover_socket) {
             (Err(reason), _) => reason.to_owned(),
             (Ok(_), None) => "takeover_socket is not set".to_owned(),
             (Ok(_), Some(socket)) => match successor::start(self.file.as_deref(), socket) {
-                Ok(()) => return,
+                Ok(child) => {
+                    self.child = Some(child);
+                    return;
+                }
                 Err(error) => error.to_string(),
             },
         };
         tracing::error!("no process is started to take over: {problem}");
+    }
+
+    /// Children have ended: that one, too, perhaps.
+    pub fn children_ended(&mut self) {
+        for (pid, code) in init::reap() {
+            if self.child.take_if(|child| *child == pid).is_some() && code != 0 {
+                tracing::error!("process {pid} has ended with exit code {code}");
+            }
+        }
     }
 
     /// How long a drain may take.
@@ -212,7 +232,7 @@ impl Tier {
     pub fn reload(&mut self) -> Result<Vec<String>, Vec<String>> {
         if let Err(reason) = self.accepting() {
             // Nothing of it to the service manager, which would wait for this process to be ready again.
-            let remedy = if self.taken_over { ": tell that one to reload" } else { "" };
+            let remedy = if self.successor.is_some() { ": tell that one to reload" } else { "" };
             let problem = format!("not reloaded: {reason}{remedy}");
             tracing::error!("{problem}");
             return Err(vec![problem]);
@@ -380,12 +400,12 @@ impl Predecessor for Tier {
         Ok(engine.hand_over(listeners, self.settings.drain_timeout))
     }
 
-    fn let_go(&mut self) {
+    fn let_go(&mut self, successor: u32) {
         // Operators ask the other process from now on.
         self.control.iter().for_each(|control| control.close());
         // The service manager listens to the other process from now on.
         self.watchdog.stop();
-        self.taken_over = true;
+        self.successor = Some(successor);
         // Should that process fail, this one accepts again, and no third one.
         self.leave_predecessor();
         if let Some(engine) = self.engine.take() {
@@ -409,7 +429,7 @@ impl Predecessor for Tier {
                 next.take_in(pending);
                 next.take_in_sessions(sessions);
                 self.follow(next);
-                self.taken_over = false;
+                self.successor = None;
                 systemd::ready_instead(addresses);
                 tracing::info!("accepting again on {addresses} addresses");
             }
@@ -427,6 +447,10 @@ impl Predecessor for Tier {
 
     fn look(&mut self) {
         self.engine.iter().for_each(Engine::look);
+    }
+
+    fn has_left(&self) -> bool {
+        self.leaving && self.is_idle()
     }
 
     fn counters(&self, form: Form) -> String {

@@ -54,8 +54,8 @@ pub trait Predecessor: Send {
     /// Gives the live sessions that can move, after that, and tells how many stay.
     fn hand_over_sessions(&mut self) -> (Vec<LiveSession>, usize);
 
-    /// The other process has everything: finishes what there is and leaves.
-    fn let_go(&mut self);
+    /// The other process, of this number, has everything: finishes what there is and leaves.
+    fn let_go(&mut self, successor: u32);
 
     /// The other process is gone: accepts again, and goes on with what it did not take.
     fn stay(&mut self, given: Given);
@@ -65,6 +65,11 @@ pub trait Predecessor: Send {
 
     /// Accepts who waits, woken or not.
     fn look(&mut self);
+
+    /// Whether it has finished, and stays for other reasons than to accept again.
+    fn has_left(&self) -> bool {
+        false
+    }
 
     /// What was counted so far. Asked at any time.
     fn counters(&self, form: Form) -> String;
@@ -315,7 +320,7 @@ fn converse(mut channel: Channel, place: &Place, host: &Mutex<impl Predecessor>,
             return tracing::warn!("process {} does not take over, everything stays: {broken}", peer.pid);
         }
     };
-    if let Err(broken) = hand_over(&mut channel, &wanted, host, version, limits.pending) {
+    if let Err(broken) = hand_over(&mut channel, &wanted, host, (peer.pid, version), limits.pending) {
         channel.refuse(&broken.to_string());
         place.take_back();
         look_for_a_while(host);
@@ -330,6 +335,7 @@ fn converse(mut channel: Channel, place: &Place, host: &Mutex<impl Predecessor>,
             return tracing::info!("process {} ends on purpose: this one does not accept again", peer.pid);
         }
         Ok(_) => Broken::unexpected("it says something"),
+        Err(_) if lock(host).has_left() => return,
         Err(broken) => broken,
     };
     channel.refuse("it had not left yet and goes on");
@@ -411,7 +417,7 @@ fn hand_over(
     channel: &mut Channel,
     wanted: &[SocketAddr],
     host: &Mutex<impl Predecessor>,
-    version: u16,
+    (successor, version): (u32, u16),
     limit: Duration,
 ) -> Result<(), Broken> {
     let mut host = lock(host);
@@ -425,7 +431,7 @@ fn hand_over(
             if moved + stay > 0 {
                 tracing::info!("{moved} sessions go on in the other process, {stay} stay and finish here");
             }
-            host.let_go();
+            host.let_go(successor);
         }
         Err(broken) => {
             host.stay(given);

@@ -4,16 +4,16 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::thread;
 
 /// What the kernel adds to the name of a program that was replaced since it was started (proc_pid_exe(5)).
 const REPLACED: &str = " (deleted)";
 
-/// Starts the program that is now where this one came from, to take over at `socket` with the configuration in `file`.
+/// Starts the program that is now where this one came from, to take over at `socket` with the configuration in `file`, and
+/// tells its number.
 ///
 /// # Errors
 /// If there is no such program, or no process can be had.
-pub fn start(file: Option<&Path>, socket: &Path) -> io::Result<()> {
+pub fn start(file: Option<&Path>, socket: &Path) -> io::Result<u32> {
     let mut command = Command::new(program(&std::env::current_exe()?));
     command.arg("serve").args(file.iter().flat_map(|file| [Path::new("-c"), file]));
     command.arg("--takeover").arg(socket).stdin(Stdio::null());
@@ -21,13 +21,9 @@ pub fn start(file: Option<&Path>, socket: &Path) -> io::Result<()> {
     for name in ["WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
         command.env_remove(name);
     }
-    let mut child = command.spawn()?;
+    let child = command.spawn()?;
     tracing::info!("process {} is started to take over", child.id());
-    let wait = move || match child.wait() {
-        Ok(status) if !status.success() => tracing::error!("process {} has ended: {status}", child.id()),
-        _ => {}
-    };
-    thread::Builder::new().name("successor".into()).spawn(wait).map(drop)
+    Ok(child.id()) // SIGCHLD tells of its end
 }
 
 fn program(running: &Path) -> PathBuf {

@@ -58,7 +58,7 @@ impl Predecessor for Old {
         Ok(std::mem::take(&mut self.pending))
     }
 
-    fn let_go(&mut self) {
+    fn let_go(&mut self, _: u32) {
         self.calls.push("let go".into());
     }
 
