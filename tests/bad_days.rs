@@ -13,7 +13,7 @@ use seccompiler::{
 use crate::support::client::Client;
 use crate::support::daemon::{Daemon, haproxy_configuration, vestibule, vestibule_run};
 use crate::support::process::{Finished, run};
-use crate::support::{PATIENCE, free_port, header, temp_dir, wait_until};
+use crate::support::{PATIENCE, free_port, header, record_skip, temp_dir, wait_until};
 use crate::{needs, needs_root};
 
 /// A user id that nobody else has on the machine: limits of processes count all processes of a user.
@@ -101,6 +101,101 @@ fn too_few_descriptors_are_said_before_it_is_ready() {
         let finished = scene.serve(&scene.limited(&format!("--nofile={allowed}:{allowed}")));
         assert_says(&finished, &["descriptors are needed", &format!("RLIMIT_NOFILE is {allowed}")]);
     }
+}
+
+/// Threads of a process whose names begin like this.
+fn threads_of(pid: u32, prefix: &str) -> usize {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the process runs").flatten();
+    let name = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+    tasks.map(name).filter(|name| name.starts_with(prefix)).count()
+}
+
+#[test]
+fn with_too_little_locked_memory_there_are_fewer_rings_and_it_says_so() {
+    needs!("setpriv", "prlimit");
+    needs_root!();
+    let scene = Scene::new("rings = 4");
+    let mut command = Command::new("setpriv");
+    command.args(&scene.limited("--memlock=131072:131072")[1..]).args(["serve", "-c", &scene.file("c.conf")]);
+    let listener = crate::support::client::loopback(scene.port);
+    let daemon = crate::support::process::Process::start(command);
+    daemon.wait_for_output("of 4 rings: no memory for another one");
+    daemon.wait_for_output("is ready");
+    assert!((1..4).contains(&threads_of(daemon.id(), "ring-")), "{}", daemon.output());
+    // Also those that the kernel's choice would have given to rings that there are not.
+    for _ in 0..32 {
+        assert_eq!(Client::send_to(listener, &header::local()).whoami()["command"], "LOCAL");
+    }
+}
+
+#[test]
+fn without_memory_for_a_ring_nobody_is_let_in_to_be_reset() {
+    needs!("setpriv", "prlimit");
+    needs_root!();
+    let scene = Scene::new("rings = 1");
+    let mut command = Command::new("setpriv");
+    command.args(&scene.limited("--memlock=8192:8192")[1..]).args(["serve", "-c", &scene.file("c.conf")]);
+    let mut daemon = crate::support::process::Process::start(command);
+    let listener = crate::support::client::loopback(scene.port);
+    let let_in = || std::net::TcpStream::connect(listener).is_ok();
+    assert!(wait_until(PATIENCE, || {
+        assert!(!let_in(), "who connects is let in");
+        daemon.exited().is_some()
+    }));
+    assert_eq!(daemon.wait(PATIENCE).code(), Some(1));
+    assert!(daemon.output().contains("RLIMIT_MEMLOCK"), "{}", daemon.output());
+}
+
+/// A control group that may use one processor at a time, removed when dropped.
+struct OneCpu(std::path::PathBuf);
+
+impl OneCpu {
+    /// `None` where none can be made: in version 2 the processes here would have to leave their group first.
+    fn new() -> Option<OneCpu> {
+        let group = std::path::PathBuf::from(format!("/sys/fs/cgroup/cpu/vestibule-{}", std::process::id()));
+        std::fs::create_dir(&group).ok()?;
+        let group = OneCpu(group);
+        std::fs::write(group.0.join("cpu.cfs_quota_us"), "100000").ok()?;
+        Some(group)
+    }
+}
+
+impl Drop for OneCpu {
+    fn drop(&mut self) {
+        // Who was in it has ended, and is gone from it a moment later.
+        wait_until(PATIENCE, || std::fs::remove_dir(&self.0).is_ok());
+    }
+}
+
+#[test]
+fn rings_and_workers_follow_a_quota_of_cpus_by_one_rule() {
+    needs_root!();
+    if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
+        return record_skip("two CPUs");
+    }
+    let Some(group) = OneCpu::new() else { return record_skip("a control group with a quota (cgroup v1, cpu)") };
+    let port = free_port();
+    let enter = format!("echo $$ > {}/cgroup.procs && exec \"$0\" \"$@\"", group.0.display());
+    let daemon = Daemon::start_under(&["sh", "-c", &enter], &haproxy_configuration(port, "", ""), &[port]);
+    daemon.wait_for_output("is ready");
+    assert_eq!((threads_of(daemon.id(), "ring-"), threads_of(daemon.id(), "imap-login")), (1, 1));
+    daemon.stop();
+}
+
+#[test]
+fn more_backlogs_than_a_completion_queue_holds_are_said() {
+    let listener = |index: usize| {
+        format!(
+            "  inet_listener l{index} {{\n    address = 127.0.0.1\n    port = {}\n    haproxy = yes\n  }}\n",
+            free_port()
+        )
+    };
+    let listeners: String = (0..14).map(listener).collect();
+    let text = format!("haproxy_trusted_networks = 127.0.0.1\nrings = 1\nservice imap-login {{\n{listeners}}}\n");
+    let daemon = Daemon::start(&text, &[]);
+    daemon.wait_for_output("is ready");
+    daemon.wait_for_output("full backlogs of all 14 listener addresses at once would overflow the completion queue");
+    daemon.stop();
 }
 
 #[test]

@@ -2,13 +2,12 @@
 //! nobody left who could say what is missing.
 
 use std::io;
-use std::num::NonZeroUsize;
 use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::Receiver;
 use nix::sys::resource::{Resource, getrlimit};
 use vestibule::config::{Settings, WorkerKind};
-use vestibule::engine::RINGS_MAX;
+use vestibule::engine::{RINGS_MAX, cpus};
 
 use super::plan;
 
@@ -30,7 +29,7 @@ const STACK: usize = 16 << 10;
 /// # Errors
 /// What it needs, what the limit is, and where to raise it.
 pub fn check(settings: &Settings) -> Result<(), String> {
-    let rings = settings.rings.map_or_else(plan::cpus, NonZeroUsize::get).min(RINGS_MAX);
+    let rings = settings.rings.unwrap_or_else(cpus).get().min(RINGS_MAX);
     check_descriptors(settings, rings as u64)?;
     check_threads(settings, rings)
 }

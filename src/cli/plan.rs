@@ -1,13 +1,12 @@
 //! From settings to an engine: which pools, which listeners, on which sockets.
 
 use std::net::{SocketAddr, TcpListener};
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use vestibule::config::{InetListener, Service, Settings, WorkerKind};
 use vestibule::dispatch::Pool;
-use vestibule::engine::{Engine, EngineBuilder, Listener, SessionLog};
+use vestibule::engine::{Engine, EngineBuilder, Listener, SessionLog, cpus};
 use vestibule::worker::tls::{Identity, Tls, alpn_of_service};
 use vestibule::worker::{Discard, Handler, Whoami};
 
@@ -85,12 +84,7 @@ fn pool(service: &Service, means: &Means, handler: impl Handler) -> Pool {
 
 /// Threads of a service's pool.
 pub fn workers(service: &Service) -> usize {
-    service.workers.map_or_else(cpus, NonZeroUsize::get)
-}
-
-/// CPUs that this process may use at a time: how many rings and workers there are where nothing is set.
-pub fn cpus() -> usize {
-    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
+    service.workers.unwrap_or_else(cpus).get()
 }
 
 fn engine_listener(service: &Service, listener: &InetListener, address: SocketAddr) -> Listener {

@@ -48,7 +48,7 @@ pub use relay::{
     SharedBackend,
 };
 pub use snapshot::{Ended, ListenerAccount, Meter, RingAccount, Snapshot};
-pub use start::{Bound, EngineBuilder, PENDING_LIMIT_DEFAULT, PENDING_LIMIT_MAX, RINGS_MAX, StartError};
+pub use start::{Bound, EngineBuilder, PENDING_LIMIT_DEFAULT, PENDING_LIMIT_MAX, RINGS_MAX, StartError, cpus};
 pub use takeover::{ClientCounts, Pending};
 
 pub use crate::ring::SetupError;

@@ -61,7 +61,8 @@ impl Engine {
             listener.sockets = present.map(|(_, socket)| socket).filter_map(Weak::upgrade).collect();
         }
         builder.listeners.iter().try_for_each(|listener| builder.service_of(listener).map(drop))?;
-        let (declared, sockets) = (builder.listeners.len(), builder.bind_all(self.threads.len())?);
+        let rings = self.threads.len();
+        let (declared, sockets) = (builder.listeners.len(), builder.listen_on(builder.reserve(rings)?, rings)?);
         self.start_prober(&builder)?;
         self.put_in_force(builder, declared, sockets)?;
         Ok(kept)

@@ -82,8 +82,8 @@ impl EngineBuilder {
         self
     }
 
-    /// Number of rings, each with a thread of its own. If not set, one for each CPU that this thread may run on, and no
-    /// more than the control group's quota allows at a time.
+    /// Number of rings, each with a thread of its own. If not set, [`cpus`]. Where the memory that may be locked is too
+    /// little for all of them there are fewer, with a warning.
     pub fn rings(mut self, rings: NonZeroUsize) -> EngineBuilder {
         self.rings = Some(rings);
         self
@@ -144,18 +144,16 @@ impl EngineBuilder {
     }
 
     /// Binds all listeners and starts nothing: a daemon that began as root gives up its privileges now, while it has no
-    /// threads.
+    /// threads. Who connects is refused until [`Bound::start`] has rings for him.
     ///
     /// # Errors
     /// [`StartError`]; nothing is left bound then.
-    pub fn bind(mut self) -> Result<Bound, StartError> {
+    pub fn bind(self) -> Result<Bound, StartError> {
         let cpus = ring::allowed_cpus().map_err(StartError::System)?;
-        let rings = self.rings.unwrap_or_else(rings_by_default).get().min(RINGS_MAX);
-        let declared = self.listeners.len();
-        self.share_out(rings);
+        let rings = self.rings.unwrap_or_else(self::cpus).get().min(RINGS_MAX);
         self.listeners.iter().try_for_each(|listener| self.service_of(listener).map(drop))?;
-        let sockets = self.bind_all(rings)?;
-        Ok(Bound { builder: self, cpus, declared, sockets })
+        let reserved = self.reserve(rings)?;
+        Ok(Bound { builder: self, cpus, rings, reserved })
     }
 
     /// Sockets that are more than the rings make listeners of their own, so that a ring may have several of one address:
@@ -175,8 +173,7 @@ impl EngineBuilder {
     }
 
     fn start_bound(bound: Bound) -> Result<Engine, StartError> {
-        let Bound { builder, cpus, declared, sockets } = bound;
-        let rings = sockets.by_ring.len();
+        let Bound { mut builder, cpus, rings, reserved } = bound;
         let frame = Frame {
             sizes: builder.ring_sizes(),
             pending_limit: builder.pending_limit_or_default(),
@@ -185,12 +182,10 @@ impl EngineBuilder {
             session_log: builder.session_log.clone(),
             report: Arc::new(Report::default()),
         };
-        let mut threads = Vec::with_capacity(rings);
-        for index in 0..rings {
-            let cpu = (!builder.unpinned && rings <= cpus.len()).then(|| cpus[index]);
-            // On failure the threads that are already there end, because their command channels close.
-            threads.push(RingThread::start(Seat { index, cpu }, frame.clone())?);
-        }
+        let seat = |index| Seat { index, cpu: (!builder.unpinned && rings <= cpus.len()).then(|| cpus[index]) };
+        let threads = start_rings((0..rings).map(seat), &frame)?;
+        let declared = builder.listeners.len();
+        builder.share_out(threads.len());
         let mut engine = Engine {
             addresses: Vec::new(),
             declared: 0,
@@ -208,6 +203,7 @@ impl EngineBuilder {
             sizes: frame.sizes,
         };
         engine.start_prober(&builder)?;
+        let sockets = builder.listen_on(reserved, engine.threads.len())?;
         // Only now that nothing else can fail: what a ring accepts from the backlogs would be lost with it.
         engine.put_in_force(builder, declared, sockets)?;
         Ok(engine)
@@ -221,14 +217,28 @@ impl EngineBuilder {
             .ok_or_else(|| StartError::NoSuchPool { listener: listener.address, pool: listener.pool.clone() })
     }
 
-    /// Binds every listener once a ring.
-    pub(super) fn bind_all(&self, rings: usize) -> Result<Sockets, StartError> {
+    /// Binds every listener that has no sockets yet, once a ring.
+    pub(super) fn reserve(&self, rings: usize) -> Result<Vec<Reserved>, StartError> {
+        let reserve = |listener: &Listener| match &listener.sockets[..] {
+            [] => patiently(|| ring::reserve_group(listener.address, rings, listener.options()))
+                .map_err(|error| StartError::of_listener(listener, error)),
+            _ => Ok(Reserved::new()),
+        };
+        self.listeners.iter().map(reserve).collect()
+    }
+
+    /// Listens on what was reserved, and on what listens already, once a ring. Listeners that came later have no place in
+    /// `reserved`, but sockets.
+    pub(super) fn listen_on(&self, reserved: Vec<Reserved>, rings: usize) -> Result<Sockets, StartError> {
         let by_ring = (0..rings).map(|_| Vec::new()).collect();
         let mut sockets = Sockets { addresses: Vec::new(), by_ring, all: Vec::new() };
-        for listener in &self.listeners {
-            let failed = |error| StartError::Bind { address: listener.address, name: listener.name.clone(), error };
+        let reserved = reserved.into_iter().chain(std::iter::repeat_with(Reserved::new));
+        for (listener, mut reserved) in self.listeners.iter().zip(reserved) {
+            let failed = |error| StartError::of_listener(listener, error);
+            // More than there are rings, where memory was short.
+            reserved.truncate(rings);
             let group = match &listener.sockets[..] {
-                [] => patiently(|| ring::bind_group(listener.address, rings, listener.options())),
+                [] => ring::listen_group(&reserved, listener.options()).map(|()| reserved),
                 there => ring::adopt_group(there, rings, listener.options()),
             };
             let group = group.map_err(failed)?;
@@ -243,6 +253,27 @@ impl EngineBuilder {
         }
         Ok(sockets)
     }
+}
+
+/// A listener's sockets that are bound and do not listen yet.
+type Reserved = Vec<Arc<TcpListener>>;
+
+/// As many of these rings as there is memory for, at least one.
+fn start_rings(seats: impl ExactSizeIterator<Item = Seat>, frame: &Frame) -> Result<Vec<RingThread>, StartError> {
+    let wanted = seats.len();
+    let mut threads = Vec::with_capacity(wanted);
+    for seat in seats {
+        // On failure the threads that are already there end, because their command channels close.
+        match RingThread::start(seat, frame.clone()) {
+            Ok(thread) => threads.push(thread),
+            Err(StartError::Ring(error)) if error.is_for_want_of_memory() && !threads.is_empty() => {
+                tracing::warn!("{} of {wanted} rings: no memory for another one: {error}", threads.len());
+                break;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(threads)
 }
 
 /// How long a port that is in use is tried again: the kernel takes some time to let go of the sockets of a process that was
@@ -261,14 +292,16 @@ fn patiently<T>(mut bind: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
-/// An engine whose sockets are bound and that does not accept yet; the kernel's backlogs hold who comes meanwhile.
+/// An engine whose sockets are bound and do not listen yet. Those that came from elsewhere do, and their backlogs hold who
+/// comes meanwhile.
 #[derive(Debug)]
 pub struct Bound {
     builder: EngineBuilder,
     cpus: Vec<usize>,
-    /// Listeners that were asked for; behind them are those that [`EngineBuilder::share_out`] has added.
-    declared: usize,
-    sockets: Sockets,
+    /// How many there are to be.
+    rings: usize,
+    /// By listener.
+    reserved: Vec<Reserved>,
 }
 
 /// What listens.
@@ -283,7 +316,7 @@ pub(super) struct Sockets {
 }
 
 impl Bound {
-    /// Starts rings and pools. No connection is accepted before all of them are there.
+    /// Starts rings, listens, and starts pools. No connection is accepted before all of them are there.
     ///
     /// # Errors
     /// [`StartError`]; nothing is left running then, and sockets that came from another engine have lost nobody.
@@ -292,8 +325,9 @@ impl Bound {
     }
 }
 
-/// One for each CPU, as far as quotas allow; where that is not known, one.
-fn rings_by_default() -> NonZeroUsize {
+/// How many rings, or workers of a pool, there are if nothing is said: one for each CPU that this thread may run on, and no
+/// more than the control group's quota allows at a time; where that is not known, one.
+pub fn cpus() -> NonZeroUsize {
     thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
 
@@ -440,6 +474,7 @@ impl Engine {
             pending_peer_limit: builder.pending_peer_limit,
             clients: self.clients.clone().changed(builder.clients, Instant::now()),
         });
+        self.say_what_overflows(plan.doors.len());
         self.keep_backends(&plan);
         self.clients = plan.clients.clone();
         self.proxied = plan.doors.iter().map(|door| door.listener.is_proxied()).collect();
@@ -458,6 +493,18 @@ impl Engine {
         let _ = all_done.recv_timeout(CHANGE_PATIENCE);
         self.prober.iter().for_each(|prober| prober.watch(&relays));
         Ok(())
+    }
+
+    /// The completion queues stay as long as the rings, and have a limit of the kernel's.
+    fn say_what_overflows(&self, listeners: usize) {
+        let room = ring::completion_entries(self.sizes.completions);
+        let wanted = self.sizes.slots + BACKLOG * listeners as u32;
+        if wanted > room {
+            tracing::warn!(
+                "full backlogs of all {listeners} listener addresses at once would overflow the completion queue of a ring, \
+                 {room} entries: nobody is lost then, but it costs time (cq-overflow); a lower pending_limit makes room"
+            );
+        }
     }
 
     /// The backends of a plan; of those before, only those that are still needed.
@@ -539,6 +586,13 @@ pub(super) fn build(
     }
     let sizes = frame.sizes;
     let driver = Ring::new(sizes, Vec::new(), waker.clone())?;
+    let (entries, wanted) = (driver.completion_entries(), ring::completion_entries(sizes.completions));
+    if entries < wanted {
+        tracing::warn!(
+            "ring {} has room for {entries} completions instead of {wanted}, for want of memory: raise RLIMIT_MEMLOCK",
+            seat.index
+        );
+    }
     if let Some(error) = driver.unregistered() {
         let limit = ring::limit(ring::Resource::LockedMemory).map_or(0, |(soft, _)| soft / 1024);
         tracing::warn!(
@@ -596,6 +650,12 @@ pub enum StartError {
     Ring(SetupError),
     /// The system refused a thread, a descriptor or the like.
     System(io::Error),
+}
+
+impl StartError {
+    fn of_listener(listener: &Listener, error: io::Error) -> StartError {
+        StartError::Bind { address: listener.address, name: listener.name.clone(), error }
+    }
 }
 
 impl fmt::Display for StartError {

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::thread;
 use std::time::Duration;
 
 use io_uring::types::{CancelBuilder, SubmitArgs, Timespec};
@@ -18,6 +19,11 @@ use super::token::Token;
 /// (since 6.13).
 const DEFERRED_MAX: usize = 20;
 
+/// How often a submission that the kernel refuses is tried in a row, and the rest after one that failed for want of memory:
+/// a second in all.
+const SUBMIT_ATTEMPTS: u32 = 500;
+const SUBMIT_REST: Duration = Duration::from_millis(2);
+
 /// The kernel's queues.
 pub struct Core {
     io: IoUring,
@@ -28,6 +34,8 @@ pub struct Core {
     overflowed: bool,
     /// Operations that were pushed, and whose last completion was not handed out yet.
     in_flight: usize,
+    /// The kernel takes no submissions any more.
+    refused: Option<io::Error>,
     #[cfg(test)]
     pub entries: usize,
 }
@@ -43,6 +51,7 @@ impl Core {
             rung,
             overflowed: false,
             in_flight: 0,
+            refused: None,
             #[cfg(test)]
             entries: 0,
         })
@@ -51,6 +60,11 @@ impl Core {
     /// The set-up flags that the kernel has accepted.
     pub fn rung(&self) -> Rung {
         self.rung
+    }
+
+    /// Completions that there is room for.
+    pub fn completion_entries(&self) -> u32 {
+        self.io.params().cq_entries()
     }
 
     /// Lets the kernel know memory for READ_FIXED.
@@ -79,19 +93,21 @@ impl Core {
     /// Memory that the entry names stays where it is, and is touched by nobody else, until its last completion has come
     /// out of [`Core::next`]; if that does not happen, for good.
     pub unsafe fn push(&mut self, entry: squeue::Entry, token: Token) {
-        const ATTEMPTS: u32 = 1000;
         let entry = entry.user_data(token.pack());
-        self.in_flight += 1;
-        for _ in 0..ATTEMPTS {
+        let mut attempts = 0;
+        while self.refused.is_none() {
             // SAFETY: what the caller says of memory. An operation on a descriptor whose number was closed, or given to
             // another file, before it is submitted fails, or brings readiness that its token assigns to nobody.
             let pushed = unsafe { self.io.submission().push(&entry) };
             match pushed {
-                Ok(()) => return,
-                Err(_) => self.flush(),
+                Ok(()) => {
+                    self.in_flight += 1;
+                    return;
+                }
+                Err(_) => self.flush(&mut attempts),
             }
         }
-        panic!("the kernel has taken no submission in {ATTEMPTS} attempts");
+        // It never happens, and the next wait says why: the ring is broken.
     }
 
     /// Asks for the end of an operation, which completes by itself.
@@ -110,6 +126,9 @@ impl Core {
 
     /// Submits what was pushed and waits for a completion, at most `limit` (`None`: as long as it takes).
     pub fn wait(&mut self, limit: Option<Duration>) -> io::Result<()> {
+        if let Some(error) = self.refused.take() {
+            return Err(error);
+        }
         // Who has a whole batch to handle must not ask for more: every entry lets the kernel accept all that wait.
         if self.reaped.len() >= BATCH_MAX {
             return Ok(());
@@ -158,12 +177,18 @@ impl Core {
         entered.map(drop).or_else(pass)
     }
 
-    /// Submits without waiting, to make room in the submission queue.
-    fn flush(&mut self) {
-        if let Err(error) = self.io.submit() {
-            // EBUSY and EAGAIN pass when completions are taken out of the queue; nothing else is to be expected.
-            tracing::debug!(%error, "submitting in mid-turn");
-            self.reap();
+    /// Submits without waiting, to make room in the submission queue. Where the kernel has no memory for that it gets some
+    /// time, and after [`SUBMIT_ATTEMPTS`] the ring counts as broken.
+    fn flush(&mut self, attempts: &mut u32) {
+        let Err(error) = self.io.submit() else { return };
+        // EBUSY passes when completions are taken out of the queue.
+        tracing::debug!(%error, "submitting in mid-turn");
+        self.reap();
+        *attempts += 1;
+        if *attempts == SUBMIT_ATTEMPTS {
+            self.refused = Some(error);
+        } else if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOMEM)) {
+            thread::sleep(SUBMIT_REST);
         }
     }
 
@@ -176,7 +201,12 @@ impl Core {
 pub(super) fn pass(error: io::Error) -> io::Result<()> {
     match error.raw_os_error() {
         // The time is up; a signal; or completions must be taken out first, which is always done next.
-        Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
+        Some(libc::ETIME | libc::EINTR | libc::EBUSY) => Ok(()),
+        // No memory for an operation, which is tried again.
+        Some(libc::EAGAIN | libc::ENOMEM) => {
+            thread::sleep(SUBMIT_REST);
+            Ok(())
+        }
         // An accept, or a slot, would wait for ever.
         Some(libc::EBADR) => {
             Err(io::Error::other("the kernel had no memory for completions and has dropped some (EBADR)"))

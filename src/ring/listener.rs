@@ -31,11 +31,18 @@ pub struct Options {
 /// # Errors
 /// EADDRINUSE if somebody listens there and `share_port` is off; EACCES for a privileged port; EADDRNOTAVAIL.
 pub fn bind_group(address: SocketAddr, count: usize, options: Options) -> io::Result<Vec<Arc<TcpListener>>> {
+    let sockets = reserve_group(address, count, options)?;
+    sockets.iter().try_for_each(|socket| listen(socket))?;
+    Ok(sockets)
+}
+
+/// The same without listening: who connects before [`listen_group`] is refused, as if nobody were there.
+///
+/// # Errors
+/// As of [`bind_group`].
+pub fn reserve_group(address: SocketAddr, count: usize, options: Options) -> io::Result<Vec<Arc<TcpListener>>> {
     if !options.share_port {
-        // SO_REUSEPORT would let us join the group of another instance; a bind without it finds out.
-        let probe = socket(address)?;
-        probe.set_reuse_address(true)?;
-        probe.bind(&address.into())?;
+        look_for_another(address)?;
     }
     let mut sockets: Vec<Arc<TcpListener>> = Vec::with_capacity(count);
     for _ in 0..count {
@@ -43,6 +50,32 @@ pub fn bind_group(address: SocketAddr, count: usize, options: Options) -> io::Re
         sockets.push(Arc::new(bind_one(address, options)?));
     }
     Ok(sockets)
+}
+
+/// Listens on the sockets of a group.
+///
+/// # Errors
+/// EADDRINUSE if somebody else has begun to listen there since they were bound, and `share_port` is off.
+pub fn listen_group(sockets: &[Arc<TcpListener>], options: Options) -> io::Result<()> {
+    if let Some(first) = sockets.first().filter(|_| !options.share_port) {
+        match look_for_another(first.local_addr()?) {
+            // Whoever was root when he bound need not be any more.
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
+            _ => {}
+        }
+    }
+    sockets.iter().try_for_each(|socket| listen(socket))
+}
+
+/// SO_REUSEPORT would let us join the group of another instance that listens; a bind without it finds out.
+fn look_for_another(address: SocketAddr) -> io::Result<()> {
+    let probe = socket(address)?;
+    probe.set_reuse_address(true)?;
+    probe.bind(&address.into())
+}
+
+fn listen(socket: &TcpListener) -> io::Result<()> {
+    SockRef::from(socket).listen(BACKLOG as libc::c_int)
 }
 
 /// One of at most `count` `sockets`, which listen already, for each of `count` rings; if there are fewer, rings share one,
@@ -65,7 +98,6 @@ fn bind_one(address: SocketAddr, options: Options) -> io::Result<TcpListener> {
     socket.set_reuse_port(true)?;
     prepare(SockRef::from(&socket), options)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG as libc::c_int)?;
     Ok(socket.into())
 }
 
@@ -109,6 +141,27 @@ mod tests {
         let group = bind_group("127.0.0.1:0".parse().expect("an address"), 3, ALONE).expect("loopback has free ports");
         let ports: Vec<u16> = group.iter().map(|s| s.local_addr().expect("bound").port()).collect();
         assert!(ports[0] != 0 && ports.iter().all(|&port| port == ports[0]));
+    }
+
+    #[test]
+    fn a_reserved_port_refuses_until_it_is_listened_on() {
+        let reserved =
+            reserve_group("127.0.0.1:0".parse().expect("an address"), 2, ALONE).expect("there are free ports");
+        let address = reserved[0].local_addr().expect("bound");
+        let refused = std::net::TcpStream::connect(address).expect_err("nobody listens");
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        listen_group(&reserved, ALONE).expect("nobody else is there");
+        std::net::TcpStream::connect(address).expect("somebody listens");
+    }
+
+    #[test]
+    fn a_reserved_port_on_which_another_listens_meanwhile_is_an_error() {
+        let reserved =
+            reserve_group("127.0.0.1:0".parse().expect("an address"), 1, ALONE).expect("there are free ports");
+        let address = reserved[0].local_addr().expect("bound");
+        let _other = bind_group(address, 1, ALONE).expect("nobody listens yet");
+        let error = listen_group(&reserved, ALONE).expect_err("another one listens");
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     }
 
     #[test]

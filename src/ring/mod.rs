@@ -24,8 +24,8 @@ mod waker;
 
 pub use buffers::{LONG_MAX, SLOT_BYTES};
 pub use driver::{Completion, Driver, Errno, Newcomer, ReadMode};
-pub use listener::{BACKLOG, DEFER_ACCEPT_SECONDS, Options, adopt_group, bind_group};
-pub use setup::{Abilities, CQ_ENTRIES_MAX, Rung, SQ_ENTRIES, SetupError, disabled_by_sysctl};
+pub use listener::{BACKLOG, DEFER_ACCEPT_SECONDS, Options, adopt_group, bind_group, listen_group, reserve_group};
+pub use setup::{Abilities, CQ_ENTRIES_MAX, Rung, SQ_ENTRIES, SetupError, completion_entries, disabled_by_sysctl};
 pub use stream::{Readiness, Streams, stream_socket};
 pub use sys::{Credentials, Resource, allowed_cpus, limit, peer_credentials, pin_to, raise_open_files};
 pub use token::GENERATION_BITS;
@@ -128,6 +128,11 @@ impl Ring {
     /// The set-up flags that the kernel has accepted.
     pub fn rung(&self) -> Rung {
         self.core.rung()
+    }
+
+    /// Entries of the completion queue: fewer than were asked for if the kernel's limit is lower, or memory is short.
+    pub fn completion_entries(&self) -> u32 {
+        self.core.completion_entries()
     }
 
     /// Why reads go by RECV and not by READ_FIXED, if they do.

@@ -76,7 +76,7 @@ impl Abilities {
 /// # Errors
 /// [`SetupError`] names cause and remedy.
 pub fn ring(completions: u32, abilities: Abilities) -> Result<(IoUring, Rung), SetupError> {
-    let mut entries = completions.min(CQ_ENTRIES_MAX).next_power_of_two();
+    let mut entries = completion_entries(completions);
     let mut rung = abilities.rung;
     let mut attempts = 0;
     loop {
@@ -173,6 +173,16 @@ impl SetupError {
         };
         SetupError { cause, error }
     }
+
+    /// Whether it is only memory that was short: there may be enough for fewer rings.
+    pub fn is_for_want_of_memory(&self) -> bool {
+        matches!(self.cause, Cause::Memory { .. })
+    }
+}
+
+/// Entries of the completion queue of a ring that is asked to have room for so many completions, where memory is not short.
+pub fn completion_entries(completions: u32) -> u32 {
+    completions.min(CQ_ENTRIES_MAX).next_power_of_two()
 }
 
 impl fmt::Display for SetupError {

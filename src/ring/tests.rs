@@ -331,7 +331,38 @@ fn ready(ring: &mut Ring) -> Readiness {
 #[test]
 fn a_ring_whose_completions_were_dropped_is_broken() {
     let of = |number| super::core::pass(io::Error::from_raw_os_error(number));
-    assert!([libc::ETIME, libc::EINTR, libc::EBUSY, libc::EAGAIN].into_iter().all(|number| of(number).is_ok()));
+    assert!(
+        [libc::ETIME, libc::EINTR, libc::EBUSY, libc::EAGAIN, libc::ENOMEM]
+            .into_iter()
+            .all(|number| of(number).is_ok())
+    );
     assert!(of(libc::EBADR).is_err_and(|error| error.to_string().contains("EBADR")));
     assert!(of(libc::EBADF).is_err());
+}
+
+/// io_uring_enter fails with this error on this thread from now on, for ever.
+fn refuse_enter(errno: i32) {
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+    let rules = std::collections::BTreeMap::from([(libc::SYS_io_uring_enter, Vec::new())]);
+    let architecture = std::env::consts::ARCH.try_into().expect("an architecture that seccompiler knows");
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(errno as u32), architecture);
+    let program = filter.and_then(BpfProgram::try_from).expect("one call makes a filter");
+    seccompiler::apply_filter(&program).expect("the kernel takes a seccomp filter");
+}
+
+#[test]
+fn submissions_without_memory_are_tried_for_a_while_and_then_the_ring_is_broken_and_nobody_panics() {
+    std::thread::spawn(|| {
+        let mut core = super::core::Core::new(64, Abilities::ALL).expect("this machine has io_uring");
+        refuse_enter(libc::ENOMEM);
+        core.wait(Some(Duration::ZERO)).expect("memory may come back");
+        let begun = Instant::now();
+        // More than the submission queue holds.
+        (0..600).for_each(|_| core.cancel(Token::Wake));
+        assert!(begun.elapsed() >= Duration::from_millis(900), "it has not waited: {:?}", begun.elapsed());
+        let error = core.wait(Some(Duration::ZERO)).expect_err("the kernel takes nothing");
+        assert_eq!(error.raw_os_error(), Some(libc::ENOMEM));
+    })
+    .join()
+    .expect("it does not panic");
 }
