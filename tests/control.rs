@@ -29,9 +29,13 @@ struct Scene {
 
 impl Scene {
     fn new() -> Scene {
+        Scene::with(|configuration| configuration)
+    }
+
+    fn with(change: impl FnOnce(String) -> String) -> Scene {
         let (directory, port) = (temp_dir(), free_port());
         let servers = ["* OK s0\r\n", "* OK s1\r\n"].map(Backend::greeting);
-        let configuration = configuration(&directory, port, &servers);
+        let configuration = change(configuration(&directory, port, &servers));
         let daemon = Daemon::start(&configuration, &[port]);
         daemon.wait_for_output("is ready");
         Scene { daemon, servers, directory, port }
@@ -190,6 +194,73 @@ fn servers_are_shown_and_changed() {
         assert_eq!((answer.code, answer.stdout.as_str()), (Some(1), ""), "{answer:?}");
         assert!(answer.stderr.contains(words), "{answer:?}");
     }
+}
+
+#[test]
+fn the_fullest_server_is_brought_in_balance_and_the_longest_silent_go() {
+    let scene = Scene::new();
+    assert_eq!(scene.said(&["server", "imap/s1", "drain"]), "");
+    let mut clients: Vec<Wire> =
+        (0..12).map(|number| scene.client(&format!("198.51.100.7:{}", 5000 + number))).collect();
+    assert_eq!(scene.sessions(), [12, 0]);
+    assert_eq!(scene.said(&["server", "imap/s1", "ready"]), "");
+    // These have said something last.
+    for client in &mut clients[..6] {
+        client.say("abc");
+        client.expect("abc");
+    }
+    let said = scene.said(&["rebalance", "imap", "--rate", "12"]);
+    assert_eq!(said, "6 sessions of imap/s0 are ended within 0.5 s\n");
+    assert!(wait_until(PATIENCE, || scene.sessions() == [6, 0]), "{:?}", scene.sessions());
+    for client in &mut clients[6..] {
+        assert_eq!(client.rest(), "", "it has been silent longest");
+    }
+    for client in &mut clients[..6] {
+        client.say("def");
+        client.expect("def");
+    }
+    // Whose clients come back: nothing is left to do.
+    let _back: Vec<Wire> = (0..6).map(|number| scene.client(&format!("198.51.100.8:{}", 5000 + number))).collect();
+    assert_eq!(scene.sessions(), [6, 6]);
+    assert_eq!(scene.said(&["rebalance", "imap"]), "no server of imap has more sessions than its share\n");
+    for (arguments, words) in [
+        (&["rebalance", "pop3"][..], "there is no backend pop3"),
+        (&["rebalance", "imap", "--rate", "0"], "a rate is 1 to 10000"),
+    ] {
+        let answer = scene.ctl(arguments);
+        assert!(answer.code == Some(1) && answer.stderr.contains(words), "{answer:?}");
+    }
+}
+
+#[test]
+fn a_drain_is_taken_back_and_sessions_that_are_left_go_on() {
+    // Each ring lets its first go at once, and the others over the time: long after this is done.
+    let scene = Scene::with(|text| text.replace("rings = 2", "rings = 1\ndrain_timeout = 10 mins"));
+    let mut clients: Vec<Wire> =
+        (0..5).map(|number| scene.client(&format!("198.51.100.7:{}", 5000 + number))).collect();
+    let all = || scene.sessions().iter().sum::<u64>();
+    let mut works = |client: usize| {
+        clients[client].say("abc");
+        clients[client].expect("abc");
+    };
+    assert!(scene.ctl(&["resume"]).stderr.contains("not resumed: it is not draining"));
+    works(4);
+    scene.daemon.signal(rustix::process::Signal::USR1);
+    scene.daemon.wait_for_output("draining for at most");
+    let waited = wait_until(PATIENCE, || all() == 4);
+    assert!(waited, "{:?}\n{}", scene.sessions(), scene.daemon.output());
+    assert!(wait_until(PATIENCE, || std::net::TcpStream::connect(loopback(scene.port)).is_err()));
+    assert_eq!(scene.said(&["resume"]), "accepting again; 4 sessions go on\n");
+    works(4);
+    let _other = scene.client("198.51.100.8:5000");
+    assert_eq!(all(), 5);
+    // As often as one likes.
+    assert_eq!(scene.said(&["drain"]), "draining\n");
+    assert!(wait_until(PATIENCE, || all() == 4));
+    assert_eq!(scene.said(&["resume"]), "accepting again; 4 sessions go on\n");
+    works(4);
+    assert_eq!(scene.said(&["reload"]).lines().last(), Some("reloaded"));
+    works(4);
 }
 
 #[test]

@@ -30,6 +30,8 @@ enum Command {
     Kick(Kick),
     Reload(Reload),
     Drain(Drain),
+    Resume(Resume),
+    Rebalance(Rebalance),
 }
 
 /// Show what a running daemon has counted since its start: the table that it prints at its end.
@@ -152,7 +154,35 @@ struct Reload {
     daemon: Whom,
 }
 
-/// Stop accepting and finish what is there, as SIGUSR1 does.
+/// End sessions of the fullest server of a backend, so that their clients come to the others.
+///
+/// Those go that it has beyond its share by weight, the longest silent first, so many a second. Servers that take no new
+/// sessions, and backup servers, do not count. Once it is done servers are in balance if clients come back at once.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Example:
+  vestibule ctl rebalance imap --rate 20 -c /etc/vestibule.conf")]
+struct Rebalance {
+    /// Which backend
+    #[arg(value_name = "BACKEND")]
+    backend: String,
+
+    /// Sessions that are ended in a second
+    #[arg(long, value_name = "NUMBER", default_value_t = 10)]
+    rate: u32,
+
+    #[command(flatten)]
+    daemon: Whom,
+}
+
+/// Accept again after `drain` or SIGUSR1; sessions that were not let go yet go on.
+#[derive(clap::Args)]
+struct Resume {
+    #[command(flatten)]
+    daemon: Whom,
+}
+
+/// Stop accepting and finish what is there, as SIGUSR1 does; `resume` takes it back.
 #[derive(clap::Args)]
 struct Drain {
     #[command(flatten)]
@@ -187,6 +217,10 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
         Command::Kick(Kick { whom, daemon }) => (Request::Kick { whom }, daemon, false),
         Command::Reload(Reload { daemon }) => (Request::Reload {}, daemon, false),
         Command::Drain(Drain { daemon }) => (Request::Drain {}, daemon, false),
+        Command::Resume(Resume { daemon }) => (Request::Resume {}, daemon, false),
+        Command::Rebalance(Rebalance { backend, rate, daemon }) => {
+            (Request::Rebalance { backend, rate }, daemon, false)
+        }
     };
     let socket = match daemon.socket(&request)? {
         Ok(socket) => socket,

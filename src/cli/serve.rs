@@ -51,7 +51,8 @@ Signals:
   HUP        re-read the configuration and put it in force while everything goes on; who is
              connected keeps the terms that he came under; a configuration that does not check
              is refused and the present one stays
-  USR1       stop accepting and finish as TERM does, but stay until TERM
+  USR1       stop accepting and finish as TERM does, but stay until TERM; `vestibule ctl resume`
+             takes it back
   USR2       start the program anew, perhaps a newer version, with the same configuration file
              and --takeover: live sessions go on there
 
@@ -287,13 +288,13 @@ fn watch(tier: &Mutex<Tier>, events: &Receiver<Event>, ending: &AtomicBool) -> W
                 if tier.is_in_charge() {
                     systemd::stopping(tier.drain_timeout());
                 }
-                tier.drain();
+                tier.end();
             }
             // Not a word to the service manager: it would stop the other process too.
             Event::Failed => {
                 (told_to_end, well) = (true, false);
                 ending.store(true, Ordering::SeqCst);
-                tier.drain();
+                tier.end();
             }
             Event::Ended => tier.collect(),
         }

@@ -39,8 +39,10 @@ pub struct Tier {
     engine: Option<Engine>,
     /// The process that accepts instead.
     successor: Option<u32>,
-    /// Told to drain: nothing makes this process accept again.
+    /// Told to drain: this process accepts again only if an operator says so.
     leaving: bool,
+    /// Told to end: then never.
+    ending: bool,
     /// What another process that has taken over accepts on, and the counts of clients, should it fail.
     kept: Vec<(SocketAddr, TcpListener)>,
     counts: ClientCounts,
@@ -151,6 +153,7 @@ impl Tier {
             engine: Some(engine),
             successor: None,
             leaving: false,
+            ending: false,
             kept: Vec::new(),
             counts: ClientCounts::default(),
             predecessor,
@@ -192,7 +195,11 @@ impl Tier {
     }
 
     fn why_not(&self) -> &'static str {
-        if self.successor.is_some() { "another process has taken over" } else { "it is draining" }
+        if self.successor.is_some() {
+            "another process has taken over"
+        } else {
+            "it is draining (`vestibule ctl resume` ends that)"
+        }
     }
 
     /// Starts the program anew, to take over from this process.
@@ -305,13 +312,47 @@ impl Tier {
         });
     }
 
-    /// Stops accepting, for ever, and finishes. Once another process has taken over, what is left ends by itself, within
+    /// Stops accepting for ever, and finishes.
+    pub fn end(&mut self) {
+        self.ending = true;
+        self.drain();
+    }
+
+    /// Accepts again after a drain, with the configuration that was in force. The sessions that were not let go yet and can
+    /// move go on. Tells how many.
+    ///
+    /// # Errors
+    /// Say why not; nothing has changed then.
+    pub fn resume(&mut self) -> Result<usize, String> {
+        if self.engine.is_some() {
+            return Err("it is not draining".to_owned());
+        }
+        if self.ending || self.successor.is_some() {
+            return Err(if self.ending { "it was told to end" } else { self.why_not() }.to_owned());
+        }
+        let next = start(&self.settings, &self.means, &[], std::mem::take(&mut self.counts))
+            .map_err(|error| error.to_string())?;
+        let sessions: Vec<LiveSession> = self.finishing.iter().flat_map(|one| one.asker.take_sessions()).collect();
+        let (addresses, kept) = (next.addresses().len(), sessions.len());
+        next.take_in_sessions(sessions);
+        self.watchdog.follow(next.pulse());
+        self.engine = Some(next);
+        self.leaving = false;
+        systemd::ready(addresses);
+        tracing::info!(
+            "accepting again on {addresses} addresses: an operator has ended the drain, {kept} sessions go on"
+        );
+        Ok(kept)
+    }
+
+    /// Stops accepting, until [`Tier::resume`], and finishes. Once another process has taken over, what is left ends by itself, within
     /// the same limit.
     pub fn drain(&mut self) {
         self.leaving = true;
         self.forget();
         self.leave_predecessor();
         let Some(engine) = self.engine.take() else { return };
+        self.counts = engine.client_counts();
         self.watchdog.let_go();
         tracing::info!("draining for at most {} s", self.settings.drain_timeout.as_secs());
         self.finish(engine, |engine, limit| {

@@ -6,13 +6,12 @@
 //!
 //! No call is lost: a worker makes itself known, then looks at the queue once more, then sleeps; a ring queues, then looks
 //! whether anybody sleeps. Whichever comes second sees the other. A worker that is called while it finds work by itself
-//! passes the call on: it was for a connection that may still be waiting.
+//! passes the call on: it was for a connection that may still be waiting. `tests/loom` checks this in every order.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
-use std::sync::{Arc, Mutex};
-use std::thread::{self, Thread};
+use std::sync::Arc;
 
 use super::lock;
+use super::sync::{AtomicBool, AtomicUsize, Mutex, Ordering, Thread, fence, thread};
 
 /// The bell of one pool.
 #[derive(Default)]

@@ -8,18 +8,21 @@
 mod accepted;
 mod bell;
 mod bytes;
+mod gate;
 mod losses;
 mod permit;
 mod queue;
 mod stream;
+pub(crate) mod sync;
 #[cfg(test)]
 pub(crate) mod testing;
 
 pub use accepted::{Accepted, Handoff, ListenerInfo, Socket, TlsInfo, TlsSession};
 pub use bytes::INLINE_BYTES;
+pub use gate::Wake;
 pub use losses::Losses;
 pub use permit::{Permit, Release};
-pub use queue::{Intake, Overload, PoolRecord, Queue, Rejected, Wake, queue, queue_of};
+pub use queue::{Intake, Overload, PoolRecord, Queue, Rejected, queue, queue_of};
 pub use stream::{FINISH_BYTES_MAX, FINISH_PATIENCE_MAX, Stream};
 
 use std::io;

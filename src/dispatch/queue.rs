@@ -1,13 +1,14 @@
 //! The bounded queue between the rings and one pool's workers.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError};
 
 use super::bell::Bell;
+use super::gate::{Gate, Wake};
+use super::sync::AtomicBool;
 use super::{Accepted, Losses, lock};
 use crate::stats::Latency;
 
@@ -18,12 +19,6 @@ pub enum Overload {
     Pause,
     /// Abort the newest connection.
     Reject,
-}
-
-/// Somebody to wake when a full queue has room again, or when its workers have gone: offer again to see which.
-pub trait Wake: Send + Sync {
-    /// Called from a worker thread; must not block.
-    fn wake(&self);
 }
 
 /// Why a connection was not queued; the connection comes back.
@@ -90,18 +85,7 @@ impl Queue {
     /// Asks for one wake-up when the queue has drained to half. Returns `false` if it already has, or if the workers
     /// have gone: then nobody will wake `sleeper`, and the caller tries again at once.
     pub fn wake_when_low(&self, sleeper: &Arc<dyn Wake>) -> bool {
-        let mut sleepers = lock(&self.gate.sleepers);
-        if !sleepers.iter().any(|known| Arc::ptr_eq(known, sleeper)) {
-            sleepers.push(sleeper.clone());
-        }
-        self.gate.wanted.store(true, Ordering::SeqCst);
-        // A worker that took the last connection before it could see `wanted` will not fire; look again ourselves.
-        if self.sender.len() <= self.gate.low || self.gate.workers.load(Ordering::SeqCst) == 0 {
-            sleepers.retain(|known| !Arc::ptr_eq(known, sleeper));
-            self.gate.wanted.store(!sleepers.is_empty(), Ordering::SeqCst);
-            return false;
-        }
-        true
+        self.gate.wake_when_low(sleeper, || self.sender.len())
     }
 
     /// Connections waiting for a worker.
@@ -256,48 +240,14 @@ struct Post {
 
 impl Post {
     fn new(gate: Arc<Gate>) -> Post {
-        gate.workers.fetch_add(1, Ordering::SeqCst);
+        gate.enter();
         Post { gate }
     }
 }
 
 impl Drop for Post {
     fn drop(&mut self) {
-        self.gate.workers.fetch_sub(1, Ordering::SeqCst);
-        self.gate.open();
-    }
-}
-
-struct Gate {
-    low: usize,
-    wanted: AtomicBool,
-    sleepers: Mutex<Vec<Arc<dyn Wake>>>,
-    workers: AtomicUsize,
-}
-
-impl Gate {
-    fn new(low: usize) -> Gate {
-        Gate { low, wanted: AtomicBool::new(false), sleepers: Mutex::new(Vec::new()), workers: AtomicUsize::new(0) }
-    }
-
-    fn taken(&self, left: usize) {
-        if left <= self.low {
-            self.open();
-        }
-    }
-
-    fn open(&self) {
-        if !self.wanted.load(Ordering::SeqCst) {
-            return;
-        }
-        let sleepers = {
-            let mut sleepers = lock(&self.sleepers);
-            self.wanted.store(false, Ordering::SeqCst);
-            std::mem::take(&mut *sleepers)
-        };
-        for sleeper in sleepers {
-            sleeper.wake();
-        }
+        self.gate.leave();
     }
 }
 

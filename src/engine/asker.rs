@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::relay::{FOUND_MAX, Found, Question, SessionFilter, SessionSeen, SharedBackend, Wish};
+use super::relay::{FOUND_MAX, Found, LiveSession, Question, SessionFilter, SessionSeen, SharedBackend, Wish};
 use super::{Command, Engine, Reach};
 use crate::relay::End;
 
@@ -48,6 +48,17 @@ impl Asker {
     /// Ends sessions, spread over a time, for this reason; tells how many.
     pub fn end_sessions(&self, filter: &SessionFilter, end: End, over: Duration) -> usize {
         self.ask(filter, Wish::End { end, over }).iter().map(|found| found.count).sum()
+    }
+
+    /// Takes the sessions out that can move, for another engine: of one that ends, before they are let go.
+    pub fn take_sessions(&self) -> Vec<LiveSession> {
+        let (to, from) = crossbeam_channel::unbounded(); // bounded by the rings' sessions
+        for ring in &self.0 {
+            ring.command(Command::HandOverSessions { to: to.clone(), stay: Arc::default() });
+        }
+        drop(to);
+        let end = Instant::now() + ANSWER_PATIENCE;
+        std::iter::from_fn(|| from.recv_deadline(end).ok()).collect()
     }
 
     /// Lets those who wait have the places that a changed state or weight has made.

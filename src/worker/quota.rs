@@ -1,7 +1,8 @@
 //! How many connections an asynchronous pool serves at a time.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
+use crate::dispatch::sync::{Condvar, Mutex, MutexGuard};
 use crate::dispatch::{Accepted, Intake};
 
 /// Most connections at a time that a pool may be asked to serve.

@@ -20,6 +20,8 @@ const OF_ONE_CLIENT_MAX: usize = 1000;
 /// So far may the times of two ids of one session be apart: Dovecot's begins when its connection does, ours with the
 /// client's.
 const NEAR: Duration = Duration::from_secs(120);
+/// Most sessions that are ended in a second to bring servers in balance.
+const REBALANCE_MAX: u32 = 10_000;
 /// Ids tell the time by so many bits of microseconds.
 const TIME_MASK: u64 = (1 << 48) - 1;
 
@@ -51,6 +53,12 @@ fn done(control: &Control, request: Request) -> Result<Value, Vec<String>> {
             control.tier().map_err(one)?.drain();
             Ok(json!({ "ok": true }))
         }
+        Request::Resume {} => {
+            let sessions =
+                control.tier().map_err(one)?.resume().map_err(|reason| one(format!("not resumed: {reason}")))?;
+            Ok(json!({ "ok": true, "sessions": sessions }))
+        }
+        Request::Rebalance { backend, rate } => rebalance(&control.glance(), &backend, rate).map_err(one),
     }
 }
 
@@ -150,6 +158,45 @@ fn let_go(glance: &Glance, backend: &str, server: &str) -> usize {
 
 fn end(glance: &Glance, filter: &SessionFilter, end: End, over: Duration) -> usize {
     glance.askers.iter().map(|asker| asker.end_sessions(filter, end, over)).sum()
+}
+
+/// Ends the sessions that the fullest server has beyond its share, those that have been silent longest, so many a second.
+fn rebalance(glance: &Glance, backend: &str, rate: u32) -> Result<Value, String> {
+    if !(1..=REBALANCE_MAX).contains(&rate) {
+        return Err(format!("a rate is 1 to {REBALANCE_MAX} sessions a second"));
+    }
+    let snapshot = glance.snapshot();
+    let account = snapshot.backends().iter().find(|one| one.name == backend);
+    let account = account.ok_or_else(|| format!("there is no backend {backend}"))?;
+    let Some((server, surplus)) = fullest(&account.servers) else {
+        return Ok(json!({ "ok": true, "server": null, "ending": 0 }));
+    };
+    let (backend, server) = (Some(backend.to_owned()), Some(server.to_owned()));
+    let at_it = SessionFilter { backend, server: server.clone(), ..SessionFilter::default() };
+    let mut active: Vec<Instant> = live(glance, &at_it, WHO_MAX).sessions.iter().map(|one| one.active).collect();
+    active.sort_unstable();
+    let Some(&last) = active.get(..surplus).unwrap_or(&active).last() else {
+        return Ok(json!({ "ok": true, "server": null, "ending": 0 }));
+    };
+    let over = Duration::from_secs_f64(surplus.min(active.len()) as f64 / f64::from(rate));
+    let ending = end(glance, &SessionFilter { silent_since: Some(last), ..at_it }, End::Killed, over);
+    let server = server.unwrap_or_default();
+    tracing::info!("{ending} sessions of server {}/{server} are ended by an operator, {rate} a second", account.name);
+    Ok(json!({ "ok": true, "server": server, "ending": ending, "seconds": over.as_secs_f64() }))
+}
+
+/// The server that has most for its weight, and how many sessions it has beyond its share; `None` if nobody has so many
+/// that others would gain by it. Only servers that take new sessions count.
+fn fullest(servers: &[ServerAccount]) -> Option<(&str, usize)> {
+    let takes = |one: &&ServerAccount| one.status() == "UP" && one.weight > 0 && !one.backup;
+    let load = |one: &ServerAccount| f64::from(one.sessions) / f64::from(one.weight);
+    let (sessions, weights) = servers.iter().filter(takes).fold((0.0, 0.0), |(sessions, weights), one| {
+        (sessions + f64::from(one.sessions), weights + f64::from(one.weight))
+    });
+    let first = servers.iter().filter(takes).max_by(|one, other| load(one).total_cmp(&load(other)))?;
+    let share = (sessions * f64::from(first.weight) / weights).ceil();
+    let surplus = (f64::from(first.sessions) - share).max(0.0) as usize;
+    (surplus > 0).then_some((first.name.as_str(), surplus))
 }
 
 fn admin_state(name: &str) -> Result<AdminState, String> {

@@ -62,6 +62,15 @@ pub enum Request {
     Reload {},
     /// Stops accepting and finishes.
     Drain {},
+    /// Accepts again after that.
+    Resume {},
+    /// Ends sessions of the server that has too many, so that their clients come to the others.
+    Rebalance {
+        /// Which backend.
+        backend: String,
+        /// How many a second.
+        rate: u32,
+    },
 }
 
 /// How counts are shown.

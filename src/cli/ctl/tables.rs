@@ -28,6 +28,15 @@ pub fn show(request: &Request, answer: &Value, json: bool) -> String {
             warnings + "reloaded\n"
         }
         Request::Drain {} => "draining\n".to_owned(),
+        Request::Resume {} => format!("accepting again; {} sessions go on\n", answer["sessions"]),
+        Request::Rebalance { backend, .. } => match answer["ending"].as_u64() {
+            None | Some(0) => format!("no server of {backend} has more sessions than its share\n"),
+            Some(count) => format!(
+                "{count} sessions of {backend}/{} are ended within {:.1} s\n",
+                text(&answer["server"]),
+                answer["seconds"].as_f64().unwrap_or(0.0)
+            ),
+        },
     }
 }
 

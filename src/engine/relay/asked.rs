@@ -38,6 +38,8 @@ pub struct SessionFilter {
     pub server: Option<String>,
     /// With this id.
     pub id: Option<SessionId>,
+    /// In which nobody has said anything since then.
+    pub silent_since: Option<Instant>,
 }
 
 /// A session as somebody has seen it who has asked.
@@ -66,6 +68,8 @@ pub struct SessionSeen {
     pub age: Duration,
     /// Since somebody has said something.
     pub idle: Duration,
+    /// When somebody has said something last.
+    pub active: Instant,
     /// Bytes from the client to the server.
     pub from_client: u64,
     /// Bytes from the server to the client.
@@ -215,7 +219,10 @@ impl<S> Relays<S> {
 
     fn look_at(&mut self, index: u32, looking: &mut Looking, now: Instant) {
         let Some(session) = self.sessions.id_of(index).and_then(|slot| self.sessions.get_mut(slot)) else { return };
-        if !looking.question.filter.fits(&session.id, session.addresses.0, &session.terms, session.chosen) {
+        let filter = &looking.question.filter;
+        if !filter.fits(&session.id, session.addresses.0, &session.terms, session.chosen)
+            || filter.silent_since.is_some_and(|since| session.times.active > since)
+        {
             return;
         }
         match looking.question.wish {
@@ -276,6 +283,7 @@ fn seen<S>(session: &Session<S>, now: Instant) -> SessionSeen {
         ended: None,
         age: record.lasted,
         idle: record.idle,
+        active: session.times.active,
         from_client: record.from_client,
         from_server: record.from_server,
     }
@@ -308,6 +316,7 @@ impl Ended {
             ended: Some(now.saturating_duration_since(self.at)),
             age: self.closed.lasted,
             idle: self.at.saturating_duration_since(self.active),
+            active: self.active,
             from_client: self.closed.from_client,
             from_server: self.closed.from_server,
         }
