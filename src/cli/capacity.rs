@@ -17,6 +17,10 @@ const THREADS: usize = 9;
 /// Descriptors beside rings and listeners: the standard ones, the signals' and the takeover's, those that are reserved for
 /// kernels with a certain fault, and what is opened for a moment.
 const DESCRIPTORS: u64 = 24;
+/// HTTP's: one that serves, and one that waits for the rings.
+const THREADS_OF_HTTP: usize = 2;
+/// HTTP's: what its thread waits by, its socket, and some connections.
+const DESCRIPTORS_OF_HTTP: u64 = 12;
 /// Descriptors of a ring beside its listeners: itself and what wakes it.
 const DESCRIPTORS_OF_RING: u64 = 2;
 /// Connections that there must be room for, with two descriptors each.
@@ -39,7 +43,8 @@ fn check_descriptors(settings: &Settings, rings: u64) -> Result<(), String> {
     let Ok((_, allowed)) = getrlimit(Resource::RLIMIT_NOFILE) else { return Ok(()) };
     let listeners = settings.services.iter().flat_map(|service| &service.listeners);
     let addresses: usize = listeners.map(|listener| listener.addresses.len()).sum();
-    let needed = DESCRIPTORS + rings * (DESCRIPTORS_OF_RING + addresses as u64) + 2 * CONNECTIONS;
+    let http = settings.http_listen.map_or(0, |_| DESCRIPTORS_OF_HTTP);
+    let needed = DESCRIPTORS + http + rings * (DESCRIPTORS_OF_RING + addresses as u64) + 2 * CONNECTIONS;
     if allowed >= needed {
         return Ok(());
     }
@@ -52,7 +57,7 @@ fn check_descriptors(settings: &Settings, rings: u64) -> Result<(), String> {
 fn check_threads(settings: &Settings, rings: usize) -> Result<(), String> {
     let pools = settings.services.iter().filter(|service| service.worker != WorkerKind::Relay);
     let workers: usize = pools.map(plan::workers).sum();
-    let needed = rings + workers + THREADS;
+    let needed = rings + workers + THREADS + settings.http_listen.map_or(0, |_| THREADS_OF_HTTP);
     let (release, hold) = crossbeam_channel::bounded::<()>(0);
     let (threads, failed) = start(needed, &hold);
     drop(release);

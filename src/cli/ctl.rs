@@ -27,6 +27,7 @@ enum Command {
     Server(Server),
     Who(Who),
     Session(Session),
+    Refused(Refused),
     Kick(Kick),
     Reload(Reload),
     Drain(Drain),
@@ -88,6 +89,28 @@ struct Server {
 
     #[command(flatten)]
     daemon: Whom,
+}
+
+/// Show who was refused of late, why, and what they had sent, the last first.
+///
+/// Connections that were refused alike (listener, source, reason and what their bytes look like) stand in one line, with
+/// their number; the daemon remembers 256 such lines. Bytes that are not printable ASCII stand as \\xNN.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  vestibule ctl refused -c /etc/vestibule.conf
+  vestibule ctl refused -c /etc/vestibule.conf --json | jq '.refusals[] | select(.reason == \"untrusted\") | .source'")]
+struct Refused {
+    /// Most that are shown
+    #[arg(long, value_name = "NUMBER")]
+    limit: Option<usize>,
+
+    #[command(flatten)]
+    daemon: Whom,
+
+    /// Print one line of JSON
+    #[arg(long)]
+    json: bool,
 }
 
 /// Show the sessions that there are, the oldest first.
@@ -214,6 +237,7 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
             (Request::Who { client, backend, server, limit: Some(limit) }, daemon, json)
         }
         Command::Session(Session { id, daemon, json }) => (Request::Session { id }, daemon, json),
+        Command::Refused(Refused { limit, daemon, json }) => (Request::Refused { limit }, daemon, json),
         Command::Kick(Kick { whom, daemon }) => (Request::Kick { whom }, daemon, false),
         Command::Reload(Reload { daemon }) => (Request::Reload {}, daemon, false),
         Command::Drain(Drain { daemon }) => (Request::Drain {}, daemon, false),
@@ -293,7 +317,6 @@ pub fn value(snapshot: &Snapshot) -> Value {
     let latencies = snapshot.latencies().into_iter();
     let microseconds: Map<String, Value> =
         latencies.map(|(name, histogram)| (name.replace(' ', "-"), quantiles(histogram))).collect();
-    let counters = object(snapshot.counters().iter().copied());
     let (endings, more) = snapshot.main_endings();
     let ended: Vec<Value> = endings
         .iter()
@@ -304,9 +327,14 @@ pub fn value(snapshot: &Snapshot) -> Value {
     let (shown, more_servers) = snapshot.main_servers();
     let servers: Vec<Value> = shown.into_iter().map(|(backend, server)| control::server_of(backend, server)).collect();
     json!({
-        "counters": counters, "ended": ended, "ended-not-shown": more, "servers": servers,
+        "counters": counters(snapshot), "ended": ended, "ended-not-shown": more, "servers": servers,
         "servers-not-shown": more_servers, "microseconds": microseconds,
     })
+}
+
+/// All counters by name.
+pub fn counters(snapshot: &Snapshot) -> Value {
+    object(snapshot.counters().iter().copied())
 }
 
 /// The quantiles of a histogram that are shown, and how many values it has.

@@ -29,12 +29,12 @@ pub struct Log {
     output: NonBlocking,
     errors: NonBlocking,
     form: Dovecot,
-    lost: Lost,
+    lost: LostLines,
 }
 
 /// Starts the log. Panics are lines in it too: the default message goes to standard error at once, which may block.
 pub fn start() -> Log {
-    let lost = Lost::default();
+    let lost = LostLines::default();
     let journal = std::env::var_os("JOURNAL_STREAM").is_some();
     let form = Dovecot { journal };
     let (errors, errors_guard) = writer(Target { inner: io::stderr(), form, lost: lost.clone(), told: 0 });
@@ -65,6 +65,11 @@ impl Log {
     /// Lines that the log's target has not taken so far.
     pub fn lost(&self) -> u64 {
         self.lost.count()
+    }
+
+    /// The same for another thread.
+    pub fn lost_lines(&self) -> LostLines {
+        self.lost.clone()
     }
 }
 
@@ -115,15 +120,16 @@ fn writer(target: impl Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
 
 /// Lines that nobody will read.
 #[derive(Clone, Default)]
-struct Lost {
+pub struct LostLines {
     /// Those that found the queue full.
     dropped: Arc<OnceLock<ErrorCounter>>,
     /// Those that the target refused.
     refused: Arc<AtomicU64>,
 }
 
-impl Lost {
-    fn count(&self) -> u64 {
+impl LostLines {
+    /// How many there are so far.
+    pub fn count(&self) -> u64 {
         let dropped = self.dropped.get().map_or(0, ErrorCounter::dropped_lines);
         dropped as u64 + self.refused.load(Ordering::Relaxed)
     }
@@ -133,7 +139,7 @@ impl Lost {
 struct Target<W> {
     inner: W,
     form: Dovecot,
-    lost: Lost,
+    lost: LostLines,
     told: u64,
 }
 
@@ -264,7 +270,7 @@ mod tests {
     #[test]
     fn lines_that_a_full_disk_refuses_are_counted_and_told_when_it_has_room() {
         let mut target =
-            Target { inner: Disk::default(), form: Dovecot { journal: true }, lost: Lost::default(), told: 0 };
+            Target { inner: Disk::default(), form: Dovecot { journal: true }, lost: LostLines::default(), told: 0 };
         for _ in 0..3 {
             target.write_all(b"one\n").expect("it takes everything");
         }

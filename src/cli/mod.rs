@@ -17,6 +17,7 @@ mod doctor;
 mod encode;
 mod explain;
 mod hex;
+mod http;
 mod init;
 mod log;
 mod plan;
@@ -27,6 +28,7 @@ mod sessions;
 mod systemd;
 mod takeover;
 mod tier;
+mod watcher;
 
 /// Anything that ends a subcommand with exit code 1 and one line that names cause and remedy.
 pub type Error = Box<dyn std::error::Error>;

@@ -17,6 +17,7 @@ use vestibule::ring;
 
 use super::configuration;
 use super::control::Control;
+use super::http::{self, Bound, Facts};
 use super::init::Successors;
 use super::log::{self, Log};
 use super::plan::{self, Means};
@@ -25,6 +26,7 @@ use super::sessions::Sessions;
 use super::systemd::Inherited;
 use super::takeover::{self, Claim, Given, Limits, Place, Purpose};
 use super::tier::{Event, Parts, Tier};
+use super::watcher::Watcher;
 use super::{Error, capacity, init, lock, privileges, systemd};
 
 /// Accept, verify and carry on connections until told to stop (this is what `vestibule` alone does).
@@ -104,7 +106,7 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
     let settings = ready.loaded.settings;
     let session_log: Arc<dyn SessionLog> = Arc::new(Sessions::new(&log));
     let means = Means { identity: ready.identity, session_log: Some(session_log), ..Means::default() };
-    let Started { engine, place, control, predecessor } =
+    let Started { engine, place, control, http, predecessor } =
         start(&settings, &means, target.as_ref(), args.takeover, &ending)?;
     say_ready(&log, &settings, engine.addresses());
     if let Some(claim) = predecessor.clone() {
@@ -119,10 +121,13 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
         engine,
         predecessor,
         control: control.clone(),
+        facts: Facts::new(log.lost_lines()),
         events: tell.clone(),
     };
     let tier = Tier::new(parts)?;
     let tier = Arc::new(Mutex::new(tier));
+    let watcher = Watcher::new(tier.clone());
+    lock(&tier).serve_http(watcher.clone(), http);
     let place = Arc::new(place);
     if place.is_some() {
         let (place, tier) = (place.clone(), tier.clone());
@@ -130,7 +135,7 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
         thread::Builder::new().name("takeover".into()).spawn(body)?;
     }
     if let Some(place) = &control {
-        let control = Control::new(place.clone(), tier.clone());
+        let control = Control::new(place.clone(), watcher);
         thread::Builder::new().name("control".into()).spawn(move || control.serve())?;
     }
     let flag = ending.clone();
@@ -156,6 +161,8 @@ struct Started {
     place: Option<Place>,
     /// Where operators ask.
     control: Option<Place>,
+    /// Where HTTP is served.
+    http: Option<Bound>,
     predecessor: Option<Arc<Claim>>,
 }
 
@@ -180,6 +187,7 @@ fn start(
     };
     let bound = plan::builder(settings, means, open)?.bind()?;
     inherited.all_taken()?;
+    let http = settings.http_listen.map(|address| http::bind(address, claim.is_some())).transpose()?;
     claim.iter_mut().for_each(Claim::let_go_of_the_rest);
     if let Some(target) = target {
         privileges::drop_to(target)?;
@@ -203,7 +211,7 @@ fn start(
     }
     let tell = if claim.is_some() { systemd::ready_instead } else { systemd::ready };
     tell(engine.addresses().len());
-    Ok(Started { engine, place, control, predecessor: claim.map(Arc::new) })
+    Ok(Started { engine, place, control, http, predecessor: claim.map(Arc::new) })
 }
 
 /// An error if another process listens at this path.
@@ -281,7 +289,8 @@ fn watch(tier: &Mutex<Tier>, events: &Receiver<Event>, ending: &AtomicBool) -> W
             // What is wrong with it is in the log.
             Event::Signal(SIGHUP) => drop(tier.reload()),
             Event::Signal(SIGUSR2) => tier.start_successor(),
-            Event::Signal(SIGUSR1) => tier.drain(),
+            Event::Signal(SIGUSR1) => tier.drain_in_a_while(),
+            Event::Drain => tier.drain_if_still_to(),
             Event::Signal(SIGCHLD) => tier.children_ended(),
             Event::Signal(_) => {
                 told_to_end = true;

@@ -8,13 +8,15 @@ use std::sync::atomic::{AtomicIsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
-use vestibule::config::{InetListener, Settings};
-use vestibule::engine::{Asker, ClientCounts, Engine, LiveSession, Meter, Pending, Snapshot};
+use vestibule::config::{InetListener, Service, Settings, WorkerKind};
+use vestibule::engine::{Asker, ClientCounts, Engine, LiveSession, Meter, Pending, Pulse, RefusalSeen, Snapshot};
 
 use super::configuration::{self, Ready};
+use super::http::{self, Bound, Facts, Http};
 use super::plan::{self, Means};
 use super::systemd::{self, Watchdog};
 use super::takeover::{Claim, Form, Given, Offered, Place, Predecessor, successor};
+use super::watcher::Watcher;
 use super::{Error, ctl, init};
 
 /// What the daemon's main thread waits for.
@@ -24,6 +26,8 @@ pub enum Event {
     Signal(i32),
     /// An engine that was to finish has ended.
     Ended,
+    /// The delay before a drain is over.
+    Drain,
     /// Another process should have the sockets but has not, and this one cannot accept on them either; or it is the other
     /// way round, and this process is one too many.
     Failed,
@@ -34,6 +38,8 @@ pub struct Tier {
     file: Option<PathBuf>,
     /// In force.
     settings: Settings,
+    /// Its listeners.
+    listeners: Arc<[Served]>,
     means: Means,
     /// Accepts. `None` once this process drains or another one has taken over.
     engine: Option<Engine>,
@@ -64,6 +70,9 @@ pub struct Tier {
     watchdog: Watchdog,
     /// Where operators ask: another process's, once it has taken over.
     control: Option<Arc<Place>>,
+    http: Http,
+    /// Told to drain, after a delay.
+    about_to_drain: bool,
     events: Sender<Event>,
 }
 
@@ -79,6 +88,8 @@ pub struct Parts {
     pub predecessor: Option<Arc<Claim>>,
     /// Where operators ask.
     pub control: Option<Arc<Place>>,
+    /// What HTTP tells of the process.
+    pub facts: Facts,
     /// Where the main thread is told what happens.
     pub events: Sender<Event>,
 }
@@ -144,9 +155,12 @@ impl Tier {
     ///
     /// # Errors
     /// If a thread cannot be had that its end will need.
-    pub fn new(Parts { file, settings, means, engine, predecessor, control, events }: Parts) -> io::Result<Tier> {
+    pub fn new(
+        Parts { file, settings, means, engine, predecessor, control, facts, events }: Parts,
+    ) -> io::Result<Tier> {
         Ok(Tier {
             file,
+            listeners: Served::all(&settings),
             settings,
             means,
             watchdog: Watchdog::start(engine.pulse()),
@@ -164,6 +178,8 @@ impl Tier {
             past: None,
             complete: true,
             control,
+            http: Http::new(Arc::new(facts)),
+            about_to_drain: false,
             events,
             finishers: Finishers::start()?,
         })
@@ -200,6 +216,20 @@ impl Tier {
         } else {
             "it is draining (`vestibule ctl resume` ends that)"
         }
+    }
+
+    /// Whether balancers should send connections here, or why not.
+    fn ready(&self) -> Result<(), &'static str> {
+        if self.about_to_drain && self.engine.is_some() {
+            return Err("it is about to drain");
+        }
+        self.accepting().map(drop)
+    }
+
+    /// Serves HTTP at an address, if there is one, from what `watcher` sees.
+    pub fn serve_http(&mut self, watcher: Arc<Watcher>, bound: Option<Bound>) {
+        self.http.attach(watcher);
+        bound.into_iter().for_each(|bound| self.http.listen(bound));
     }
 
     /// Starts the program anew, to take over from this process.
@@ -275,12 +305,20 @@ impl Tier {
         let said = |error: &dyn std::fmt::Display| vec![error.to_string()];
         let builder = plan::builder(&settings, &means, |_| Ok(Vec::new())).map_err(|error| said(&error))?;
         let why_not = self.why_not();
+        let moved = settings.http_listen != self.settings.http_listen;
+        let http = settings.http_listen.filter(|_| moved).map(|address| http::bind(address, false)).transpose();
+        let http = http.map_err(|error| said(&error))?;
         let engine = self.engine.as_mut().ok_or_else(|| said(&why_not))?;
         let kept = engine.reconfigure(builder).map_err(|error| said(&error))?;
         let addresses = engine.addresses().len();
         warnings.extend(kept.iter().map(ToString::to_string));
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        self.listeners = Served::all(&settings);
         (self.settings, self.means) = (settings, means);
+        if moved {
+            self.http.close();
+            http.into_iter().for_each(|bound| self.http.listen(bound));
+        }
         tracing::info!("reloaded: accepting on {addresses} addresses");
         Ok(warnings)
     }
@@ -315,7 +353,7 @@ impl Tier {
     /// Stops accepting for ever, and finishes.
     pub fn end(&mut self) {
         self.ending = true;
-        self.drain();
+        self.drain_in_a_while();
     }
 
     /// Accepts again after a drain, with the configuration that was in force. The sessions that were not let go yet and can
@@ -324,11 +362,13 @@ impl Tier {
     /// # Errors
     /// Say why not; nothing has changed then.
     pub fn resume(&mut self) -> Result<usize, String> {
-        if self.engine.is_some() {
-            return Err("it is not draining".to_owned());
-        }
         if self.ending || self.successor.is_some() {
             return Err(if self.ending { "it was told to end" } else { self.why_not() }.to_owned());
+        }
+        if self.engine.is_some() {
+            // It may not have begun yet.
+            let was_to_drain = std::mem::take(&mut self.about_to_drain);
+            return was_to_drain.then_some(0).ok_or_else(|| "it is not draining".to_owned());
         }
         let next = start(&self.settings, &self.means, &[], std::mem::take(&mut self.counts))
             .map_err(|error| error.to_string())?;
@@ -337,7 +377,7 @@ impl Tier {
         next.take_in_sessions(sessions);
         self.watchdog.follow(next.pulse());
         self.engine = Some(next);
-        self.leaving = false;
+        (self.leaving, self.about_to_drain) = (false, false);
         systemd::ready(addresses);
         tracing::info!(
             "accepting again on {addresses} addresses: an operator has ended the drain, {kept} sessions go on"
@@ -345,8 +385,38 @@ impl Tier {
         Ok(kept)
     }
 
-    /// Stops accepting, until [`Tier::resume`], and finishes. Once another process has taken over, what is left ends by itself, within
-    /// the same limit.
+    /// Drains after `drain_delay`, in which `/readyz` says so already: whoever sends connections here can look for another
+    /// place while all are still served.
+    pub fn drain_in_a_while(&mut self) {
+        let delay = self.settings.drain_delay;
+        if delay.is_zero() || self.engine.is_none() || self.about_to_drain {
+            return self.drain();
+        }
+        self.about_to_drain = true;
+        let events = self.events.clone();
+        let wait = move || {
+            std::thread::sleep(delay);
+            // Nobody waits for it once the process ends.
+            let _ = events.send(Event::Drain);
+        };
+        match std::thread::Builder::new().name("delay".into()).spawn(wait) {
+            Ok(_) => tracing::info!("not ready any more; draining in {} s", delay.as_secs()),
+            Err(error) => {
+                tracing::warn!("draining at once, since there is no thread for drain_delay: {error}");
+                self.drain();
+            }
+        }
+    }
+
+    /// Drains, unless that was taken back meanwhile.
+    pub fn drain_if_still_to(&mut self) {
+        if self.about_to_drain {
+            self.drain();
+        }
+    }
+
+    /// Stops accepting, until [`Tier::resume`], and finishes. Once another process has taken over, what is left ends by
+    /// itself, within the same limit.
     pub fn drain(&mut self) {
         self.leaving = true;
         self.forget();
@@ -409,6 +479,9 @@ impl Tier {
             askers: askers.chain(self.finishing.iter().map(|one| one.asker.clone())).collect(),
             past: self.past.clone(),
             means: self.means.clone(),
+            ready: self.ready(),
+            pulse: self.engine.as_ref().map(Engine::pulse),
+            listeners: self.listeners.clone(),
             disconnect_delay: self.settings.login_proxy_max_disconnect_delay,
         }
     }
@@ -444,6 +517,7 @@ impl Predecessor for Tier {
     fn let_go(&mut self, successor: u32) {
         // Operators ask the other process from now on.
         self.control.iter().for_each(|control| control.close());
+        self.http.close();
         // The service manager listens to the other process from now on.
         self.watchdog.stop();
         self.successor = Some(successor);
@@ -460,6 +534,7 @@ impl Predecessor for Tier {
 
     fn stay(&mut self, Given { pending, sessions }: Given) {
         self.control.iter().for_each(|control| control.take_back());
+        self.settings.http_listen.into_iter().for_each(|address| self.http.listen(Bound::Later(address)));
         let (kept, counts) = (std::mem::take(&mut self.kept), std::mem::take(&mut self.counts));
         if self.leaving {
             return tracing::info!("nobody accepts any more: this process was told to end");
@@ -513,11 +588,63 @@ pub struct Glance {
     past: Option<Snapshot>,
     /// What the engines share.
     pub means: Means,
+    /// Whether balancers should send connections here, or why not.
+    pub ready: Result<(), &'static str>,
+    /// Of the rings that accept.
+    pub pulse: Option<Pulse>,
+    /// The listeners of the configuration that is in force.
+    pub listeners: Arc<[Served]>,
     /// Over how long the clients of a server that goes are let go.
     pub disconnect_delay: Duration,
 }
 
+/// A listener as the configuration has it.
+pub struct Served {
+    /// Its service.
+    pub service: String,
+    /// Its name.
+    pub name: String,
+    /// Where it listens.
+    pub addresses: Vec<String>,
+    /// Whether a header is awaited.
+    pub haproxy: bool,
+    /// Whether TLS comes first.
+    pub ssl: bool,
+    /// What its service does.
+    pub worker: WorkerKind,
+    /// The backend that its connections go to.
+    pub backend: Option<String>,
+}
+
+impl Served {
+    fn all(settings: &Settings) -> Arc<[Served]> {
+        let services = settings.services.iter();
+        services.flat_map(|service| service.listeners.iter().map(|one| Served::of(settings, service, one))).collect()
+    }
+
+    fn of(settings: &Settings, service: &Service, listener: &InetListener) -> Served {
+        let at = |address: &std::net::IpAddr| SocketAddr::new(*address, listener.port).to_string();
+        let backend = service.backend.and_then(|index| settings.backends.get(index));
+        Served {
+            service: service.name.clone(),
+            name: listener.name.clone(),
+            addresses: listener.addresses.iter().map(at).collect(),
+            haproxy: listener.haproxy,
+            ssl: listener.ssl,
+            worker: service.worker,
+            backend: backend.map(|backend| backend.servers.name.clone()),
+        }
+    }
+}
+
 impl Glance {
+    /// Who was refused of late and what they had sent, the last first.
+    pub fn refusals(&self) -> Vec<RefusalSeen> {
+        let mut all: Vec<RefusalSeen> = self.meters.iter().flat_map(Meter::refusals).collect();
+        all.sort_by_key(|one| one.last);
+        all
+    }
+
     /// What all engines have counted so far.
     pub fn snapshot(&self) -> Snapshot {
         let all = self.meters.iter().map(Meter::snapshot).chain(self.past.clone());

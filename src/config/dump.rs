@@ -92,6 +92,8 @@ fn global_lines(settings: &Settings) -> Vec<Line> {
     let mut lines = vec![
         of("control_socket", socket(&settings.control_socket), ""),
         of("drain_timeout", value::show_time(settings.drain_timeout), value::show_time(DRAIN_DEFAULT)),
+        of("drain_delay", value::show_time(settings.drain_delay), "0"),
+        of("http_listen", settings.http_listen.map_or(String::new(), |address| address.to_string()), ""),
         of("haproxy_timeout", value::show_time(defaults.timeout), value::show_time(otherwise.timeout)),
         of("haproxy_trusted_networks", networks(&defaults.networks), networks(&otherwise.networks)),
         of("haproxy_untrusted", untrusted(defaults.plain_untrusted), untrusted(otherwise.plain_untrusted)),

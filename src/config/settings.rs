@@ -1,6 +1,6 @@
 //! What the configuration means: every value parsed, every default filled in, every listener complete by itself.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -30,10 +30,14 @@ pub struct Settings {
     pub header_limit: u32,
     /// How long the workers' connections may finish after SIGTERM, at most [`DRAIN_MAX`].
     pub drain_timeout: Duration,
+    /// How long before a drain begins `/readyz` says that it will, at most [`DRAIN_DELAY_MAX`].
+    pub drain_delay: Duration,
     /// Unix socket on which another daemon can take over.
     pub takeover_socket: Option<PathBuf>,
     /// Unix socket on which `vestibule ctl` asks and says what is to be done.
     pub control_socket: Option<PathBuf>,
+    /// Where metrics, health and the page are served by HTTP; never a port of a listener.
+    pub http_listen: Option<SocketAddr>,
     /// What a listener has that does not say otherwise; the listeners in `services` have it filled in.
     pub defaults: Defaults,
     /// PEM file with the certificate chain for listeners with `ssl = yes`.
@@ -75,6 +79,8 @@ pub const HEADER_MAX: u32 = crate::proxy::V2_LENGTH_MAX as u32;
 pub const DRAIN_DEFAULT: Duration = Duration::from_secs(60);
 /// Longest `drain_timeout`.
 pub const DRAIN_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Longest `drain_delay`.
+pub const DRAIN_DELAY_MAX: Duration = Duration::from_secs(60 * 60);
 /// Default of `haproxy_timeout`.
 pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(3);
 /// Longest `haproxy_timeout`: a pending connection holds a slot for so long.

@@ -221,6 +221,39 @@ fn every_setting_outside_listeners() {
 }
 
 #[test]
+fn where_http_is_served_is_an_address_with_a_port_that_no_listener_has() {
+    let with = |globals: &str, address: &str| {
+        format!("{globals}\nservice s {{\ninet_listener l {{\naddress = {address}\nport = 9900\n}}\n}}\n")
+    };
+    let settings = loaded(&with("http_listen = [::1]:9900\ndrain_delay = 7s", "127.0.0.1")).settings;
+    assert_eq!(settings.http_listen.map(|address| address.to_string()), Some("[::1]:9900".into()));
+    assert_eq!(settings.drain_delay, Duration::from_secs(7));
+    let off = loaded(&with("http_listen =", "*")).settings;
+    assert_eq!((off.http_listen, off.drain_delay), (None, Duration::ZERO));
+    for (globals, address, words) in [
+        (
+            "http_listen = 127.0.0.1:9900",
+            "127.0.0.1",
+            "line 1: http_listen: 127.0.0.1:9900 is taken by inet_listener l",
+        ),
+        ("http_listen = 127.0.0.1:9900", "*", "line 1: http_listen: 127.0.0.1:9900 is taken by inet_listener l"),
+        (
+            "http_listen = 127.0.0.1",
+            "127.0.0.1",
+            "line 1: Invalid address and port: 127.0.0.1 (write 127.0.0.1:9900 or",
+        ),
+        ("http_listen = localhost:9900", "127.0.0.1", "line 1: Invalid address and port: localhost:9900"),
+        ("http_listen = 127.0.0.1:0", "127.0.0.1", "line 1: Invalid port number 0 in 127.0.0.1:0"),
+        ("drain_delay = 2 hours", "127.0.0.1", "line 1: drain_delay: 2 hours is more than 1 hours"),
+    ] {
+        let found = problems(&with(globals, address));
+        assert!(found.contains(words), "{globals}: {found}");
+    }
+    let warned = warnings(&with("http_listen = 0.0.0.0:9901", "127.0.0.1"));
+    assert!(warned.contains("http_listen: 0.0.0.0:9901 is no address of this host alone"), "{warned}");
+}
+
+#[test]
 fn inner_settings_override_outer_ones() {
     let text = "haproxy_trusted_networks = 10.0.0.1\nhaproxy_timeout = 9 secs\n\
                 service a {\nhaproxy_trusted_networks = 10.0.0.2\n\

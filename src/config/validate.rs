@@ -2,7 +2,7 @@
 //! All errors are collected.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -81,8 +81,10 @@ pub(super) fn settings(root: &Path, gathered: &mut Gathered) -> Settings {
         privileges: check.privileges(&values),
         header_limit,
         drain_timeout: check.drain_timeout(&values),
+        drain_delay: check.drain_delay(&values),
         takeover_socket: check.path(&values, "takeover_socket"),
         control_socket: check.control_socket(&values),
+        http_listen: check.http_listen(&values, &services),
         defaults,
         ssl_cert,
         ssl_key,
@@ -514,6 +516,36 @@ impl Check<'_> {
             _ => Err(format!("drain_timeout: {text} is more than {}", value::show_time(DRAIN_MAX))),
         });
         timeout.unwrap_or(DRAIN_DEFAULT)
+    }
+
+    fn drain_delay(&mut self, values: &Values) -> Duration {
+        let delay = self.with(values, "drain_delay", |text| match value::time(text)? {
+            time if time <= DRAIN_DELAY_MAX => Ok(time),
+            _ => Err(format!("drain_delay: {text} is more than {}", value::show_time(DRAIN_DELAY_MAX))),
+        });
+        delay.unwrap_or_default()
+    }
+
+    /// Empty: nowhere.
+    fn http_listen(&mut self, values: &Values, services: &[Service]) -> Option<SocketAddr> {
+        let address = self.with(values, "http_listen", |text| match text {
+            "" => Ok(None),
+            text => value::socket_address(text).map(Some),
+        })??;
+        let at = &values.get("http_listen")?.at;
+        let listeners = services.iter().flat_map(|service| &service.listeners);
+        let same = |listener: &&InetListener| {
+            let meets = |one: &IpAddr| *one == address.ip() || one.is_unspecified() || address.ip().is_unspecified();
+            listener.port == address.port() && listener.addresses.iter().any(meets)
+        };
+        if let Some(listener) = listeners.into_iter().find(same) {
+            self.problem(at, format!("http_listen: {address} is taken by inet_listener {}", listener.name));
+        }
+        if !address.ip().is_loopback() {
+            let words = "whoever reaches it sees who connects and how your servers do";
+            self.warn(at, format!("http_listen: {address} is no address of this host alone: {words}"));
+        }
+        Some(address)
     }
 
     /// Warns of listeners whose protocol Dovecot would not serve.

@@ -1,6 +1,6 @@
 //! Types of values: text to meaning and back, with Dovecot's words where a text has none.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::net::Network;
@@ -19,6 +19,13 @@ pub(super) fn boolean(text: &str) -> Result<bool, String> {
 /// 0..=65535; 0 means off.
 pub(super) fn port(text: &str) -> Result<u16, String> {
     decimal(text).and_then(|n| u16::try_from(n).ok()).ok_or_else(|| format!("Invalid port number {text}"))
+}
+
+/// An IP address with a port, of IPv6 in brackets.
+pub(super) fn socket_address(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr =
+        text.parse().map_err(|_| format!("Invalid address and port: {text} (write 127.0.0.1:9900 or [::1]:9900)"))?;
+    if address.port() == 0 { Err(format!("Invalid port number 0 in {text}")) } else { Ok(address) }
 }
 
 /// A decimal number within the bounds.

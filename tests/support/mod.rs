@@ -1,6 +1,7 @@
 //! What the tests share: guarded processes, real peers, a client of their own, and visible skips.
 
 pub mod backend;
+pub mod browser;
 pub mod client;
 pub mod cluster;
 pub mod crowd;
@@ -8,6 +9,7 @@ pub mod daemon;
 pub mod debian13;
 pub mod dovecot;
 pub mod header;
+pub mod http;
 pub mod load;
 pub mod mail;
 pub mod mend;

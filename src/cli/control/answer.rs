@@ -4,13 +4,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
 use vestibule::backend::{AdminState, WEIGHT_MAX};
-use vestibule::engine::{BackendAccount, ServerAccount, SessionFilter, SessionSeen, SessionsSeen, Snapshot};
+use vestibule::engine::{
+    BackendAccount, REFUSALS_MAX, ServerAccount, SessionFilter, SessionSeen, SessionsSeen, Snapshot,
+};
 use vestibule::net::Network;
 use vestibule::relay::{End, SessionId};
 
 use super::Control;
 use super::wire::{Form, Request, WHO_DEFAULT};
 use crate::cli::ctl;
+use crate::cli::http::refusals_of;
 use crate::cli::tier::Glance;
 
 /// Most sessions that `who` shows.
@@ -45,12 +48,17 @@ fn done(control: &Control, request: Request) -> Result<Value, Vec<String>> {
         }
         Request::Session { id } => session(&control.glance(), &id).map_err(one),
         Request::Kick { whom } => kick(&control.glance(), &whom).map_err(one),
+        Request::Refused { limit } => {
+            let all = control.glance().refusals();
+            let shown = &all[..all.len().min(limit.unwrap_or(REFUSALS_MAX))];
+            Ok(json!({ "ok": true, "refusals": refusals_of(shown), "more": all.len() - shown.len() }))
+        }
         Request::Reload {} => {
             let warnings = control.tier().map_err(one)?.reload()?;
             Ok(json!({ "ok": true, "warnings": warnings }))
         }
         Request::Drain {} => {
-            control.tier().map_err(one)?.drain();
+            control.tier().map_err(one)?.drain_in_a_while();
             Ok(json!({ "ok": true }))
         }
         Request::Resume {} => {
@@ -70,12 +78,12 @@ fn stats(snapshot: &Snapshot, form: Form) -> Value {
 }
 
 fn backends(snapshot: &Snapshot) -> Value {
-    let all: Vec<Value> = snapshot.backends().iter().map(backend_value).collect();
+    let all: Vec<Value> = snapshot.backends().iter().map(backend_of).collect();
     json!({ "ok": true, "backends": all })
 }
 
 /// A backend and its servers.
-fn backend_value(backend: &BackendAccount) -> Value {
+pub fn backend_of(backend: &BackendAccount) -> Value {
     let BackendAccount { name, waiting, waiting_max, queue, stick_used, stick_size, totals, .. } = backend;
     let servers: Vec<Value> = backend.servers.iter().map(server_value).collect();
     json!({

@@ -8,7 +8,7 @@ mod answer;
 mod ask;
 mod wire;
 
-pub use answer::server_of;
+pub use answer::{backend_of, server_of};
 pub use ask::{NotAsked, ask};
 pub use wire::{Form, Request, WHO_DEFAULT};
 
@@ -16,7 +16,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::sync::{Arc, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,9 +24,9 @@ use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use vestibule::ring;
 
-use super::lock;
 use super::takeover::{Place, may_ask};
 use super::tier::{Glance, Tier};
+use super::watcher::Watcher;
 use wire::{REQUEST_MAX, failure};
 
 /// Conversations at a time; more are told so.
@@ -35,28 +35,22 @@ const CONVERSATIONS_MAX: usize = 32;
 const REQUEST_PATIENCE: Duration = Duration::from_secs(30);
 /// How long an answer may take to be read.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
-/// How long the tier may be busy until what was seen of it last is good enough.
-const GLANCE_PATIENCE: Duration = Duration::from_millis(200);
 /// How long a reload or a drain waits for a takeover that is under way.
 const TIER_PATIENCE: Duration = Duration::from_secs(20);
-/// Rest between two looks whether the tier is free.
-const LOOK_REST: Duration = Duration::from_millis(5);
 /// Rest after a failed accept, and while another process listens.
 const REST: Duration = Duration::from_millis(500);
 
 /// The socket, and whom it commands.
 pub struct Control {
     place: Arc<Place>,
-    tier: Arc<Mutex<Tier>>,
-    last: Mutex<Glance>,
+    watcher: Arc<Watcher>,
     conversations: AtomicUsize,
 }
 
 impl Control {
     /// At a place that is held.
-    pub fn new(place: Arc<Place>, tier: Arc<Mutex<Tier>>) -> Arc<Control> {
-        let last = Mutex::new(lock(&tier).glance());
-        Arc::new(Control { place, tier, last, conversations: AtomicUsize::new(0) })
+    pub fn new(place: Arc<Place>, watcher: Arc<Watcher>) -> Arc<Control> {
+        Arc::new(Control { place, watcher, conversations: AtomicUsize::new(0) })
     }
 
     /// Hears everybody, as long as the process lives.
@@ -101,32 +95,13 @@ impl Control {
 
     /// The engines as they are now, or, while the tier is busy, as they were.
     fn glance(&self) -> Glance {
-        match self.tier_within(GLANCE_PATIENCE) {
-            Some(tier) => {
-                let glance = tier.glance();
-                drop(tier);
-                *lock(&self.last) = glance.clone();
-                glance
-            }
-            None => lock(&self.last).clone(),
-        }
+        self.watcher.glance()
     }
 
     /// The tier, once it is free.
     fn tier(&self) -> Result<MutexGuard<'_, Tier>, String> {
-        self.tier_within(TIER_PATIENCE).ok_or_else(|| "another process is taking over: try again".to_owned())
-    }
-
-    fn tier_within(&self, patience: Duration) -> Option<MutexGuard<'_, Tier>> {
-        let end = Instant::now() + patience;
-        loop {
-            match self.tier.try_lock() {
-                Ok(tier) => return Some(tier),
-                Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
-                Err(TryLockError::WouldBlock) if Instant::now() >= end => return None,
-                Err(TryLockError::WouldBlock) => thread::sleep(LOOK_REST),
-            }
-        }
+        let tier = self.watcher.tier_within(TIER_PATIENCE);
+        tier.ok_or_else(|| "another process is taking over: try again".to_owned())
     }
 }
 

@@ -58,6 +58,12 @@ pub enum Request {
         /// Which.
         whom: String,
     },
+    /// Who was refused of late.
+    Refused {
+        /// Most that are shown.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        limit: Option<usize>,
+    },
     /// Reads the configuration again.
     Reload {},
     /// Stops accepting and finishes.

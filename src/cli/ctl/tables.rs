@@ -1,10 +1,14 @@
 //! Answers as people read them.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde_json::Value;
 
 use super::Request;
+
+/// Characters of what one has sent that stand in a table.
+const SENT_SHOWN_MAX: usize = 48;
 
 /// The answer to a request: as a table, or as it came.
 pub fn show(request: &Request, answer: &Value, json: bool) -> String {
@@ -16,6 +20,7 @@ pub fn show(request: &Request, answer: &Value, json: bool) -> String {
         Request::Stats { .. } => text(&answer["text"]).to_owned(),
         Request::Backends {} => backends(&answer["backends"]),
         Request::Who { .. } => who(answer),
+        Request::Refused { .. } => refused(answer),
         Request::Session { .. } => session(&answer["session"]),
         Request::Server { .. } => match answer["let-go"].as_u64() {
             None | Some(0) => String::new(),
@@ -110,6 +115,32 @@ fn who(answer: &Value) -> String {
     let mut out = table.finish();
     if let Some(more @ 1..) = answer["more"].as_u64() {
         let _ = writeln!(out, "... and {more} more");
+    }
+    out
+}
+
+/// A line a kind, and below the table what can be done about those that were recognised.
+fn refused(answer: &Value) -> String {
+    let mut table = Table::new(&["source", "listener", "last", "count", "reason", "diagnosis", "peer", "sent"]);
+    let all = || answer["refusals"].as_array().into_iter().flatten();
+    for one in all() {
+        table.row([
+            text(&one["source"]).to_owned(),
+            format!("{}/{}", text(&one["service"]), text(&one["listener"])),
+            age(one["last"].as_f64().unwrap_or(0.0)),
+            one["count"].to_string(),
+            text(&one["reason"]).to_owned(),
+            one["diagnosis"].as_str().unwrap_or("-").to_owned(),
+            text(&one["peer"]).to_owned(),
+            text(&one["sent"]).chars().take(SENT_SHOWN_MAX).collect(),
+        ]);
+    }
+    let mut out = table.finish();
+    let advice: BTreeMap<&str, &str> =
+        all().filter_map(|one| Some((one["diagnosis"].as_str()?, one["advice"].as_str()?))).collect();
+    for (diagnosis, advice) in advice {
+        // A String takes everything.
+        let _ = writeln!(out, "{diagnosis}: {advice}");
     }
     out
 }

@@ -1,0 +1,122 @@
+//! The page in a real browser, on a relay under load: what it shows is what clients counted.
+//!
+//! `VESTIBULE_PICTURES=DIRECTORY cargo test --test integration page::` keeps pictures of it, narrow and wide, light and dark.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::needs;
+use crate::support::backend::Backend;
+use crate::support::browser::{CHROMIUM, Look, document, picture};
+use crate::support::client::{Client, loopback};
+use crate::support::cluster::backend;
+use crate::support::daemon::Daemon;
+use crate::support::http::{stats, try_get};
+use crate::support::load::{load, load_beside};
+use crate::support::{PATIENCE, free_port, wait_until};
+
+/// A relay to two servers, of which one does not exist.
+struct Scene {
+    daemon: Daemon,
+    listener: SocketAddr,
+    http: SocketAddr,
+    _server: Backend,
+}
+
+impl Scene {
+    fn new() -> Scene {
+        let (port, http) = (free_port(), free_port());
+        let server = Backend::greeting("* OK ready\r\n");
+        let nobody = loopback(free_port());
+        let text = format!(
+            "haproxy_trusted_networks = 127.0.0.0/8\nrings = 2\nhttp_listen = 127.0.0.1:{http}\n\
+             service imap-login {{\n  worker = relay\n  backend = imap\n  inet_listener imap_in {{\n    \
+             address = 127.0.0.1\n    port = {port}\n    haproxy = yes\n  }}\n}}\n{}",
+            backend("imap", "check = connect\n  check_interval = 1s\n  slow_start = 0", &[server.address, nobody])
+        );
+        let daemon = Daemon::start(&text, &[port]);
+        daemon.wait_for_output("is ready");
+        let scene = Scene { daemon, listener: loopback(port), http: loopback(http), _server: server };
+        let down =
+            || try_get(scene.http, "/stats.json", &[]).is_ok() && scene.status(1) == "DOWN" && scene.status(0) == "UP";
+        assert!(wait_until(PATIENCE, down), "{}", scene.daemon.output());
+        scene
+    }
+
+    fn status(&self, server: usize) -> String {
+        stats(self.http)["backends"][0]["servers"][server]["status"].as_str().unwrap_or_default().to_owned()
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}/", self.http)
+    }
+}
+
+/// An attribute of the element whose tag contains this.
+fn attribute<'a>(document: &'a str, tag: &str, name: &str) -> &'a str {
+    let at = document.find(tag).unwrap_or_else(|| panic!("no {tag} in:\n{document}"));
+    let begin = document[..at].rfind('<').expect("it stands in a tag");
+    let end = at + document[at..].find('>').expect("a tag ends");
+    let value = document[begin..end].split(&format!("{name}=\"")).nth(1).and_then(|rest| rest.split('"').next());
+    value.unwrap_or_else(|| panic!("no {name} at {}", &document[begin..end]))
+}
+
+#[test]
+fn it_shows_what_clients_counted_and_what_is_wrong() {
+    needs!(CHROMIUM);
+    let scene = Scene::new();
+    let report = load(scene.listener, &["-n", "300", "-c", "8", "--expect", "banner"]);
+    report.assert_ok();
+    let markup = b"<script>alert(1)</script>\r\n";
+    for _ in 0..3 {
+        assert_eq!(Client::send_to(scene.listener, markup).read_to_end().0, b"");
+    }
+    let served = report.number("/connections/ok");
+    let settled = || {
+        let all = stats(scene.http);
+        let server = &all["backends"][0]["servers"][0];
+        (&server["sessions"], &server["sessions-total"]) == (&0.into(), &served.into())
+    };
+    assert!(wait_until(PATIENCE, settled), "{:#}", stats(scene.http));
+    let shown = document(&scene.url());
+    let tile = |name: &str| attribute(&shown, &format!("id=\"tile-{name}\""), "data-value");
+    assert_eq!(tile("accepted"), (served + 3).to_string());
+    assert_eq!(tile("served"), served.to_string());
+    assert_eq!((tile("refused"), tile("sessions"), tile("pending")), ("3", "0", "0"));
+    assert_eq!(attribute(&shown, "data-reason=\"absent\"", "data-count"), "3");
+    for words in [
+        "Server imap/s1 is down",
+        "refused",
+        "1 of 2 servers take new sessions",
+        "&lt;script&gt;alert(1)&lt;/script&gt;",
+    ] {
+        assert!(shown.contains(words), "{words} is not in:\n{shown}");
+    }
+    assert!(!shown.contains("<script>alert"), "what clients send never becomes markup");
+}
+
+#[test]
+fn it_lives_under_load_and_can_be_looked_at() {
+    needs!(CHROMIUM);
+    let scene = Scene::new();
+    let _load = load_beside(scene.listener, &["-d", "120s", "--rate", "200", "--expect", "banner"]);
+    assert!(wait_until(PATIENCE, || stats(scene.http)["counters"]["proxied"].as_u64() > Some(0)));
+    let shown = document(&scene.url());
+    let later = stats(scene.http)["counters"]["accepted"].as_u64().expect("a count");
+    let tile: u64 = attribute(&shown, "id=\"tile-accepted\"", "data-value").parse().expect("a number");
+    assert!(0 < tile && tile <= later, "{tile} of {later}");
+    assert!(shown.contains(">live</span>"), "it goes on by itself:\n{shown}");
+    let kept = std::env::var_os("VESTIBULE_PICTURES").map(PathBuf::from);
+    let scratch = crate::support::temp_dir();
+    for (name, width, dark) in [
+        ("narrow-light", 400, false),
+        ("narrow-dark", 400, true),
+        ("wide-light", 1600, false),
+        ("wide-dark", 1600, true),
+    ] {
+        let file = kept.as_deref().unwrap_or(scratch.path()).join(format!("page-{name}.png"));
+        picture(&scene.url(), Look { width, height: 1500, dark }, &file);
+        let png = std::fs::read(&file).expect("a picture was taken");
+        assert!(png.starts_with(b"\x89PNG") && png.len() > 10_000, "{name}: {} bytes", png.len());
+    }
+}
