@@ -33,6 +33,7 @@ mod page;
 mod peer_cases;
 mod peers;
 mod pools;
+mod presets;
 mod receivers;
 mod refusals;
 mod relay;

@@ -5,10 +5,11 @@
 //! with a header tells apart four wrong configurations; see [`Finding`].
 //!
 //! ```text
-//! connected --header--> Greeting --greeted--> [Noop: SMTP, behind a header] --> Farewell --end, or its answer--> verdict
+//! connected --header--> Greeting --greeted--> [Noop: SMTP] --> Farewell --end, or its answer--> verdict
 //! ```
 //!
-//! NOOP: Exim greets even after it has refused a header, takes QUIT, and answers everything else with 503.
+//! NOOP: Exim greets even after it has refused a header or waited for one in vain, takes QUIT, and answers everything else
+//! with 503.
 
 use std::time::{Duration, Instant};
 
@@ -256,7 +257,7 @@ impl Dialogue {
         self.found = Some(Verdict { finding, message, took: now.saturating_duration_since(self.begun) });
         let is_smtp = matches!(self.protocol, Protocol::Smtp | Protocol::Submission);
         self.read = 0;
-        if is_smtp && !self.header.is_empty() && self.kind == CheckKind::Banner {
+        if is_smtp && self.kind == CheckKind::Banner {
             self.state = State::Noop;
         } else {
             (self.state, self.deadline) = (State::Farewell, now + FAREWELL_MAX);
@@ -266,7 +267,14 @@ impl Dialogue {
     fn noop_reply(&mut self, line: &[u8], now: Instant) -> Option<Verdict> {
         match words::reply(self.protocol, line) {
             Reply::Unfinished => None,
-            Reply::NotNow => {
+            Reply::NoHeader if self.header.is_empty() => {
+                let why = format!(
+                    "it greets, but serves nothing without a PROXY header ({}): set `forward = proxy-v2`",
+                    quoted(line)
+                );
+                self.over(Finding::HeaderExpected, &why, now).verdict
+            }
+            Reply::NotNow | Reply::NoHeader if !self.header.is_empty() => {
                 let why = format!(
                     "it greets, but serves nothing behind our PROXY header ({}): this host is not among those that may send \
                      one, or it does not take this form of it",
@@ -274,8 +282,16 @@ impl Dialogue {
                 );
                 self.over(Finding::HeaderRefused, &why, now).verdict
             }
-            Reply::Unknown | Reply::Goodbye => Some(self.no_header_expected(line, now)),
-            Reply::Good | Reply::Other => {
+            Reply::Busy => {
+                let why = format!("it serves, and has too many connections: {}", quoted(line));
+                self.over(Finding::Overloaded, &why, now).verdict
+            }
+            Reply::Leaving => {
+                let why = format!("it greets, and does not serve: {}", quoted(line));
+                self.over(Finding::NotServing, &why, now).verdict
+            }
+            Reply::Unknown | Reply::Goodbye if !self.header.is_empty() => Some(self.no_header_expected(line, now)),
+            _ => {
                 (self.state, self.deadline) = (State::Farewell, now + FAREWELL_MAX);
                 None
             }

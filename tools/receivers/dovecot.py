@@ -21,7 +21,7 @@ service imap-login {{
   }}
   inet_listener imap_haproxy {{
     port = {port}
-    haproxy = yes
+    haproxy = {takes_headers}
   }}
   {restart} = {never}
 }}
@@ -56,7 +56,8 @@ passdb static {{
 class Dovecot(Server):
     def __init__(self, directory):
         super().__init__(directory)
-        values = dict(directory=directory, peer=PEER, port=self.port, **self.words)
+        takes_headers = "yes" if self.takes_headers else "no"
+        values = dict(directory=directory, peer=PEER, port=self.port, takes_headers=takes_headers, **self.words)
         configuration = self.directory / "dovecot.conf"
         configuration.write_text((self.special + COMMON).format_map(values))
         self.spawn(self.packages.command(directory, "dovecot", "-F", "-c", str(configuration)))

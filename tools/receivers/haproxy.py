@@ -20,7 +20,7 @@ defaults
   timeout client 30s
   timeout server 30s
 listen all
-  bind 127.0.0.1:{self.port} accept-proxy
+  bind 127.0.0.1:{self.port} {"accept-proxy" if self.takes_headers else ""}
   server backend 127.0.0.1:{self.backend.getsockname()[1]} send-proxy
 """)
         threading.Thread(target=self.serve, daemon=True).start()

@@ -74,7 +74,7 @@ mail {{
   auth_http 127.0.0.1:{self.authentication.server_port}/;
   set_real_ip_from 127.0.0.0/8;
   server {{
-    listen 127.0.0.1:{self.port} proxy_protocol;
+    listen 127.0.0.1:{self.port} {"proxy_protocol" if self.takes_headers else ""};
     protocol imap;
   }}
 }}""")
@@ -100,6 +100,10 @@ mail {{
         # Without a header that names one, nginx tells the connection's address and no port.
         source = endpoint(address, port) if port else "own"
         return source, endpoint(destination, destination_port)
+
+
+class NginxMail122(NginxMail):
+    name, packages = "nginx mail 1.22", Installed
 
 
 class Authentication(http.server.BaseHTTPRequestHandler):

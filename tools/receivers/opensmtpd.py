@@ -11,7 +11,7 @@ class OpenSmtpd(Server):
         super().__init__(directory)
         configuration = self.directory / "smtpd.conf"
         configuration.write_text(f"""\
-listen on 127.0.0.1 port {self.port} proxy-v2 hostname mail.test
+listen on 127.0.0.1 port {self.port} {"proxy-v2" if self.takes_headers else ""} hostname mail.test
 match from any for any reject
 """)
         self.spawn(self.packages.command(directory, "smtpd", "-d", "-f", str(configuration)))

@@ -23,6 +23,7 @@ postscreen_cache_map =
 postscreen_greet_wait = 2s
 """
 SERVICES = """\
+smtpd pass - - n - - smtpd
 postlog unix-dgram n - n - 1 postlogd
 proxymap unix - - n - - proxymap
 anvil unix - - n - 1 anvil
@@ -37,8 +38,9 @@ class Postfix(Server):
         for name in ["queue", "data"]:
             (self.directory / name).mkdir()
         os.chown(self.directory / "data", self.owner(), -1)
+        service = self.service + (f" -o {self.setting}" if self.takes_headers else "")
         (self.directory / "main.cf").write_text(MAIN.format(directory=directory))
-        (self.directory / "master.cf").write_text(f"127.0.0.1:{self.port} inet {self.service}\n{SERVICES}")
+        (self.directory / "master.cf").write_text(f"127.0.0.1:{self.port} inet {service}\n{SERVICES}")
         output(*self.packages.command(directory, "postfix", "-c", str(directory), "check"))  # makes the directories
         daemons = output(*self.packages.command(directory, "postconf", "-c", str(directory), "-h", "daemon_directory"))
         master = [f"{daemons.strip()}/master", "-s", "-c", str(directory)]
@@ -66,7 +68,7 @@ class Postfix(Server):
 class Smtpd(Postfix):
     """With `smtpd_upstream_proxy_protocol = haproxy`: accepts if it greets with 220. It tells the source only."""
 
-    service = "n - n - - smtpd -o smtpd_upstream_proxy_protocol=haproxy"
+    service, setting = "n - n - - smtpd", "smtpd_upstream_proxy_protocol=haproxy"
 
     def settle(self, start):
         self.last = self.wait_for_line(start, r" disconnect from \S+\[(\S*)\]:(\d+)")
@@ -87,7 +89,7 @@ class Postscreen(Postfix):
     """With `postscreen_upstream_proxy_protocol = haproxy`: accepts if its greeting begins, and logs both ends first."""
 
     name, packages = "postscreen", Installed
-    service = "n - n - 1 postscreen -o postscreen_upstream_proxy_protocol=haproxy"
+    service, setting = "n - n - 1 postscreen", "postscreen_upstream_proxy_protocol=haproxy"
 
     def endpoints(self, _, start):
         found = self.wait_for_line(start, r" CONNECT from \[(\S*)\]:(\d+) to \[(\S*)\]:(\d+)")

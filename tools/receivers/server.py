@@ -105,6 +105,8 @@ class Server(Receiver):
     """A child process in a temporary directory, with the lines that it logs. It leads a session; what belongs to that,
     or descends from it, ends with it."""
 
+    # Whether the setting is on by which it takes headers.
+    takes_headers = True
     # Set when the run is broken off: no server is started any more.
     broken_off = threading.Event()
 

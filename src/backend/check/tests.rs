@@ -79,7 +79,7 @@ const SIEVE: &[u8] =
 #[test]
 fn good_servers_are_greeted_and_left_politely() {
     type Case<'a> = (Protocol, &'a [u8], &'a [Server<'a>], &'a [u8]);
-    let cases: [Case<'_>; 9] = [
+    let cases: [Case<'_>; 11] = [
         (
             Protocol::Imap,
             LOCAL,
@@ -100,7 +100,25 @@ fn good_servers_are_greeted_and_left_politely() {
             &[Says(b"220 mx ESMTP\r\n"), Says(b"250 2.0.0 OK\r\n"), Says(b"221 2.0.0 Bye\r\n"), EOF],
             b"NOOP\r\nQUIT\r\n",
         ),
-        (Protocol::Smtp, NO_HEADER, &[Says(b"220 mx ESMTP Postfix\r\n"), Says(b"221 2.0.0 Bye\r\n"), EOF], b"QUIT\r\n"),
+        (
+            Protocol::Smtp,
+            NO_HEADER,
+            &[Says(b"220 mx ESMTP Postfix\r\n"), Says(b"250 Ok\r\n"), Says(b"221 2.0.0 Bye\r\n"), EOF],
+            b"NOOP\r\nQUIT\r\n",
+        ),
+        // Servers that know no NOOP, or none before EHLO, serve all the same.
+        (
+            Protocol::Smtp,
+            NO_HEADER,
+            &[Says(b"220 mx\r\n"), Says(b"502 Not implemented\r\n"), Says(b"221 Bye\r\n"), EOF],
+            b"NOOP\r\nQUIT\r\n",
+        ),
+        (
+            Protocol::Smtp,
+            NO_HEADER,
+            &[Says(b"220 mx\r\n"), Says(b"503 EHLO first\r\n"), Says(b"221 Bye\r\n"), EOF],
+            b"NOOP\r\nQUIT\r\n",
+        ),
         (
             Protocol::Smtp,
             LOCAL,
@@ -144,7 +162,7 @@ fn a_farewell_has_an_end() {
 
 #[test]
 fn a_port_that_expects_no_header_is_recognised() {
-    let cases: [(Protocol, &[Server<'_>]); 7] = [
+    let cases: [(Protocol, &[Server<'_>]); 8] = [
         (
             Protocol::Imap,
             &[
@@ -165,6 +183,7 @@ fn a_port_that_expects_no_header_is_recognised() {
         ),
         (Protocol::Lmtp, &[Says(b"220 mx\r\n"), Says(b"500 5.5.1 Unknown command\r\n221 2.0.0 Bye\r\n"), EOF]),
         (Protocol::Smtp, &[Says(b"554 5.5.0 Error: SMTP protocol synchronization\r\n"), EOF]),
+        (Protocol::Smtp, &[Says(b"421 mx You talk too soon\r\n"), EOF]),
         (Protocol::Sieve, &[Says(SIEVE), Says(b"NO \"Error in MANAGESIEVE command received by server.\"\r\n"), EOF]),
     ];
     for (protocol, script) in cases {
@@ -185,7 +204,13 @@ fn a_port_that_expects_a_header_and_gets_none_is_recognised() {
     let dovecot = run(Protocol::Imap, NO_HEADER, &[Waits(3), EOF]);
     let postfix = run(Protocol::Smtp, NO_HEADER, &[Waits(5), Says(b"421 4.3.0 mx Server local error\r\n"), EOF]);
     let postscreen = run(Protocol::Smtp, NO_HEADER, &[Waits(5), Says(b"421 4.3.2 No system resources\r\n"), EOF]);
-    for (finding, message) in [dovecot, postfix, postscreen] {
+    let exim = [
+        Waits(3),
+        Says(b"220 mx ESMTP Exim 4.98\r\n"),
+        Says(b"503 Command refused, required Proxy negotiation failed\r\n"),
+    ];
+    let exim = run(Protocol::Smtp, NO_HEADER, &exim);
+    for (finding, message) in [dovecot, postfix, postscreen, exim] {
         assert_eq!(finding, Finding::HeaderExpected, "{message}");
         assert!(message.contains("`forward = proxy-v2`"), "{message}");
     }
@@ -197,8 +222,14 @@ fn a_port_that_expects_a_header_and_gets_none_is_recognised() {
 fn a_refused_header_is_recognised() {
     let exim =
         [Says(b"220 mx ESMTP Exim 4.96\r\n"), Says(b"503 Command refused, required Proxy negotiation failed\r\n")];
-    let cases: [(Protocol, &[Server<'_>]); 5] = [
+    let cases: [(Protocol, &[Server<'_>]); 10] = [
         (Protocol::Smtp, &exim),
+        // Haraka, and smtp-server, which says so in IMAP's words.
+        (Protocol::Smtp, &[Says(b"421 PROXY not allowed from 127.0.0.1\r\n"), EOF]),
+        (Protocol::Smtp, &[Says(b"220 mx ESMTP Haraka\r\n421 PROXY not allowed from 127.0.0.1\r\n"), EOF]),
+        (Protocol::Smtp, &[Says(b"421 Invalid PROXY format\r\n"), EOF]),
+        (Protocol::Smtp, &[Says(b"* BAD Invalid PROXY header\r\n"), EOF]),
+        (Protocol::Imap, &[Says(b"* BAD Invalid PROXY header\r\n"), EOF]),
         (Protocol::Smtp, &[Says(b"421 4.3.0 mx Server local error\r\n"), EOF]),
         (Protocol::Smtp, &[Says(b"421 4.3.2 No system resources\r\n"), Ends(Ending::Reset)]),
         (Protocol::Imap, &[EOF]),
@@ -225,7 +256,20 @@ fn too_many_connections_are_no_reason_to_be_down() {
     for (protocol, line) in cases {
         assert_eq!(run(protocol, LOCAL, &[Says(line), EOF]).0, Finding::Overloaded, "{protocol:?}");
     }
+    let behind_the_greeting: &[u8] = b"220 mx\r\n421 4.7.0 mx Error: too many connections from 198.51.100.99\r\n";
+    assert_eq!(run(Protocol::Smtp, LOCAL, &[Says(behind_the_greeting), EOF]).0, Finding::Overloaded);
     assert!(Finding::Overloaded.is_good());
+}
+
+#[test]
+fn a_server_that_greets_and_leaves_does_not_serve() {
+    // Postscreen, whose smtpd cannot be reached.
+    let script = [Says(b"220-mx\r\n"), Waits(6), Says(b"220 mx\r\n421 4.3.2 No system resources\r\n"), EOF];
+    for header in [LOCAL, NO_HEADER] {
+        assert_eq!(run(Protocol::Smtp, header, &script).0, Finding::NotServing);
+    }
+    let block_list = [Says(b"554 5.7.1 127.0.0.1 is an open proxy\r\n"), EOF];
+    assert_eq!(run(Protocol::Smtp, LOCAL, &block_list).0, Finding::NotServing, "that is another kind of proxy");
 }
 
 #[test]

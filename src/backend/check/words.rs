@@ -31,12 +31,28 @@ pub(super) enum Reply {
     Unknown,
     /// Not in this state (503).
     NotNow,
-    /// The server ends the session.
+    /// It says something of PROXY headers: Exim of one that it misses or did not take, Haraka of one that it does not want.
+    NoHeader,
+    /// The server ends the session as it was told to.
     Goodbye,
+    /// The server ends the session for reasons of its own.
+    Leaving,
+    /// The server ends the session because it has too many.
+    Busy,
     Other,
 }
 
 pub(super) fn greeting(protocol: Protocol, line: &[u8]) -> Greeting {
+    match greeting_of(protocol, line) {
+        // Haraka by 421, and smtp-server in IMAP's words: both write the name so, which "open proxy" of a block list is not.
+        Greeting::Refusal | Greeting::Foreign if line.windows(5).any(|word| word == b"PROXY") => {
+            Greeting::HeaderTrouble
+        }
+        greeting => greeting,
+    }
+}
+
+fn greeting_of(protocol: Protocol, line: &[u8]) -> Greeting {
     match protocol {
         Protocol::Imap => imap_greeting(line),
         Protocol::Pop3 if starts(line, b"+OK") => Greeting::Complete,
@@ -65,7 +81,9 @@ fn smtp_greeting(line: &[u8]) -> Greeting {
         Some((220, false)) => Greeting::Complete,
         // smtpd and postscreen, which read a header before anything else.
         Some((421, _)) if has(line, b"421 4.3.0 ") || has(line, b"No system resources") => Greeting::HeaderTrouble,
+        // Exim; smtp-server.
         Some((554, _)) if has(line, b"synchronization") => Greeting::TooEarly,
+        Some((421, _)) if has(line, b"talk too soon") => Greeting::TooEarly,
         Some((code, _)) if (400..600).contains(&code) => refusal(line),
         _ => Greeting::Foreign,
     }
@@ -106,6 +124,9 @@ fn smtp_reply(line: &[u8]) -> Reply {
         Some((_, true)) => Reply::Unfinished,
         Some((250, _)) => Reply::Good,
         Some((221, _)) => Reply::Goodbye,
+        Some((421 | 503, _)) if has(line, b"proxy") => Reply::NoHeader,
+        Some((421, _)) if says_busy(line) => Reply::Busy,
+        Some((421, _)) => Reply::Leaving,
         Some((503, _)) => Reply::NotNow,
         Some((500..=502 | 554, _)) => Reply::Unknown,
         _ => Reply::Other,
