@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use vestibule::dispatch::{Accepted, Overload, Pool};
+#[cfg(feature = "tokio-uring")]
+use vestibule::dispatch::Parts;
+use vestibule::dispatch::{Accepted, Incoming, Overload, Pool};
 use vestibule::engine::EngineBuilder;
 use vestibule::{Engine, Listener};
 
@@ -25,8 +27,17 @@ const POOL: &str = "pool";
 const SETTLED: Duration = Duration::from_millis(200);
 
 #[test]
+fn ten_thousand_connections_to_the_daemons_rings() {
+    assert_daemon_serves_ten_thousand("");
+}
+
+#[test]
 fn ten_thousand_connections_to_the_daemons_threads() {
-    let (daemon, listener) = Daemon::haproxy("", "");
+    assert_daemon_serves_ten_thousand("service imap-login {\n  workers = 2\n}");
+}
+
+fn assert_daemon_serves_ten_thousand(globals: &str) {
+    let (daemon, listener) = Daemon::haproxy(globals, "");
     Client::send_to(listener, &header::local()).whoami(); // whatever is opened once is open now
     let before = daemon.open_files();
     let right = swarm(listener, |said, source| {
@@ -36,6 +47,41 @@ fn ten_thousand_connections_to_the_daemons_threads() {
     let settled = wait_until(PATIENCE, || daemon.open_files() == before);
     assert!(settled, "{before} open files before, {} after", daemon.open_files());
     assert_eq!(counted(&daemon.stop(), "proxied"), Some(u64::from(CONNECTIONS)));
+}
+
+#[test]
+fn ten_thousand_connections_that_the_rings_serve() {
+    assert_serves_ten_thousand(Pool::here(POOL, answer));
+}
+
+#[test]
+fn a_panic_on_a_ring_costs_one_connection_and_no_ring() {
+    let handler = |connection: Accepted| {
+        assert!(connection.residual() != b"boom", "on purpose: this connection's handler panics");
+        answer(connection);
+    };
+    let mut engine = start(Engine::builder().rings(NonZeroUsize::MIN), Pool::here(POOL, handler));
+    let listener = engine.addresses()[0];
+    for _ in 0..20 {
+        let bad = Client::send_to(listener, &[&header::local()[..], b"boom"].concat());
+        assert_eq!(bad.read_to_end().0, b"");
+        let good = Client::send_to(listener, &header::local());
+        assert_eq!(good.read_to_end().0, good.local().to_string().as_bytes());
+    }
+    let snapshot = engine.snapshot();
+    assert_eq!((snapshot.count("lost-in-pool"), snapshot.count("ring-replaced")), (20, 0), "{snapshot}");
+    assert!(engine.drain(PATIENCE));
+}
+
+#[test]
+fn a_drain_waits_for_nobody_who_was_served_on_a_ring() {
+    let mut engine = engine(Pool::here(POOL, answer));
+    let listener = engine.addresses()[0];
+    let clients: Vec<Client> = (0..100).map(|_| Client::send_to(listener, &header::local())).collect();
+    assert!(engine.drain(PATIENCE));
+    let answered = clients.iter().filter(|client| client.read_to_end().0 == client.local().to_string().as_bytes());
+    assert_eq!(answered.count(), 100, "what waited in the backlogs is served, too");
+    assert_eq!(open_connections(listener.port()), 0);
 }
 
 #[test]
@@ -59,9 +105,56 @@ fn ten_thousand_connections_to_a_tokio_runtime() {
 fn ten_thousand_connections_to_tokio_uring_runtimes() {
     assert_serves_ten_thousand(Pool::tokio_uring(POOL, 2, 1024, |connection| async move {
         let client = connection.client().to_string();
-        let (socket, _residual, _permit) = connection.into_parts();
+        let Parts { socket, .. } = connection.into_parts();
         socket.write_all(client.into_bytes()).await.0.expect("the client reads");
     }));
+}
+
+#[test]
+fn ten_thousand_connections_pulled_by_threads() {
+    let (engine, incoming) = pulled();
+    let pulling =
+        std::iter::repeat_n(incoming, 4).map(|incoming| thread::spawn(move || incoming.into_iter().for_each(answer)));
+    let pulling: Vec<_> = pulling.collect();
+    assert_engine_serves_ten_thousand(engine);
+    pulling.into_iter().for_each(|thread| thread.join().expect("no panic"));
+}
+
+#[cfg(feature = "tokio")]
+#[test]
+fn ten_thousand_connections_pulled_by_a_task_of_tokio() {
+    use tokio::io::AsyncWriteExt;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_io().build().expect("a runtime");
+    let (engine, mut incoming) = pulled();
+    let pulling = runtime.spawn(async move {
+        while let Some(connection) = incoming.next().await {
+            tokio::spawn(async move {
+                let client = connection.client().to_string();
+                let mut stream = connection.into_tokio().expect("no TLS").into_stream();
+                stream.write_all(client.as_bytes()).await.expect("the client reads");
+            });
+        }
+    });
+    assert_engine_serves_ten_thousand(engine);
+    runtime.block_on(pulling).expect("no panic");
+}
+
+#[test]
+fn connections_that_nobody_pulls_are_refused_and_counted() {
+    let (mut engine, incoming) = pulled();
+    assert!(engine.incoming(POOL).is_none() && engine.incoming("no such").is_none(), "somebody has it");
+    drop(incoming);
+    let (said, _, _) = Client::send_to(engine.addresses()[0], &header::local()).read_to_end();
+    assert_eq!(said, b"");
+    assert_eq!(engine.snapshot().count("overload"), 1);
+    assert!(engine.drain(PATIENCE));
+}
+
+/// An engine whose connections the test pulls.
+fn pulled() -> (Engine, Incoming) {
+    let engine = engine(Pool::incoming(POOL));
+    let incoming = engine.incoming(POOL).expect("nobody has it");
+    (engine, incoming)
 }
 
 #[test]
@@ -203,7 +296,10 @@ fn start(builder: EngineBuilder, pool: Pool) -> Engine {
 }
 
 fn assert_serves_ten_thousand(pool: Pool) {
-    let mut engine = engine(pool);
+    assert_engine_serves_ten_thousand(engine(pool));
+}
+
+fn assert_engine_serves_ten_thousand(mut engine: Engine) {
     let listener = engine.addresses()[0];
     let right = swarm(listener, |said, source| said == source.to_string().as_bytes());
     assert_eq!(right, CONNECTIONS as usize);

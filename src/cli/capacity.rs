@@ -2,11 +2,12 @@
 //! nobody left who could say what is missing.
 
 use std::io;
+use std::num::NonZeroUsize;
 use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::Receiver;
 use nix::sys::resource::{Resource, getrlimit};
-use vestibule::config::{Settings, WorkerKind};
+use vestibule::config::Settings;
 use vestibule::engine::{RINGS_MAX, cpus};
 
 use super::plan;
@@ -55,8 +56,7 @@ fn check_descriptors(settings: &Settings, rings: u64) -> Result<(), String> {
 }
 
 fn check_threads(settings: &Settings, rings: usize) -> Result<(), String> {
-    let pools = settings.services.iter().filter(|service| service.worker != WorkerKind::Relay);
-    let workers: usize = pools.map(plan::workers).sum();
+    let workers: usize = settings.services.iter().filter_map(plan::workers).map(NonZeroUsize::get).sum();
     let needed = rings + workers + THREADS + settings.http_listen.map_or(0, |_| THREADS_OF_HTTP);
     let (release, hold) = crossbeam_channel::bounded::<()>(0);
     let (threads, failed) = start(needed, &hold);

@@ -1,6 +1,7 @@
 //! From settings to an engine: which pools, which listeners, on which sockets.
 
 use std::net::{SocketAddr, TcpListener};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -46,8 +47,8 @@ pub fn builder(
     }
     for service in &settings.services {
         builder = match service.worker {
-            WorkerKind::Whoami => builder.pool(pool(service, means, Whoami)),
-            WorkerKind::Discard => builder.pool(pool(service, means, Discard)),
+            WorkerKind::Whoami => builder.pool(pool(service, means, Whoami, Whoami::here())),
+            WorkerKind::Discard => builder.pool(pool(service, means, Discard, Discard)),
             WorkerKind::Relay => {
                 let relay = relays::relay(service, settings, &means.backends);
                 builder.relay(relay.expect("the settings give every relay a backend"))
@@ -65,26 +66,34 @@ pub fn builder(
     Ok(builder)
 }
 
-fn pool(service: &Service, means: &Means, handler: impl Handler) -> Pool {
-    let threads = workers(service);
-    let pool = match &means.identity {
-        Some(identity) => {
+/// A pool of `handler`, or, if the rings serve it, of `here`.
+fn pool(service: &Service, means: &Means, handler: impl Handler, here: impl Handler) -> Pool {
+    let pool = match (&means.identity, workers(service)) {
+        (_, None) => Pool::here(&service.name, here),
+        (Some(identity), Some(threads)) => {
             let handler = Tls::new(identity, alpn_of_service(&service.name), handler);
             Pool::threads(
                 &service.name,
-                threads,
+                threads.get(),
                 handler.count_failures_in(means.tls_failures.clone()).count_checks_in(means.tls_checks.clone()),
             )
         }
-        None => Pool::threads(&service.name, threads, handler),
+        (None, Some(threads)) => Pool::threads(&service.name, threads.get(), handler),
     };
+    with_queue(pool, service)
+}
+
+fn with_queue(pool: Pool, service: &Service) -> Pool {
     let pool = pool.queue(service.queue).overload(service.overload);
     if service.exact_residual { pool.exact_residual() } else { pool }
 }
 
-/// Threads of a service's pool.
-pub fn workers(service: &Service) -> usize {
-    service.workers.unwrap_or_else(cpus).get()
+/// Threads of a service's pool, if it has any: by its settings, or because a TLS handshake waits for its client. The
+/// workers of this program never wait otherwise, and the rings serve their connections themselves.
+pub fn workers(service: &Service) -> Option<NonZeroUsize> {
+    let handshakes = service.listeners.iter().any(|listener| listener.ssl);
+    let threads = service.workers.or_else(|| handshakes.then(cpus));
+    threads.filter(|_| matches!(service.worker, WorkerKind::Whoami | WorkerKind::Discard))
 }
 
 fn engine_listener(service: &Service, listener: &InetListener, address: SocketAddr) -> Listener {

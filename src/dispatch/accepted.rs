@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use super::bytes::Bytes;
-use super::{Permit, Stream};
+use super::{AcceptedBuilder, Permit, Stream};
 use crate::net::{NetworkSet, canonical_socket};
 use crate::proxy::{Endpoint, Head, Header};
 
@@ -107,7 +107,56 @@ pub struct Accepted<S = TcpStream> {
     permit: Option<Permit>,
 }
 
+/// What a connection is made of, for a program that goes its own way with it.
+#[non_exhaustive]
+pub struct Parts<S = TcpStream> {
+    /// The socket.
+    pub socket: S,
+    /// The bytes that came behind the header: the first of the application's, to be read before those of the socket.
+    pub residual: Vec<u8>,
+    /// What makes the connection count against its client's limit, if there is one: to be dropped when the connection ends.
+    pub permit: Option<Permit>,
+    /// If this tier terminated TLS: what everything has to go through.
+    pub tls: Option<Box<dyn TlsSession>>,
+}
+
+impl<S: fmt::Debug> fmt::Debug for Parts<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Parts { socket, residual, permit, tls } = self;
+        let tls = tls.as_ref().map(|session| session.info());
+        let mut parts = f.debug_struct("Parts");
+        parts.field("socket", socket).field("residual", &residual.len()).field("permit", permit).field("tls", &tls);
+        parts.finish()
+    }
+}
+
 impl Accepted {
+    /// A connection for tests of handlers, over a real pair of sockets.
+    ///
+    /// ```
+    /// use std::io::{Read, Write};
+    /// use vestibule::Accepted;
+    ///
+    /// fn greet(connection: Accepted) {
+    ///     let client = connection.client().ip();
+    ///     let _ = write!(connection.into_stream(), "* OK hello {client}\r\n");
+    /// }
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let (mut client, connection) =
+    ///     Accepted::builder().client("198.51.100.7:5000".parse().expect("an address")).residual(b"a NOOP\r\n").pair()?;
+    /// assert_eq!(connection.residual(), b"a NOOP\r\n");
+    /// greet(connection);
+    /// let mut greeting = String::new();
+    /// client.read_to_string(&mut greeting)?;
+    /// assert_eq!(greeting, "* OK hello 198.51.100.7\r\n");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn builder() -> AcceptedBuilder {
+        AcceptedBuilder::new()
+    }
+
     /// `bytes` are the header, if there is one, and whatever came behind it.
     ///
     /// # Panics
@@ -224,6 +273,24 @@ impl<S> Accepted<S> {
             return Err(Box::new(self));
         }
         Ok(self.into_socket())
+    }
+
+    /// Everything that goes on when the connection's metadata does not: ask for the client and the header before.
+    ///
+    /// ```
+    /// use vestibule::dispatch::Parts;
+    ///
+    /// # fn f(connection: vestibule::Accepted) {
+    /// let client = connection.client();
+    /// let Parts { socket, residual, permit, .. } = connection.into_parts();
+    /// println!("{client} on {socket:?} has sent {} bytes", residual.len());
+    /// drop(socket);
+    /// drop(permit); // from now on the client may have one connection more
+    /// # }
+    /// ```
+    pub fn into_parts(self) -> Parts<S> {
+        let residual = self.residual().to_vec();
+        Parts { socket: self.socket, residual, permit: self.permit, tls: self.tls }
     }
 
     pub(crate) fn into_socket(self) -> (S, Option<Permit>) {

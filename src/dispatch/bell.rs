@@ -6,9 +6,11 @@
 //!
 //! No call is lost: a worker makes itself known, then looks at the queue once more, then sleeps; a ring queues, then looks
 //! whether anybody sleeps. Whichever comes second sees the other. A worker that is called while it finds work by itself
-//! passes the call on: it was for a connection that may still be waiting. `tests/loom` checks this in every order.
+//! passes the call on: it was for a connection that may still be waiting. `tests/loom` checks this in every order. Tasks
+//! sleep by the same bell.
 
 use std::sync::Arc;
+use std::task::{Poll, Waker};
 
 use super::lock;
 use super::sync::{AtomicBool, AtomicUsize, Mutex, Ordering, Thread, fence, thread};
@@ -22,31 +24,66 @@ pub(super) struct Bell {
 }
 
 struct Sleeper {
-    thread: Thread,
+    whom: Whom,
     called: Arc<AtomicBool>,
+}
+
+/// Whom a call wakes.
+enum Whom {
+    Thread(Thread),
+    Task(Waker),
+}
+
+impl Whom {
+    fn wake(self) {
+        match self {
+            Whom::Thread(thread) => thread.unpark(),
+            Whom::Task(waker) => waker.wake(),
+        }
+    }
 }
 
 impl Bell {
     /// Looks once more, and sleeps until called if there is nothing. `called` is the worker's own.
     pub fn sleep<T>(&self, called: &Arc<AtomicBool>, look: impl FnOnce() -> Option<T>) -> Option<T> {
+        let found = self.enlist(called, Whom::Thread(thread::current()), look);
+        while found.is_none() && !called.load(Ordering::Acquire) {
+            thread::park();
+        }
+        found
+    }
+
+    /// The same for a task, which is woken when called and looks again then. If it does not, it has to
+    /// [`leave`](Bell::leave): a call that reaches nobody is lost.
+    pub fn poll<T>(&self, called: &Arc<AtomicBool>, waker: &Waker, look: impl FnOnce() -> Option<T>) -> Poll<T> {
+        self.enlist(called, Whom::Task(waker.clone()), look).map_or(Poll::Pending, Poll::Ready)
+    }
+
+    /// Looks no more; a call that has come meanwhile is passed on.
+    pub fn leave(&self, called: &Arc<AtomicBool>) {
+        let was_called = self.change(|sleepers| {
+            let place = sleepers.iter().position(|sleeper| Arc::ptr_eq(&sleeper.called, called));
+            place.map(|place| sleepers.remove(place)).is_none()
+        });
+        if was_called {
+            self.wake(1);
+        }
+    }
+
+    /// Stands among the sleepers unless there is something.
+    fn enlist<T>(&self, called: &Arc<AtomicBool>, whom: Whom, look: impl FnOnce() -> Option<T>) -> Option<T> {
         called.store(false, Ordering::Relaxed);
-        self.change(|sleepers| sleepers.push(Sleeper { thread: thread::current(), called: called.clone() }));
+        self.change(|sleepers| {
+            // A task that looks without having been called stands there already, maybe for another waker.
+            sleepers.retain(|sleeper| !Arc::ptr_eq(&sleeper.called, called));
+            sleepers.push(Sleeper { whom, called: called.clone() });
+        });
         fence(Ordering::SeqCst);
         let found = look();
         if found.is_some() {
-            let was_called = self.change(|sleepers| {
-                let place = sleepers.iter().position(|sleeper| Arc::ptr_eq(&sleeper.called, called));
-                place.map(|place| sleepers.remove(place)).is_none()
-            });
-            if was_called {
-                self.wake(1);
-            }
-            return found;
+            self.leave(called);
         }
-        while !called.load(Ordering::Acquire) {
-            thread::park();
-        }
-        None
+        found
     }
 
     /// Calls at most `count` of those that sleep, the last to fall asleep first: its caches are the warmest.
@@ -56,9 +93,9 @@ impl Bell {
             if self.asleep.load(Ordering::SeqCst) == 0 {
                 return;
             }
-            let Some(Sleeper { thread, called }) = self.change(Vec::pop) else { return };
+            let Some(Sleeper { whom, called }) = self.change(Vec::pop) else { return };
             called.store(true, Ordering::Release);
-            thread.unpark();
+            whom.wake();
         }
     }
 
@@ -122,6 +159,40 @@ mod tests {
             assert!(called, "the other sleeps on");
             sleeper.join().expect("it was called");
         });
+    }
+
+    struct Counting(AtomicUsize);
+
+    impl std::task::Wake for Counting {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn a_task_is_woken_once_a_call_however_often_it_looks() {
+        let (bell, counting, called) = (Bell::default(), Arc::new(Counting(AtomicUsize::new(0))), Arc::default());
+        let waker = Waker::from(counting.clone());
+        for _ in 0..3 {
+            assert_eq!(bell.poll(&called, &waker, || None::<()>), Poll::Pending);
+        }
+        bell.wake(usize::MAX);
+        assert_eq!(counting.0.load(Ordering::SeqCst), 1);
+        assert_eq!(bell.poll(&called, &waker, || Some(7)), Poll::Ready(7));
+        assert_eq!(bell.asleep.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn a_task_that_gives_up_leaves_its_call_to_another() {
+        let bell = Bell::default();
+        let [one, other] = [(); 2].map(|()| Arc::new(Counting(AtomicUsize::new(0))));
+        let (its, others) = (Arc::default(), Arc::default());
+        assert!(bell.poll(&others, &Waker::from(other.clone()), || None::<()>).is_pending());
+        assert!(bell.poll(&its, &Waker::from(one.clone()), || None::<()>).is_pending());
+        bell.wake(1);
+        assert_eq!(one.0.load(Ordering::SeqCst), 1, "the last to fall asleep");
+        bell.leave(&its);
+        assert_eq!(other.0.load(Ordering::SeqCst), 1);
     }
 
     /// A token of park(3) left over from another use of the thread is no call.

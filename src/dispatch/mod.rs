@@ -2,13 +2,17 @@
 //!
 //! A queue is a crossbeam channel with a gate. When it is full the engine decides by the pool's [`Overload`]: it pauses
 //! accepting and asks the gate to wake it when the queue has drained to half, or it aborts the newest connection. Workers
-//! that have nothing to do sleep by a bell, which the engine rings once for all that it has queued in a turn.
+//! that have nothing to do sleep by a bell, which the engine rings once for all that it has queued in a turn. A pool that is
+//! served [`Here`], by the rings, has neither queue nor bell.
 #![forbid(unsafe_code)]
 
 mod accepted;
 mod bell;
+mod builder;
 mod bytes;
 mod gate;
+mod here;
+mod incoming;
 mod losses;
 mod permit;
 mod queue;
@@ -17,17 +21,22 @@ pub(crate) mod sync;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use accepted::{Accepted, Handoff, ListenerInfo, Socket, TlsInfo, TlsSession};
+pub use accepted::{Accepted, Handoff, ListenerInfo, Parts, Socket, TlsInfo, TlsSession};
+pub use builder::AcceptedBuilder;
 pub use bytes::INLINE_BYTES;
 pub use gate::Wake;
+pub use here::Here;
+pub use incoming::{Incoming, IntoIter};
 pub use losses::Losses;
 pub use permit::{Permit, Release};
-pub use queue::{Intake, Overload, PoolRecord, Queue, Rejected, queue, queue_of};
+pub use queue::{Intake, Next, Overload, PoolRecord, Queue, Rejected, queue, queue_of};
 pub use stream::{FINISH_BYTES_MAX, FINISH_PATIENCE_MAX, Stream};
 
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+pub(crate) use here::Hands;
 
 /// What runs a pool's connections: threads, a tokio runtime, ...
 pub trait Workers: Send {
@@ -48,7 +57,36 @@ pub struct Pool {
     pub(crate) queue: usize,
     pub(crate) overload: Overload,
     pub(crate) exact: bool,
-    pub(crate) workers: Box<dyn Workers>,
+    place: Place,
+}
+
+/// Where connections are served.
+enum Place {
+    /// By workers with threads of their own.
+    Elsewhere(Box<dyn Workers>),
+    /// By the ring that has accepted them.
+    Here(Hands),
+    /// By the program, which pulls them.
+    Pulled,
+}
+
+/// A ring's way into a pool.
+#[derive(Clone, Debug)]
+pub enum Entrance {
+    /// To workers, by a queue.
+    Queue(Queue),
+    /// The ring serves.
+    Here(Here),
+}
+
+/// Who serves behind an entrance.
+pub(crate) enum Behind {
+    /// Workers that are to be started, and their end of the queue.
+    Idle(Box<dyn Workers>, Intake),
+    /// The program, with what it pulls by.
+    Program(Incoming, Box<dyn RunningWorkers>),
+    /// The rings.
+    Nobody,
 }
 
 impl Pool {
@@ -57,14 +95,64 @@ impl Pool {
     /// Longest queue that a pool may have.
     pub const QUEUE_MAX: usize = 1 << 20;
 
-    /// A pool of any workers. Ready-made ones: `Pool::threads`, `Pool::tokio`, `Pool::tokio_uring`.
+    /// A pool of any workers. Ready-made ones: `Pool::threads`, `Pool::tokio`, `Pool::tokio_uring`; and `Pool::here`, which
+    /// has none.
     pub fn new(name: impl Into<String>, workers: impl Workers + 'static) -> Pool {
-        Pool {
-            name: name.into(),
-            queue: Pool::QUEUE_DEFAULT,
-            overload: Overload::Pause,
-            exact: false,
-            workers: Box::new(workers),
+        Pool::at(name.into(), Place::Elsewhere(Box::new(workers)))
+    }
+
+    /// A pool that every ring serves itself.
+    pub(crate) fn of_rings(name: String, hands: Hands) -> Pool {
+        Pool::at(name, Place::Here(hands))
+    }
+
+    fn at(name: String, place: Place) -> Pool {
+        Pool { name, queue: Pool::QUEUE_DEFAULT, overload: Overload::Pause, exact: false, place }
+    }
+
+    /// A pool whose connections the program pulls, in an accept loop of its own: see [`Incoming`].
+    ///
+    /// ```
+    /// use vestibule::{Engine, Listener, Pool};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut engine = Engine::builder()
+    ///     .pool(Pool::incoming("imap"))
+    ///     .listen(Listener::proxy("127.0.0.1:0".parse()?).trust(["127.0.0.0/8".parse()?]).pool("imap"))
+    ///     .start()?;
+    /// let incoming = engine.incoming("imap").expect("nobody has taken it yet");
+    /// let accept_loop = std::thread::spawn(move || {
+    ///     for connection in incoming {
+    ///         println!("{}", connection.client());
+    ///     }
+    /// });
+    /// // ... until the server is told to stop.
+    /// assert!(engine.drain(std::time::Duration::from_secs(30)));
+    /// accept_loop.join().expect("no panic");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn incoming(name: impl Into<String>) -> Pool {
+        Pool::at(name.into(), Place::Pulled)
+    }
+
+    /// The way in, and who is behind it. `record` is where they count.
+    pub(crate) fn open(self, record: Arc<PoolRecord>) -> (Entrance, Behind) {
+        let queue = |record| {
+            let (queue, intake) = queue_of(record, self.queue, self.overload);
+            (Entrance::Queue(queue), intake)
+        };
+        match self.place {
+            Place::Elsewhere(workers) => {
+                let (entrance, intake) = queue(record);
+                (entrance, Behind::Idle(workers, intake))
+            }
+            Place::Pulled => {
+                let (entrance, intake) = queue(record);
+                let (incoming, pullers) = Incoming::new(intake);
+                (entrance, Behind::Program(incoming, Box::new(pullers)))
+            }
+            Place::Here(hands) => (Entrance::Here(Here::new(hands, record)), Behind::Nobody),
         }
     }
 

@@ -1,7 +1,9 @@
 //! The bounded queue between the rings and one pool's workers.
 
 use std::fmt;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError};
@@ -39,7 +41,7 @@ pub fn queue(name: &str, capacity: usize, overload: Overload) -> (Queue, Intake)
 pub fn queue_of(record: Arc<PoolRecord>, capacity: usize, overload: Overload) -> (Queue, Intake) {
     let (sender, receiver) = crossbeam_channel::bounded(capacity);
     let (gate, bell) = (Arc::new(Gate::new(capacity / 2)), Arc::new(Bell::default()));
-    let closing = Closing(bell.clone());
+    let closing = Arc::new(Closing { bell: bell.clone() });
     let queue = Queue { sender, closing, overload, gate: gate.clone(), record: record.clone() };
     (queue, Intake::new(receiver, bell, Post::new(gate), record))
 }
@@ -49,7 +51,7 @@ pub fn queue_of(record: Arc<PoolRecord>, capacity: usize, overload: Overload) ->
 pub struct Queue {
     // Fields are dropped in this order: whoever is woken by the last end of the queue finds it closed.
     sender: Sender<Accepted>,
-    closing: Closing,
+    closing: Arc<Closing>,
     overload: Overload,
     gate: Arc<Gate>,
     record: Arc<PoolRecord>,
@@ -79,7 +81,7 @@ impl Queue {
     /// Wakes sleeping workers, as many as there are connections waiting. To be called after [`Queue::offer`], before
     /// anything that may block: until then connections may wait while all workers sleep.
     pub fn wake_workers(&self) {
-        self.closing.0.wake(self.sender.len());
+        self.closing.bell.wake(self.sender.len());
     }
 
     /// Asks for one wake-up when the queue has drained to half. Returns `false` if it already has, or if the workers
@@ -117,8 +119,7 @@ pub struct Intake {
 
 impl Intake {
     fn new(receiver: Receiver<Accepted>, bell: Arc<Bell>, post: Post, record: Arc<PoolRecord>) -> Intake {
-        let wait = Arc::new(Latency::default());
-        lock(&record.waits).enter(wait.clone());
+        let wait = record.new_wait();
         Intake { receiver, post, bell, called: Arc::default(), record, wait }
     }
 
@@ -129,19 +130,46 @@ impl Intake {
 
     /// Waits for the next connection; `None` once the engine has closed the queue and it is empty.
     pub fn recv(&self) -> Option<Accepted> {
-        let connection = self.next()?;
-        self.post.gate.taken(self.receiver.len());
-        self.wait.record(Instant::now().saturating_duration_since(connection.accepted_at()));
-        Some(connection)
-    }
-
-    fn next(&self) -> Option<Accepted> {
         loop {
             let found = self.look().or_else(|| self.bell.sleep(&self.called, || self.look()));
             if let Some(found) = found {
-                return found.ok();
+                return self.took(found);
             }
         }
+    }
+
+    /// The same for a task.
+    ///
+    /// ```
+    /// use vestibule::dispatch::{Accepted, Intake};
+    ///
+    /// async fn serve(mut intake: Intake, handler: impl AsyncFn(Accepted)) {
+    ///     while let Some(connection) = intake.next().await {
+    ///         handler(connection).await;
+    ///     }
+    /// }
+    /// ```
+    #[allow(clippy::should_implement_trait)] // an iterator's `next` would block
+    pub fn next(&mut self) -> Next<'_> {
+        Next { intake: self, listed: false }
+    }
+
+    /// A connection, or later a call of `waker` when there may be one.
+    pub(crate) fn poll_recv(&self, waker: &Waker) -> Poll<Option<Accepted>> {
+        let found = self.look().map_or_else(|| self.bell.poll(&self.called, waker, || self.look()), Poll::Ready);
+        found.map(|found| self.took(found))
+    }
+
+    /// To be called by who got [`Poll::Pending`] from `poll_recv` and does not ask again.
+    pub(crate) fn leave(&self) {
+        self.bell.leave(&self.called);
+    }
+
+    fn took(&self, found: Result<Accepted, TryRecvError>) -> Option<Accepted> {
+        let connection = found.ok()?;
+        self.post.gate.taken(self.receiver.len());
+        self.wait.record(Instant::now().saturating_duration_since(connection.accepted_at()));
+        Some(connection)
     }
 
     /// A connection, or the error that there will be no more; `None`: not yet.
@@ -151,7 +179,34 @@ impl Intake {
 
     /// Where the workers contain the panics of their handlers, and where lost connections are counted.
     pub fn losses(&self) -> Arc<Losses> {
-        self.record.losses.clone()
+        self.record.losses_of_pool()
+    }
+}
+
+/// The next connection, once there is one; `None` once the engine has closed the queue and it is empty. May be dropped at
+/// any time: no connection is lost by it.
+#[derive(Debug)]
+#[must_use = "futures do nothing unless awaited"]
+pub struct Next<'a> {
+    intake: &'a Intake,
+    listed: bool,
+}
+
+impl Future for Next<'_> {
+    type Output = Option<Accepted>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Accepted>> {
+        let polled = self.intake.poll_recv(context.waker());
+        self.listed = polled.is_pending();
+        polled
+    }
+}
+
+impl Drop for Next<'_> {
+    fn drop(&mut self) {
+        if self.listed {
+            self.intake.leave();
+        }
     }
 }
 
@@ -174,13 +229,14 @@ impl fmt::Debug for Intake {
     }
 }
 
-/// Wakes everybody when an end of the queue goes, since it may be the last.
-#[derive(Clone)]
-struct Closing(Arc<Bell>);
+/// Shared by all ends of the queue on the engine's side; the last lets go of its sender first, and of this then.
+struct Closing {
+    bell: Arc<Bell>,
+}
 
 impl Drop for Closing {
     fn drop(&mut self) {
-        self.0.wake(usize::MAX);
+        self.bell.wake(usize::MAX);
     }
 }
 
@@ -218,6 +274,17 @@ impl PoolRecord {
     /// The pool's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Where one worker records the times from accept on.
+    pub(super) fn new_wait(&self) -> Arc<Latency> {
+        let wait = Arc::new(Latency::default());
+        lock(&self.waits).enter(wait.clone());
+        wait
+    }
+
+    pub(super) fn losses_of_pool(&self) -> Arc<Losses> {
+        self.losses.clone()
     }
 
     /// Adds the time from accept to worker of every connection so far to `total`.

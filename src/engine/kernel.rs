@@ -18,7 +18,7 @@ use super::report::Report;
 use super::tally::Tally;
 use crate::admission::{ClientLimits, Clients, PendingPeers};
 use crate::conn::Deadlines;
-use crate::dispatch::{Accepted, Intake, Overload, Queue, queue};
+use crate::dispatch::{Accepted, Entrance, Intake, Overload, Queue, queue};
 use crate::ring::{self, Abilities, BACKLOG, Ring, Sizes, Waker};
 
 /// Fewer than clients, so that some wait in the lobby.
@@ -260,7 +260,7 @@ fn parts(
     let address = sockets[0].local_addr().expect("bound");
     let mut deadlines = Deadlines::new(SLOTS, Instant::now());
     let mut sink = Pools::new(waker.clone());
-    sink.open(queue);
+    sink.open(Entrance::Queue(queue));
     Parts {
         driver: Ring::with(abilities, sizes, sockets, waker.clone()).expect("this kernel has io_uring"),
         sink,

@@ -57,7 +57,7 @@ use std::fmt;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -65,7 +65,7 @@ use crossbeam_channel::Sender;
 
 use crate::admission::Clients;
 use crate::backend::ServerIndex;
-use crate::dispatch::{PoolRecord, RunningWorkers};
+use crate::dispatch::{Incoming, PoolRecord, RunningWorkers};
 use crate::relay::End;
 use crate::ring::{Sizes, Waker};
 use acceptor::Departing;
@@ -109,6 +109,8 @@ pub struct Engine {
     mail: Mail,
     threads: Vec<RingThread>,
     workers: Vec<Box<dyn RunningWorkers>>,
+    /// What the program has not asked for yet.
+    incoming: Mutex<Vec<Incoming>>,
     pools: Vec<Arc<PoolRecord>>,
     /// Of the present relays, and of former ones whose servers still have sessions.
     backends: Vec<SharedBackend>,
@@ -175,6 +177,14 @@ impl Engine {
         self.meter().snapshot()
     }
 
+    /// The connections of a pool made by [`Pool::incoming`](crate::Pool::incoming), once; `None` if there is no such pool or
+    /// somebody has them already. After [`replace`](Engine::replace) the new pool's are to be asked for anew.
+    pub fn incoming(&self, pool: &str) -> Option<Incoming> {
+        let mut incoming = self.incoming.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = incoming.iter().position(|one| one.pool() == Some(pool))?;
+        Some(incoming.swap_remove(place))
+    }
+
     /// The same for another thread, also while the engine ends.
     pub fn meter(&self) -> Meter {
         let rings = self.threads.iter().map(|thread| thread.tally.clone()).collect();
@@ -212,6 +222,8 @@ impl Engine {
         let sessions = limit.min(FOREVER).mul_f64(SESSIONS_SHARE);
         self.sockets.clear();
         self.prober = None;
+        // Nobody will ask for them.
+        self.incoming = Mutex::default();
         for thread in &self.threads {
             thread.command(Command::Drain { grace, sessions });
         }

@@ -1,24 +1,24 @@
-//! The real sink: the pools' queues.
+//! The real sink: the pools' queues, and handlers that run on the ring.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::acceptor::{Declined, Sink};
-use crate::dispatch::{Accepted, Handoff, Overload, Queue, Rejected, Wake};
+use crate::dispatch::{Accepted, Entrance, Handoff, Overload, Queue, Rejected, Wake};
 use crate::ring::Waker;
 
 /// Connections that a ring may queue in one turn before it wakes workers, which may be idle on other CPUs.
 const SILENT_MAX: usize = 64;
 
-/// One ring's ends of all pools' queues.
+/// One ring's ways into all pools.
 pub struct Pools {
     /// `None` once a pool is closed; its place is taken by the next.
-    pools: Vec<Option<Entrance>>,
+    pools: Vec<Option<Way>>,
     sleeper: Arc<dyn Wake>,
 }
 
-struct Entrance {
-    queue: Queue,
+struct Way {
+    entrance: Entrance,
     /// Connections queued since the pool's bell was rung.
     silent: usize,
 }
@@ -30,22 +30,47 @@ impl Pools {
     }
 
     /// Adds a pool and tells its index.
-    pub fn open(&mut self, queue: Queue) -> usize {
+    pub fn open(&mut self, entrance: Entrance) -> usize {
         let index = self.pools.iter().position(Option::is_none).unwrap_or(self.pools.len());
         self.pools.resize_with(self.pools.len().max(index + 1), || None);
-        self.pools[index] = Some(Entrance { queue, silent: 0 });
+        self.pools[index] = Some(Way { entrance, silent: 0 });
         index
     }
 
-    fn entrance(&mut self, pool: usize) -> &mut Entrance {
+    fn way(&mut self, pool: usize) -> &mut Way {
         self.pools[pool].as_mut().expect("doors name open pools only")
     }
 }
 
-impl Entrance {
+impl Way {
+    fn offer(&mut self, connection: Accepted) -> Result<(), Box<Rejected>> {
+        let queue = match &self.entrance {
+            Entrance::Queue(queue) => queue,
+            Entrance::Here(here) => {
+                here.serve(connection);
+                return Ok(());
+            }
+        };
+        queue.offer(connection)?;
+        self.silent += 1;
+        if self.silent >= SILENT_MAX {
+            self.wake_workers();
+        }
+        Ok(())
+    }
+
     fn wake_workers(&mut self) {
-        if std::mem::take(&mut self.silent) > 0 {
-            self.queue.wake_workers();
+        if std::mem::take(&mut self.silent) > 0
+            && let Some(queue) = self.queue()
+        {
+            queue.wake_workers();
+        }
+    }
+
+    fn queue(&self) -> Option<&Queue> {
+        match &self.entrance {
+            Entrance::Queue(queue) => Some(queue),
+            Entrance::Here(_) => None,
         }
     }
 }
@@ -58,36 +83,30 @@ impl Wake for Waker {
 
 impl Sink<OwnedFd> for Pools {
     fn offer(&mut self, pool: usize, handoff: Handoff, bytes: &[u8]) -> Result<(), Box<Declined<OwnedFd>>> {
-        let entrance = self.entrance(pool);
-        entrance.queue.offer(Accepted::new(handoff, bytes)).map_err(|rejected| {
+        self.way(pool).offer(Accepted::new(handoff, bytes)).map_err(|rejected| {
             Box::new(match *rejected {
                 Rejected::Full(connection) => Declined::Full(connection.into_handoff()),
                 Rejected::Closed(connection) => Declined::Closed(connection.into_handoff()),
             })
-        })?;
-        entrance.silent += 1;
-        if entrance.silent >= SILENT_MAX {
-            entrance.wake_workers();
-        }
-        Ok(())
+        })
     }
 
     fn wake_workers(&mut self) {
-        self.pools.iter_mut().flatten().for_each(Entrance::wake_workers);
+        self.pools.iter_mut().flatten().for_each(Way::wake_workers);
     }
 
     fn overload(&self, pool: usize) -> Overload {
-        self.pools[pool].as_ref().map_or(Overload::Reject, |entrance| entrance.queue.overload())
+        self.pools[pool].as_ref().and_then(Way::queue).map_or(Overload::Reject, Queue::overload)
     }
 
     fn wake_when_low(&mut self, pool: usize) -> bool {
         let sleeper = self.sleeper.clone();
-        self.entrance(pool).queue.wake_when_low(&sleeper)
+        self.way(pool).queue().is_some_and(|queue| queue.wake_when_low(&sleeper))
     }
 
     fn close(&mut self, pool: usize) {
-        if let Some(mut entrance) = self.pools[pool].take() {
-            entrance.wake_workers();
+        if let Some(mut way) = self.pools[pool].take() {
+            way.wake_workers();
         }
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ use super::tally::Tally;
 use super::{ClientCounts, Command, Engine, RingThread};
 use crate::admission::{ClientLimits, Clients, PendingPeers};
 use crate::conn::Deadlines;
-use crate::dispatch::{Intake, Pool, PoolRecord, Queue, queue_of};
+use crate::dispatch::{Behind, Entrance, Incoming, Pool, PoolRecord, RunningWorkers};
 use crate::ring::{self, BACKLOG, Ring, SLOT_BYTES, SetupError, Sizes, Waker};
 
 /// Connections of one ring whose header is awaited, where nothing is set.
@@ -196,6 +196,7 @@ impl EngineBuilder {
             mail: frame.mail,
             threads,
             workers: Vec::new(),
+            incoming: Mutex::default(),
             pools: Vec::new(),
             backends: Vec::new(),
             clients: builder.counts.clone(),
@@ -388,7 +389,7 @@ struct DoorPlan {
 /// A plan with what it takes in one ring.
 pub(super) struct RingPlan {
     plan: Arc<Plan>,
-    queues: Vec<Queue>,
+    pools: Vec<Entrance>,
     /// By listener; `None` if it was given up.
     pub(super) sockets: Vec<Option<Arc<TcpListener>>>,
 }
@@ -402,13 +403,13 @@ impl fmt::Debug for RingPlan {
 impl RingPlan {
     /// The same on other sockets.
     pub(super) fn on(&self, sockets: Vec<Option<Arc<TcpListener>>>) -> RingPlan {
-        RingPlan { plan: self.plan.clone(), queues: self.queues.clone(), sockets }
+        RingPlan { plan: self.plan.clone(), pools: self.pools.clone(), sockets }
     }
 
     /// Puts it in force.
     pub(super) fn apply(self, acceptor: &mut Acceptor<Ring, Pools>) {
-        let RingPlan { plan, queues, sockets } = self;
-        let pools = queues.into_iter().map(|queue| acceptor.sink_mut().open(queue)).collect();
+        let RingPlan { plan, pools, sockets } = self;
+        let pools = pools.into_iter().map(|entrance| acceptor.sink_mut().open(entrance)).collect();
         let doors = plan.doors.iter().zip(sockets);
         let hung = doors.filter_map(|(door, socket)| Some((socket?, door.door(&plan.exact, acceptor)))).collect();
         acceptor.change(Change {
@@ -455,17 +456,14 @@ impl Engine {
         let services = builder.listeners.iter().map(|listener| builder.service_of(listener));
         let services = services.collect::<Result<Vec<_>, _>>()?;
         let relays: Vec<Arc<Terms>> = builder.relays.iter().map(|relay| Arc::new(relay.terms.clone())).collect();
-        let records = builder.pools.iter().map(|pool| self.record_of(&pool.name)).collect::<Vec<_>>();
-        let made = builder
-            .pools
-            .iter()
-            .zip(&records)
-            .map(|(pool, record)| queue_of(record.clone(), pool.queue, pool.overload));
-        let (queues, intakes): (Vec<Queue>, Vec<Intake>) = made.unzip();
         let pending_limit = builder.pending_limit_or_default();
         let exact = builder.pools.iter().map(|pool| pool.exact).collect();
-        let workers = builder.pools.into_iter().zip(intakes).map(|(pool, intake)| pool.workers.start(intake));
-        let workers = workers.collect::<io::Result<Vec<_>>>().map_err(StartError::System)?;
+        let opened = builder.pools.into_iter().map(|pool| {
+            let record = self.record_of(&pool.name);
+            pool.open(record)
+        });
+        let (pools, behind): (Vec<Entrance>, Vec<Behind>) = opened.unzip();
+        let (workers, incoming) = man(behind).map_err(StartError::System)?;
         let doors = builder.listeners.into_iter().zip(services).zip(addresses.iter().copied());
         let plan = Arc::new(Plan {
             doors: doors.map(|((listener, service), bound)| self.door_plan(listener, service, bound)).collect(),
@@ -482,13 +480,14 @@ impl Engine {
         // Those whose queues are closed end by themselves; who has not yet is waited for when the engine ends.
         self.workers.retain_mut(|workers| !workers.join(Duration::ZERO));
         self.workers.extend(workers);
+        self.incoming = Mutex::new(incoming);
         let (done, all_done) = crossbeam_channel::bounded::<()>(0);
         for (thread, sockets) in self.threads.iter().zip(by_ring) {
             let sockets = sockets.into_iter().map(Some).collect();
-            let plan = RingPlan { plan: plan.clone(), queues: queues.clone(), sockets };
+            let plan = RingPlan { plan: plan.clone(), pools: pools.clone(), sockets };
             thread.command(Command::Change { plan, done: done.clone() });
         }
-        drop((done, queues));
+        drop((done, pools));
         // Nobody sends: it is over when all rings have let go of their ends.
         let _ = all_done.recv_timeout(CHANGE_PATIENCE);
         self.prober.iter().for_each(|prober| prober.watch(&relays));
@@ -534,6 +533,22 @@ impl Engine {
         self.pools.push(record.clone());
         record
     }
+}
+
+/// Starts the workers behind all entrances; beside them, what programs pull by.
+fn man(behind: Vec<Behind>) -> io::Result<(Vec<Box<dyn RunningWorkers>>, Vec<Incoming>)> {
+    let (mut workers, mut incoming) = (Vec::new(), Vec::new());
+    for one in behind {
+        match one {
+            Behind::Idle(idle, intake) => workers.push(idle.start(intake)?),
+            Behind::Program(pulled, pullers) => {
+                incoming.push(pulled);
+                workers.push(pullers);
+            }
+            Behind::Nobody => {}
+        }
+    }
+    Ok((workers, incoming))
 }
 
 /// How long rings may take to put a configuration in force; they need a turn.

@@ -94,6 +94,14 @@ pub struct Header<'a> {
 }
 
 impl Head {
+    /// The head of the header at the start of `bytes`, by the usual rules; `None` if there is no complete one.
+    pub fn of(bytes: &[u8]) -> Option<Head> {
+        match super::decode(bytes, &super::Rules::default()) {
+            super::Decoded::Complete(header) => Some(header.head()),
+            _ => None,
+        }
+    }
+
     /// Puts the head back over its bytes; `None` if `bytes` is shorter than the header.
     #[inline]
     pub fn over<'a>(&self, bytes: &'a [u8]) -> Option<Header<'a>> {

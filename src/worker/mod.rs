@@ -1,11 +1,14 @@
 //! What workers do with validated connections: the [`Handler`] trait, the pools that run it, and ready-made handlers.
 //!
-//! A pool is made by `Pool::threads`, `Pool::tokio` (feature `tokio`) or `Pool::tokio_uring` (feature `tokio-uring`).
+//! A pool is made by `Pool::threads`, `Pool::tokio` (feature `tokio`) or `Pool::tokio_uring` (feature `tokio-uring`), or by
+//! `Pool::here` of a handler that never waits.
 //! Ready-made are [`Discard`], with feature `tls` [`tls::Tls`], which wraps any other, and with feature `daemon` [`Whoami`].
 #![forbid(unsafe_code)]
 
 mod crew;
 mod discard;
+mod finisher;
+mod here;
 #[cfg(any(feature = "tokio", feature = "tokio-uring"))]
 mod quota;
 #[cfg(test)]
@@ -21,6 +24,7 @@ mod tokio_uring;
 mod whoami;
 
 pub use discard::Discard;
+pub use finisher::{FINISHING_MAX, Finisher};
 pub use threads::THREADS_MAX;
 #[cfg(feature = "daemon")]
 pub use whoami::Whoami;

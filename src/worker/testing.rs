@@ -2,10 +2,11 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::dispatch::testing::{SOON, proxied};
-use crate::dispatch::{Accepted, Overload, Pool, Queue, Rejected, RunningWorkers, queue};
+use crate::dispatch::{Accepted, Behind, Entrance, Pool, PoolRecord, Queue, Rejected, RunningWorkers};
 
 /// What a handler answers to [`ask`].
 pub(crate) const ANSWER: &[u8] = b"198.51.100.7:5000 a NOOP b LOGOUT";
@@ -18,8 +19,11 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(pool: Pool) -> Running {
-        let (queue, intake) = queue(&pool.name, pool.queue, Overload::Reject);
-        Running { queue, workers: pool.workers.start(intake).expect("the workers start") }
+        let record = Arc::new(PoolRecord::new(&pool.name));
+        let (Entrance::Queue(queue), Behind::Idle(workers, intake)) = pool.open(record) else {
+            panic!("it has workers")
+        };
+        Running { queue, workers: workers.start(intake).expect("the workers start") }
     }
 
     pub(crate) fn offer(&self, mut connection: Accepted) {

@@ -43,6 +43,36 @@ impl Pool {
     }
 }
 
+impl Accepted {
+    /// The same connection on tokio's socket, for an accept loop of the program's own: `into_stream` makes it an
+    /// `AsyncRead` and `AsyncWrite` that yields the residual first, and `into_parts` takes it apart. To be called on a
+    /// runtime whose I/O is enabled.
+    ///
+    /// ```no_run
+    /// use tokio::io::AsyncWriteExt;
+    ///
+    /// # async fn accept_loop(engine: &vestibule::Engine) {
+    /// let mut incoming = engine.incoming("smtp").expect("a pool made by Pool::incoming");
+    /// while let Some(connection) = incoming.next().await {
+    ///     tokio::spawn(async move {
+    ///         let mut stream = connection.into_tokio()?.into_stream();
+    ///         stream.write_all(b"220 mail.example.com ESMTP\r\n").await
+    ///     });
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The runtime's, and `Unsupported` for a connection with a TLS session, which is bound to the blocking socket. The
+    /// connection is closed then.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime, as tokio's own sockets do.
+    pub fn into_tokio(self) -> io::Result<Accepted<TcpStream>> {
+        self.on_runtime(register)
+    }
+}
+
 struct Tokio<F> {
     runtime: Handle,
     concurrency: usize,
@@ -84,7 +114,7 @@ where
 {
     let client = connection.client();
     let work = async {
-        match connection.on_runtime(register) {
+        match connection.into_tokio() {
             Ok(connection) => handler(connection).await,
             Err(error) => losses.record(client, &format_args!("the runtime refused its socket: {error}")),
         }
@@ -149,7 +179,7 @@ mod tests {
     use ::tokio::runtime::{Builder, Runtime};
 
     use super::*;
-    use crate::dispatch::testing::SOON;
+    use crate::dispatch::testing::{SOON, proxied};
     use crate::worker::testing::{Running, all_of};
 
     fn runtime() -> Runtime {
@@ -221,8 +251,9 @@ mod tests {
             stream.write_all(format!("{told:?}").as_bytes()).await.expect("the client listens");
         };
         let running = Running::start(Pool::tokio("imap", runtime.handle().clone(), 1, tell));
-        let client = running.ask(b"a", b"");
+        let (client, connection) = proxied(b"a");
         let own = (client.peer_addr().expect("connected"), client.local_addr().expect("connected"));
+        running.offer(connection);
         assert_eq!(String::from_utf8(all_of(client)).expect("text"), format!("{:?}", (own.0, own.1, b"a".to_vec())));
     }
 }

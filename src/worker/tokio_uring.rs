@@ -16,7 +16,7 @@ use ::tokio_uring::net::TcpStream;
 use super::THREADS_MAX;
 use super::crew::Crew;
 use super::quota::{Quota, SERVED_MAX, Share};
-use crate::dispatch::{Accepted, Intake, Losses, Permit, Pool, RunningWorkers, Socket, Workers};
+use crate::dispatch::{Accepted, Intake, Losses, Pool, RunningWorkers, Socket, Workers};
 
 impl Pool {
     /// A pool of `threads` threads (1..=[`THREADS_MAX`], clamped), each with a tokio-uring runtime that serves at most
@@ -27,12 +27,13 @@ impl Pool {
     /// tasks until its limit has passed; then they are left to the end of the process.
     ///
     /// ```no_run
-    /// use vestibule::dispatch::Pool;
+    /// use vestibule::dispatch::{Parts, Pool};
     ///
     /// Pool::tokio_uring("imap", 2, 10_000, |connection| async move {
     ///     let greeting = format!("* OK hello {}\r\n", connection.client());
-    ///     let (socket, _residual, _permit) = connection.into_parts();
+    ///     let Parts { socket, permit, .. } = connection.into_parts();
     ///     let (_result, _buffer) = socket.write_all(greeting.into_bytes()).await;
+    ///     drop(permit);
     /// });
     /// ```
     pub fn tokio_uring<F, Fut>(name: impl Into<String>, threads: usize, concurrency: usize, handler: F) -> Pool
@@ -45,13 +46,14 @@ impl Pool {
     }
 }
 
-impl Accepted<TcpStream> {
-    /// The socket; the bytes that came behind the header, the first of the application's; and what makes the connection
-    /// count against its client's limit, if there is one: to be dropped when the connection ends.
-    pub fn into_parts(self) -> (TcpStream, Vec<u8>, Option<Permit>) {
-        let residual = self.residual().to_vec();
-        let (socket, permit) = self.into_socket();
-        (socket, residual, permit)
+impl Accepted {
+    /// The same connection on tokio-uring's socket, for an accept loop of the program's own; `into_parts` takes it apart.
+    ///
+    /// # Errors
+    /// `Unsupported` for a connection with a TLS session, which is bound to the blocking socket. The connection is closed
+    /// then.
+    pub fn into_tokio_uring(self) -> io::Result<Accepted<TcpStream>> {
+        self.on_runtime(|socket| Ok(TcpStream::from_std(socket)))
     }
 }
 
@@ -125,7 +127,7 @@ where
     Fut: Future<Output = ()>,
 {
     let client = connection.client();
-    match connection.on_runtime(|socket| Ok(TcpStream::from_std(socket))) {
+    match connection.into_tokio_uring() {
         Ok(connection) => drop(losses.contain_future(client, async { handler(connection).await }).await),
         Err(error) => losses.record(client, &error),
     }
@@ -143,12 +145,13 @@ mod tests {
     use std::net::Shutdown;
 
     use super::*;
-    use crate::dispatch::testing::SOON;
+    use crate::dispatch::Parts;
+    use crate::dispatch::testing::{SOON, proxied};
     use crate::worker::testing::{Running, all_of};
 
     async fn answer(connection: Accepted<TcpStream>) {
         let client = connection.client();
-        let (socket, mut text, _permit) = connection.into_parts();
+        let Parts { socket, residual: mut text, .. } = connection.into_parts();
         loop {
             let (count, piece) = socket.read(vec![0; 100]).await;
             match count.expect("the client sends") {
@@ -183,11 +186,12 @@ mod tests {
     fn metadata_survives_the_change_of_sockets() {
         let tell = |connection: Accepted<TcpStream>| async move {
             let told = format!("{:?}", (connection.local(), connection.destination(), connection.residual()));
-            connection.into_parts().0.write_all(told.into_bytes()).await.0.expect("the client listens");
+            connection.into_parts().socket.write_all(told.into_bytes()).await.0.expect("the client listens");
         };
         let running = Running::start(Pool::tokio_uring("imap", 1, 1, tell));
-        let client = running.ask(b"a", b"");
+        let (client, connection) = proxied(b"a");
         let told = format!("({}, 192.0.2.1:143, [97])", client.peer_addr().expect("connected"));
+        running.offer(connection);
         assert_eq!(String::from_utf8(all_of(client)).expect("text"), told);
     }
 }

@@ -20,7 +20,7 @@ use libc::{MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, MSG_PEEK};
 use serde::ser::{Serialize, Serializer};
 use socket2::SockRef;
 
-use super::Handler;
+use super::{Finisher, Handler};
 use crate::dispatch::Accepted;
 use crate::proxy::{Command, Header, Tlv, Version};
 
@@ -38,27 +38,36 @@ thread_local! {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Whoami;
 
-impl Handler for Whoami {
-    fn handle(&self, connection: Accepted) {
-        LINE.with_borrow_mut(|line| {
-            line.clear();
-            write_line(&connection, line).expect("a vector takes every write");
-            // The line is for the client; if that has gone there is nobody to tell.
-            let _ = answer(connection, line);
-        });
+impl Whoami {
+    /// The same for [`Pool::here`](crate::Pool::here): it never waits for a client. Those that are slow to take their line, or
+    /// still send while they get it, are left to a [`Finisher`].
+    pub fn here() -> impl Handler {
+        let finisher = Finisher::new("whoami", PATIENCE);
+        move |connection: Accepted| answer(connection, |connection, rest| _ = finisher.finish(connection, rest))
     }
 }
 
-fn answer(connection: Accepted, line: &[u8]) -> io::Result<()> {
-    if connection.tls().is_some() {
-        return answer_patiently(connection, line);
+impl Handler for Whoami {
+    fn handle(&self, connection: Accepted) {
+        // The line is for the client; if that has gone there is nobody to tell.
+        answer(connection, |connection, rest| _ = answer_patiently(connection, rest));
     }
-    let sent = send_held_back(&connection, line)?;
-    if sent == line.len() && !has_unread(&connection) {
+}
+
+/// Sends the line, or leaves the rest of it to `patiently`.
+fn answer(connection: Accepted, patiently: impl FnOnce(Accepted, &[u8])) {
+    LINE.with_borrow_mut(|line| {
+        line.clear();
+        write_line(&connection, line).expect("a vector takes every write");
+        if connection.tls().is_some() {
+            return patiently(connection, line);
+        }
+        let Ok(sent) = send_held_back(&connection, line) else { return };
         // Closing now puts line and FIN into one segment, which is much of what an answered connection costs.
-        return Ok(());
-    }
-    answer_patiently(connection, &line[sent..])
+        if sent < line.len() || has_unread(&connection) {
+            patiently(connection, &line[sent..]);
+        }
+    });
 }
 
 /// Gives the line to the kernel but lets it wait for more: the FIN of the close. Returns how much of it fitted.
@@ -228,6 +237,23 @@ mod tests {
         Whoami.handle(accepted);
         let line = reader.join().expect("no reset");
         assert!(line.ends_with(b"\"residual\":\"\"}\n"), "{}", String::from_utf8_lossy(&line));
+    }
+
+    #[test]
+    fn on_a_ring_nobody_waits_for_a_client_and_it_still_gets_its_line() {
+        let whoami = Whoami::here();
+        let clients: Vec<_> = (0..20)
+            .map(|_| {
+                let (mut client, accepted) = proxied(b"");
+                client.write_all(b"a NOOP\r\n").expect("connected");
+                whoami.handle(accepted);
+                client
+            })
+            .collect();
+        for client in clients {
+            client.shutdown(Shutdown::Write).expect("connected");
+            assert!(all_of(client).ends_with(b"\"residual\":\"\"}\n"));
+        }
     }
 
     #[test]

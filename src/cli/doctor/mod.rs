@@ -88,7 +88,8 @@ impl Needs {
     fn of(settings: &Settings, cpus: usize) -> Needs {
         let rings = settings.rings.map_or(cpus, usize::from);
         let addresses: usize = settings.services.iter().flat_map(|s| &s.listeners).map(|l| l.addresses.len()).sum();
-        let at_pools: usize = settings.services.iter().map(|s| s.queue + s.workers.map_or(cpus, usize::from)).sum();
+        let threaded = settings.services.iter().filter_map(|s| Some((s.queue, plan::workers(s)?)));
+        let at_pools: usize = threaded.map(|(queue, workers)| queue + workers.get()).sum();
         let engine = plan::builder(settings, &Means::default(), |_| Ok(Vec::new())).expect("no socket is asked for");
         Needs {
             rings,
