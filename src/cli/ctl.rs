@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
-use vestibule::engine::Snapshot;
+use vestibule::engine::{DriverInUse, Snapshot};
 
 use super::control::{self, Form, NotAsked, Request};
 use super::{Error, configuration, takeover};
@@ -326,7 +326,9 @@ pub fn value(snapshot: &Snapshot) -> Value {
         .collect();
     let (shown, more_servers) = snapshot.main_servers();
     let servers: Vec<Value> = shown.into_iter().map(|(backend, server)| control::server_of(backend, server)).collect();
+    let driver = snapshot.driver();
     json!({
+        "driver": driver.map(DriverInUse::name), "driver-reason": driver.and_then(DriverInUse::instead),
         "counters": counters(snapshot), "ended": ended, "ended-not-shown": more, "servers": servers,
         "servers-not-shown": more_servers, "microseconds": microseconds,
     })

@@ -5,9 +5,9 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use vestibule::config::{InetListener, Service, Settings, WorkerKind};
+use vestibule::config::{DriverKind, InetListener, Service, Settings, WorkerKind};
 use vestibule::dispatch::Pool;
-use vestibule::engine::{Engine, EngineBuilder, Listener, SessionLog, cpus};
+use vestibule::engine::{DriverChoice, Engine, EngineBuilder, Listener, SessionLog, cpus};
 use vestibule::worker::tls::{Identity, Tls, alpn_of_service};
 use vestibule::worker::{Discard, Handler, Whoami};
 
@@ -36,6 +36,7 @@ pub fn builder(
     mut open: impl FnMut(SocketAddr) -> std::io::Result<Vec<TcpListener>>,
 ) -> Result<EngineBuilder, Error> {
     let mut builder = Engine::builder()
+        .driver(driver(settings.driver))
         .pending_limit(settings.pending_limit)
         .pending_peer_limit(settings.pending_peer_limit)
         .client_limits(settings.clients.limits.clone());
@@ -64,6 +65,15 @@ pub fn builder(
         }
     }
     Ok(builder)
+}
+
+/// What the engine calls it.
+pub fn driver(kind: DriverKind) -> DriverChoice {
+    match kind {
+        DriverKind::Auto => DriverChoice::Auto,
+        DriverKind::IoUring => DriverChoice::IoUring,
+        DriverKind::Epoll => DriverChoice::Epoll,
+    }
 }
 
 /// A pool of `handler`, or, if the rings serve it, of `here`.

@@ -91,6 +91,7 @@ fn global_lines(settings: &Settings) -> Vec<Line> {
     let time = value::show_time;
     let mut lines = vec![
         of("control_socket", socket(&settings.control_socket), ""),
+        of("driver", word(&DriverKind::ALL, settings.driver), word(&DriverKind::ALL, DriverKind::default())),
         of("drain_timeout", value::show_time(settings.drain_timeout), value::show_time(DRAIN_DEFAULT)),
         of("drain_delay", value::show_time(settings.drain_delay), "0"),
         of("http_listen", settings.http_listen.map_or(String::new(), |address| address.to_string()), ""),

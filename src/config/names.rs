@@ -50,6 +50,7 @@ const fn known(name: &'static str, scopes: &'static [Scope], origin: Origin) -> 
 
 /// Every setting in use. A setting that has another name in Dovecot 2.4 stands here by its 2.3 name.
 pub const SETTINGS: &[Known] = &[
+    known("driver", &[Global], Vestibule),
     known("rings", &[Global], Vestibule),
     known("pending_limit", &[Global], Vestibule),
     known("pending_peer_limit", &[Global], Vestibule),

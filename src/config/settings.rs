@@ -16,6 +16,8 @@ use crate::relay::{Forward, ForwardTlvs, Protocol, Target};
 /// The daemon's settings.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// `driver`: what they run on.
+    pub driver: DriverKind,
     /// Accept threads, 1..=[`RINGS_MAX`]; `None`: one per allowed CPU.
     pub rings: Option<NonZeroUsize>,
     /// Connections that may wait for their header, per ring, [`PENDING_MIN`]..=[`PENDING_MAX`].
@@ -195,6 +197,24 @@ pub enum TlsVersion {
 impl TlsVersion {
     /// All, by their names in a configuration.
     pub const ALL: [(TlsVersion, &str); 2] = [(TlsVersion::V12, "TLSv1.2"), (TlsVersion::V13, "TLSv1.3")];
+}
+
+/// `driver`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DriverKind {
+    /// io_uring, or epoll where io_uring is forbidden.
+    #[default]
+    Auto,
+    /// io_uring, or no start.
+    IoUring,
+    /// epoll.
+    Epoll,
+}
+
+impl DriverKind {
+    /// All, by their names in a configuration.
+    pub const ALL: [(DriverKind, &str); 3] =
+        [(DriverKind::Auto, "auto"), (DriverKind::IoUring, "io_uring"), (DriverKind::Epoll, "epoll")];
 }
 
 /// `serve_listeners`.

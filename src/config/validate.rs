@@ -74,6 +74,9 @@ pub(super) fn settings(root: &Path, gathered: &mut Gathered) -> Settings {
     check.together(root, &services);
     let (ssl_cert, ssl_key) = check.certificate(&values, &services);
     Settings {
+        driver: check
+            .choice(&values, "driver", &DriverKind::ALL.map(|(driver, word)| (word, driver)))
+            .unwrap_or_default(),
         rings: check.auto_or_number(&values, "rings", RINGS_MAX),
         pending_limit: pending_limit.map_or(PENDING_DEFAULT, |n| n as u32),
         pending_peer_limit: check.pending(&values, "pending_peer_limit").unwrap_or(0),

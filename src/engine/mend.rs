@@ -18,7 +18,7 @@ use super::relay::LiveSession;
 use super::start::{Frame, RingPlan, Seat, build};
 use super::tally::{Count, Tally};
 use super::{Command, SetupError};
-use crate::ring::{Ring, Waker};
+use crate::ring::{Native, Waker};
 
 /// Rings that may fail one after the other, each within [`STEADY`], before nobody tries any more.
 const FAILURES_MAX: u32 = 8;
@@ -54,12 +54,12 @@ pub(super) enum Stop {
 
 impl Life {
     /// A ring that has nothing to do yet.
-    pub(super) fn ring(&self) -> Result<Acceptor<Ring, Pools>, SetupError> {
+    pub(super) fn ring<D: Native>(&self) -> Result<Acceptor<D, Pools>, SetupError> {
         build(&self.seat, self.frame.clone(), self.waker.clone(), self.tally.clone())
     }
 
     /// Runs a ring and, should it fail, those that take its place.
-    pub(super) fn live(mut self, mut acceptor: Acceptor<Ring, Pools>) {
+    pub(super) fn live<D: Native>(mut self, mut acceptor: Acceptor<D, Pools>) {
         let mut failures = 0;
         loop {
             let begun = Instant::now();
@@ -82,7 +82,12 @@ impl Life {
     }
 
     /// Another ring on the sockets of one that has failed.
-    fn replace(&mut self, old: Acceptor<Ring, Pools>, whole: bool, mut failures: u32) -> Option<Acceptor<Ring, Pools>> {
+    fn replace<D: Native>(
+        &mut self,
+        old: Acceptor<D, Pools>,
+        whole: bool,
+        mut failures: u32,
+    ) -> Option<Acceptor<D, Pools>> {
         // Before the old one goes: what is closed loses its backlog.
         let plan = self.plan.as_ref().map(Former::again);
         let sessions = forsake(old, whole && plan.is_some());
@@ -111,8 +116,8 @@ impl Life {
 }
 
 /// Turn after turn until a drain is complete or the engine is gone. `plan` is what the next ring would have to do.
-pub(super) fn run(
-    acceptor: &mut Acceptor<Ring, Pools>,
+pub(super) fn run<D: Native>(
+    acceptor: &mut Acceptor<D, Pools>,
     inbox: &Receiver<Command>,
     tally: &Tally,
     plan: &mut Option<Former>,
@@ -140,7 +145,7 @@ pub(super) fn run(
 }
 
 /// Does what a ring is told; tells whether it is to stop.
-fn obey(command: Command, acceptor: &mut Acceptor<Ring, Pools>, kept: &mut Option<Former>) -> Option<Stop> {
+fn obey<D: Native>(command: Command, acceptor: &mut Acceptor<D, Pools>, kept: &mut Option<Former>) -> Option<Stop> {
     match command {
         Command::Drain { grace, sessions } => {
             *kept = None;
@@ -187,7 +192,7 @@ impl Former {
 }
 
 /// Lets go of a ring that has failed, and takes its sessions out if they can go on.
-fn forsake(mut old: Acceptor<Ring, Pools>, whole: bool) -> Vec<LiveSession> {
+fn forsake<D: Native>(mut old: Acceptor<D, Pools>, whole: bool) -> Vec<LiveSession> {
     let (to, from) = crossbeam_channel::unbounded(); // bounded by the ring's sessions
     // What has failed once may do so again.
     let done = catch_unwind(AssertUnwindSafe(move || {

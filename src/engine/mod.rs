@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! EngineBuilder --start--> Engine
-//!                            |-- RingThread 0: Acceptor<Ring, Pools> --,
-//!                            |-- RingThread 1: Acceptor<Ring, Pools> --+--> queues --> pools' workers
+//!                            |-- RingThread 0: Acceptor<D, Pools> --,
+//!                            |-- RingThread 1: Acceptor<D, Pools> --+--> queues --> pools' workers
 //!                            '-- commands (drain) --> each ring
 //! ```
+//! `D` is the driver that the engine was started on, of io_uring or of epoll; here both are called rings.
 //! Rings share nothing but the ends of the pools' queues and the report of refusals. A ring that fails is replaced on the
 //! same sockets (`mend.rs`) while the others go on; a thread that ends closes them, so that the kernel gives new connections
 //! to the other rings.
@@ -15,6 +16,7 @@ mod acceptor;
 mod accounts;
 mod asker;
 mod door;
+mod driver;
 mod exposition;
 mod fault;
 #[cfg(test)]
@@ -38,6 +40,7 @@ mod tests;
 
 pub use accounts::{BackendAccount, ServerAccount};
 pub use asker::{Asker, SessionsSeen};
+pub use driver::{DriverChoice, DriverInUse};
 pub use listener::{Listener, TIMEOUT_DEFAULT, TIMEOUT_MAX};
 pub use prober::{Asked, NAMES_EVERY, Resolver, ServerFinding, address_among, check_once};
 pub use reconfigure::Kept;
@@ -118,6 +121,8 @@ pub struct Engine {
     report: Arc<Report>,
     /// What each ring was made for.
     sizes: Sizes,
+    /// What they run on.
+    driver: DriverInUse,
 }
 
 /// A ring's thread; dropping it ends the ring at once and waits for that.
@@ -172,6 +177,11 @@ impl Engine {
         &self.addresses[..self.declared]
     }
 
+    /// What its threads run on.
+    pub fn driver(&self) -> &DriverInUse {
+        &self.driver
+    }
+
     /// What all rings and pools have counted and measured so far.
     pub fn snapshot(&self) -> Snapshot {
         self.meter().snapshot()
@@ -193,6 +203,7 @@ impl Engine {
             pools: self.pools.clone(),
             clients: self.clients.clone(),
             report: self.report.clone(),
+            driver: self.driver.clone(),
             backends: self.backends.clone(),
         }
     }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Weak;
 
+use super::driver::DriverChoice;
 use super::start::EngineBuilder;
 use super::{Engine, StartError};
 use crate::ring::SLOT_BYTES;
@@ -11,6 +12,13 @@ use crate::ring::SLOT_BYTES;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Kept {
+    /// What the rings run on.
+    Driver {
+        /// Its name.
+        present: &'static str,
+        /// What was asked for.
+        wanted: DriverChoice,
+    },
     /// The number of rings.
     Rings {
         /// How many there are.
@@ -36,10 +44,11 @@ pub enum Kept {
 
 impl fmt::Display for Kept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (setting, present, wanted) = match *self {
+        let (setting, present, wanted): (_, &dyn fmt::Display, &dyn fmt::Display) = match self {
+            Kept::Driver { present, wanted } => ("driver", present, wanted),
             Kept::Rings { present, wanted } => ("rings", present, wanted),
-            Kept::PendingLimit { present, wanted } => ("pending_limit", present as usize, wanted as usize),
-            Kept::HeaderLimit { present, wanted } => ("header_limit", present as usize, wanted as usize),
+            Kept::PendingLimit { present, wanted } => ("pending_limit", present, wanted),
+            Kept::HeaderLimit { present, wanted } => ("header_limit", present, wanted),
         };
         write!(f, "{setting} stays at {present} until the daemon is restarted or taken over ({wanted} was asked for)")
     }
@@ -71,6 +80,9 @@ impl Engine {
     /// Brings what was asked for within what the rings were made for.
     fn keep(&self, builder: &mut EngineBuilder) -> Vec<Kept> {
         let mut kept = Vec::new();
+        if !builder.driver.allows(&self.driver) {
+            kept.push(Kept::Driver { present: self.driver.name(), wanted: builder.driver });
+        }
         let present = self.threads.len();
         if let Some(wanted) = builder.rings.map(usize::from).filter(|wanted| *wanted != present) {
             kept.push(Kept::Rings { present, wanted });

@@ -9,6 +9,7 @@ use std::time::Instant;
 use hdrhistogram::Histogram;
 
 use super::accounts::{self, BackendAccount, ServerAccount};
+use super::driver::DriverInUse;
 use super::refusals::RefusalSeen;
 use super::relay::SharedBackend;
 use super::report::{Named, Report};
@@ -23,6 +24,7 @@ pub struct Meter {
     pub(super) pools: Vec<Arc<PoolRecord>>,
     pub(super) clients: Clients,
     pub(super) report: Arc<Report>,
+    pub(super) driver: DriverInUse,
     pub(super) backends: Vec<SharedBackend>,
 }
 
@@ -55,6 +57,7 @@ impl Meter {
         let (endings, listeners, diagnosed) = (self.endings(), self.listeners(), self.diagnosed());
         let clients = self.clients.table().map_or((0, 0), |table| (table.known(now), table.room()));
         Snapshot {
+            driver: Some(self.driver.clone()),
             counters,
             endings,
             listeners,
@@ -214,6 +217,8 @@ pub struct Ended<'a> {
 /// Counters and latencies of all rings and pools, merged at one moment.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
+    /// That of the engine it was taken of first.
+    pub(super) driver: Option<DriverInUse>,
     pub(super) counters: Vec<(&'static str, u64)>,
     pub(super) endings: Endings,
     pub(super) listeners: Listeners,
@@ -228,6 +233,11 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// What the engine's threads run on; of several engines that were added up, those of the first.
+    pub fn driver(&self) -> Option<&DriverInUse> {
+        self.driver.as_ref()
+    }
+
     /// All counters by name: what came, where it went, and for everything refused the reason.
     pub fn counters(&self) -> &[(&'static str, u64)] {
         &self.counters
@@ -363,6 +373,9 @@ impl AddAssign<&Snapshot> for Snapshot {
 impl fmt::Display for Snapshot {
     /// A table: the counters that are not zero, and the latencies in microseconds.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(driver) = &self.driver {
+            writeln!(f, "{:<24} {:>12}{}\n", "driver", driver.name(), Brief(driver.instead()))?;
+        }
         writeln!(f, "{:<24} {:>12}", "connections", "count")?;
         for (name, value) in self.counters.iter().filter(|(_, value)| *value > 0) {
             writeln!(f, "{name:<24} {value:>12}")?;
@@ -390,12 +403,22 @@ impl fmt::Display for Snapshot {
     }
 }
 
+/// Words in parentheses, if there are any.
+struct Brief<'a>(Option<&'a str>);
+
+impl fmt::Display for Brief<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |words| write!(f, " ({words})"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn nothing() -> Snapshot {
         Snapshot {
+            driver: None,
             counters: vec![],
             endings: Endings::new(),
             listeners: Listeners::new(),
@@ -426,6 +449,7 @@ mod tests {
         let mut wait = crate::stats::empty_histogram();
         wait.saturating_record(250);
         let snapshot = Snapshot {
+            driver: None,
             counters: vec![("accepted", 2), ("shed", 0), ("proxied", 2)],
             endings: Endings::from([
                 (("imap-login".into(), "imap_haproxy".into(), "absent"), 1),

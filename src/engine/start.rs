@@ -8,8 +8,11 @@ use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::Sender;
+
 use super::acceptor::{Acceptor, Change, Parts};
 use super::door::Door;
+use super::driver::{DriverChoice, DriverInUse, Kind};
 use super::listener::Listener;
 use super::mend::Life;
 use super::pools::Pools;
@@ -21,7 +24,7 @@ use super::{ClientCounts, Command, Engine, RingThread};
 use crate::admission::{ClientLimits, Clients, PendingPeers};
 use crate::conn::Deadlines;
 use crate::dispatch::{Behind, Entrance, Incoming, Pool, PoolRecord, RunningWorkers};
-use crate::ring::{self, BACKLOG, Ring, SLOT_BYTES, SetupError, Sizes, Waker};
+use crate::ring::{self, BACKLOG, Epoll, Native, Ring, SLOT_BYTES, SetupError, Sizes, Waker};
 
 /// Connections of one ring whose header is awaited, where nothing is set.
 pub const PENDING_LIMIT_DEFAULT: u32 = 16_384;
@@ -48,6 +51,7 @@ pub struct EngineBuilder {
     clients: ClientLimits,
     counts: Clients,
     unpinned: bool,
+    pub(super) driver: DriverChoice,
 }
 
 impl EngineBuilder {
@@ -121,6 +125,12 @@ impl EngineBuilder {
         self
     }
 
+    /// What the rings' threads run on ([`DriverChoice::Auto`] if nothing is said).
+    pub fn driver(mut self, driver: DriverChoice) -> EngineBuilder {
+        self.driver = driver;
+        self
+    }
+
     /// What each ring is made for: the connections whose header is awaited, and what all listeners may bring at once.
     #[doc(hidden)] // for whoever asks beforehand whether the machine can do it
     pub fn ring_sizes(&self) -> Sizes {
@@ -174,6 +184,8 @@ impl EngineBuilder {
 
     fn start_bound(bound: Bound) -> Result<Engine, StartError> {
         let Bound { mut builder, cpus, rings, reserved } = bound;
+        let driver = builder.driver.decide();
+        driver.tell();
         let frame = Frame {
             sizes: builder.ring_sizes(),
             pending_limit: builder.pending_limit_or_default(),
@@ -183,7 +195,7 @@ impl EngineBuilder {
             report: Arc::new(Report::default()),
         };
         let seat = |index| Seat { index, cpu: (!builder.unpinned && rings <= cpus.len()).then(|| cpus[index]) };
-        let threads = start_rings((0..rings).map(seat), &frame)?;
+        let threads = start_rings((0..rings).map(seat), &frame, &driver)?;
         let declared = builder.listeners.len();
         builder.share_out(threads.len());
         let mut engine = Engine {
@@ -202,6 +214,7 @@ impl EngineBuilder {
             clients: builder.counts.clone(),
             report: frame.report,
             sizes: frame.sizes,
+            driver,
         };
         engine.start_prober(&builder)?;
         let sockets = builder.listen_on(reserved, engine.threads.len())?;
@@ -260,12 +273,16 @@ impl EngineBuilder {
 type Reserved = Vec<Arc<TcpListener>>;
 
 /// As many of these rings as there is memory for, at least one.
-fn start_rings(seats: impl ExactSizeIterator<Item = Seat>, frame: &Frame) -> Result<Vec<RingThread>, StartError> {
+fn start_rings(
+    seats: impl ExactSizeIterator<Item = Seat>,
+    frame: &Frame,
+    driver: &DriverInUse,
+) -> Result<Vec<RingThread>, StartError> {
     let wanted = seats.len();
     let mut threads = Vec::with_capacity(wanted);
     for seat in seats {
         // On failure the threads that are already there end, because their command channels close.
-        match RingThread::start(seat, frame.clone()) {
+        match RingThread::start(seat, frame.clone(), driver) {
             Ok(thread) => threads.push(thread),
             Err(StartError::Ring(error)) if error.is_for_want_of_memory() && !threads.is_empty() => {
                 tracing::warn!("{} of {wanted} rings: no memory for another one: {error}", threads.len());
@@ -407,7 +424,7 @@ impl RingPlan {
     }
 
     /// Puts it in force.
-    pub(super) fn apply(self, acceptor: &mut Acceptor<Ring, Pools>) {
+    pub(super) fn apply<D: Native>(self, acceptor: &mut Acceptor<D, Pools>) {
         let RingPlan { plan, pools, sockets } = self;
         let pools = pools.into_iter().map(|entrance| acceptor.sink_mut().open(entrance)).collect();
         let doors = plan.doors.iter().zip(sockets);
@@ -423,7 +440,7 @@ impl RingPlan {
 }
 
 impl DoorPlan {
-    fn door(&self, exact: &[bool], acceptor: &mut Acceptor<Ring, Pools>) -> Door {
+    fn door<D: Native>(&self, exact: &[bool], acceptor: &mut Acceptor<D, Pools>) -> Door {
         let (pool, relay) = match &self.service {
             Service::Pool(index) => (*index, None),
             Service::Relay(terms) => (0, Some(terms.clone())),
@@ -562,20 +579,17 @@ pub(super) struct Seat {
 
 impl RingThread {
     /// A ring that has nothing to do before [`Command::Change`].
-    fn start(seat: Seat, frame: Frame) -> Result<RingThread, StartError> {
+    fn start(seat: Seat, frame: Frame, driver: &DriverInUse) -> Result<RingThread, StartError> {
         let waker = Waker::new().map_err(StartError::System)?;
         let tally = Tally::new();
         let (commands, inbox) = crossbeam_channel::bounded::<Command>(super::COMMANDS_MAX);
         let (ready, is_ready) = crossbeam_channel::bounded(1);
         let name = format!("ring-{}", seat.index);
         let life = Life { seat, frame, waker: waker.clone(), tally: tally.clone(), inbox, plan: None };
-        let body = move || {
-            let acceptor = match life.ring() {
-                Ok(acceptor) => acceptor,
-                Err(error) => return drop(ready.send(Err(error))),
-            };
-            let _ = ready.send(Ok(()));
-            life.live(acceptor);
+        let kind = driver.kind;
+        let body = move || match kind {
+            Kind::IoUring => turn::<Ring>(life, &ready),
+            Kind::Epoll => turn::<Epoll>(life, &ready),
         };
         let handle = thread::Builder::new().name(name).spawn(body).map_err(StartError::System)?;
         let thread = RingThread { handle: Some(handle), commands: Some(commands), waker, tally };
@@ -587,35 +601,33 @@ impl RingThread {
     }
 }
 
+/// What a ring's thread does, on one driver or the other.
+fn turn<D: Native>(life: Life, ready: &Sender<Result<(), SetupError>>) {
+    match life.ring::<D>() {
+        Ok(acceptor) => {
+            let _ = ready.send(Ok(()));
+            life.live(acceptor);
+        }
+        Err(error) => drop(ready.send(Err(error))),
+    }
+}
+
 /// A ring that has nothing to do yet, on its own thread.
-pub(super) fn build(
+pub(super) fn build<D: Native>(
     seat: &Seat,
     frame: Frame,
     waker: Waker,
     tally: Arc<Tally>,
-) -> Result<Acceptor<Ring, Pools>, SetupError> {
+) -> Result<Acceptor<D, Pools>, SetupError> {
     if let Some(cpu) = seat.cpu
         && let Err(error) = ring::pin_to(cpu)
     {
         tracing::warn!("ring {} is not pinned to CPU {cpu}: {error}", seat.index);
     }
     let sizes = frame.sizes;
-    let driver = Ring::new(sizes, Vec::new(), waker.clone())?;
-    let (entries, wanted) = (driver.completion_entries(), ring::completion_entries(sizes.completions));
-    if entries < wanted {
-        tracing::warn!(
-            "ring {} has room for {entries} completions instead of {wanted}, for want of memory: raise RLIMIT_MEMLOCK",
-            seat.index
-        );
-    }
-    if let Some(error) = driver.unregistered() {
-        let limit = ring::limit(ring::Resource::LockedMemory).map_or(0, |(soft, _)| soft / 1024);
-        tracing::warn!(
-            "ring {} reads by RECV, not by READ_FIXED: registering {} KiB of buffers failed: {error} (RLIMIT_MEMLOCK is \
-             {limit} KiB)",
-            seat.index,
-            sizes.slots * SLOT_BYTES / 1024
-        );
+    let driver = D::make(sizes, waker.clone())?;
+    for shortcoming in driver.shortcomings() {
+        tracing::warn!("ring {} {shortcoming}", seat.index);
     }
     frame.mail.attend(seat.index, waker.clone());
     let sessions = relay::Parts {
@@ -661,7 +673,7 @@ pub enum StartError {
         /// Why.
         error: io::Error,
     },
-    /// io_uring is not available.
+    /// io_uring is not available, or no driver at all.
     Ring(SetupError),
     /// The system refused a thread, a descriptor or the like.
     System(io::Error),

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use io_uring::opcode;
 use io_uring::types::Fd;
 
-use super::driver::{Completion, Driver, Errno, Newcomer, ReadMode};
+use super::driver::{Completion, Driver, Errno, Native, Newcomer, ReadMode};
+use super::setup::SetupError;
 use super::token::Token;
-use super::{Ring, outcome, sys};
+use super::{Ring, Sizes, Waker, outcome, sys};
 
 /// What kernels before 6.8 (6.6.18, 6.1.79) may report in place of a connection when the completion queue is full: the
 /// accept's poll mask, all of it or what of it is true of a listening socket.
@@ -34,7 +35,7 @@ impl Driver for Ring {
     }
 
     fn accept(&mut self, listener: u32) {
-        let fd = Fd(self.listener(listener).as_raw_fd());
+        let fd = Fd(self.listeners.get(listener).as_raw_fd());
         // Not SOCK_NONBLOCK: worker threads want blocking sockets, and asynchronous runtimes set the flag themselves.
         let entry = opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC).build();
         // SAFETY: no memory is named: the peer's address is asked for later.
@@ -46,11 +47,7 @@ impl Driver for Ring {
     }
 
     fn accept_now(&mut self, listener: u32) -> Result<Option<Newcomer<OwnedFd>>, Errno> {
-        match self.listener(listener).accept() {
-            Ok((stream, peer)) => Ok(Some((stream.into(), Ok(peer)))),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(error) => Err(sys::errno_of(&error)),
-        }
+        self.listeners.accept(listener)
     }
 
     fn peek<'b>(&self, socket: &OwnedFd, room: &'b mut [u8]) -> &'b [u8] {
@@ -60,16 +57,11 @@ impl Driver for Ring {
     }
 
     fn open_listener(&mut self, listener: u32, socket: Arc<TcpListener>) {
-        let index = listener as usize;
-        if index == self.listeners.len() {
-            self.listeners.push(None);
-        }
-        assert!(self.listeners[index].is_none(), "a listener's place is taken only after it was closed");
-        self.listeners[index] = Some(socket);
+        self.listeners.open(listener, socket);
     }
 
     fn close_listener(&mut self, listener: u32) {
-        self.listeners[listener as usize] = None;
+        self.listeners.close(listener);
     }
 
     fn read(&mut self, slot: u32, generation: u32, socket: &OwnedFd, at: u32, mode: ReadMode) {
@@ -129,6 +121,36 @@ impl Driver for Ring {
     }
 }
 
+impl Native for Ring {
+    const NAME: &'static str = "io_uring";
+
+    fn make(sizes: Sizes, waker: Waker) -> Result<Ring, SetupError> {
+        Ring::new(sizes, Vec::new(), waker)
+    }
+
+    fn shortcomings(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        let (entries, wanted) = self.core.completion_entries();
+        if entries < wanted {
+            all.push(format!(
+                "has room for {entries} completions instead of {wanted}, for want of memory: raise RLIMIT_MEMLOCK"
+            ));
+        }
+        if let Some(error) = self.unregistered() {
+            let limit = sys::limit(sys::Resource::LockedMemory).map_or(0, |(soft, _)| soft / 1024);
+            let size = self.buffers.region().map_or(0, |(_, len)| len / 1024);
+            all.push(format!(
+                "reads by RECV, not by READ_FIXED: registering {size} KiB of buffers failed: {error} (RLIMIT_MEMLOCK is \
+                 {limit} KiB)"
+            ));
+        }
+        if let Some(error) = self.unlocked() {
+            all.push(format!("is not locked to its operations (IORING_REGISTER_RESTRICTIONS): {error}"));
+        }
+        all
+    }
+}
+
 impl Ring {
     /// What the completion of an accept means.
     pub(super) fn accepted(&mut self, listener: u32, result: i32, armed: bool) -> Completion<OwnedFd> {
@@ -145,9 +167,5 @@ impl Ring {
                 Completion::Accepted { listener, socket, peer, armed }
             }
         }
-    }
-
-    fn listener(&self, listener: u32) -> &TcpListener {
-        self.listeners[listener as usize].as_ref().expect("operations are asked of open listeners only")
     }
 }

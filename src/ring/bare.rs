@@ -13,7 +13,7 @@ use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use super::accept::{PHANTOMS, reserve_phantoms};
-use super::setup::{self, Abilities, SetupError};
+use super::setup::{self, Abilities, Lock, SetupError};
 
 /// Bytes can be read (poll(2)).
 pub const READABLE: u32 = libc::POLLIN as u32;
@@ -62,7 +62,7 @@ impl Bare {
     /// [`SetupError`] names cause and remedy.
     pub fn new(listener: TcpListener) -> Result<Bare, SetupError> {
         reserve_phantoms();
-        let (io, _) = setup::ring(CQ_ENTRIES, Abilities::ALL)?;
+        let (io, _) = setup::ring(CQ_ENTRIES, Abilities { lock: Lock::Open, ..Abilities::ALL })?;
         let mut bare = Bare { io, listener, queued: VecDeque::new() };
         bare.accept();
         Ok(bare)

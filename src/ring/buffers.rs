@@ -77,6 +77,17 @@ impl Buffers {
         Lent { pointer, len: room, in_region: !self.long.contains_key(&slot) }
     }
 
+    /// The room that was lent and that nobody but the caller writes to: for a driver whose reads are plain system calls.
+    pub fn lent_room(&mut self, slot: u32, at: u32) -> &mut [u8] {
+        assert!(self.busy[slot as usize], "only what was lent");
+        let room = self.capacity(slot).checked_sub(at).expect("inside the buffer");
+        // SAFETY: `at` is inside the buffer that starts here, checked above.
+        let pointer = unsafe { self.start(slot).add(at as usize) };
+        // SAFETY: the buffer is initialised (allocated zeroed), `room` bytes of it lie behind `pointer`, it is borrowed by
+        // `&mut self`, and its being lent keeps [`Buffers::bytes`] from it.
+        unsafe { std::slice::from_raw_parts_mut(pointer, room as usize) }
+    }
+
     /// The kernel is done with the slot's buffer. `false` if it never had it: a completion that belongs to nobody.
     pub fn give_back(&mut self, slot: u32) -> bool {
         match self.busy.get_mut(slot as usize) {

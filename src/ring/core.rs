@@ -12,7 +12,7 @@ use io_uring::types::{CancelBuilder, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use super::BATCH_MAX;
-use super::setup::{self, Abilities, Rung, SetupError};
+use super::setup::{self, Abilities, Lock, Rung, SetupError};
 use super::token::Token;
 
 /// Pieces of deferred work that one entry of a DEFER_TASKRUN ring runs, if no more completions than that are waited for
@@ -30,6 +30,10 @@ pub struct Core {
     /// Completions that have left the kernel's queue: less than a batch, and what one entry brings at most.
     reaped: VecDeque<cqueue::Entry>,
     rung: Rung,
+    /// Completions that there should be room for.
+    wanted: u32,
+    /// Why it may do more than it is asked for, if it may.
+    unlocked: Option<io::Error>,
     /// The completion queue was full, which nobody has been told yet.
     overflowed: bool,
     /// Operations that were pushed, and whose last completion was not handed out yet.
@@ -41,7 +45,8 @@ pub struct Core {
 }
 
 impl Core {
-    /// Queues with room for `completions` completions; must be called on the thread that will use them.
+    /// Queues with room for `completions` completions; must be called on the thread that will use them. They are there for
+    /// what has to be registered, and take operations after [`Core::begin`].
     pub fn new(completions: u32, abilities: Abilities) -> Result<Core, SetupError> {
         let (io, rung) = setup::ring(completions, abilities)?;
         let reaped = VecDeque::with_capacity(io.params().cq_entries() as usize);
@@ -49,6 +54,8 @@ impl Core {
             io,
             reaped,
             rung,
+            wanted: setup::completion_entries(completions),
+            unlocked: None,
             overflowed: false,
             in_flight: 0,
             refused: None,
@@ -62,9 +69,33 @@ impl Core {
         self.rung
     }
 
-    /// Completions that there is room for.
-    pub fn completion_entries(&self) -> u32 {
-        self.io.params().cq_entries()
+    /// Completions that there is room for, and that there should be.
+    pub fn completion_entries(&self) -> (u32, u32) {
+        (self.io.params().cq_entries(), self.wanted)
+    }
+
+    /// Locks the queues to what a ring is asked for and lets them begin. Where that is refused they are made anew, with
+    /// nothing registered and no lock: `false` then.
+    pub fn begin(&mut self, completions: u32, abilities: Abilities) -> Result<bool, SetupError> {
+        let operations = match abilities.lock {
+            Lock::Own => setup::OPERATIONS,
+            #[cfg(test)]
+            Lock::Fewer(these) => these,
+            Lock::Open => {
+                self.unlocked = Some(io::Error::other("not asked for"));
+                return Ok(true);
+            }
+        };
+        self.unlocked = setup::lock(&self.io, operations).err();
+        let Err(refused) = setup::begin(&self.io) else { return Ok(true) };
+        *self = Core::new(completions, Abilities { lock: Lock::Open, ..abilities })?;
+        self.unlocked = Some(refused);
+        Ok(false)
+    }
+
+    /// Why the ring is not locked to its operations, if it is not.
+    pub fn unlocked(&self) -> Option<&io::Error> {
+        self.unlocked.as_ref()
     }
 
     /// Lets the kernel know memory for READ_FIXED.

@@ -1,10 +1,14 @@
 //! What the engine asks of a ring: the kernel's, or a scripted one in a simulation.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::setup::SetupError;
 use super::stream::{Readiness, Streams};
+use super::{Sizes, Waker};
 
 /// An `errno` value, as the kernel reports it in a completion.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -166,4 +170,21 @@ pub trait Driver: Streams {
 
     /// The next completion of this turn.
     fn next(&mut self) -> Option<Completion<Self::Socket>>;
+}
+
+/// A driver that stands on the kernel. Which one it is is decided when a thread starts, and compiled into its loop.
+pub trait Native: Driver<Socket = OwnedFd, Listener = Arc<TcpListener>> + Sized {
+    /// As the setting `driver` has it.
+    const NAME: &'static str;
+
+    /// Makes a driver without listeners on this thread, to be used only here.
+    ///
+    /// # Errors
+    /// [`SetupError`] names cause and remedy.
+    fn make(sizes: Sizes, waker: Waker) -> Result<Self, SetupError>;
+
+    /// What it does less well than it could, and why; each in words that follow its name.
+    fn shortcomings(&self) -> Vec<String> {
+        Vec::new()
+    }
 }

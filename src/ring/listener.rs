@@ -4,11 +4,12 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
+use super::driver::{Errno, Newcomer};
 use super::sys;
 
 /// Connections that may wait in one socket's backlog (capped by net.core.somaxconn).
@@ -24,6 +25,42 @@ pub struct Options {
     pub defer_accept: bool,
     /// Share the port with other processes of the same user. Without it, a port that is already served is an error.
     pub share_port: bool,
+}
+
+/// The listening sockets of one driver, by the index of their listener. Two drivers may have the same socket; it is closed
+/// when the last of them lets it go.
+pub struct Sockets(Vec<Option<Arc<TcpListener>>>);
+
+impl Sockets {
+    pub fn new(sockets: Vec<Arc<TcpListener>>) -> Sockets {
+        Sockets(sockets.into_iter().map(Some).collect())
+    }
+
+    pub fn get(&self, listener: u32) -> &Arc<TcpListener> {
+        self.0[listener as usize].as_ref().expect("operations are asked of open listeners only")
+    }
+
+    pub fn open(&mut self, listener: u32, socket: Arc<TcpListener>) {
+        let index = listener as usize;
+        if index == self.0.len() {
+            self.0.push(None);
+        }
+        assert!(self.0[index].is_none(), "a listener's place is taken only after it was closed");
+        self.0[index] = Some(socket);
+    }
+
+    pub fn close(&mut self, listener: u32) {
+        self.0[listener as usize] = None;
+    }
+
+    /// Takes a connection that waits in the backlog, if one does.
+    pub fn accept(&self, listener: u32) -> Result<Option<Newcomer<OwnedFd>>, Errno> {
+        match self.get(listener).accept() {
+            Ok((stream, peer)) => Ok(Some((stream.into(), Ok(peer)))),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(sys::errno_of(&error)),
+        }
+    }
 }
 
 /// Binds `count` sockets to one address and listens on all. Port 0: one free port for all of them.

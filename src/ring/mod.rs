@@ -1,5 +1,8 @@
 //! The kernel edge: rings, their buffers, listening sockets, and every call of libc.
 //!
+//! Two drivers stand on the kernel: a [`Ring`] of io_uring, and [`Epoll`] where io_uring is forbidden. An engine's thread is
+//! made for one of them, through [`Native`], so that neither pays for the other.
+//!
 //! A [`Ring`] belongs to one thread. One core (queues, tokens, operations in flight) stands under two halves: the accept
 //! half, which is the trait [`Driver`], and the stream half, [`Streams`]. The ring owns the memory that the kernel reads
 //! into; a buffer in flight cannot be reached from safe code. It has no word of the PROXY protocol: the engine gives it
@@ -15,6 +18,7 @@ pub mod bare;
 mod buffers;
 mod core;
 mod driver;
+mod epoll;
 mod listener;
 mod setup;
 mod stream;
@@ -23,7 +27,8 @@ mod token;
 mod waker;
 
 pub use buffers::{LONG_MAX, SLOT_BYTES};
-pub use driver::{Completion, Driver, Errno, Newcomer, ReadMode};
+pub use driver::{Completion, Driver, Errno, Native, Newcomer, ReadMode};
+pub use epoll::Epoll;
 pub use listener::{BACKLOG, DEFER_ACCEPT_SECONDS, Options, adopt_group, bind_group, listen_group, reserve_group};
 pub use setup::{Abilities, CQ_ENTRIES_MAX, Rung, SQ_ENTRIES, SetupError, completion_entries, disabled_by_sysctl};
 pub use stream::{Readiness, Streams, stream_socket};
@@ -42,6 +47,7 @@ use io_uring::cqueue;
 use self::core::Core;
 use accept::reserve_phantoms;
 use buffers::Buffers;
+use listener::Sockets;
 use token::Token;
 use waker::Bell;
 
@@ -71,8 +77,7 @@ pub struct Ring {
     core: Core,
     buffers: Buffers,
     bell: Option<Bell>,
-    /// `None` once closed. Two rings may have the same socket; it is closed when the last of them lets it go.
-    listeners: Vec<Option<Arc<TcpListener>>>,
+    listeners: Sockets,
     /// Nothing is armed any more.
     ending: bool,
     /// Why READ_FIXED is not used, if it is not.
@@ -114,15 +119,27 @@ impl Ring {
     }
 
     fn without_bell(abilities: Abilities, sizes: Sizes, listeners: Vec<Arc<TcpListener>>) -> Result<Ring, SetupError> {
-        let core = Core::new(sizes.completions, abilities)?;
+        let mut core = Core::new(sizes.completions, abilities)?;
         let buffers = Buffers::new(sizes.slots, sizes.longest);
-        let unregistered = buffers.region().and_then(|(base, len)| {
+        let region = if abilities.registers() { buffers.region() } else { None };
+        let mut unregistered = region.and_then(|(base, len)| {
             let region = libc::iovec { iov_base: base.cast(), iov_len: len };
             // SAFETY: the region lives in `buffers`, which the ring owns until after `core` is gone.
             unsafe { core.register(region) }.err()
         });
-        let listeners = listeners.into_iter().map(Some).collect();
-        Ok(Ring { core, buffers, bell: None, listeners, ending: false, unregistered })
+        if !core.begin(sizes.completions, abilities)? || !abilities.registers() {
+            unregistered = Some(io::Error::from_raw_os_error(libc::EACCES));
+        }
+        Ok(Ring { core, buffers, bell: None, listeners: Sockets::new(listeners), ending: false, unregistered })
+    }
+
+    /// Whether this process may use io_uring: a small ring is made and entered.
+    ///
+    /// # Errors
+    /// [`SetupError`] names cause and remedy.
+    pub fn probe() -> Result<(), SetupError> {
+        let mut ring = Ring::for_streams(2)?;
+        ring.core.wait(Some(Duration::ZERO)).map_err(SetupError::new)
     }
 
     /// The set-up flags that the kernel has accepted.
@@ -130,9 +147,9 @@ impl Ring {
         self.core.rung()
     }
 
-    /// Entries of the completion queue: fewer than were asked for if the kernel's limit is lower, or memory is short.
-    pub fn completion_entries(&self) -> u32 {
-        self.core.completion_entries()
+    /// Why the ring is not locked to its operations (IORING_REGISTER_RESTRICTIONS), if it is not.
+    pub fn unlocked(&self) -> Option<&io::Error> {
+        self.core.unlocked()
     }
 
     /// Why reads go by RECV and not by READ_FIXED, if they do.
@@ -215,5 +232,7 @@ fn outcome(result: i32) -> Result<u32, Errno> {
     u32::try_from(result).map_err(|_| Errno(-result))
 }
 
+#[cfg(test)]
+mod both;
 #[cfg(test)]
 mod tests;

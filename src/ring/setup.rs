@@ -5,8 +5,8 @@ use std::io;
 use std::thread;
 use std::time::Duration;
 
-use io_uring::IoUring;
 use io_uring::register::Restriction;
+use io_uring::{IoUring, opcode};
 
 use super::sys::{self, Resource};
 
@@ -35,43 +35,74 @@ pub const LADDER: [Rung; 3] = [
     Rung { no_sqarray: false, defer_taskrun: false },
 ];
 
+/// Every operation that a ring is asked for. It is locked to them, so that who gets hold of the process finds no way around
+/// a filter of system calls in its rings.
+pub const OPERATIONS: &[u8] = &[
+    opcode::AcceptMulti::CODE,
+    opcode::AsyncCancel::CODE,
+    opcode::PollAdd::CODE,
+    opcode::Read::CODE,
+    opcode::ReadFixed::CODE,
+    opcode::Recv::CODE,
+];
+
+/// What a ring may do once it is set up (IORING_REGISTER_RESTRICTIONS): nothing can be registered with it any more, and no
+/// operation but these succeeds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lock {
+    /// Its [`OPERATIONS`].
+    Own,
+    /// Only these, and nothing was registered before.
+    #[cfg(test)]
+    Fewer(&'static [u8]),
+    /// Everything, as where the kernel refuses a lock.
+    Open,
+}
+
 /// What a ring may use of its kernel. Tests take away what others lack, and so go the ways around it on a real kernel.
 #[derive(Clone, Copy, Debug)]
 pub struct Abilities {
     /// The rung to begin with: what stands above it is not tried.
     pub rung: usize,
-    /// Only these operations, and nothing registered (IORING_REGISTER_RESTRICTIONS).
-    pub only: Option<&'static [u8]>,
+    /// What is left of the kernel's operations.
+    pub lock: Lock,
 }
 
 impl Abilities {
     /// Whatever the kernel has.
-    pub const ALL: Abilities = Abilities { rung: 0, only: None };
+    pub const ALL: Abilities = Abilities { rung: 0, lock: Lock::Own };
 
-    /// Every way to have less: each lower rung, and each rung with nothing but the operations that a ring which accepts
+    /// Whether memory may be registered.
+    pub fn registers(&self) -> bool {
+        matches!(self.lock, Lock::Own | Lock::Open)
+    }
+
+    /// Every way to have less: each lower rung, no lock, and each rung with nothing but the operations that a ring which accepts
     /// cannot do without.
     #[cfg(test)]
     pub fn fewer() -> impl Iterator<Item = Abilities> {
-        use io_uring::opcode::{AcceptMulti, AsyncCancel, Read, Recv};
+        use opcode::{AcceptMulti, AsyncCancel, Read, Recv};
         Abilities::fewer_than(&[AcceptMulti::CODE, AsyncCancel::CODE, Read::CODE, Recv::CODE])
     }
 
     /// [`Abilities::fewer`] for a ring that relays too.
     #[cfg(test)]
     pub fn fewer_for_streams() -> impl Iterator<Item = Abilities> {
-        use io_uring::opcode::{AcceptMulti, AsyncCancel, PollAdd, Read, Recv};
+        use opcode::{AcceptMulti, AsyncCancel, PollAdd, Read, Recv};
         Abilities::fewer_than(&[AcceptMulti::CODE, AsyncCancel::CODE, Read::CODE, Recv::CODE, PollAdd::CODE])
     }
 
     #[cfg(test)]
     fn fewer_than(needed: &'static [u8]) -> impl Iterator<Item = Abilities> {
         let rungs = 0..LADDER.len();
-        let lower = rungs.clone().skip(1).map(|rung| Abilities { rung, only: None });
-        lower.chain(rungs.map(move |rung| Abilities { rung, only: Some(needed) }))
+        let lower = rungs.clone().skip(1).map(|rung| Abilities { rung, lock: Lock::Own });
+        let open = Abilities { rung: 0, lock: Lock::Open };
+        lower.chain([open]).chain(rungs.map(move |rung| Abilities { rung, lock: Lock::Fewer(needed) }))
     }
 }
 
-/// A ring with room for `completions` completions; must be called on the thread that will use it.
+/// A ring with room for `completions` completions; must be called on the thread that will use it. Unless its lock is open it
+/// takes operations only after [`lock`] or [`begin`].
 ///
 /// # Errors
 /// [`SetupError`] names cause and remedy.
@@ -80,7 +111,7 @@ pub fn ring(completions: u32, abilities: Abilities) -> Result<(IoUring, Rung), S
     let mut rung = abilities.rung;
     let mut attempts = 0;
     loop {
-        match build(LADDER[rung], entries, abilities.only) {
+        match build(LADDER[rung], entries, abilities.lock != Lock::Open) {
             Ok(ring) => return Ok((ring, LADDER[rung])),
             Err(error) => match error.raw_os_error() {
                 Some(libc::EINVAL) if rung + 1 < LADDER.len() => rung += 1,
@@ -97,7 +128,24 @@ pub fn ring(completions: u32, abilities: Abilities) -> Result<(IoUring, Rung), S
     }
 }
 
-fn build(rung: Rung, completions: u32, only: Option<&[u8]>) -> io::Result<IoUring> {
+/// Allows a ring these operations alone, and nothing to be registered any more, from its begin on.
+///
+/// # Errors
+/// The kernel's, or those of a filter of system calls; the ring is as it was then.
+pub fn lock(ring: &IoUring, operations: &[u8]) -> io::Result<()> {
+    let mut allowed: Vec<Restriction> = operations.iter().map(|&operation| Restriction::sqe_op(operation)).collect();
+    ring.submitter().register_restrictions(&mut allowed)
+}
+
+/// Lets a ring that is set up take operations.
+///
+/// # Errors
+/// Those of a filter of system calls: there is no way to use this ring then.
+pub fn begin(ring: &IoUring) -> io::Result<()> {
+    ring.submitter().register_enable_rings()
+}
+
+fn build(rung: Rung, completions: u32, disabled: bool) -> io::Result<IoUring> {
     let mut builder = IoUring::builder();
     builder
         // Room for every connection of a full backlog and every read in flight: a full completion queue loses accepts on
@@ -116,18 +164,11 @@ fn build(rung: Rung, completions: u32, only: Option<&[u8]>) -> io::Result<IoUrin
     if rung.no_sqarray {
         builder.setup_no_sqarray();
     }
-    if only.is_some() {
+    if disabled {
         builder.setup_r_disabled();
     }
     // The kernel wants at least as many completion entries as submission entries.
-    let ring = builder.build(SQ_ENTRIES.min(completions))?;
-    if let Some(operations) = only {
-        let mut allowed: Vec<Restriction> =
-            operations.iter().map(|&operation| Restriction::sqe_op(operation)).collect();
-        ring.submitter().register_restrictions(&mut allowed)?;
-        ring.submitter().register_enable_rings()?;
-    }
-    Ok(ring)
+    builder.build(SQ_ENTRIES.min(completions))
 }
 
 /// Why there is no ring, with the remedy.
@@ -144,7 +185,7 @@ enum Cause {
         disabled: u32,
         group: String,
     },
-    /// EPERM though the sysctl allows it: a filter of system calls.
+    /// EPERM though the sysctl allows it: a filter of system calls. EACCES: a security module.
     Filter,
     /// ENOSYS.
     Missing,
@@ -155,15 +196,28 @@ enum Cause {
     /// EINVAL even for the lowest rung.
     Old,
     Other,
+    /// It was asked for epoll.
+    Epoll,
 }
 
 impl SetupError {
+    /// Whether this process cannot have io_uring at all, whatever its limits: only another driver is left.
+    pub fn rules_io_uring_out(&self) -> bool {
+        matches!(self.cause, Cause::Sysctl { .. } | Cause::Filter | Cause::Missing | Cause::Old)
+    }
+
+    /// Why there is no driver on epoll.
+    pub(super) fn of_epoll(error: io::Error) -> SetupError {
+        SetupError { cause: Cause::Epoll, error }
+    }
+
     pub(super) fn new(error: io::Error) -> SetupError {
         let cause = match error.raw_os_error() {
             Some(libc::EPERM) => match disabled_by_sysctl() {
                 Some(disabled) if disabled > 0 => Cause::Sysctl { disabled, group: sysctl("io_uring_group") },
                 _ => Cause::Filter,
             },
+            Some(libc::EACCES) => Cause::Filter,
             Some(libc::ENOSYS) => Cause::Missing,
             Some(libc::ENOMEM) => {
                 Cause::Memory { limit_kib: sys::limit(Resource::LockedMemory).map_or(0, |(soft, _)| soft / 1024) }
@@ -187,6 +241,13 @@ pub fn completion_entries(completions: u32) -> u32 {
 
 impl fmt::Display for SetupError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.cause == Cause::Epoll {
+            return write!(
+                f,
+                "epoll is not available ({}): run `vestibule doctor` for the kernel's limits",
+                self.error
+            );
+        }
         write!(f, "io_uring is not available ({}): ", self.error)?;
         match &self.cause {
             Cause::Sysctl { disabled: 1, group } => write!(
@@ -215,7 +276,7 @@ impl fmt::Display for SetupError {
                 "the kernel knows no set-up that Vestibule can use, as those before Linux 5.19, which have no multishot \
                  accept; run Linux 6.1 or later",
             ),
-            Cause::Other => f.write_str("run `vestibule doctor` for the kernel's limits"),
+            Cause::Epoll | Cause::Other => f.write_str("run `vestibule doctor` for the kernel's limits"),
         }
     }
 }
@@ -263,11 +324,11 @@ mod tests {
     #[test]
     fn the_lowest_rung_works_too() {
         for rung in LADDER {
-            match build(rung, 512, None) {
+            match build(rung, 512, true) {
                 Ok(_) => {}
                 Err(error) => assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{rung:?}: {error}"),
             }
         }
-        build(LADDER[2], 512, None).expect("every kernel since 5.19 knows these flags");
+        build(LADDER[2], 512, true).expect("every kernel since 5.19 knows these flags");
     }
 }

@@ -6,7 +6,8 @@
 //! operation that could keep or reorder bytes (docs/architecture.md).
 //!
 //! A watch holds the socket open: it is ended before the socket is dropped, and the kernel closes the socket once it has
-//! let the watch go, at the end of the turn.
+//! let the watch go, at the end of the turn. On epoll ([`super::Epoll`]) it is an edge-triggered registration, which holds
+//! nothing open.
 //!
 //! Nothing here is newer than Linux 5.13 (multishot poll), and Vestibule runs on 6.1 and later: no self-test at start has
 //! to find out what the kernel can do, and there is no other way to fall back to.
@@ -48,9 +49,9 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    const EVENTS: u32 = (libc::POLLIN | libc::POLLOUT | libc::POLLRDHUP) as u32;
+    pub(super) const EVENTS: u32 = (libc::POLLIN | libc::POLLOUT | libc::POLLRDHUP) as u32;
 
-    fn of_events(events: u32) -> Readiness {
+    pub(super) fn of_events(events: u32) -> Readiness {
         let any = |mask: libc::c_short| events & mask as u32 != 0;
         let broken = any(libc::POLLERR | libc::POLLHUP | libc::POLLNVAL);
         Readiness {
@@ -120,7 +121,28 @@ pub trait Streams {
     fn local(&self, socket: &Self::Socket) -> Option<SocketAddr>;
 }
 
-impl Streams for Ring {
+/// How a driver on the kernel watches sockets; all else of its stream half is system calls that each of them makes alike.
+pub trait Watches {
+    /// [`Streams::watch`].
+    fn begin_watch(&mut self, place: u32, generation: u32, socket: &OwnedFd);
+
+    /// [`Streams::unwatch`].
+    fn end_watch(&mut self, place: u32, generation: u32);
+}
+
+impl Watches for Ring {
+    fn begin_watch(&mut self, place: u32, generation: u32, socket: &OwnedFd) {
+        let entry = opcode::PollAdd::new(Fd(socket.as_raw_fd()), Readiness::EVENTS).multi(true).build();
+        // SAFETY: no memory is named.
+        unsafe { self.core.push(entry, Token::Watch { place, generation }) };
+    }
+
+    fn end_watch(&mut self, place: u32, generation: u32) {
+        self.core.cancel(Token::Watch { place, generation });
+    }
+}
+
+impl<W: Watches> Streams for W {
     type Socket = OwnedFd;
 
     fn connect(&mut self, target: SocketAddr, source: Option<IpAddr>) -> Result<OwnedFd, Errno> {
@@ -139,13 +161,11 @@ impl Streams for Ring {
     }
 
     fn watch(&mut self, place: u32, generation: u32, socket: &OwnedFd) {
-        let entry = opcode::PollAdd::new(Fd(socket.as_raw_fd()), Readiness::EVENTS).multi(true).build();
-        // SAFETY: no memory is named.
-        unsafe { self.core.push(entry, Token::Watch { place, generation }) };
+        self.begin_watch(place, generation, socket);
     }
 
     fn unwatch(&mut self, place: u32, generation: u32) {
-        self.core.cancel(Token::Watch { place, generation });
+        self.end_watch(place, generation);
     }
 
     fn acknowledge(&mut self, socket: &OwnedFd) {
@@ -216,7 +236,7 @@ pub(super) fn readiness(result: i32, armed: bool) -> Option<Readiness> {
     Some(Readiness::of_events(outcome(result).unwrap_or(libc::POLLERR as u32)))
 }
 
-fn errno(error: SystemError) -> Errno {
+pub(super) fn errno(error: SystemError) -> Errno {
     Errno(error.raw_os_error())
 }
 

@@ -1,8 +1,8 @@
 //! How other threads get a ring's attention.
 
 use std::fs::File;
-use std::io::{self, Write};
-use std::os::fd::{AsRawFd, RawFd};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 
 use io_uring::opcode;
@@ -28,8 +28,20 @@ impl Waker {
         let _ = (&*self.0).write(&1u64.to_ne_bytes());
     }
 
+    /// Takes note of all calls so far. Waits for one if there was none.
+    pub(super) fn rest(&self) {
+        // What fails is tried again: it goes on being told.
+        let _ = (&*self.0).read(&mut [0; size_of::<u64>()]);
+    }
+
     fn fd(&self) -> RawFd {
         self.0.as_raw_fd()
+    }
+}
+
+impl AsFd for Waker {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 
@@ -65,10 +77,5 @@ impl Bell {
     /// Whether the kernel has given the counter back.
     pub fn is_at_rest(&self) -> bool {
         !self.armed
-    }
-
-    #[cfg(test)]
-    pub fn waker(&self) -> Waker {
-        self.waker.clone()
     }
 }

@@ -4,7 +4,8 @@ use std::fs;
 use std::sync::Barrier;
 use std::thread;
 
-use vestibule::ring::{self, Resource, Ring, Waker};
+use vestibule::config::DriverKind;
+use vestibule::ring::{self, Epoll, Resource, Ring, Sizes, Waker};
 
 use super::Needs;
 
@@ -12,7 +13,10 @@ use super::Needs;
 #[derive(Clone, Debug)]
 pub(super) struct Facts {
     pub(super) kernel: Option<String>,
-    pub(super) trial: Result<Trial, String>,
+    /// Rings made for a trial; where the configuration asks for epoll it says why none were.
+    pub(super) trial: Result<Trial, Refusal>,
+    /// Whether epoll is there, as it is for the servers' checks in any case.
+    pub(super) epoll: Result<(), String>,
     pub(super) io_uring_disabled: Option<u64>,
     /// The `Seccomp:` field of /proc/self/status: 0 none, 1 strict, 2 a filter.
     pub(super) seccomp: Option<u64>,
@@ -35,6 +39,16 @@ pub(super) struct Trial {
     pub(super) deferred: bool,
     /// Why buffers could not be registered.
     pub(super) unregistered: Option<String>,
+    /// Why rings are not locked to their operations.
+    pub(super) unlocked: Option<String>,
+}
+
+/// Why there is no ring.
+#[derive(Clone, Debug)]
+pub(super) struct Refusal {
+    pub(super) words: String,
+    /// No limit is at fault: a daemon with `driver = auto` runs on epoll here.
+    pub(super) for_good: bool,
 }
 
 impl Facts {
@@ -42,6 +56,7 @@ impl Facts {
         Facts {
             kernel: sysctl("kernel/osrelease"),
             trial: try_rings(needs),
+            epoll: try_epoll(),
             io_uring_disabled: number("kernel/io_uring_disabled"),
             seccomp: seccomp(),
             somaxconn: number("net/core/somaxconn"),
@@ -56,24 +71,40 @@ impl Facts {
 }
 
 /// Makes all rings, one a thread as the daemon does, and holds them together: locked memory is counted in one sum.
-fn try_rings(needs: &Needs) -> Result<Trial, String> {
+fn try_rings(needs: &Needs) -> Result<Trial, Refusal> {
+    if needs.driver == DriverKind::Epoll {
+        return Err(Refusal { words: "the configuration says driver = epoll".into(), for_good: true });
+    }
     let all_made = Barrier::new(needs.rings);
     thread::scope(|scope| {
         let threads: Vec<_> = (0..needs.rings).map(|_| scope.spawn(|| try_ring(needs, &all_made))).collect();
-        let trials: Result<Vec<Trial>, String> =
+        let trials: Result<Vec<Trial>, Refusal> =
             threads.into_iter().map(|thread| thread.join().expect("a trial does not panic")).collect();
-        Ok(trials?.into_iter().max_by_key(|trial| trial.unregistered.is_some()).expect("one ring at least"))
+        let worst = |trial: &Trial| (trial.unregistered.is_some(), trial.unlocked.is_some());
+        Ok(trials?.into_iter().max_by_key(worst).expect("one ring at least"))
     })
 }
 
-fn try_ring(needs: &Needs, all_made: &Barrier) -> Result<Trial, String> {
-    let made = Waker::new()
-        .map_err(|error| format!("no event counter: {error}"))
-        .and_then(|waker| Ring::new(needs.sizes, Vec::new(), waker).map_err(|error| error.to_string()));
+fn try_ring(needs: &Needs, all_made: &Barrier) -> Result<Trial, Refusal> {
+    let made = waker().map_err(|words| Refusal { words, for_good: false }).and_then(|waker| {
+        let refused =
+            |error: ring::SetupError| Refusal { words: error.to_string(), for_good: error.rules_io_uring_out() };
+        Ring::new(needs.sizes, Vec::new(), waker).map_err(refused)
+    });
     all_made.wait();
     let ring = made?;
     let unregistered = ring.unregistered().map(ToString::to_string);
-    Ok(Trial { deferred: ring.rung().defer_taskrun, unregistered })
+    let unlocked = ring.unlocked().map(ToString::to_string);
+    Ok(Trial { deferred: ring.rung().defer_taskrun, unregistered, unlocked })
+}
+
+fn try_epoll() -> Result<(), String> {
+    let sizes = Sizes { slots: 0, longest: 0, completions: 0 };
+    Epoll::new(sizes, Vec::new(), waker()?).map(drop).map_err(|error| error.to_string())
+}
+
+fn waker() -> Result<Waker, String> {
+    Waker::new().map_err(|error| format!("no event counter: {error}"))
 }
 
 fn sysctl(name: &str) -> Option<String> {

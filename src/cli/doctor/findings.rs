@@ -2,10 +2,11 @@
 
 use std::fmt;
 
+use vestibule::config::DriverKind;
 use vestibule::ring::BACKLOG;
 
 use super::Needs;
-use super::facts::Facts;
+use super::facts::{Facts, Trial};
 
 /// The kernel that the fast paths are made for; before it, completion work interrupts the thread (no DEFER_TASKRUN).
 const KERNEL_WANTED: (u32, u32) = (6, 1);
@@ -68,8 +69,10 @@ impl fmt::Display for Finding {
 /// Everything that matters, what decides first.
 pub(super) fn all(facts: &Facts, needs: &Needs) -> Vec<Finding> {
     vec![
+        driver(facts, needs),
         io_uring(facts, needs),
         registered_buffers(facts),
+        restrictions(facts),
         kernel(facts),
         io_uring_disabled(facts),
         seccomp(facts),
@@ -83,6 +86,24 @@ pub(super) fn all(facts: &Facts, needs: &Needs) -> Vec<Finding> {
     ]
 }
 
+/// What the daemon would run on.
+fn driver(facts: &Facts, needs: &Needs) -> Finding {
+    let subject = "driver";
+    match (needs.driver, &facts.trial, &facts.epoll) {
+        (_, Ok(_), _) => ok(subject, "io_uring", "the rings of the kernel"),
+        (DriverKind::Epoll, _, Ok(())) => ok(subject, "epoll", "as the configuration says; it costs some more CPU"),
+        (DriverKind::Auto, Err(refusal), Ok(())) if refusal.for_good => {
+            let remedy = "allow io_uring (the next lines say how), or say driver = epoll";
+            warn(subject, "epoll", "io_uring is forbidden here, and the daemon runs without it: some more CPU", remedy)
+        }
+        (DriverKind::Auto | DriverKind::IoUring, _, Ok(())) => {
+            let reason = "rings are what the daemon would run on, and cannot be made";
+            Finding::new(Verdict::Fail, subject, "none", reason, Some("see io_uring below, or say driver = epoll"))
+        }
+        (_, _, Err(cause)) => Finding::new(Verdict::Fail, subject, "none", cause, Some("see the limits below")),
+    }
+}
+
 fn io_uring(facts: &Facts, needs: &Needs) -> Finding {
     let rings = format!("{} of {}", needs.rings, needs.sizes.slots);
     match &facts.trial {
@@ -91,9 +112,12 @@ fn io_uring(facts: &Facts, needs: &Needs) -> Finding {
             let reason = "rings made, but without DEFER_TASKRUN: completion work interrupts the threads";
             warn("io_uring", rings, reason, "run Linux 6.1 or later")
         }
-        Err(cause) => {
-            let (cause, remedy) = cause.split_once(';').unwrap_or((cause, "see the lines below"));
-            Finding::new(Verdict::Fail, "io_uring", "unavailable", cause, Some(remedy.trim()))
+        Err(refusal) if needs.driver == DriverKind::Epoll => ok("io_uring", "not used", &refusal.words),
+        Err(refusal) => {
+            let does_without = refusal.for_good && needs.driver == DriverKind::Auto;
+            let verdict = if does_without { Verdict::Warn } else { Verdict::Fail };
+            let (cause, remedy) = refusal.words.split_once(';').unwrap_or((&refusal.words, "see the lines below"));
+            Finding::new(verdict, "io_uring", "unavailable", cause, Some(remedy.trim()))
         }
     }
 }
@@ -108,7 +132,19 @@ fn registered_buffers(facts: &Facts) -> Finding {
                 warn(subject, "no", reason, "raise the limit of locked memory (LimitMEMLOCK= of the unit, ulimit -l)")
             }
         },
-        Err(_) => warn(subject, "not tried", "there is no ring to register them with", "see io_uring above"),
+        Err(_) => ok(subject, "not tried", "there is no ring to register them with"),
+    }
+}
+
+fn restrictions(facts: &Facts) -> Finding {
+    let subject = "rings' operations";
+    match &facts.trial {
+        Ok(Trial { unlocked: None, .. }) => ok(subject, "locked", "a ring can do what it is for, and nothing else"),
+        Ok(Trial { unlocked: Some(cause), .. }) => {
+            let reason = format!("a ring can do whatever the kernel offers ({cause})");
+            warn(subject, "open", reason, "let the filter of system calls allow io_uring_register")
+        }
+        Err(_) => ok(subject, "not tried", "there is no ring to lock"),
     }
 }
 
@@ -278,14 +314,15 @@ fn untold(subject: &'static str) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use super::super::facts::Trial;
+    use super::super::facts::{Refusal, Trial};
     use super::*;
     use vestibule::config;
 
     fn healthy() -> Facts {
         Facts {
             kernel: Some("6.1.0-30-amd64".into()),
-            trial: Ok(Trial { deferred: true, unregistered: None }),
+            trial: Ok(Trial { deferred: true, unregistered: None, unlocked: None }),
+            epoll: Ok(()),
             io_uring_disabled: Some(0),
             seccomp: Some(0),
             somaxconn: Some(4096),
@@ -332,7 +369,7 @@ mod tests {
             only_fault(|f| f.migrate_req = Some(0)),
             only_fault(|f| f.open_files = Some((1024, 4096))),
             only_fault(|f| f.memory_limit = Some(64 << 20)),
-            only_fault(|f| f.trial = Ok(Trial { deferred: false, unregistered: None })),
+            only_fault(|f| f.trial = Ok(Trial { deferred: false, unregistered: None, unlocked: None })),
             only_fault(|f| f.somaxconn = None),
         ];
         for fault in faults {
@@ -341,22 +378,43 @@ mod tests {
         }
     }
 
+    fn without_rings(for_good: bool, driver: DriverKind) -> Vec<Finding> {
+        let words = "io_uring is not available (EPERM): a filter forbids it; allow io_uring_setup".into();
+        let facts = Facts { trial: Err(Refusal { words, for_good }), seccomp: Some(2), ..healthy() };
+        all(&facts, &Needs { driver, ..needs() })
+    }
+
     #[test]
-    fn without_a_ring_it_fails_and_says_what_may_be_behind_it() {
-        let facts = Facts {
-            trial: Err("io_uring is not available (EPERM): a filter forbids it; allow io_uring_setup".into()),
-            seccomp: Some(2),
-            ..healthy()
-        };
-        let findings = all(&facts, &needs());
-        assert_eq!(findings[0].verdict, Verdict::Fail);
-        assert_eq!(findings[0].remedy.as_deref(), Some("allow io_uring_setup"));
+    fn where_io_uring_is_forbidden_auto_means_epoll_and_the_ways_out_are_told() {
+        let findings = without_rings(true, DriverKind::Auto);
+        assert_eq!((findings[0].verdict, findings[0].value.as_str()), (Verdict::Warn, "epoll"));
+        assert_eq!((findings[1].verdict, findings[1].remedy.as_deref()), (Verdict::Warn, Some("allow io_uring_setup")));
         assert!(findings.iter().any(|f| f.subject == "seccomp" && f.verdict == Verdict::Warn));
+        assert!(findings.iter().all(|f| f.verdict != Verdict::Fail));
+    }
+
+    #[test]
+    fn without_the_rings_that_are_asked_for_it_fails() {
+        // For want of memory, say, nobody falls back.
+        for (for_good, driver) in [(false, DriverKind::Auto), (true, DriverKind::IoUring)] {
+            let findings = without_rings(for_good, driver);
+            assert_eq!((findings[0].verdict, findings[1].verdict), (Verdict::Fail, Verdict::Fail));
+            assert_eq!(findings[1].remedy.as_deref(), Some("allow io_uring_setup"));
+        }
+        let asked = without_rings(true, DriverKind::Epoll);
+        assert_eq!((asked[0].verdict, asked[1].verdict), (Verdict::Ok, Verdict::Ok));
+    }
+
+    #[test]
+    fn an_open_ring_is_told() {
+        let trial = Trial { deferred: true, unregistered: None, unlocked: Some("EPERM".into()) };
+        assert_eq!(only_fault(|facts| facts.trial = Ok(trial)).subject, "rings' operations");
     }
 
     #[test]
     fn buffers_that_cannot_be_registered_are_the_limits_fault() {
-        let facts = Facts { trial: Ok(Trial { deferred: true, unregistered: Some("ENOMEM".into()) }), ..healthy() };
+        let trial = Trial { deferred: true, unregistered: Some("ENOMEM".into()), unlocked: None };
+        let facts = Facts { trial: Ok(trial), ..healthy() };
         let faults: Vec<_> = all(&facts, &needs()).into_iter().filter(|f| f.verdict == Verdict::Warn).collect();
         assert_eq!(
             faults.iter().map(|f| f.subject.as_str()).collect::<Vec<_>>(),

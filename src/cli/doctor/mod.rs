@@ -9,7 +9,7 @@ mod findings;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use vestibule::config::Settings;
+use vestibule::config::{DriverKind, Settings};
 use vestibule::ring::{self, SLOT_BYTES, Sizes};
 
 use self::facts::Facts;
@@ -75,6 +75,7 @@ const KERNEL_BYTES_A_CONNECTION: u64 = 6 * 1024;
 /// What a configuration asks of the machine.
 #[derive(Clone, Copy, Debug)]
 struct Needs {
+    driver: DriverKind,
     rings: usize,
     /// As the engine makes each.
     sizes: Sizes,
@@ -92,6 +93,7 @@ impl Needs {
         let at_pools: usize = threaded.map(|(queue, workers)| queue + workers.get()).sum();
         let engine = plan::builder(settings, &Means::default(), |_| Ok(Vec::new())).expect("no socket is asked for");
         Needs {
+            driver: settings.driver,
             rings,
             sizes: engine.ring_sizes(),
             connections: rings as u64 * u64::from(settings.pending_limit) + at_pools as u64,

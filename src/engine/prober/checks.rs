@@ -12,20 +12,17 @@ use crate::backend::{CheckKind, CheckTimes, ConnectFailure, Dialogue, Ending, Se
 use crate::conn::{Slab, SlotId};
 use crate::engine::relay::{Terms, connect_in_turn};
 use crate::relay::HEADER_MAX;
-use crate::ring::{
-    BATCH_MAX, Completion, Driver, Errno, Readiness, Ring, SLOT_BYTES, SetupError, Sizes, Streams, Waker,
-};
+use crate::ring::{BATCH_MAX, Completion, Driver, Epoll, Errno, Readiness, SetupError, Sizes, Streams, Waker};
 
 /// Most checks at a time; those that are due beyond it wait until one is over.
 pub const CHECKS_MAX: u32 = 64;
-/// Completions that may wait: those of each check's watch and of its end, and then some.
-const COMPLETIONS: u32 = 4 * CHECKS_MAX;
 /// Bytes that are read of a server at once.
 const ROOM: usize = 4096;
 
-/// A ring that checks can use: it has no listeners, and one slot, because rings have one at least.
-pub fn ring(waker: Waker) -> Result<Ring, SetupError> {
-    Ring::new(Sizes { slots: 1, longest: SLOT_BYTES, completions: COMPLETIONS }, Vec::new(), waker)
+/// What checks stand on: epoll, whatever the rings are on. So few sockets have nothing to win from a ring, which would lock
+/// memory and must be allowed.
+pub fn driver(waker: Waker) -> Result<Epoll, SetupError> {
+    Epoll::new(Sizes { slots: 0, longest: 0, completions: 0 }, Vec::new(), waker)
 }
 
 /// What is to be checked.
@@ -179,22 +176,22 @@ impl<S> Checks<S> {
 }
 
 impl Checks<OwnedFd> {
-    /// Waits until something happens to a check, `until` at the latest, or until the ring is woken.
+    /// Waits until something happens to a check, `until` at the latest, or until somebody wakes it.
     ///
     /// # Errors
-    /// Only if the ring is broken.
-    pub fn turn(&mut self, ring: &mut Ring, until: Option<Instant>) -> io::Result<()> {
+    /// Only if epoll is broken.
+    pub fn turn(&mut self, driver: &mut Epoll, until: Option<Instant>) -> io::Result<()> {
         let now = Instant::now();
         let until = until.into_iter().chain(self.due(now)).min();
-        ring.wait(until.map(|until| until.saturating_duration_since(now)))?;
+        driver.wait(until.map(|until| until.saturating_duration_since(now)))?;
         let now = Instant::now();
         for _ in 0..BATCH_MAX {
-            let Some(completion) = ring.next() else { break };
+            let Some(completion) = driver.next() else { break };
             if let Completion::Ready { place, generation, readiness, armed } = completion {
-                self.handle_ready(ring, SlotId { index: place, generation }, readiness, armed, now);
+                self.handle_ready(driver, SlotId { index: place, generation }, readiness, armed, now);
             }
         }
-        self.expire(ring, now);
+        self.expire(driver, now);
         Ok(())
     }
 }

@@ -32,7 +32,7 @@ use super::relay::{Mail, Terms};
 use super::{Command, Reach, StartError};
 use crate::backend::{AdminState, CheckKind, CheckTimes, Finding, NextCheck, ServerIndex, Settings, Verdict};
 use crate::relay::End;
-use crate::ring::{Ring, Waker};
+use crate::ring::{Epoll, Waker};
 use checks::{Checks, Task};
 use names::Names;
 
@@ -57,10 +57,10 @@ impl Prober {
         let bell = Arc::new(waker.clone());
         let (sender, inbox) = crossbeam_channel::bounded(CONFIGURATIONS_MAX);
         let (ready, is_ready) = crossbeam_channel::bounded(1);
-        let body = move || match checks::ring(waker) {
-            Ok(ring) => {
+        let body = move || match checks::driver(waker) {
+            Ok(driver) => {
                 let _ = ready.send(Ok(()));
-                let probing = Probing { ring, checks: Checks::new(), watched: Vec::new(), rings, mail };
+                let probing = Probing { driver, checks: Checks::new(), watched: Vec::new(), rings, mail };
                 if let Err(error) = probing.run(&inbox) {
                     tracing::error!("servers are not checked any more: {error}");
                 }
@@ -134,7 +134,7 @@ struct Emptying {
 
 /// The prober's thread.
 struct Probing {
-    ring: Ring,
+    driver: Epoll,
     checks: Checks<OwnedFd>,
     watched: Vec<Watched>,
     rings: Vec<Reach>,
@@ -153,7 +153,7 @@ impl Probing {
                 }
             }
             let next = self.look();
-            self.checks.turn(&mut self.ring, next)?;
+            self.checks.turn(&mut self.driver, next)?;
             for (task, verdict) in self.checks.take_over() {
                 self.judge(&task, verdict, Instant::now());
             }
@@ -200,7 +200,7 @@ impl Probing {
             let settings = backend.settings();
             let task = task(terms, settings, server, address, settings.check.kind);
             drop(backend);
-            self.checks.begin(&mut self.ring, task, now);
+            self.checks.begin(&mut self.driver, task, now);
         }
         // The end of a check makes room.
         None

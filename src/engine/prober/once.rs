@@ -48,9 +48,9 @@ pub struct ServerFinding {
 /// slowest of them.
 ///
 /// # Errors
-/// [`StartError`] if there is no ring for it.
+/// [`StartError`] if no descriptor is left for it.
 pub fn check_once(relays: &[Relay]) -> Result<Vec<ServerFinding>, StartError> {
-    let mut ring = checks::ring(Waker::new().map_err(StartError::System)?).map_err(StartError::Ring)?;
+    let mut driver = checks::driver(Waker::new().map_err(StartError::System)?).map_err(StartError::Ring)?;
     let mut found = Vec::new();
     let mut tasks: VecDeque<Task> = VecDeque::new();
     for relay in relays {
@@ -59,9 +59,9 @@ pub fn check_once(relays: &[Relay]) -> Result<Vec<ServerFinding>, StartError> {
     let mut checks = Checks::new();
     while !tasks.is_empty() || !checks.is_empty() {
         for task in tasks.drain(..checks.room().min(tasks.len())) {
-            checks.begin(&mut ring, task, Instant::now());
+            checks.begin(&mut driver, task, Instant::now());
         }
-        checks.turn(&mut ring, None).map_err(StartError::System)?;
+        checks.turn(&mut driver, None).map_err(StartError::System)?;
         found.extend(checks.take_over().into_iter().map(|(task, verdict)| ServerFinding {
             address: Some(task.address),
             verdict: Some(verdict),

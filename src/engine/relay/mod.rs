@@ -695,7 +695,8 @@ impl<S> Relays<S> {
     fn leave_server<D: Streams<Socket = S>>(&mut self, driver: &mut D, slot: SlotId, end: End, now: Instant) {
         let session = self.sessions.get_mut(slot).expect("the caller has it");
         let backend = session.terms.backend.clone();
-        if session.server.take().is_some() {
+        // Dropped behind the end of its watch.
+        if let Some(_server) = session.server.take() {
             Watch::of(slot, Side::Server, session.attempts).end(driver);
         }
         if let Phase::Queued { .. } = session.phase {
