@@ -41,6 +41,7 @@ mod reliability;
 mod resets;
 mod runner;
 mod security;
+mod senders;
 mod serving;
 mod splits;
 mod support;
