@@ -1,7 +1,6 @@
 """What all receivers have in common: ports, child processes, and one connection a vector."""
 
 import contextlib
-import functools
 import ipaddress
 import itertools
 import os
@@ -235,41 +234,6 @@ class Server(Receiver):
     def read(self, client):
         """The first bytes that the receiver sends; none if it closes."""
         return client.recv(4096)
-
-
-class Program(Server):
-    """A short program of ours around a library that another project publishes, which is fetched at one version: it takes
-    the port as its last argument, greets as SMTP does, and logs what it was told. `release` is that version, `packaged` what exists in
-    `folder` once it was fetched, by the command that `fetching` returns."""
-
-    folder = release = packaged = program = None
-
-    @classmethod
-    def fetching(cls):
-        raise NotImplementedError
-
-    @classmethod
-    @functools.cache
-    def prepare(cls):
-        if not (cls.folder / cls.packaged).exists():
-            try:
-                output(*cls.fetching())
-            except RuntimeError as error:
-                raise Missing(f"{cls.name} {cls.release} by its package manager") from error
-
-    @classmethod
-    def version(cls):
-        return cls.release
-
-    @staticmethod
-    def accepted(said):
-        return said.startswith(b"220")
-
-    def written(self, directory, name):
-        """The program, in a file of that name."""
-        path = directory / name
-        path.write_text(self.program)
-        return str(path)
 
 
 def read_until(client, end, limit=4096):
