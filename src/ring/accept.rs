@@ -21,7 +21,9 @@ pub const PHANTOMS: [RawFd; 2] = [
     (libc::POLLIN | libc::POLLRDNORM) as RawFd,
 ];
 
-/// Keeps these numbers for good, so that no connection ever gets one. Those that somebody had before are not had.
+/// Keeps these numbers for good, so that no connection ever gets one. Who has one of them already may be a program that
+/// this is part of, and keeps it: then a connection that gets the number later, once it is free, is lost and not taken for
+/// that program's. It stays open, so that there are never more of them than numbers.
 pub fn reserve_phantoms() {
     static RESERVED: OnceLock<Vec<OwnedFd>> = OnceLock::new();
     RESERVED.get_or_init(|| PHANTOMS.into_iter().filter_map(sys::reserve).collect());
@@ -158,14 +160,13 @@ impl Ring {
             Ok(_) => result,
             Err(errno) => return Completion::AcceptFailed { listener, errno, armed },
         };
-        match sys::peer_of(fd) {
-            Err(Errno(libc::EBADF | libc::ENOTSOCK)) => Completion::Phantom { listener, armed },
-            peer => {
-                // SAFETY: an accept completion installs a new descriptor and is reaped once, so that nobody else owns it;
-                // the numbers that some kernels report without one are reserved, and no sockets.
-                let socket = unsafe { sys::adopt(fd) };
-                Completion::Accepted { listener, socket, peer, armed }
-            }
+        if PHANTOMS.contains(&fd) {
+            return Completion::Phantom { listener, armed };
         }
+        // SAFETY: an accept completion installs a new descriptor and is reaped once, so that nobody else owns it; what some
+        // kernels report without one was sorted out.
+        let socket = unsafe { sys::adopt(fd) };
+        let peer = sys::peer_of(socket.as_fd());
+        Completion::Accepted { listener, socket, peer, armed }
     }
 }

@@ -189,9 +189,6 @@ impl Drop for Ring {
     fn drop(&mut self) {
         if !self.quiesce() {
             tracing::error!("reads still in flight: their memory is left to the kernel");
-            if let Some(bell) = self.bell.take() {
-                std::mem::forget(bell);
-            }
         }
     }
 }

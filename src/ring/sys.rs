@@ -6,16 +6,15 @@ use std::mem::{MaybeUninit, size_of};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use rustix::event::EventfdFlags;
+use rustix::net::RecvFlags;
 use socket2::SockRef;
 
 use super::driver::Errno;
 
-/// Who is connected to `fd` (getpeername(2)).
-pub fn peer_of(fd: RawFd) -> Result<SocketAddr, Errno> {
-    // SAFETY: the number came from an accept completion just now and nobody else knows it; if the kernel was wrong and it
-    // is not open, getpeername says EBADF, and the borrow ends with this function.
-    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-    let address = SockRef::from(&fd).peer_addr().map_err(|error| errno_of(&error))?;
+/// Who is connected to a socket (getpeername(2)).
+pub fn peer_of(socket: BorrowedFd<'_>) -> Result<SocketAddr, Errno> {
+    let address = SockRef::from(&socket).peer_addr().map_err(|error| errno_of(&error))?;
     address.as_socket().ok_or(Errno(libc::EAFNOSUPPORT))
 }
 
@@ -36,19 +35,13 @@ pub unsafe fn adopt(fd: RawFd) -> OwnedFd {
 /// Takes a file descriptor by its number, so that nothing else gets it; `None` if it is in use.
 pub fn reserve(number: RawFd) -> Option<OwnedFd> {
     let nothing = File::open("/dev/null").ok()?;
-    // SAFETY: no pointers.
-    let fd = check(unsafe { libc::fcntl(nothing.as_raw_fd(), libc::F_DUPFD_CLOEXEC, number) }).ok()?;
-    // SAFETY: just made, and nobody else has it.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    let fd = rustix::io::fcntl_dupfd_cloexec(&nothing, number).ok()?;
     (fd.as_raw_fd() == number).then_some(fd)
 }
 
 /// Copies what waits in a socket without taking or waiting for it (MSG_PEEK, MSG_DONTWAIT, recv(2)).
 pub fn peek(socket: BorrowedFd<'_>, room: &mut [u8]) -> io::Result<usize> {
-    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
-    // SAFETY: the kernel writes at most `room.len()` bytes to `room`, which lives through the call.
-    let count = unsafe { libc::recv(socket.as_raw_fd(), room.as_mut_ptr().cast(), room.len(), flags) };
-    usize::try_from(count).map_err(|_| io::Error::last_os_error())
+    Ok(rustix::net::recv(socket, room, RecvFlags::PEEK | RecvFlags::DONTWAIT).map(|(count, _)| count)?)
 }
 
 /// Bytes that were given to a socket and are not acknowledged yet (SIOCOUTQ, tcp(7)).
@@ -117,10 +110,7 @@ pub fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<Credentials> {
 
 /// A counter that wakes its reader (eventfd(2)).
 pub fn eventfd() -> io::Result<OwnedFd> {
-    // SAFETY: no pointers.
-    let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) })?;
-    // SAFETY: just made, and nobody else has it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    Ok(rustix::event::eventfd(0, EventfdFlags::CLOEXEC)?)
 }
 
 /// The CPUs that this thread may run on, ascending (sched_getaffinity(2)).
@@ -222,6 +212,6 @@ mod tests {
     #[test]
     fn no_peer_without_a_connection() {
         let file = std::fs::File::open("/dev/null").expect("exists");
-        assert_eq!(peer_of(file.as_raw_fd()), Err(Errno(libc::ENOTSOCK)));
+        assert_eq!(peer_of(file.as_fd()), Err(Errno(libc::ENOTSOCK)));
     }
 }

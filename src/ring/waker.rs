@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::ptr::NonNull;
 use std::sync::Arc;
 
 use io_uring::opcode;
@@ -48,8 +49,8 @@ impl AsFd for Waker {
 /// The ring's end of a waker.
 pub struct Bell {
     waker: Waker,
-    /// Where the eventfd's counter is read to. Boxed, so that it stays put.
-    counter: Box<u64>,
+    /// Where the eventfd's counter is read to. No box: one that moves is not to be written to by a pointer of before.
+    counter: NonNull<u64>,
     /// That read is in flight.
     armed: bool,
 }
@@ -57,14 +58,14 @@ pub struct Bell {
 impl Bell {
     /// Not armed yet.
     pub fn new(waker: Waker) -> Bell {
-        Bell { waker, counter: Box::new(0), armed: false }
+        Bell { waker, counter: NonNull::from(Box::leak(Box::new(0))), armed: false }
     }
 
     /// Lets the ring know when the waker is used next.
     pub fn arm(&mut self, core: &mut Core) {
-        let into: *mut u64 = &mut *self.counter;
-        let entry = opcode::Read::new(Fd(self.waker.fd()), into.cast(), size_of::<u64>() as u32).build();
-        // SAFETY: the counter is touched by nobody else, and the ring leaves it to the kernel if the read does not end.
+        let into = self.counter.as_ptr().cast();
+        let entry = opcode::Read::new(Fd(self.waker.fd()), into, size_of::<u64>() as u32).build();
+        // SAFETY: the counter is touched by nobody else, and it stays for good if the read does not end.
         unsafe { core.push(entry, Token::Wake) };
         self.armed = true;
     }
@@ -77,5 +78,14 @@ impl Bell {
     /// Whether the kernel has given the counter back.
     pub fn is_at_rest(&self) -> bool {
         !self.armed
+    }
+}
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        if !self.armed {
+            // SAFETY: it was a box, nothing else refers to it, and the kernel has given it back.
+            drop(unsafe { Box::from_raw(self.counter.as_ptr()) });
+        }
     }
 }
