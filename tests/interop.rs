@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::support::client::{Client, TRUSTED};
 use crate::support::daemon::{Daemon, counted};
 use crate::support::header::hex;
-use crate::support::peers::{Peer, haproxy, nginx_stream, nginx_stream_module};
+use crate::support::peers::{Peer, haproxy, nginx_stream};
 use crate::support::process::run;
 use crate::support::{PATIENCE, wait_until};
 use crate::{needs, skip};
@@ -135,7 +135,7 @@ fn haproxys_health_checks_are_counted_and_not_logged() {
 #[test]
 fn nginx_stream_in_front() {
     needs!("nginx");
-    if nginx_stream_module().is_none() {
+    if vestibule_peers::nginx_stream_module().is_err() {
         skip!("nginx's stream module (libnginx-mod-stream)");
     }
     let (daemon, server) = Daemon::haproxy("", "");
@@ -148,7 +148,7 @@ fn nginx_stream_in_front() {
 #[test]
 fn haproxy_in_front_of_nginx_conveys_the_first_client() {
     needs!("nginx", "haproxy");
-    if nginx_stream_module().is_none() {
+    if vestibule_peers::nginx_stream_module().is_err() {
         skip!("nginx's stream module (libnginx-mod-stream)");
     }
     let (_daemon, server) = Daemon::haproxy("", "");

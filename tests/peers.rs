@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::support::client::{Client, address};
 use crate::support::header::{SIGNATURE, v1, v2};
-use crate::support::peers::{dovecot, haproxy, nginx_stream, nginx_stream_module, postfix, socat_receiver};
+use crate::support::peers::{dovecot, haproxy, nginx_stream, postfix, socat_receiver};
 use crate::support::process::run;
 use crate::support::{PATIENCE, wait_until};
 use crate::{needs, needs_root, skip};
@@ -30,7 +30,7 @@ fn haproxy_sends_a_version_2_header() {
 #[test]
 fn nginx_sends_a_version_1_header() {
     needs!("nginx", "socat");
-    if nginx_stream_module().is_none() {
+    if vestibule_peers::nginx_stream_module().is_err() {
         skip!("nginx's stream module (libnginx-mod-stream)");
     }
     let receiver = socat_receiver();

@@ -88,7 +88,4 @@ pub fn address(text: &str) -> SocketAddr {
     text.parse().unwrap_or_else(|_| panic!("{text} is not an address with a port"))
 }
 
-/// A loopback address with the port.
-pub fn loopback(port: u16) -> SocketAddr {
-    (Ipv4Addr::LOCALHOST, port).into()
-}
+pub use vestibule_peers::loopback;

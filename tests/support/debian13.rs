@@ -1,35 +1,12 @@
-//! Debian 13's mail servers, which `tools/debian13` unpacks into a folder.
+//! Debian 13's mail servers, or a visible skip.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::OnceLock;
+use std::path::Path;
 
-/// The folder, which is fetched if this is the first to ask; otherwise the reason, and the test counts as skipped.
+pub use vestibule_peers::debian13::command_in;
+
+/// The folder that holds them, which is fetched if this is the first to ask; `None`: the test counts as skipped.
 pub fn debian13() -> Option<&'static Path> {
-    static ROOT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    match ROOT.get_or_init(fetched) {
-        Ok(root) => Some(root),
-        Err(reason) => {
-            super::record_skip(&format!("Debian 13's packages: {reason}"));
-            None
-        }
-    }
-}
-
-/// A program of it, to be given arguments. It sees only files of the folder: hand the others in by standard input.
-pub fn command_in(root: &Path, program: &str) -> Command {
-    let mut command = Command::new("chroot");
-    command.arg(root).arg(program);
-    command
-}
-
-fn fetched() -> Result<PathBuf, String> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/debian13");
-    let output = Command::new(script).output().map_err(|error| format!("tools/debian13 does not start: {error}"))?;
-    match output.status.code() {
-        Some(0) => Ok(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim_end())),
-        // What the script knows that it cannot do. Anything else is a fault of it.
-        Some(77) => Err(String::from_utf8_lossy(&output.stderr).trim_end().to_string()),
-        _ => panic!("tools/debian13 failed: {}", String::from_utf8_lossy(&output.stderr)),
-    }
+    vestibule_peers::debian13::folder()
+        .map_err(|reason| super::record_skip(&format!("Debian 13's packages: {reason}")))
+        .ok()
 }

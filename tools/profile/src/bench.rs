@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::{Duration, Instant};
+use vestibule_peers::find_program;
 
 use crate::load::{DRAIN, Load, Pace};
-use crate::server::{self, Server, allowed_cpus, find_program};
+use crate::server::{self, Server, allowed_cpus};
 use crate::systems::{System, Tools};
 
 /// Connections that a fresh server gets before it is measured; their answers are checked.

@@ -9,13 +9,14 @@ use inferno::collapse::Collapse;
 use inferno::collapse::perf::{Folder, Options};
 use inferno::flamegraph;
 use serde::Serialize;
+use vestibule_peers::{find_program, temp_dir};
 
 use crate::bench::{self, Bench, time};
 use crate::load::{Load, Pace};
 use crate::machine::Machine;
 use crate::proc;
 use crate::report::{FORMAT, Page, number};
-use crate::server::{directory, find_program};
+
 use crate::systems::{Job, Program, System};
 
 /// Samples a second. Odd, so that it does not fall into step with a timer.
@@ -76,7 +77,7 @@ pub fn run(args: &Args) -> Result<(), String> {
         return Err(what);
     }
     can_profile()?;
-    let files = directory()?;
+    let files = temp_dir();
     let data = record(&bench, system, args.duration, files.path())?;
     bench.say("recorded; unwinding stacks");
     let folded = fold(&script(&bench, &data, files.path())?)?;

@@ -7,8 +7,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use vestibule_load::{Connections, Report};
+use vestibule_peers::temp_dir;
 
-use crate::server::{Process, directory};
+use crate::server::Process;
 
 /// How long beyond its duration and drain the client may take.
 const SLACK: Duration = Duration::from_secs(20);
@@ -102,7 +103,7 @@ impl Load<'_> {
 
     /// Starts it; results come into the directory.
     pub fn start(&self) -> Result<(Process, tempfile::TempDir), String> {
-        let files = directory()?;
+        let files = temp_dir();
         let mut command = match self.under {
             [] => Command::new(self.program),
             [first, rest @ ..] => {

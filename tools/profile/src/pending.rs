@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use vestibule_load::BehaviourReport;
+use vestibule_peers::temp_dir;
 
 use crate::bench::{self, Bench};
 use crate::load::{Load, Outcome, Pace};
 use crate::machine::Machine;
 use crate::proc::Memory;
 use crate::report::{Cell, FORMAT, Page, number};
-use crate::server::{Recipe, Server, directory, established, free_address, open_files, pause};
+use crate::server::{Recipe, Server, established, free_address, open_files, pause};
 
 /// The smallest `pending_limit` that the daemon takes.
 const PENDING_LIMIT_MIN: u64 = 16;
@@ -116,7 +117,7 @@ pub fn run(args: &Args) -> Result<(), String> {
 }
 
 fn daemon(bench: &Bench, pending_limit: u64, timeout: u32) -> Result<Server, String> {
-    let (address, directory) = (free_address()?, directory()?);
+    let (address, directory) = (free_address(), temp_dir());
     let text = format!(
         "haproxy_trusted_networks = 127.0.0.0/8\nhaproxy_timeout = {timeout} secs\npending_limit = {pending_limit}\n\
          service bench {{\n  worker = discard\n  inet_listener proxy {{\n    address = {}\n    port = {}\n    \

@@ -183,7 +183,7 @@ fn points(args: &Args, room: u32) -> Vec<Point> {
 
 /// A fresh engine as the point wants it, under load.
 fn measure_point(bench: &Bench, point: Point, time: Duration) -> Result<Round, String> {
-    let (address, hold) = (free_address()?, free_address()?);
+    let (address, hold) = (free_address(), free_address());
     let mut command = Command::new(&bench.tools.profile);
     command.args(["serve-engine", &address.to_string(), "--hold", &hold.to_string()]);
     command.args(["--networks", &point.networks.to_string(), "--listeners", &point.listeners.to_string()]);

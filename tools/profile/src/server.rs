@@ -1,11 +1,11 @@
 //! A server under measurement: started on its CPU, found listening, ended by its process ids.
 
 use std::fs::File;
-use std::net::{SocketAddr, TcpListener};
+use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use tempfile::TempDir;
+use vestibule_peers::{free_port, is_listening, loopback};
 
 use crate::proc::{self, Identity, Memory, Usage};
 
@@ -46,13 +47,23 @@ pub struct Recipe {
     pub directory: Option<TempDir>,
 }
 
+impl Recipe {
+    /// Of a peer.
+    pub fn of(name: String, peer: io::Result<vestibule_peers::Recipe>) -> Result<Recipe, String> {
+        let vestibule_peers::Recipe { command, addresses, directory } =
+            peer.map_err(|error| format!("{name}: {error}"))?;
+        let address = *addresses.first().ok_or("a peer without an address")?;
+        Ok(Recipe { name, command, address, directory: Some(directory) })
+    }
+}
+
 impl Server {
     /// Starts it on `cpu` and waits until it listens.
     pub fn start(recipe: Recipe, cpu: usize) -> Result<Server, String> {
         let process = Process::start(recipe.command, &[cpu])?;
         let mut server = Server { name: recipe.name, process, address: recipe.address, _directory: recipe.directory };
         let end = Instant::now() + START_LIMIT;
-        while !is_listening(server.address)? {
+        while !is_listening(server.address) {
             let exited = server.process.exited();
             if exited.is_some() || Instant::now() > end {
                 let how = exited.map_or("does not listen in time".to_owned(), |status| format!("has ended ({status})"));
@@ -198,16 +209,8 @@ pub fn allowed_cpus() -> Result<Vec<usize>, String> {
 }
 
 /// A loopback address with a port on which nothing listens, outside the range from which outgoing connections get theirs.
-pub fn free_address() -> Result<SocketAddr, String> {
-    const FIRST: u16 = 11_000;
-    const COUNT: u16 = 20_000;
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = (std::process::id() as u16).wrapping_mul(211) % COUNT;
-    (0..COUNT)
-        .map(|_| FIRST + start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT)
-        .find(|&port| TcpListener::bind(("0.0.0.0", port)).is_ok())
-        .map(|port| SocketAddr::from(([127, 0, 0, 1], port)))
-        .ok_or_else(|| "no free port".to_owned())
+pub fn free_address() -> SocketAddr {
+    loopback(free_port())
 }
 
 /// Raises the limit of open files as far as it goes, for this process and its children.
@@ -216,12 +219,6 @@ pub fn open_files() -> u64 {
     limit.current = limit.maximum;
     let _ = setrlimit(Resource::Nofile, limit); // if it stays as it is, that is what is returned
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
-}
-
-/// Whether somebody listens there, by the kernel's table: to ask by a connection would be measured.
-fn is_listening(address: SocketAddr) -> Result<bool, String> {
-    const LISTEN: &str = "0A";
-    Ok(sockets(address, LISTEN)? > 0)
 }
 
 /// Established connections of the server that listens there.
@@ -239,26 +236,6 @@ fn sockets(address: SocketAddr, state: &str) -> Result<u64, String> {
         fields.next().is_some_and(|local| local.ends_with(&port)) && fields.nth(1) == Some(state)
     };
     Ok(table.lines().filter(found).count() as u64)
-}
-
-/// A fresh directory that other users may enter: some servers change theirs.
-pub fn directory() -> Result<TempDir, String> {
-    use std::os::unix::fs::PermissionsExt;
-    let mode = std::fs::Permissions::from_mode(0o755);
-    tempfile::Builder::new()
-        .prefix("vestibule-profile-")
-        .permissions(mode)
-        .tempdir()
-        .map_err(|error| format!("a temporary directory: {error}"))
-}
-
-/// A program on the `PATH`, or in the system directories that a user's `PATH` may lack.
-pub fn find_program(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/sbin".into()])
-        .map(|directory| directory.join(name))
-        .find(|file| file.is_file())
 }
 
 /// Sleeps, unless the run was interrupted.
@@ -324,18 +301,10 @@ mod tests {
     }
 
     #[test]
-    fn listening_is_seen_in_the_table() {
-        let address = free_address().expect("there are free ports");
-        assert_eq!(is_listening(address), Ok(false));
-        let _listener = TcpListener::bind(address).expect("the port is free");
-        assert_eq!(is_listening(address), Ok(true));
-    }
-
-    #[test]
     fn a_server_that_fails_is_reported_with_its_words() {
         let mut command = Command::new("sh");
         command.args(["-c", "echo no such setting >&2; exit 3"]);
-        let address = free_address().expect("there are free ports");
+        let address = free_address();
         let recipe = Recipe { name: "sh".into(), command, address, directory: None };
         let cpu = allowed_cpus().expect("this thread has CPUs")[0];
         let error = Server::start(recipe, cpu).err().expect("it has failed");

@@ -164,7 +164,7 @@ fn engine(args: &Args) -> Result<Engine, String> {
         Job::Whoami => Pool::threads(POOL, 1, Whoami),
         Job::Discard => Pool::threads(POOL, 1, Discard),
     };
-    let address = crate::server::free_address()?;
+    let address = crate::server::free_address();
     let trusted = "127.0.0.0/8".parse().expect("a network");
     let listener = Listener::proxy(address).trust([trusted]).pool(POOL).defer_accept(!args.no_defer_accept);
     Engine::builder().pool(pool).listen(listener).start().map_err(|error| error.to_string())

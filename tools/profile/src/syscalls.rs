@@ -7,13 +7,14 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde::Serialize;
+use vestibule_peers::{find_program, temp_dir};
 
 use crate::bench::{self, Bench};
 use crate::load::{Load, Pace};
 use crate::machine::Machine;
 use crate::proc;
 use crate::report::{Cell, FORMAT, Page, number};
-use crate::server::{Process, directory, find_program, pause};
+use crate::server::{Process, pause};
 use crate::systems::{Job, Program, System};
 
 /// How long strace may take to attach.
@@ -131,7 +132,7 @@ fn pids(root: u32) -> Vec<String> {
 /// perf counts while the load generator, its own child, runs.
 fn by_perf(bench: &Bench, system: System, connections: u64) -> Result<Counted, String> {
     let server = bench.warm(system)?;
-    let files = directory()?;
+    let files = temp_dir();
     let counts = files.path().join("counts");
     let under = ["perf", "stat", "-x,", "-e", "syscalls:sys_enter_*", "-e", "io_uring:*", "-p"].map(String::from);
     let under = under.into_iter().chain([pids(server.pid()).join(","), "-o".into(), counts.display().to_string()]);
@@ -159,7 +160,7 @@ fn by_perf(bench: &Bench, system: System, connections: u64) -> Result<Counted, S
 
 fn by_strace(bench: &Bench, system: System, connections: u64) -> Result<Counted, String> {
     let server = bench.warm(system)?;
-    let files = directory()?;
+    let files = temp_dir();
     let counts = files.path().join("counts");
     let mut command = Command::new("strace");
     command.args(["-c", "-f", "-o"]).arg(&counts);

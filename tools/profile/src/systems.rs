@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs;
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,8 +10,9 @@ use std::process::Command;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
+use vestibule_peers::{find_program, temp_dir};
 
-use crate::server::{Recipe, directory, find_program, free_address};
+use crate::server::{Recipe, free_address};
 
 /// What a server has to do with a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
@@ -118,8 +120,9 @@ impl System {
         let program = |name: &str| find_program(name).is_none().then(|| format!("{name} is not installed"));
         match self.program {
             Haproxy => program("haproxy"),
-            Nginx => program("nginx")
-                .or_else(|| nginx_stream_module().err().map(|error| format!("nginx's stream module: {error}"))),
+            Nginx => program("nginx").or_else(|| {
+                vestibule_peers::nginx_stream_module().err().map(|error| format!("nginx's stream module: {error}"))
+            }),
             Dovecot => program("dovecot").or_else(|| {
                 (!rustix::process::geteuid().is_root()).then(|| "Dovecot has to be started by root".into())
             }),
@@ -129,17 +132,16 @@ impl System {
 
     /// How to start it.
     pub fn recipe(self, tools: &Tools) -> Result<Recipe, String> {
-        let address = free_address()?;
-        let directory = directory()?;
-        let command = match self.program {
-            Vestibule => vestibule(tools, &directory, self, address)?,
-            Haproxy => haproxy(&directory, self, address)?,
-            Nginx => nginx(&directory, self, address)?,
-            Dovecot => dovecot(&directory, address)?,
+        let address = free_address();
+        let own = match self.program {
+            Vestibule => return vestibule(tools, self, address),
+            Haproxy => return Recipe::of(self.to_string(), haproxy(self, address)),
+            Nginx => return Recipe::of(self.to_string(), nginx(self, address)),
+            Dovecot => return Recipe::of(self.to_string(), dovecot(address)),
             Tokio => own(tools, "serve-tokio", self, address),
             Floor => own(tools, "serve-floor", self, address),
         };
-        Ok(Recipe { name: self.to_string(), command, address, directory: Some(directory) })
+        Ok(Recipe { name: self.to_string(), command: own, address, directory: None })
     }
 }
 
@@ -216,25 +218,24 @@ pub fn vestibule_configuration(job: Job, defer: bool, address: SocketAddr) -> St
     )
 }
 
-fn vestibule(tools: &Tools, directory: &TempDir, system: System, address: SocketAddr) -> Result<Command, String> {
+fn vestibule(tools: &Tools, system: System, address: SocketAddr) -> Result<Recipe, String> {
+    let directory = temp_dir();
     let text = vestibule_configuration(system.job, system.defer, address);
     let mut command = Command::new(&tools.vestibule);
-    command.arg("serve").arg("-c").arg(write(directory, "vestibule.conf", &text)?);
-    Ok(command)
+    command.arg("serve").arg("-c").arg(write(&directory, "vestibule.conf", &text)?);
+    Ok(Recipe { name: system.to_string(), command, address, directory: Some(directory) })
 }
 
-fn haproxy(directory: &TempDir, system: System, address: SocketAddr) -> Result<Command, String> {
+fn haproxy(system: System, address: SocketAddr) -> io::Result<vestibule_peers::Recipe> {
     let defer = if system.defer { " defer-accept" } else { "" };
     let text = format!(
         "global\n  nbthread 1\n  maxconn 8000\ndefaults\n  mode tcp\n  timeout client 10s\n  timeout connect 1s\n  \
          timeout server 10s\nfrontend bench\n  bind {address} accept-proxy{defer}\n  tcp-request content reject\n"
     );
-    let mut command = Command::new(find_program("haproxy").unwrap_or_else(|| "haproxy".into()));
-    command.arg("-db").arg("-f").arg(write(directory, "haproxy.cfg", &text)?);
-    Ok(command)
+    vestibule_peers::Recipe::haproxy(&text, vec![address])
 }
 
-fn nginx(directory: &TempDir, system: System, address: SocketAddr) -> Result<Command, String> {
+fn nginx(system: System, address: SocketAddr) -> io::Result<vestibule_peers::Recipe> {
     let answer = match system.job {
         Discard => "",
         Whoami => {
@@ -242,33 +243,10 @@ fn nginx(directory: &TempDir, system: System, address: SocketAddr) -> Result<Com
         }
     };
     let text = format!(
-        "{load}daemon off;\npid {path}/pid;\nerror_log stderr error;\nworker_processes 1;\n\
-         worker_rlimit_nofile 20000;\nevents {{ worker_connections 8192; }}\n\
-         stream {{\n  server {{\n    listen {address} proxy_protocol backlog=4096;\n    return '{answer}';\n  }}\n}}\n",
-        load = nginx_stream_module()?,
-        path = directory.path().display(),
+        "worker_rlimit_nofile 20000;\nevents {{ worker_connections 8192; }}\n\
+         stream {{\n  server {{\n    listen {address} proxy_protocol backlog=4096;\n    return '{answer}';\n  }}\n}}\n"
     );
-    let mut command = Command::new(find_program("nginx").unwrap_or_else(|| "nginx".into()));
-    command.arg("-p").arg(directory.path()).args(["-e", "stderr"]);
-    command.arg("-c").arg(write(directory, "nginx.conf", &text)?);
-    Ok(command)
-}
-
-/// The line that loads the stream module; empty where it is compiled in.
-pub fn nginx_stream_module() -> Result<String, String> {
-    const MODULES: [&str; 2] =
-        ["/usr/lib/nginx/modules/ngx_stream_module.so", "/usr/lib64/nginx/modules/ngx_stream_module.so"];
-    if let Some(module) = MODULES.into_iter().find(|path| Path::new(path).is_file()) {
-        return Ok(format!("load_module {module};\n"));
-    }
-    let options = Command::new(find_program("nginx").unwrap_or_else(|| "nginx".into()))
-        .arg("-V")
-        .output()
-        .map_err(|error| error.to_string())?;
-    match String::from_utf8_lossy(&options.stderr).contains("--with-stream ") {
-        true => Ok(String::new()),
-        false => Err("is not installed (Debian: libnginx-mod-stream)".into()),
-    }
+    vestibule_peers::Recipe::nginx("error", &text, vec![address])
 }
 
 /// Its login process greets nobody before authentication is ready, and that needs somebody who could log in.
@@ -278,18 +256,13 @@ dovecot_config_version = 2.4.0\ndovecot_storage_version = 2.4.0\npassdb static {
 
 /// One long-lived login process (`service_count = 0`, Dovecot's high-performance mode); no TLS, so that it needs no
 /// certificate.
-fn dovecot(directory: &TempDir, address: SocketAddr) -> Result<Command, String> {
-    let program = find_program("dovecot").unwrap_or_else(|| "dovecot".into());
-    let mut ask = Command::new(&program);
-    ask.arg("--version");
-    let version = first_line(ask).ok_or("dovecot --version says nothing")?;
-    let (head, restart) = match version.starts_with("2.3") {
+fn dovecot(address: SocketAddr) -> io::Result<vestibule_peers::Recipe> {
+    let (head, restart) = match vestibule_peers::dovecot::version().starts_with("2.3") {
         true => (DOVECOT_2_3, "service_count = 0"),
         false => (DOVECOT_2_4, "restart_request_count = unlimited"),
     };
-    let path = directory.path().display();
     let text = format!(
-        "{head}base_dir = {path}/run\nstate_dir = {path}/state\nlog_path = /dev/stderr\nprotocols = imap\n\
+        "{head}base_dir = @D@/run\nstate_dir = @D@/state\nlog_path = /dev/stderr\nprotocols = imap\n\
          listen = {ip}\nssl = no\nhaproxy_trusted_networks = 127.0.0.0/8\n\
          service imap-login {{\n  {restart}\n  process_min_avail = 1\n  process_limit = 1\n  client_limit = 4096\n  \
          inet_listener imap {{\n    port = 0\n  }}\n  inet_listener imaps {{\n    port = 0\n  }}\n  \
@@ -298,9 +271,7 @@ fn dovecot(directory: &TempDir, address: SocketAddr) -> Result<Command, String> 
         ip = address.ip(),
         port = address.port(),
     );
-    let mut command = Command::new(program);
-    command.arg("-F").arg("-c").arg(write(directory, "dovecot.conf", &text)?);
-    Ok(command)
+    vestibule_peers::Recipe::dovecot(&text, vec![address])
 }
 
 fn own(tools: &Tools, subcommand: &str, system: System, address: SocketAddr) -> Command {

@@ -292,7 +292,7 @@ fn idle(bench: &Bench, system: System, extent: &Extent) -> Result<Round, String>
 
 /// A daemon with the same settings that closes what it has accepted.
 fn without_relay(bench: &Bench, extent: &Extent) -> Result<Server, String> {
-    let port = free_address()?.port();
+    let port = free_address().port();
     let server = System::Vestibule.recipe(&bench.tools, port, Needs { relay: false, ..Needs::default() })?;
     let server = Server::start(server, bench.server_cpu)?;
     extent.rest()?;

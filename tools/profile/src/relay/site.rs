@@ -39,7 +39,7 @@ pub struct Site {
 impl Site {
     /// Starts backend, relay and clients; the relay alone on its CPU.
     pub fn start(bench: &Bench, system: System, needs: Needs) -> Result<Site, String> {
-        let (listen, control) = (free_address()?, free_address()?);
+        let (listen, control) = (free_address(), free_address());
         let mut command = Command::new(&bench.tools.profile);
         let everywhere = SocketAddr::from(([0, 0, 0, 0], listen.port()));
         command.args(["relay-backend", &everywhere.to_string(), &control.to_string(), "--idle-bulk"]);

@@ -2,16 +2,18 @@
 
 use std::fmt;
 use std::fmt::Write as _;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::Command;
 
 use clap::ValueEnum;
 use serde::Serialize;
-use tempfile::TempDir;
+
+use vestibule_peers::{find_program, temp_dir};
 
 use super::Job;
-use crate::server::{Recipe, directory, find_program, free_address};
-use crate::systems::{Tools, nginx_stream_module, version, write};
+use crate::server::{Recipe, free_address};
+use crate::systems::{Tools, version, write};
 
 /// Buffers of the peers where bulk is measured with as much memory as Vestibule lends, in KiB.
 const LARGE_KIB: u32 = 256;
@@ -80,8 +82,9 @@ impl System {
         let program = |name: &str| find_program(name).is_none().then(|| format!("{name} is not installed"));
         match self {
             Haproxy | HaproxyNolog | Haproxy256k => program("haproxy"),
-            Nginx | Nginx256k => program("nginx")
-                .or_else(|| nginx_stream_module().err().map(|error| format!("nginx's stream module: {error}"))),
+            Nginx | Nginx256k => program("nginx").or_else(|| {
+                vestibule_peers::nginx_stream_module().err().map(|error| format!("nginx's stream module: {error}"))
+            }),
             Vestibule | Tokio | Floor => None,
         }
     }
@@ -103,20 +106,22 @@ impl System {
     /// How to start it before a backend that listens at all loopback addresses on `port`. All log to the file that their
     /// standard output is.
     pub fn recipe(self, tools: &Tools, port: u16, needs: Needs) -> Result<Recipe, String> {
-        let (address, directory) = (free_address()?, directory()?);
-        let command = match self {
-            Vestibule => vestibule(tools, &directory, address, port, needs)?,
-            Haproxy | HaproxyNolog | Haproxy256k => self.haproxy(&directory, address, port, needs)?,
-            Nginx | Nginx256k => self.nginx(&directory, address, port, needs)?,
+        let address = free_address();
+        let own = match self {
+            Vestibule => return vestibule(tools, address, port, needs),
+            Haproxy | HaproxyNolog | Haproxy256k => {
+                return Recipe::of(self.to_string(), self.haproxy(address, port, needs));
+            }
+            Nginx | Nginx256k => return Recipe::of(self.to_string(), self.nginx(address, port, needs)),
             Tokio => own(tools, "serve-relay-tokio", address, port),
             Floor => own(tools, "serve-relay-floor", address, port),
         };
-        Ok(Recipe { name: self.to_string(), command, address, directory: Some(directory) })
+        Ok(Recipe { name: self.to_string(), command: own, address, directory: None })
     }
 
     /// With `mode tcp`, HAProxy's own limits, and the log that Debian's package turns on; by standard output, because that is
     /// cheaper for it than a socket.
-    fn haproxy(self, directory: &TempDir, address: SocketAddr, port: u16, needs: Needs) -> Result<Command, String> {
+    fn haproxy(self, address: SocketAddr, port: u16, needs: Needs) -> io::Result<vestibule_peers::Recipe> {
         let log = if self == HaproxyNolog { "" } else { "  log stdout format raw local0 info\n" };
         let options = if self == HaproxyNolog { "" } else { "  log global\n  option tcplog\n" };
         let buffers =
@@ -130,31 +135,23 @@ impl System {
         for server in servers(port, needs.servers) {
             let _ = writeln!(text, "  server {} {server} send-proxy-v2", name(server)); // to a String
         }
-        let mut command = Command::new(find_program("haproxy").unwrap_or_else(|| "haproxy".into()));
-        command.arg("-db").arg("-f").arg(write(directory, "haproxy.cfg", &text)?);
-        Ok(command)
+        vestibule_peers::Recipe::haproxy(&text, vec![address])
     }
 
     /// Without `set_real_ip_from` it would name the balancer in its header, not the client.
-    fn nginx(self, directory: &TempDir, address: SocketAddr, port: u16, needs: Needs) -> Result<Command, String> {
+    fn nginx(self, address: SocketAddr, port: u16, needs: Needs) -> io::Result<vestibule_peers::Recipe> {
         let servers: String = servers(port, needs.servers).map(|server| format!("    server {server};\n")).collect();
         let buffers = if self == Nginx256k { format!("    proxy_buffer_size {LARGE_KIB}k;\n") } else { String::new() };
         let text = format!(
-            "{load}daemon off;\npid {path}/pid;\nerror_log stderr error;\nworker_processes 1;\n\
-             worker_rlimit_nofile 20000;\nevents {{ worker_connections {connections}; }}\nstream {{\n  \
+            "worker_rlimit_nofile 20000;\nevents {{ worker_connections {connections}; }}\nstream {{\n  \
              log_format session '$proxy_protocol_addr:$proxy_protocol_port [$time_local] $protocol $status $bytes_sent \
              $bytes_received $session_time \"$upstream_addr\" $upstream_connect_time';\n  \
              access_log /dev/stdout session;\n  upstream imap {{\n    least_conn;\n{servers}  }}\n  server {{\n    \
              listen {address} proxy_protocol backlog=4096;\n    proxy_pass imap;\n    proxy_protocol on;\n    set_real_ip_from 127.0.0.0/8;\n    \
              proxy_connect_timeout 5s;\n    proxy_timeout 31m;\n{buffers}  }}\n}}\n",
-            load = nginx_stream_module()?,
-            path = directory.path().display(),
             connections = needs.sessions * 2 + 64,
         );
-        let mut command = Command::new(find_program("nginx").unwrap_or_else(|| "nginx".into()));
-        command.arg("-p").arg(directory.path()).args(["-e", "stderr"]);
-        command.arg("-c").arg(write(directory, "nginx.conf", &text)?);
-        Ok(command)
+        vestibule_peers::Recipe::nginx("error", &text, vec![address])
     }
 }
 
@@ -184,13 +181,8 @@ fn name(server: SocketAddr) -> String {
 }
 
 /// Every default but for what keeps the backend from being asked how it is, which would count as sessions.
-fn vestibule(
-    tools: &Tools,
-    directory: &TempDir,
-    address: SocketAddr,
-    port: u16,
-    needs: Needs,
-) -> Result<Command, String> {
+fn vestibule(tools: &Tools, address: SocketAddr, port: u16, needs: Needs) -> Result<Recipe, String> {
+    let directory = temp_dir();
     let worker = if needs.relay { "worker = relay\n  backend = imap" } else { "worker = discard" };
     let mut text = format!(
         "haproxy_trusted_networks = 127.0.0.0/8\nrings = 1\nservice imap-login {{\n  {worker}\n  \
@@ -208,8 +200,8 @@ fn vestibule(
         text.push_str("}\n");
     }
     let mut command = Command::new(&tools.vestibule);
-    command.arg("serve").arg("-c").arg(write(directory, "vestibule.conf", &text)?);
-    Ok(command)
+    command.arg("serve").arg("-c").arg(write(&directory, "vestibule.conf", &text)?);
+    Ok(Recipe { name: Vestibule.to_string(), command, address, directory: Some(directory) })
 }
 
 fn own(tools: &Tools, subcommand: &str, address: SocketAddr, port: u16) -> Command {

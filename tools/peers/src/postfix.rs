@@ -6,12 +6,12 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::client::loopback;
 use super::process::Process;
-use super::{find_program, free_port, temp_dir, user_ids};
+use super::{find_program, free_port, loopback, temp_dir, user_ids};
 
 /// A running Postfix. Needs root, and `needs!("postfix")`. Its log comes through [`Process::output`].
 pub struct Postfix {
+    /// Its master, and what all of it says.
     pub process: Process,
     /// smtpd; it believes the XCLIENT of 127.0.0.1.
     pub plain: SocketAddr,
@@ -19,6 +19,7 @@ pub struct Postfix {
     pub proxied: SocketAddr,
     /// postscreen with `postscreen_upstream_proxy_protocol = haproxy`.
     pub screened: SocketAddr,
+    /// Its files.
     pub directory: TempDir,
 }
 
@@ -56,6 +57,7 @@ impl Postfix {
 /// Postfix's `smtp-sink`: takes every message and keeps its bytes.
 pub struct Sink {
     _process: Process,
+    /// Where it listens.
     pub address: SocketAddr,
     directory: TempDir,
 }

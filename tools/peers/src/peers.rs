@@ -1,20 +1,20 @@
 //! Real peers: HAProxy and nginx in front, Dovecot and Postfix as receivers. Each listens on loopback and ends with its guard.
 //! The mail servers have files of their own, [`super::dovecot`] and [`super::postfix`].
 
+use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::client::loopback;
 use super::dovecot::{Dovecot, Service, Terms, Way};
 use super::postfix::Postfix;
 use super::process::Process;
-use super::{find_program, free_port, temp_dir};
+use super::{Recipe, find_program, free_port, loopback, temp_dir};
 
 /// A peer that listens, with the directory that holds its files.
 pub struct Peer {
+    /// It, and what it says.
     pub process: Process,
     /// Where it listens, in the order of its configuration.
     pub addresses: Vec<SocketAddr>,
@@ -37,39 +37,20 @@ pub fn haproxy(configuration: &str) -> Peer {
 
 /// HAProxy with a configuration that binds `fronts`.
 pub fn haproxy_at(configuration: &str, fronts: Vec<SocketAddr>) -> Peer {
-    let directory = temp_dir();
-    let file = directory.path().join("haproxy.cfg");
-    std::fs::write(&file, configuration).expect("the configuration can be written");
-    let mut command = Command::new(find_program("haproxy").expect("the test has asked for haproxy"));
-    command.arg("-db").arg("-f").arg(&file);
-    let process = Process::start_listening(command, &fronts);
-    Peer { process, addresses: fronts, _directory: directory }
+    start(Recipe::haproxy(configuration, fronts))
 }
 
 /// nginx's stream module on a free port with `proxy_protocol on` towards `server`.
 pub fn nginx_stream(server: SocketAddr) -> Peer {
-    let directory = temp_dir();
     let front = loopback(free_port());
-    let path = directory.path().display();
-    let module = nginx_stream_module().expect("the test has asked for nginx's stream module");
-    let text = format!(
-        "load_module {module};\ndaemon off;\npid {path}/pid;\nerror_log stderr info;\nworker_processes 1;\n\
-         events {{}}\n\
-         stream {{\n  server {{\n    listen {front};\n    proxy_pass {server};\n    proxy_protocol on;\n  }}\n}}\n",
-        module = module.display()
-    );
-    let file = directory.path().join("nginx.conf");
-    std::fs::write(&file, text).expect("the configuration can be written");
-    let mut command = Command::new(find_program("nginx").expect("the test has asked for nginx"));
-    command.arg("-p").arg(directory.path()).arg("-c").arg(&file).args(["-e", "stderr"]);
-    let process = Process::start_listening(command, &[front]);
-    Peer { process, addresses: vec![front], _directory: directory }
+    let server = format!("  server {{\n    listen {front};\n    proxy_pass {server};\n    proxy_protocol on;\n  }}\n");
+    start(Recipe::nginx("info", &format!("events {{}}\nstream {{\n{server}}}\n"), vec![front]))
 }
 
-/// Debian ships the stream module as a package of its own.
-pub fn nginx_stream_module() -> Option<PathBuf> {
-    let module = PathBuf::from("/usr/lib/nginx/modules/ngx_stream_module.so");
-    module.is_file().then_some(module)
+fn start(recipe: io::Result<Recipe>) -> Peer {
+    let Recipe { command, addresses, directory } = recipe.expect("the test has asked for it");
+    let process = Process::start_listening(command, &addresses);
+    Peer { process, addresses, _directory: directory }
 }
 
 /// A socat that accepts connections on a free port and shows what they send.

@@ -14,10 +14,15 @@ use super::{certificate, find_program, free_port, temp_dir, temp_dir_in, user_id
 /// What Dovecot serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Service {
+    /// `imap-login`.
     Imap,
+    /// `pop3-login`.
     Pop3,
+    /// `submission-login`.
     Submission,
+    /// `managesieve-login`.
     Sieve,
+    /// `lmtp`.
     Lmtp,
 }
 

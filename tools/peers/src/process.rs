@@ -170,7 +170,9 @@ pub fn run(command: Command, input: &[u8]) -> Finished {
 pub struct Finished {
     /// Exit code; `None` if a signal ended it.
     pub code: Option<i32>,
+    /// What it wrote there.
     pub stdout: String,
+    /// And there.
     pub stderr: String,
 }
 
