@@ -1,5 +1,6 @@
 //! One log line for each listener, source, reason and diagnosis, then only a count: a scanner must not fill the disk, and a
-//! noisy listener must not hide what befalls another.
+//! noisy listener must not hide what befalls another. A source that goes wrong in ever new ways has a few lines, and beyond
+//! them only those of faults that nobody else has had there.
 
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -21,6 +22,9 @@ use crate::stats::{Noted, PassedOver, Repeats};
 const WINDOW: Duration = Duration::from_secs(60);
 /// Connections of one peer within the window that end without a byte and make it look like one that waits for us.
 const LAZY_AFTER: u64 = 3;
+/// Kinds of events of one source at one listener that have a line each within the window. Beyond them a kind has one only if
+/// no source has had it at that listener; the rest is counted together.
+pub const KINDS_TOLD_MAX: u64 = 8;
 /// Untrusted connections of one peer within the window that are asked whether they bring a header: a balancer that nobody
 /// has entered may check the port before it sends one.
 const ASKED_MAX: u64 = 16;
@@ -41,7 +45,14 @@ pub struct Report {
     listeners: Mutex<Vec<Named>>,
     lines: Repeats<Kind>,
     refusals: Refusals,
+    /// Which faults had a line, whoever's they were. What these two pass over is told by `lines`.
+    faults: Repeats<Fault>,
+    /// How many kinds a source has had at a listener.
+    kinds: Repeats<(u32, IpAddr)>,
 }
+
+/// What went wrong at a listener: its row, the reason, the diagnosis.
+type Fault = (u32, &'static str, Option<Diagnosis>);
 
 /// What alike events have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,8 +71,15 @@ impl Kind {
     fn with_header(self) -> Kind {
         Kind { diagnosis: Some(Diagnosis::HeaderFromUntrusted), ..self }
     }
+
+    /// Of what a source does beyond [`KINDS_TOLD_MAX`].
+    fn other(self) -> Kind {
+        Kind { reason: OTHER, diagnosis: None, ..self }
+    }
 }
 
+/// Reason under which kinds are counted together.
+const OTHER: &str = "other";
 /// Reason of lines about a connection that was served.
 const SERVED: &str = "served";
 
@@ -70,7 +88,8 @@ const ROWS_MAX: usize = 8192;
 
 impl Default for Report {
     fn default() -> Report {
-        Report { listeners: Mutex::default(), lines: Repeats::new(WINDOW), refusals: Refusals::default() }
+        let (lines, faults, kinds) = (Repeats::new(WINDOW), Repeats::new(WINDOW), Repeats::new(WINDOW));
+        Report { listeners: Mutex::default(), lines, faults, kinds, refusals: Refusals::default() }
     }
 }
 
@@ -197,9 +216,19 @@ impl Report {
     }
 
     fn note(&self, kind: Kind, now: Instant) -> Noted<Kind> {
-        let noted = self.lines.note(kind, now);
+        let noted = self.lines.note(if self.is_told(kind, now) { kind } else { kind.other() }, now);
         self.tell(&noted.ended);
         noted
+    }
+
+    /// Whether such an event is one of those that are told apart.
+    fn is_told(&self, kind: Kind, now: Instant) -> bool {
+        if self.lines.seen(&kind, now) > 0 {
+            return true;
+        }
+        let is_new = self.faults.note((kind.listener, kind.reason, kind.diagnosis), now).is_first();
+        let of_source = self.kinds.note((kind.listener, kind.source), now).nth;
+        is_new || of_source.is_some_and(|nth| nth <= KINDS_TOLD_MAX)
     }
 
     fn tell(&self, ended: &[PassedOver<Kind>]) {
@@ -218,6 +247,10 @@ impl Report {
         }
         let Some(Named { service, name }) = self.lock().get(listener as usize).cloned() else { return };
         let service = service.as_str();
+        if reason == OTHER {
+            let words = "more of other kinds suppressed";
+            return tracing::warn!(service, "haproxy: {count} {words} (rip={source}): reason={OTHER} listener={name}");
+        }
         let diagnosis = diagnosis.map_or(String::new(), |diagnosis| format!(" diagnosis={}", diagnosis.code()));
         tracing::warn!(
             service,
@@ -271,6 +304,31 @@ mod tests {
         for (row, diagnosis, seen) in [(0, Diagnosis::Http, 2), (0, Diagnosis::Smtp, 1), (1, Diagnosis::Http, 1)] {
             assert_eq!(report.lines.seen(&kind(row, "absent", Some(diagnosis)), now), seen, "{row} {diagnosis:?}");
         }
+    }
+
+    #[test]
+    fn a_source_that_goes_wrong_in_ever_new_ways_has_few_lines_unless_nobody_else_does() {
+        const KINDS: usize = 24;
+        const CODES: [&str; KINDS] = [
+            "a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p", "q", "r", "s", "t", "u",
+            "v", "w", "x",
+        ];
+        let (report, now) = (Report::default(), Instant::now());
+        let lines = |source: u8, now: Instant| -> usize {
+            let kind = |reason| Kind { source: [192, 0, 2, source].into(), ..kind(0, reason, None) };
+            CODES.iter().filter(|reason| report.note(kind(reason), now).is_first()).count()
+        };
+        assert_eq!(lines(1, now), KINDS, "each fault is told once");
+        assert_eq!(lines(1, now), 0);
+        // The first of the others is told as it is, and stands for the rest.
+        assert_eq!(lines(2, now), KINDS_TOLD_MAX as usize + 1);
+        assert_eq!(lines(2, now), 0);
+        let other = Kind { source: [192, 0, 2, 2].into(), ..kind(0, OTHER, None) };
+        let counted = 2 * (KINDS as u64 - KINDS_TOLD_MAX);
+        assert_eq!(report.lines.seen(&other, now), counted, "nothing goes uncounted");
+        assert!(report.note(Kind { source: [192, 0, 2, 2].into(), ..kind(0, "new", None) }, now).is_first());
+        assert!(report.note(Kind { source: [192, 0, 2, 2].into(), ..kind(1, "a", None) }, now).is_first());
+        assert_eq!(lines(2, now + WINDOW), KINDS, "it recovers");
     }
 
     #[test]
