@@ -51,6 +51,15 @@ const CLOCK_AND_SOCKETS: &[&str] =
     &["Instant::now", "SystemTime", "TcpStream", "TcpListener", "UdpSocket", "libc::", "io_uring::"];
 
 #[test]
+fn the_readme_names_no_registry_and_says_that_nothing_is_published() {
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).expect("there is one");
+    for registry in ["crates.io", "docs.rs", "lib.rs", "cargo add", "registry"] {
+        assert!(!readme.contains(registry), "{registry}");
+    }
+    assert!(readme.contains("It is not published yet"));
+}
+
+#[test]
 fn modules_import_only_from_their_row() {
     let known: BTreeSet<&str> = MAY_IMPORT.iter().map(|(module, _)| *module).collect();
     let mut wrong = Vec::new();

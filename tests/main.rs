@@ -1,6 +1,7 @@
 //! The integration tests: one binary, one module a subject. `./tests/run` installs what they need and runs them.
 
 mod bad_days;
+mod checking;
 mod checks;
 mod clock;
 mod codec_cli;
@@ -47,6 +48,7 @@ mod splits;
 mod support;
 mod takeover;
 mod tls;
+mod tls_policy;
 mod two_dovecots;
 mod upgrade;
 mod version;

@@ -1,11 +1,13 @@
 //! Files of both dialects, judged by the real `doveconf` of Debian 12 (2.3) and of Debian 13 (2.4).
 
 use std::fs;
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use crate::support::authority::s_client_briefly;
+use crate::support::client::loopback;
 use crate::support::daemon::vestibule_run;
 use crate::support::debian13::{command_in, debian13};
 use crate::support::process::{Finished, Process, run};
@@ -160,6 +162,221 @@ fn all_that_2_4_knows_is_no_slip() {
     assert!(all.lines().count() > 500 && !found.stderr.contains("Unknown"), "{}", found.stderr);
 }
 
+/// Files from the field, by the file's name and the Dovecots that read it.
+const CASES: &[(&str, &str, &[Dovecot])] = &[
+    ("c01", include_str!("data/cases/c01-ssl_server-section.conf"), &[V24]),
+    ("c02", include_str!("data/cases/c02-group.conf"), &[V24]),
+    ("c03", include_str!("data/cases/c03-unnamed-listener.conf"), &[V23]),
+    ("c04", include_str!("data/cases/c04-bracketed-networks.conf"), &[V23, V24]),
+    ("c06", include_str!("data/cases/c06-tls-policy.conf"), &[V23]),
+    ("c07", include_str!("data/cases/c07-leftovers-in-2.4.conf"), &[]),
+    ("c10", include_str!("data/cases/c10-byte-order-mark.conf"), &[]),
+    ("c12", include_str!("data/cases/c12-listener-prefix.conf"), &[V24]),
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dovecot {
+    V23,
+    V24,
+}
+
+use Dovecot::{V23, V24};
+
+impl Dovecot {
+    /// What the real one says of a text; `None`, and a visible skip, where it cannot be had.
+    fn says(self, text: &str) -> Option<Finished> {
+        match self {
+            V23 => doveconf_2_3(text),
+            V24 => debian13().map(|root| doveconf_2_4(root, text)),
+        }
+    }
+}
+
+/// The text as that Dovecot may read it: 2.4 wants its versions first, and files that are there.
+fn for_dovecot(text: &str, dovecot: Dovecot) -> String {
+    let versions = if dovecot == V24 && !text.contains("dovecot_config_version") { VERSIONS } else { "" };
+    let files = ["ca.pem", "other-cert.pem", "other-key.pem", "cert.pem", "key.pem"];
+    let text = files.iter().fold(text.to_owned(), |text, file| {
+        text.replace(&format!("<{file}"), "</etc/passwd").replace(&format!("= {file}"), "= /etc/passwd")
+    });
+    format!("{versions}{text}")
+}
+
+/// Settings of which what Vestibule understands is held against what the real ones say, by each one's name.
+const COMPARED: &[(&str, &str)] = &[
+    ("haproxy_trusted_networks", "haproxy_trusted_networks"),
+    ("haproxy_timeout", "haproxy_timeout"),
+    ("ssl_min_protocol", "ssl_min_protocol"),
+    ("ssl_verify_client_cert", "ssl_server_request_client_cert"),
+];
+
+#[test]
+fn the_cases_mean_what_they_mean_to_each_dovecot() {
+    for &(name, text, readers) in CASES {
+        for dovecot in [V23, V24] {
+            let Some(theirs) = dovecot.says(&for_dovecot(text, dovecot)) else { continue };
+            let reads = !theirs.stderr.contains("Fatal");
+            // What 2.3 refuses in a file for 2.4, and the reverse, is no matter here but where nobody reads the file.
+            assert_eq!(reads, readers.contains(&dovecot), "{name} {dovecot:?}: {}", theirs.stderr);
+            if !reads {
+                continue;
+            }
+            let text = for_dovecot(text, dovecot).replace("/etc/passwd", "/nonexistent");
+            let shown = ours("config", &["-a"], &text);
+            assert_eq!(shown.code, Some(0), "{name}: {}", shown.stderr);
+            for &(in_2_3, in_2_4) in COMPARED {
+                let their_name = if dovecot == V23 { in_2_3 } else { in_2_4 };
+                if !theirs.stdout.contains(&format!("{their_name} = ")) {
+                    continue;
+                }
+                let (theirs, ours) = (value(&theirs.stdout, their_name), value(&shown.stdout, in_2_3));
+                let plain = theirs.replace(['[', ']'], "");
+                let expected = if in_2_3 == "haproxy_trusted_networks" { with_bits(&plain) } else { plain };
+                assert_eq!(ours, expected, "{name} {dovecot:?} {in_2_3}");
+            }
+        }
+    }
+}
+
+/// Times in every unit, and what is none.
+const TIMES: &[&str] = &[
+    "4 secs",
+    "4s",
+    "4 seconds",
+    "1 mins",
+    "2m",
+    "1 min",
+    "1 hours",
+    "1h",
+    "4000 msecs",
+    "4000 mseconds",
+    "4000 milliseconds",
+    "4000ms",
+    "1500 ms",
+    "4",
+    "4 fortnights",
+    "4 secsx",
+    "5 sec",
+];
+
+#[test]
+fn times_are_those_of_dovecot() {
+    for time in TIMES {
+        let text = format!("haproxy_timeout = {time}\nhaproxy_trusted_networks = ::1\n{LISTENER}");
+        for (dovecot, text) in [(V23, text.clone()), (V24, format!("{VERSIONS}{text}"))] {
+            let Some(theirs) = dovecot.says(&text) else { continue };
+            let ours = ours("config", &["-a"], &text);
+            // A bare number is a shorthand here.
+            if theirs.stderr.contains("Fatal") && time.parse::<u32>().is_err() {
+                assert_eq!(ours.code, Some(78), "{dovecot:?} {time}: {}", ours.stdout);
+            } else if !theirs.stderr.contains("Fatal") {
+                let of = |text: &str| value(text, "haproxy_timeout");
+                let theirs =
+                    if theirs.stdout.contains("haproxy_timeout") { of(&theirs.stdout) } else { "3 secs".into() };
+                assert_eq!(seconds(&of(&ours.stdout)), seconds(&theirs), "{dovecot:?} {time}");
+            }
+        }
+    }
+}
+
+/// Of a time as they print it: 2.4 as it was written.
+fn seconds(shown: &str) -> u64 {
+    let digits = shown.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = shown.split_at(digits);
+    let number: u64 = number.parse().unwrap_or_else(|_| panic!("no number: {shown}"));
+    match unit.trim() {
+        unit if ["ms", "milli"].iter().any(|milli| unit.starts_with(milli)) => number / 1000,
+        unit if unit.starts_with('s') => number,
+        unit if unit.starts_with('m') => number * 60,
+        unit if unit.starts_with('h') => number * 3600,
+        other => panic!("{other}"),
+    }
+}
+
+/// Two sections, and names that clients ask for.
+const NAMES: &[(&str, &str, &[&str])] = &[
+    (
+        "mail.example.com",
+        "other.example",
+        &["mail.example.com", "MAIL.Example.com", "x.mail.example.com", "other.example"],
+    ),
+    ("*.example.org", "a.example.org", &["a.example.org", "b.example.org", "b.a.example.org", "example.org"]),
+    ("a.example.org", "*.example.org", &["a.example.org", "b.example.org"]),
+    ("*.*.multi.test", "n*.part.test", &["a.b.multi.test", "b.multi.test", "name.part.test", "n.part.test"]),
+    ("*.*", "f*", &["foo.bar", "foo"]),
+    ("?.t.test", "*a.test", &["s.t.test", "ss.t.test", "ba.test"]),
+];
+
+fn by_name(sections: [&str; 2], files: &[&str; 3], v24: bool) -> String {
+    let pair = |file: &str| match v24 {
+        true => format!("ssl_server_cert_file = {file}.crt\nssl_server_key_file = {file}.key\n"),
+        false => format!("ssl_cert = <{file}.crt\nssl_key = <{file}.key\n"),
+    };
+    let section = |name: &str, file: &str| format!("local_name {name} {{\n{}}}\n", pair(file));
+    format!("{}{}{}", pair(files[0]), section(sections[0], files[1]), section(sections[1], files[2]))
+}
+
+/// Which of the three files a client sees that asks for a name.
+fn ours_by_name(text: &str, name: &str, files: &[&str; 3]) -> usize {
+    let tls = "service s {\ninet_listener l {\nport = 1\nssl = yes\n}\n}\n";
+    let loaded = vestibule::config::parse(Path::new("t.conf"), &format!("{text}{tls}")).expect("both read it");
+    let settings = loaded.settings;
+    let matches = |masks: &[String]| masks.iter().any(|mask| vestibule::worker::tls::is_matched(name, mask));
+    let found = settings.local_names.iter().find(|named| matches(&named.names)).map(|named| named.cert.path.clone());
+    let path = found.unwrap_or_else(|| settings.ssl_cert.expect("it is named").path);
+    files.iter().position(|file| path == Path::new(&format!("{file}.crt"))).expect("one of them")
+}
+
+#[test]
+fn a_client_of_2_3_sees_the_certificate_of_its_name() {
+    let Some(program) = find_program("doveconf") else { return record_skip("doveconf") };
+    if doveconf_2_3("").is_none() {
+        return;
+    }
+    let directory = temp_dir();
+    let files = ["own", "one", "two"].map(|name| directory.path().join(name).display().to_string());
+    files.iter().for_each(|file| fs::write(format!("{file}.crt"), "x").expect("it is ours"));
+    let files = [&*files[0], &*files[1], &*files[2]];
+    for &(first, second, names) in NAMES {
+        let text = by_name([first, second], &files, false);
+        let file = directory.path().join("t.conf");
+        fs::write(&file, &text).expect("it is ours");
+        for name in names {
+            let mut command = Command::new(&program);
+            command.arg("-c").arg(&file).args(["-f", &format!("lname={name}"), "-h", "ssl_cert"]);
+            let theirs = run(command, b"").stdout.trim().to_owned();
+            let expected = format!("<{}.crt", files[ours_by_name(&text, name, &files)]);
+            assert_eq!(theirs, expected, "{first} {second} {name}");
+        }
+    }
+}
+
+#[test]
+fn a_client_of_2_4_sees_the_certificate_of_its_name() {
+    crate::needs!("openssl");
+    let Some(root) = debian13() else { return };
+    let directory = tempfile::tempdir_in(root.join("tmp")).expect("the folder can be written to");
+    let inside = Path::new("/").join(directory.path().strip_prefix(root).expect("it is inside"));
+    for name in ["own", "one", "two"] {
+        let (crt, key) = crate::support::certificate(directory.path());
+        fs::rename(crt, directory.path().join(format!("{name}.crt"))).expect("it is ours");
+        fs::rename(key, directory.path().join(format!("{name}.key"))).expect("it is ours");
+    }
+    let files = ["own", "one", "two"].map(|name| inside.join(name).display().to_string());
+    let files = [&*files[0], &*files[1], &*files[2]];
+    for &(first, second, names) in NAMES {
+        let (text, port) = (format!("{VERSIONS}{}", by_name([first, second], &files, true)), free_port());
+        let _dovecot = dovecot_2_4(root, &text, port, true);
+        for name in names {
+            let seen = s_client_briefly(port, &["-servername", name]).stdout;
+            let expected = ours_by_name(&text, name, &files);
+            let certificate = |name: &str| fs::read_to_string(directory.path().join(name)).expect("it is ours");
+            let shown = ["own.crt", "one.crt", "two.crt"].map(|file| seen.contains(certificate(file).trim()));
+            assert!(shown[expected], "{first} {second} {name}: not {expected}, but {shown:?}");
+        }
+    }
+}
+
 const GROUPS: &str =
     "group @hap lb {\n  inet_listener_haproxy = yes\n}\ngroup @foo x {\n  inet_listener_haproxy = no\n}\n";
 
@@ -169,6 +386,9 @@ const ELSEWHERE: &[&str] = &[
     "service imap-login {\n  inet_listener imap {\n    port = PORT\n    haproxy = no\n  }\n  @hap = lb\n}\n",
     "service imap-login {\n  @foo = x\n  @hap = lb\n  inet_listener imap {\n    port = PORT\n  }\n}\n",
     "inet_listener_haproxy = yes\nservice imap-login {\n  inet_listener imap {\n    port = PORT\n  }\n}\n",
+    // Cases from the field.
+    include_str!("data/cases/c02-group.conf"),
+    include_str!("data/cases/c12-listener-prefix.conf"),
     "inet_listener imap {\n  haproxy = yes\n}\nservice imap-login {\n  inet_listener imap {\n    port = PORT\n  }\n  inet_listener_haproxy = no\n}\n",
 ];
 
@@ -177,8 +397,13 @@ fn a_header_is_mandatory_where_it_is_to_2_4() {
     let Some(root) = debian13() else { return };
     for text in ELSEWHERE {
         let port = free_port();
-        let text = format!("{VERSIONS}listen = 127.0.0.1\nhaproxy_trusted_networks = 127.0.0.1\n{GROUPS}{text}")
-            .replace("PORT", &port.to_string());
+        let text = match text.contains("dovecot_config_version") {
+            true => text.replace("10143", "PORT"),
+            false => {
+                format!("{VERSIONS}listen = 127.0.0.1\nhaproxy_trusted_networks = 127.0.0.1\n{GROUPS}{text}")
+            }
+        };
+        let text = text.replace("PORT", &port.to_string());
         let shown = ours("config", &["-a"], &text);
         let mandatory = shown.stdout.contains("    haproxy = yes\n");
         assert_eq!(shown.code, Some(0), "{text}\n{}", shown.stderr);
@@ -188,20 +413,27 @@ fn a_header_is_mandatory_where_it_is_to_2_4() {
 
 /// Whether the real 2.4 greets a client that sends no header.
 fn greets(root: &Path, text: &str, port: u16) -> bool {
+    let _dovecot = dovecot_2_4(root, text, port, false);
+    let client = TcpStream::connect(loopback(port)).expect("it listens");
+    client.set_read_timeout(Some(Duration::from_secs(2))).expect("a deadline");
+    let mut byte = [0];
+    std::io::Read::read(&mut &client, &mut byte).is_ok_and(|read| read == 1)
+}
+
+/// The real 2.4 with these settings, listening on a port, where asked with TLS. To be kept with its directory.
+fn dovecot_2_4(root: &Path, text: &str, port: u16, tls: bool) -> (Process, tempfile::TempDir) {
     let directory = tempfile::tempdir_in(root.join("tmp")).expect("the folder can be written to");
     let inside = Path::new("/").join(directory.path().strip_prefix(root).expect("it is inside"));
     let inside = inside.display();
     let rest = format!(
-        "base_dir = {inside}/run\nstate_dir = {inside}/state\nlog_path = {inside}/log\nprotocols = imap\nssl = no\n\
-         passdb static {{\n  password = x\n}}\nservice imap-login {{\n  inet_listener imaps {{\n    port = 0\n  }}\n}}\n"
+        "base_dir = {inside}/run\nstate_dir = {inside}/state\nlog_path = {inside}/log\nprotocols = imap\nssl = {ssl}\n\
+         passdb static {{\n  password = x\n}}\nservice imap-login {{\n  inet_listener imaps {{\n    port = {imaps}\n  }}\n{imap}}}\n",
+        ssl = if tls { "yes" } else { "no" },
+        imaps = if tls { port } else { 0 },
+        imap = if tls { "  inet_listener imap {\n    port = 0\n  }\n" } else { "" },
     );
     fs::write(directory.path().join("t.conf"), format!("{text}{rest}")).expect("the file can be written");
     let mut command = command_in(root, "dovecot");
     command.arg("-F").arg("-c").arg(format!("{inside}/t.conf"));
-    let address = SocketAddr::from(([127, 0, 0, 1], port));
-    let _dovecot = Process::start_listening(command, &[address]);
-    let client = TcpStream::connect(address).expect("it listens");
-    client.set_read_timeout(Some(Duration::from_secs(2))).expect("a deadline");
-    let mut byte = [0];
-    std::io::Read::read(&mut &client, &mut byte).is_ok_and(|read| read == 1)
+    (Process::start_listening(command, &[loopback(port)]), directory)
 }

@@ -7,9 +7,11 @@ use std::process::ExitCode;
 
 use nix::unistd::User;
 use rustix::net::{AddressFamily, SocketType};
-use vestibule::config::{self, Dovecot, InetListener, Loaded, Problem, Settings, SourcedPath, TlsVersion};
+use vestibule::config::{
+    self, ClientCertificates, Dovecot, InetListener, Loaded, LocalName, Problem, Settings, SourcedPath, TlsVersion,
+};
 use vestibule::net::Network;
-use vestibule::worker::tls::{Identity, TlsError};
+use vestibule::worker::tls::{ClientAuthorities, Identity, TlsError};
 
 use super::EXIT_CONFIG;
 
@@ -34,13 +36,39 @@ pub fn load(file: Option<&Path>) -> Result<Ready, Vec<Problem>> {
     ready(read(file)?)
 }
 
-fn ready(loaded: Loaded) -> Result<Ready, Vec<Problem>> {
-    let identity = identity(&loaded.settings).map_err(|problem| vec![problem])?;
-    let identity = match loaded.settings.ssl_min_protocol {
-        TlsVersion::V12 => identity,
-        TlsVersion::V13 => identity.map(Identity::only_tls_1_3),
+fn ready(mut loaded: Loaded) -> Result<Ready, Vec<Problem>> {
+    let identity = match identity(&loaded.settings).map_err(|problem| vec![problem])? {
+        Some(identity) => Some(with_policy(identity, &mut loaded).map_err(|problem| vec![problem])?),
+        None => None,
     };
     Ok(Ready { loaded, identity })
+}
+
+/// With certificates for names, what clients are asked for, and the oldest version.
+fn with_policy(mut identity: Identity, loaded: &mut Loaded) -> Result<Identity, Problem> {
+    let settings = &loaded.settings;
+    for LocalName { names, cert, key } in &settings.local_names {
+        let whose = format!("local_name {}: ", names.join(" "));
+        let other = Identity::load(&cert.path, &key.path).map_err(|error| problem(&error, cert, key, &whose, ""))?;
+        identity = identity.for_names(names, &other);
+    }
+    if let Some(ClientCertificates { authorities, required, require_crl }) = &settings.client_certificates {
+        let asked = ClientAuthorities::load(&authorities.path, *required, *require_crl)
+            .map_err(|error| authorities.at.problem(format!("ssl_ca: {error}{}", remedy(&error))))?;
+        if !asked.verifies() {
+            let consequence = if *required { "everybody is refused" } else { "no name in a certificate is believed" };
+            let words = "has no list of revoked certificates, and ssl_require_crl = yes (the default) demands one";
+            let path = authorities.path.display();
+            loaded
+                .warnings
+                .push(authorities.at.problem(format!("ssl_ca: {path} {words}: {consequence}, as by Dovecot")));
+        }
+        identity = identity.ask_clients(asked);
+    }
+    Ok(match settings.ssl_min_protocol {
+        TlsVersion::V12 => identity,
+        TlsVersion::V13 => identity.only_tls_1_3(),
+    })
 }
 
 /// Reads the file, or without one the built-in configuration, and nothing that it names.
@@ -139,17 +167,22 @@ fn identity(settings: &Settings) -> Result<Option<Identity>, Problem> {
     match (&settings.ssl_cert, &settings.ssl_key) {
         _ if users.is_empty() => Ok(None),
         (Some(cert), Some(key)) => {
-            Identity::load(&cert.path, &key.path).map(Some).map_err(|error| problem(&error, cert, key, &users))
+            let users: Vec<&str> = users.iter().map(|listener| listener.name.as_str()).collect();
+            let users = format!(" (needed by inet_listener {})", users.join(", "));
+            Identity::load(&cert.path, &key.path).map(Some).map_err(|error| problem(&error, cert, key, "", &users))
         }
         _ => Ok(Some(Identity::self_signed(&[SELF_SIGNED_NAME]).expect("a host name makes a certificate"))),
     }
 }
 
-fn problem(error: &TlsError, cert: &SourcedPath, key: &SourcedPath, users: &[&InetListener]) -> Problem {
+/// `whose` stands before the setting, `users` behind all.
+fn problem(error: &TlsError, cert: &SourcedPath, key: &SourcedPath, whose: &str, users: &str) -> Problem {
     let (setting, at) = if blames_key(error, cert, key) { ("ssl_key", &key.at) } else { ("ssl_cert", &cert.at) };
-    let users: Vec<&str> = users.iter().map(|listener| listener.name.as_str()).collect();
-    let remedy = if is_forbidden(error) { remedy_of_permissions() } else { String::new() };
-    at.problem(format!("{setting}: {error}{remedy} (needed by inet_listener {})", users.join(", ")))
+    at.problem(format!("{whose}{setting}: {error}{}{users}", remedy(error)))
+}
+
+fn remedy(error: &TlsError) -> String {
+    if is_forbidden(error) { remedy_of_permissions() } else { String::new() }
 }
 
 fn is_forbidden(error: &TlsError) -> bool {
@@ -167,6 +200,9 @@ fn blames_key(error: &TlsError, cert: &SourcedPath, key: &SourcedPath) -> bool {
     match error {
         TlsError::Unreadable { path, .. } | TlsError::Pem { path, .. } => *path == key.path && *path != cert.path,
         TlsError::NoKey { .. } | TlsError::Key { .. } | TlsError::Mismatch { .. } => true,
-        TlsError::NoCertificate { .. } | TlsError::Certificate { .. } | TlsError::SelfSigned(_) => false,
+        TlsError::NoCertificate { .. }
+        | TlsError::Certificate { .. }
+        | TlsError::Authorities { .. }
+        | TlsError::SelfSigned(_) => false,
     }
 }

@@ -329,19 +329,26 @@ fn only_some_listeners_are_served_if_asked() {
 }
 
 #[test]
-fn c06_a_tls_policy_that_is_not_kept_is_told() {
+fn c06_a_tls_policy_is_kept_and_what_is_not_is_told() {
     let loaded = case("c06-tls-policy.conf").expect("Dovecot reads it");
-    let found = shown(&loaded.warnings);
+    assert_eq!(shown(&loaded.warnings), "");
     assert_eq!(loaded.settings.ssl_min_protocol, TlsVersion::V13);
-    for words in [
-        "line 7: ssl_verify_client_cert = yes has no effect on listeners with ssl = yes: clients are not asked",
-        "line 15: local_name mail.example.com { }: its certificate and TLS settings have no effect",
-    ] {
-        assert!(found.contains(words), "{found}");
-    }
+    let asked = loaded.settings.client_certificates.expect("it says so");
+    assert!(asked.authorities.path.ends_with("tests/data/cases/ca.pem") && !asked.required && asked.require_crl);
+    let [name] = &loaded.settings.local_names[..] else { panic!("one name") };
+    assert!(name.names == ["mail.example.com"] && name.cert.path.ends_with("tests/data/cases/other-cert.pem"));
     let tls = "service s {\ninet_listener l {\nport = 1\nssl = yes\n}\n}\nssl_cert = </c\nssl_key = </k\n";
     for (text, words) in [
-        ("ssl_server {\nrequest_client_cert = yes\n}\n", "clients are not asked for a certificate"),
+        ("auth_ssl_username_from_cert = yes\n", "it logs nobody in"),
+        ("ssl_cert_username_field = emailAddress\n", "the common name is told"),
+        ("ssl_cert_username_field = commonName\n", ""),
+        ("ssl_prefer_server_ciphers = yes\n", "the client's first choice is taken"),
+        ("local_name x {\nssl_cert = </c\nssl_key = </k\n}\n", ""),
+        (
+            "local_name x {\nssl_cert = </c\nssl_key = </k\nssl_ca = </a\n}\n",
+            "local_name x { }: ssl_ca in it has no effect: what stands outside counts",
+        ),
+        ("protocol imap {\nauth_ssl_require_client_cert = yes\n}\n", "protocol imap { }: its certificate and TLS"),
         ("ssl_cipher_list = HIGH\n", "the ciphers and curves of rustls are offered"),
         ("ssl_alt_cert = </x\n", "only the first certificate is shown"),
         ("ssl_min_protocol = TLSv1.2\n", ""),
@@ -367,4 +374,83 @@ fn c06_a_tls_policy_that_is_not_kept_is_told() {
     }
     let plain = understood(&format!("ssl_min_protocol = TLSv1\nssl_alt_cert = </x\n{}", service("", PORT, "")));
     assert!(plain.warnings.is_empty(), "TLS is not ended here");
+}
+
+#[test]
+fn client_certificates_in_all_spellings() {
+    let tls = "service s {\ninet_listener l {\nport = 1\nssl = yes\n}\n}\nssl_cert = </c\nssl_key = </k\n";
+    let (v24, asked) = ("dovecot_config_version = 2.4.0\n", |text: &str| {
+        understood(&format!("{text}{tls}")).settings.client_certificates.map(|asked| {
+            let path = asked.authorities.path.display().to_string();
+            (path, asked.required, asked.require_crl)
+        })
+    });
+    let require = "auth_ssl_require_client_cert = yes\n";
+    for (text, expected) in [
+        ("ssl_ca = </a\n", None),
+        ("ssl_ca = </a\nssl_verify_client_cert = no\n", None),
+        ("ssl_ca = </a\nssl_verify_client_cert = yes\n", Some((false, true))),
+        ("ssl_ca = </a\nssl_verify_client_cert = yes\nssl_require_crl = no\n", Some((false, false))),
+        ("ssl_server_ca_file = /a\nssl_server_request_client_cert = yes\n", Some((false, true))),
+        ("ssl_server {\nca_file = /a\nrequest_client_cert = yes\nrequire_crl = no\n}\n", Some((false, false))),
+        ("ssl_server {\nca_file = /a\n}\nssl_server_request_client_cert = yes\n", Some((false, true))),
+    ] {
+        let expect = |required| expected.map(|(_, crl)| ("/a".to_string(), required, crl));
+        assert_eq!(asked(text), expect(false), "{text}");
+        if expected.is_some() {
+            assert_eq!(asked(&format!("{text}{require}")), expect(true), "{text}");
+            assert_eq!(asked(&format!("{v24}{text}{require}")), expect(true), "{text}");
+        }
+    }
+    let alone = understood(&format!("ssl_ca = </a\n{require}{tls}"));
+    assert!(alone.settings.client_certificates.is_some_and(|asked| asked.required));
+    assert!(shown(&alone.warnings).contains("Dovecot does that only if ssl_verify_client_cert"));
+    for (text, words) in [
+        ("ssl_verify_client_cert = yes\n", "line 1: ssl_verify_client_cert set, but ssl_ca not: write"),
+        (
+            "ssl_server_request_client_cert = yes\n",
+            "line 1: ssl_server_request_client_cert set, but ssl_server_ca_file not: write",
+        ),
+        ("ssl_verify_client_cert = perhaps\n", "line 1: Invalid boolean value: perhaps"),
+    ] {
+        let found = shown(&read(&format!("{text}{tls}")).expect_err(text));
+        assert!(found.contains(words), "{text}: {found}");
+    }
+    let plain = understood(&format!("ssl_verify_client_cert = yes\n{}", service("", PORT, "")));
+    assert!(plain.settings.client_certificates.is_none(), "TLS is not ended here");
+}
+
+#[test]
+fn certificates_by_name_in_all_spellings() {
+    let tls = "service s {\ninet_listener l {\nport = 1\nssl = yes\n}\n}\nssl_cert = </c\nssl_key = </k\n";
+    let named = |text: &str| -> Vec<String> {
+        let settings = understood(&format!("{text}{tls}")).settings;
+        let show = |name: &LocalName| {
+            format!("{} {} {}", name.names.join(" "), name.cert.path.display(), name.key.path.display())
+        };
+        settings.local_names.iter().map(show).collect()
+    };
+    let v24 = "dovecot_config_version = 2.4.0\n";
+    for text in [
+        "local_name x.test {\nssl_cert = </1\nssl_key = </2\n}\n",
+        "local_name x.test {\nssl_cert = </1\n}\nlocal_name x.test {\nssl_key = </2\n}\n",
+        "local_name x.test {\nssl_server_cert_file = /1\nssl_server_key_file = /2\n}\n",
+        "local_name x.test {\nssl_server {\ncert_file = /1\nkey_file = /2\n}\n}\n",
+        "local_name x.test {\nssl_server {\ncert_file = /1\n}\nssl_server_key_file = /2\n}\n",
+    ] {
+        assert_eq!(named(text), ["x.test /1 /2"], "{text}");
+        assert_eq!(named(&format!("{v24}{text}")), ["x.test /1 /2"], "{text}");
+    }
+    assert_eq!(named("local_name x.test {\nssl_cert = </1\n}\n"), ["x.test /1 /k"], "what stands outside");
+    assert_eq!(named("local_name \"a.test  b.test\" {\nssl_cert = </1\n}\n"), ["a.test b.test /1 /k"]);
+    let two = "local_name *.test {\nssl_cert = </1\n}\nlocal_name x.test {\nssl_cert = </2\n}\n";
+    assert_eq!(named(two), ["*.test /1 /k", "x.test /2 /k"], "the first counts");
+    assert_eq!(named(&format!("{v24}{two}")), ["x.test /2 /k", "*.test /1 /k"], "the last counts");
+    let refused = |text: &str| shown(&read(text).expect_err(text));
+    let several = format!("{v24}local_name \"a b\" {{\nssl_cert = </1\n}}\n{tls}");
+    assert!(refused(&several).contains("line 2: Multiple names no longer supported in local_name value"));
+    let half = "local_name x {\nssl_cert = </1\n}\nservice s {\ninet_listener l {\nport = 1\nssl = yes\n}\n}\n";
+    assert!(refused(half).contains("line 1: local_name x: its certificate needs both ssl_cert and ssl_key"));
+    let all: String = (0..=LOCAL_NAMES_MAX).map(|n| format!("local_name n{n} {{\nssl_cert = </1\n}}\n")).collect();
+    assert!(refused(&format!("{all}{tls}")).contains("more than 1024 local_name sections"));
 }

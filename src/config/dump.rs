@@ -19,6 +19,12 @@ pub fn dump(loaded: &Loaded, all: bool) -> String {
     let mut out = String::new();
     let settings = &loaded.settings;
     print(&mut out, 0, &global_lines(settings), all);
+    for name in &settings.local_names {
+        open(&mut out, 0, "local_name", &name.names.join(" "));
+        let files = [("ssl_cert", "ssl_server_cert_file", &name.cert), ("ssl_key", "ssl_server_key_file", &name.key)];
+        print(&mut out, 1, &files.map(|(name, name_24, path)| file(name, name_24, &Some(path.clone()))), all);
+        out.push_str("}\n");
+    }
     for index in 0..settings.backends.len() {
         backend(&mut out, settings, index, all);
     }
@@ -89,6 +95,7 @@ fn global_lines(settings: &Settings) -> Vec<Line> {
     let socket =
         |path: &Option<PathBuf>| path.as_ref().map_or(String::new(), |path| quoted(&path.display().to_string()));
     let time = value::show_time;
+    let asked = settings.client_certificates.as_ref();
     let mut lines = vec![
         of("control_socket", socket(&settings.control_socket), ""),
         of("driver", word(&DriverKind::ALL, settings.driver), word(&DriverKind::ALL, DriverKind::default())),
@@ -118,6 +125,10 @@ fn global_lines(settings: &Settings) -> Vec<Line> {
             "all",
         ),
         of("ssl", yes_no(defaults.ssl), yes_no(otherwise.ssl)),
+        of("auth_ssl_require_client_cert", yes_no(asked.is_some_and(|asked| asked.required)), "no"),
+        file("ssl_ca", "ssl_server_ca_file", &asked.map(|asked| asked.authorities.clone())),
+        of("ssl_require_crl", yes_no(asked.is_none_or(|asked| asked.require_crl)), "yes"),
+        of("ssl_verify_client_cert", yes_no(asked.is_some()), "no"),
         file("ssl_cert", "ssl_server_cert_file", &settings.ssl_cert),
         file("ssl_key", "ssl_server_key_file", &settings.ssl_key),
         of("takeover_socket", socket(&settings.takeover_socket), ""),

@@ -33,6 +33,8 @@ pub(super) struct Gathered {
     pub(super) unknown: usize,
     /// What is demanded of TLS and not done, by the setting's name.
     pub(super) tls_policy: Vec<(String, Problem)>,
+    /// Sections `local_name` with a certificate, in the order of the files.
+    pub(super) local_names: Vec<RawLocalName>,
 }
 
 /// Unknown words that are told.
@@ -54,6 +56,15 @@ pub(super) struct RawListener {
     pub(super) at: Place,
     /// The files with a section of its own for it.
     pub(super) files: Vec<Arc<Path>>,
+    pub(super) values: Values,
+}
+
+/// `local_name NAME {`.
+#[derive(Debug)]
+pub(super) struct RawLocalName {
+    pub(super) name: String,
+    pub(super) at: Place,
+    /// Certificate and key.
     pub(super) values: Values,
 }
 
@@ -159,6 +170,7 @@ impl Gathered {
                     "haproxy_trusted_networks is no section: write haproxy_trusted_networks = NETWORK NETWORK ...";
                 self.problem(&section.at, remedy);
             }
+            ("local_name", Some(_)) => self.local_name(section),
             ("protocol" | "remote" | "local" | "local_name", _) => {
                 tls_policy::note_section(self, &section);
                 self.skip(&section, "applies to some connections only: not used");
@@ -195,6 +207,26 @@ impl Gathered {
                 }
                 Entry::Section(inner) => self.skip(&inner, "not used"),
             }
+        }
+    }
+
+    /// `local_name NAME {`: for clients that ask for such a name, of which its certificate is in use here.
+    fn local_name(&mut self, section: Section) {
+        let (values, others) = tls_policy::certificate_of(&section);
+        if !others.is_empty() {
+            tls_policy::note_others(self, &section, &others);
+        }
+        if values.is_empty() {
+            return self.skip(&section, "applies to some connections only: not used");
+        }
+        let name = section.name.unwrap_or_default();
+        if self.dovecot == Dovecot::V24 && name.contains(' ') {
+            let words = "Multiple names no longer supported in local_name value (write a section for each)";
+            return self.problem(&section.at, words);
+        }
+        match self.local_names.iter_mut().find(|known| known.name == name) {
+            Some(known) => known.values.extend(values),
+            None => self.local_names.push(RawLocalName { name, at: section.at, values }),
         }
     }
 

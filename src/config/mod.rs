@@ -19,6 +19,7 @@ mod servers;
 mod settings;
 mod source;
 mod syntax;
+mod tls;
 mod tls_policy;
 mod validate;
 mod value;

@@ -80,6 +80,10 @@ pub const SETTINGS: &[Known] = &[
     known("ssl_cert", &[Global], Origin::Dovecot),
     known("ssl_key", &[Global], Origin::Dovecot),
     known("ssl_min_protocol", &[Global], Origin::Dovecot),
+    known("ssl_ca", &[Global], Origin::Dovecot),
+    known("ssl_verify_client_cert", &[Global], Origin::Dovecot),
+    known("ssl_require_crl", &[Global], Origin::Dovecot),
+    known("auth_ssl_require_client_cert", &[Global], Origin::Dovecot),
     known("haproxy_trusted_networks", &[Global, Service, Listener], Origin::Dovecot),
     known("haproxy_untrusted", &[Global, Service, Listener], Vestibule),
     known("haproxy_timeout", &[Global, Service, Listener], Origin::Dovecot),
@@ -141,6 +145,9 @@ pub const SETTINGS: &[Known] = &[
 const ALIASES: &[(Scope, &str, &str)] = &[
     (Global, "ssl_server_cert_file", "ssl_cert"),
     (Global, "ssl_server_key_file", "ssl_key"),
+    (Global, "ssl_server_ca_file", "ssl_ca"),
+    (Global, "ssl_server_request_client_cert", "ssl_verify_client_cert"),
+    (Global, "ssl_server_require_crl", "ssl_require_crl"),
     (Listener, "listen", "address"),
 ];
 
@@ -227,6 +234,7 @@ pub(super) enum Named {
 
 /// What `$name` stands for as long as no file has set the setting `name`: Dovecot's defaults of those in use.
 const DOVECOT_DEFAULTS: &[(&str, &str)] = &[
+    ("auth_ssl_require_client_cert", "no"),
     ("haproxy_timeout", "3 secs"),
     ("haproxy_trusted_networks", ""),
     ("listen", "*, ::"),
@@ -235,11 +243,17 @@ const DOVECOT_DEFAULTS: &[(&str, &str)] = &[
     ("login_source_ips", ""),
     ("protocols", ""),
     ("ssl", "yes"),
+    ("ssl_ca", ""),
     ("ssl_cert", ""),
     ("ssl_key", ""),
     ("ssl_min_protocol", "TLSv1.2"),
+    ("ssl_require_crl", "yes"),
+    ("ssl_server_ca_file", ""),
     ("ssl_server_cert_file", ""),
     ("ssl_server_key_file", ""),
+    ("ssl_server_request_client_cert", "no"),
+    ("ssl_server_require_crl", "yes"),
+    ("ssl_verify_client_cert", "no"),
 ];
 
 /// Dovecot's default of a global setting that is in use here.
@@ -482,6 +496,5 @@ mod tests {
         assert_eq!(similar(Listener, "haproxi"), Some("haproxy"));
         assert_eq!(similar(Global, "haproxy_trusted_network"), Some("haproxy_trusted_networks"));
         assert_eq!(similar(Global, "mail_location"), None);
-        assert_eq!(similar(Global, "ssl_ca"), None, "a name of Dovecot's that is near by chance");
     }
 }

@@ -48,6 +48,11 @@ pub struct Settings {
     pub ssl_key: Option<SourcedPath>,
     /// `ssl_min_protocol`.
     pub ssl_min_protocol: TlsVersion,
+    /// Whether clients are asked for a certificate, and by whom it must be signed.
+    pub client_certificates: Option<ClientCertificates>,
+    /// `local_name NAME { ... }`: certificates for clients that ask for a name; the first that matches counts. At most
+    /// [`LOCAL_NAMES_MAX`].
+    pub local_names: Vec<LocalName>,
     /// Which of the listeners that the files name are in `services`.
     pub serve_listeners: ServeListeners,
     /// `login_source_ips`: addresses from which servers are connected to; empty: the system's choice.
@@ -100,6 +105,8 @@ pub const WORKERS_MAX: usize = 4096;
 /// Most listeners.
 pub const LISTENERS_MAX: usize = 1024;
 
+/// Most `local_name` sections with a certificate.
+pub const LOCAL_NAMES_MAX: usize = 1024;
 /// Most backends.
 pub const BACKENDS_MAX: usize = 256;
 /// Default of `login_proxy_timeout`.
@@ -282,6 +289,28 @@ pub struct SourcedPath {
     pub path: PathBuf,
     /// Where it is named.
     pub at: Place,
+}
+
+/// What is asked of clients that shake hands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificates {
+    /// `ssl_ca`: PEM file with the authorities, and their lists of revoked certificates.
+    pub authorities: SourcedPath,
+    /// `auth_ssl_require_client_cert`: whether a client without one is refused.
+    pub required: bool,
+    /// `ssl_require_crl`: whether a certificate counts only by a list of revoked ones that it is not on.
+    pub require_crl: bool,
+}
+
+/// A certificate for some names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalName {
+    /// As they are written: host names, in which `*` stands for one label.
+    pub names: Vec<String>,
+    /// PEM file with the certificate chain.
+    pub cert: SourcedPath,
+    /// PEM file with its key.
+    pub key: SourcedPath,
 }
 
 /// `service NAME { ... }`: listeners and the pool that serves them.

@@ -2,15 +2,17 @@
 //! its operator believes in.
 
 use super::Problem;
-use super::gather::Gathered;
+use super::gather::{Gathered, Values};
+use super::names::{self, Scope};
 use super::source::{Entry, Section, Setting};
 use super::syntax::Value;
 
 /// Settings by both Dovecots' names, and what becomes of connections without them.
 const CONSEQUENCES: &[(&[&str], &str)] = &[
+    (&["auth_ssl_username_from_cert"], "workers are told the name in a certificate, and it logs nobody in"),
     (
-        &["ssl_verify_client_cert", "ssl_server_request_client_cert", "auth_ssl_require_client_cert"],
-        "clients are not asked for a certificate",
+        &["ssl_cert_username_field", "ssl_server_cert_username_field"],
+        "of a client's certificate the common name is told",
     ),
     (&["ssl_alt_cert", "ssl_server_alt_cert_file"], "only the first certificate is shown"),
     (&["ssl_key_password", "ssl_server_key_password"], "a key with a pass phrase cannot be read"),
@@ -18,6 +20,7 @@ const CONSEQUENCES: &[(&[&str], &str)] = &[
         &["ssl_cipher_list", "ssl_cipher_suites", "ssl_curve_list", "ssl_options"],
         "the ciphers and curves of rustls are offered: no others, and all of them",
     ),
+    (&["ssl_prefer_server_ciphers", "ssl_server_prefer_ciphers"], "of the ciphers the client's first choice is taken"),
 ];
 
 /// The default of `ssl_cipher_list` begins like this in both.
@@ -40,12 +43,52 @@ pub(super) fn note(gathered: &mut Gathered, setting: &Setting) {
     }
 }
 
+/// The certificate and key in a section `local_name`, in all spellings of both Dovecots, and the names of what else it
+/// demands of TLS.
+pub(super) fn certificate_of(section: &Section) -> (Values, Vec<String>) {
+    let (mut values, mut others) = (Values::new(), Vec::new());
+    for entry in &section.entries {
+        match entry {
+            Entry::Setting(setting) => sort(setting.clone(), &mut values, &mut others),
+            Entry::Section(inner) if inner.kind == "ssl_server" => {
+                prefixed(inner).for_each(|setting| sort(setting, &mut values, &mut others));
+            }
+            Entry::Section(inner) if inner.entries.iter().any(concerns) => others.push(format!("{} {{ }}", inner.kind)),
+            Entry::Section(_) => {}
+        }
+    }
+    (values, others)
+}
+
+fn sort(setting: Setting, values: &mut Values, others: &mut Vec<String>) {
+    match names::canonical(Scope::Global, &setting.key) {
+        Some(name @ ("ssl_cert" | "ssl_key")) => drop(values.insert(name, setting)),
+        _ if concerns_tls(&setting.key) => others.push(setting.key),
+        _ => {}
+    }
+}
+
+/// The settings in `ssl_server {`, by the names that they have outside of it.
+fn prefixed(section: &Section) -> impl Iterator<Item = Setting> {
+    section.entries.iter().filter_map(|entry| match entry {
+        Entry::Setting(setting) if setting.key.starts_with("ssl_") || setting.key.starts_with('@') => {
+            Some(setting.clone())
+        }
+        Entry::Setting(setting) => Some(Setting { key: format!("ssl_server_{}", setting.key), ..setting.clone() }),
+        Entry::Section(_) => None,
+    })
+}
+
+/// Keeps what a section `local_name` demands beside a certificate.
+pub(super) fn note_others(gathered: &mut Gathered, section: &Section, others: &[String]) {
+    let name = section.name.as_deref().unwrap_or_default();
+    let what = format!("local_name {name} {{ }}");
+    let words = format!("{what}: {} in it has no effect: what stands outside counts", others.join(", "));
+    gathered.tls_policy.push((what, section.at.problem(words)));
+}
+
 /// Keeps a section for some connections only that has a certificate of its own, or another policy.
 pub(super) fn note_section(gathered: &mut Gathered, section: &Section) {
-    let concerns = |entry: &Entry| match entry {
-        Entry::Setting(setting) => setting.key.starts_with("ssl_"),
-        Entry::Section(inner) => inner.kind == "ssl_server",
-    };
     if !section.entries.iter().any(concerns) {
         return;
     }
@@ -53,6 +96,18 @@ pub(super) fn note_section(gathered: &mut Gathered, section: &Section) {
     let what = format!("{} {name} {{ }}", section.kind);
     let words = "its certificate and TLS settings have no effect: every client gets those that stand outside";
     gathered.tls_policy.push((what.clone(), section.at.problem(format!("{what}: {words}"))));
+}
+
+fn concerns(entry: &Entry) -> bool {
+    match entry {
+        Entry::Setting(setting) => concerns_tls(&setting.key),
+        Entry::Section(inner) => inner.kind == "ssl_server" || inner.entries.iter().any(concerns),
+    }
+}
+
+/// A group may hold anything.
+fn concerns_tls(key: &str) -> bool {
+    key.starts_with("ssl_") || key.starts_with("auth_ssl_") || key.starts_with('@')
 }
 
 /// What was kept, for files with a listener that ends TLS.
@@ -68,6 +123,8 @@ fn consequence(key: &str) -> Option<&'static str> {
 fn demands(key: &str, value: &str) -> bool {
     match key {
         "ssl_cipher_list" => !value.is_empty() && !value.starts_with(DEFAULT_CIPHERS),
+        "ssl_cert_username_field" | "ssl_server_cert_username_field" => value != "commonName",
+        "ssl_server_prefer_ciphers" => value == "server",
         _ => !value.is_empty() && !value.eq_ignore_ascii_case("no"),
     }
 }

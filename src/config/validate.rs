@@ -51,6 +51,7 @@ pub(super) fn settings(root: &Path, gathered: &mut Gathered) -> Settings {
     let raw_services = std::mem::take(&mut gathered.services);
     let raw_backends = std::mem::take(&mut gathered.backends);
     let values = std::mem::take(&mut gathered.values);
+    let local_names = std::mem::take(&mut gathered.local_names);
     let mut check = Check { problems: &mut gathered.problems, warnings: &mut gathered.warnings };
     let defaults = check.defaults(&values);
     let header_limit = check.number(&values, "header_limit", u64::from(HEADER_MIN), u64::from(HEADER_MAX));
@@ -72,7 +73,7 @@ pub(super) fn settings(root: &Path, gathered: &mut Gathered) -> Settings {
     let backends = check.backends(&raw_backends, &services, &proxy, header_limit);
     check.protocols(&values, &services);
     check.together(root, &services);
-    let (ssl_cert, ssl_key) = check.certificate(&values, &services);
+    let tls = check.tls(&values, &local_names, &services, gathered.dovecot);
     Settings {
         driver: check
             .choice(&values, "driver", &DriverKind::ALL.map(|(driver, word)| (word, driver)))
@@ -89,9 +90,11 @@ pub(super) fn settings(root: &Path, gathered: &mut Gathered) -> Settings {
         control_socket: check.control_socket(&values),
         http_listen: check.http_listen(&values, &services),
         defaults,
-        ssl_cert,
-        ssl_key,
-        ssl_min_protocol: check.min_protocol(&values, &services),
+        ssl_cert: tls.cert,
+        ssl_key: tls.key,
+        ssl_min_protocol: tls.min_protocol,
+        client_certificates: tls.client_certificates,
+        local_names: tls.local_names,
         serve_listeners: serve,
         login_source_ips: proxy.source_ips,
         login_proxy_timeout: proxy.timeout,
@@ -121,7 +124,7 @@ pub(super) fn implicit(gathered: &Gathered) -> Vec<Implicit> {
 }
 
 pub(super) struct Check<'a> {
-    problems: &'a mut Vec<Problem>,
+    pub(super) problems: &'a mut Vec<Problem>,
     warnings: &'a mut Vec<Problem>,
 }
 
@@ -603,77 +606,6 @@ impl Check<'_> {
         }
     }
 
-    /// Both files or neither; only looked at if a listener needs them.
-    fn certificate(&mut self, values: &Values, services: &[Service]) -> (Option<SourcedPath>, Option<SourcedPath>) {
-        if !services.iter().flat_map(|service| &service.listeners).any(|listener| listener.ssl) {
-            return (None, None);
-        }
-        let problems = self.problems.len();
-        let cert = self.pem(values, "ssl_cert");
-        let key = self.pem(values, "ssl_key");
-        if self.problems.len() == problems {
-            match (&cert, &key) {
-                (None, None) => self.self_signed(services),
-                (Some(cert), None) => {
-                    let remedy = "write ssl_key = </path/of/the/file (`doveconf -n` hides it)";
-                    self.problem(&cert.at, format!("ssl_cert is set, but ssl_key is not: {remedy}"));
-                }
-                (None, Some(key)) => {
-                    self.problem(
-                        &key.at,
-                        "ssl_key is set, but ssl_cert is not: write ssl_cert = </path/of/the/file".into(),
-                    );
-                }
-                (Some(_), Some(_)) => {}
-            }
-        }
-        (cert, key)
-    }
-
-    /// Dovecot's names of versions; what is older than 1.2 is not spoken here, whoever asks for it.
-    fn min_protocol(&mut self, values: &Values, services: &[Service]) -> TlsVersion {
-        const OLDER: [&str; 4] = ["TLSv1.1", "TLSv1", "SSLv3", "ANY"];
-        let is = |text: &str, names: &[&str]| names.iter().any(|name| name.eq_ignore_ascii_case(text));
-        let mut older = None;
-        let version = self.with(values, "ssl_min_protocol", |text| match text {
-            _ if is(text, &["TLSv1.3", "LATEST"]) => Ok(TlsVersion::V13),
-            _ if is(text, &["TLSv1.2"]) => Ok(TlsVersion::V12),
-            _ if is(text, &OLDER) => {
-                older = Some(text.to_string());
-                Ok(TlsVersion::V12)
-            }
-            _ => Err(format!("Invalid ssl_min_protocol: {text} (use TLSv1.2 or TLSv1.3)")),
-        });
-        let ends_tls = services.iter().flat_map(|service| &service.listeners).any(|listener| listener.ssl);
-        if let Some(text) = older.filter(|_| ends_tls) {
-            let words = "TLS 1.2 is the least that is spoken here: older clients are refused";
-            self.warn(&values["ssl_min_protocol"].at, format!("ssl_min_protocol = {text}: {words}"));
-        }
-        version.unwrap_or_default()
-    }
-
-    fn self_signed(&mut self, services: &[Service]) {
-        for listener in services.iter().flat_map(|service| &service.listeners).filter(|listener| listener.ssl) {
-            let words = "ssl = yes, but ssl_cert is not set: a self-signed certificate is made at start, which no client can verify";
-            self.warn(&listener.at, format!("inet_listener {}: {words}", listener.name));
-        }
-    }
-
-    fn pem(&mut self, values: &Values, name: &str) -> Option<SourcedPath> {
-        let setting = values.get(name)?;
-        let path = match &setting.value {
-            Value::File(path) => path.clone(),
-            // Dovecot 2.4's ssl_server_*_file settings hold the path itself.
-            Value::Plain(_) | Value::Quoted(_) if setting.key.ends_with("_file") => self.text(setting)?,
-            Value::Plain(text) | Value::Quoted(text) if text.is_empty() => return None,
-            _ => {
-                self.problem(&setting.at, format!("{name} does not name a file: write {name} = </path/of/the/file"));
-                return None;
-            }
-        };
-        Some(SourcedPath { path: beside(&setting.at, &path), at: setting.at.clone() }).filter(|_| !path.is_empty())
-    }
-
     /// Not the takeover's: each has a file of its own.
     fn control_socket(&mut self, values: &Values) -> Option<PathBuf> {
         let path = self.path(values, "control_socket")?;
@@ -819,6 +751,6 @@ fn concerns_header(name: &str) -> bool {
 }
 
 /// A path as it is meant in a configuration file: relative to that file.
-fn beside(at: &Place, path: &str) -> PathBuf {
+pub(super) fn beside(at: &Place, path: &str) -> PathBuf {
     at.file.parent().unwrap_or(Path::new("")).join(path)
 }

@@ -43,6 +43,9 @@ pub struct TlsInfo {
     pub server_name: Option<String>,
     /// The protocol agreed by ALPN.
     pub alpn: Option<Vec<u8>>,
+    /// The common name in the client's certificate, empty if that has none; `None` without a certificate that was asked
+    /// for and verified.
+    pub client_name: Option<String>,
 }
 
 /// A TLS session: plaintext is read and written through it, records through the connection's socket.

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! `version` and `command` are null on a listener without a header; `value` and `residual` are hexadecimal; after a TLS
-//! handshake `sni` and `alpn` follow where the client sent them.
+//! handshake `sni` and `alpn` follow where the client sent them, and `client_name` where it showed a certificate that was
+//! verified.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -115,6 +116,8 @@ struct Line<'a> {
     sni: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     alpn: Option<Text<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_name: Option<&'a str>,
 }
 
 impl Line<'_> {
@@ -135,6 +138,7 @@ impl Line<'_> {
             residual: Hex(connection.residual()),
             sni: tls.and_then(|tls| tls.server_name.as_deref()),
             alpn: tls.and_then(|tls| tls.alpn.as_deref()).map(Text),
+            client_name: tls.and_then(|tls| tls.client_name.as_deref()),
         }
     }
 }

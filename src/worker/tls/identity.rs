@@ -1,4 +1,4 @@
-//! The certificate and key that a TLS listener shows.
+//! The certificates and keys that a TLS listener shows, and what it asks of clients.
 
 use std::error::Error;
 use std::fmt;
@@ -12,20 +12,24 @@ use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
 use rustls::{ALL_VERSIONS, InconsistentKeys, ServerConfig, SupportedProtocolVersion};
+
+use super::clients::ClientAuthorities;
+use super::names::Shown;
 
 /// Largest certificate or key file that is read, in bytes.
 pub const PEM_FILE_MAX: u64 = 1024 * 1024;
 
 static ONLY_TLS_1_3: [&SupportedProtocolVersion; 1] = [&TLS13];
 
-/// A certificate chain and the private key that belongs to it.
+/// A certificate chain and the private key that belongs to it; others for clients that ask for their names.
 #[derive(Clone, Debug)]
 pub struct Identity {
     provider: Arc<CryptoProvider>,
-    certified: Arc<CertifiedKey>,
+    shown: Shown,
+    clients: Option<ClientAuthorities>,
     only_tls_1_3: bool,
 }
 
@@ -61,27 +65,47 @@ impl Identity {
         Identity { only_tls_1_3: true, ..self }
     }
 
+    /// Shows `other`'s certificate, instead of this one's, to clients that ask (SNI) for one of the host names, as Dovecot matches
+    /// them: `*` before a dot stands for the rest of one label. Of several that match the first that was added counts.
+    pub fn for_names(mut self, names: &[String], other: &Identity) -> Identity {
+        self.shown.named.push((names.to_vec(), other.shown.otherwise.clone()));
+        self
+    }
+
+    /// Asks clients for a certificate.
+    pub fn ask_clients(self, authorities: ClientAuthorities) -> Identity {
+        Identity { clients: Some(authorities), ..self }
+    }
+
+    /// Whether the names in clients' certificates can be believed.
+    pub(super) fn verifies_clients(&self) -> bool {
+        self.clients.as_ref().is_some_and(ClientAuthorities::verifies)
+    }
+
     /// What a listener of protocols `alpn` speaks: TLS 1.2, unless it is switched off, and 1.3, with this identity. With an empty list ALPN is not
     /// negotiated; otherwise a client that offers only other protocols is refused (RFC 7301, section 3.2).
     pub(super) fn server_config(&self, alpn: &[&str]) -> ServerConfig {
-        let mut config = ServerConfig::builder_with_provider(self.provider.clone())
+        let builder = ServerConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(if self.only_tls_1_3 { &ONLY_TLS_1_3 } else { ALL_VERSIONS })
-            .expect("the provider has suites for TLS 1.2 and 1.3")
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::new(SingleCertAndKey::from(self.certified.clone())));
+            .expect("the provider has suites for TLS 1.2 and 1.3");
+        let builder = match &self.clients {
+            Some(authorities) => builder.with_client_cert_verifier(authorities.verifier()),
+            None => builder.with_no_client_auth(),
+        };
+        let mut config = builder.with_cert_resolver(Arc::new(self.shown.clone()));
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         config
     }
 
     #[cfg(all(test, feature = "daemon"))]
     pub(super) fn certificate(&self) -> CertificateDer<'static> {
-        self.certified.cert[0].clone()
+        self.shown.otherwise.cert[0].clone()
     }
 
     fn certify(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Identity, rustls::Error> {
         let provider = Arc::new(ring::default_provider());
-        let certified = Arc::new(CertifiedKey::from_der(chain, key, &provider)?);
-        Ok(Identity { provider, certified, only_tls_1_3: false })
+        let otherwise = Arc::new(CertifiedKey::from_der(chain, key, &provider)?);
+        Ok(Identity { provider, shown: Shown { otherwise, named: Vec::new() }, clients: None, only_tls_1_3: false })
     }
 }
 
@@ -133,6 +157,13 @@ pub enum TlsError {
         /// The key's file.
         key: PathBuf,
     },
+    /// The file has no certificates by which those of clients can be verified.
+    Authorities {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: String,
+    },
     /// No certificate could be made.
     SelfSigned(rcgen::Error),
 }
@@ -154,6 +185,9 @@ impl fmt::Display for TlsError {
             TlsError::Mismatch { certificate, key } => {
                 write!(f, "private key {} does not belong to certificate {}", key.display(), certificate.display())
             }
+            TlsError::Authorities { path, error } => {
+                write!(f, "the authorities in {} are unusable: {error}", path.display())
+            }
             TlsError::SelfSigned(error) => write!(f, "cannot make a self-signed certificate: {error}"),
         }
     }
@@ -170,7 +204,7 @@ fn make_self_signed(names: &[&str]) -> Result<(CertificateDer<'static>, PrivateK
     Ok((request.self_signed(&key)?.into(), key.into()))
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let content = read(path)?;
     let chain: Vec<_> = CertificateDer::pem_slice_iter(&content)
         .collect::<Result<_, _>>()
@@ -188,7 +222,7 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     })
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     let unreadable = |error| TlsError::Unreadable { path: path.into(), error };
     let mut content = Vec::new();
     // Without waiting: a FIFO that nobody writes to would hold whoever opens it.

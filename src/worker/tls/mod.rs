@@ -3,10 +3,16 @@
 //! The handshake blocks a thread of the pool, so it stands under one absolute deadline and a limit of bytes. The bytes
 //! that came behind the PROXY header are the beginning of the ClientHello.
 
+mod clients;
 mod identity;
+mod names;
 mod session;
+mod subject;
 
+pub use clients::ClientAuthorities;
 pub use identity::{Identity, PEM_FILE_MAX, TlsError};
+#[doc(hidden)] // held against Dovecot by tests
+pub use names::is_matched;
 pub use session::HANDSHAKE_BYTES_MAX;
 
 use std::net::IpAddr;
@@ -43,6 +49,8 @@ pub fn alpn_of_service(service: &str) -> &'static [&'static str] {
 /// A handler behind TLS: connections of listeners with `ssl` reach it through a session, all others as they are.
 pub struct Tls<H> {
     config: Arc<ServerConfig>,
+    /// Whether the names in clients' certificates can be believed.
+    verifies_clients: bool,
     timeout: Duration,
     failures: Arc<AtomicU64>,
     checks: Arc<AtomicU64>,
@@ -56,6 +64,7 @@ impl<H: Handler> Tls<H> {
     pub fn new(identity: &Identity, alpn: &[&str], handler: H) -> Tls<H> {
         Tls {
             config: Arc::new(identity.server_config(alpn)),
+            verifies_clients: identity.verifies_clients(),
             timeout: HANDSHAKE_TIMEOUT_DEFAULT,
             failures: Arc::new(AtomicU64::new(0)),
             checks: Arc::new(AtomicU64::new(0)),
@@ -148,7 +157,10 @@ impl<H: Handler> Handler for Tls<H> {
             return self.handler.handle(connection);
         }
         match Session::establish(self.config.clone(), &connection, Instant::now() + self.timeout) {
-            Ok(session) => self.handler.handle(connection.with_tls(Box::new(session))),
+            Ok(session) => {
+                let session = if self.verifies_clients { session.with_client_name() } else { session };
+                self.handler.handle(connection.with_tls(Box::new(session)))
+            }
             Err(failure) => self.refuse(&connection, &failure),
         }
     }
@@ -242,7 +254,8 @@ mod tests {
             rustls::Stream::new(&mut client, &mut socket).read_to_string(&mut told).expect("TLS until close_notify");
             drop(socket);
             thread.join().expect("no panic");
-            let expected = TlsInfo { version: Some(shown), server_name: Some("mail.example".into()), alpn: None };
+            let expected =
+                TlsInfo { version: Some(shown), server_name: Some("mail.example".into()), ..TlsInfo::default() };
             assert_eq!(told, format!("{expected:?}"));
         }
     }
@@ -348,6 +361,27 @@ mod tests {
         drop(socket);
         let counted = (failures.load(Ordering::Relaxed), checks.load(Ordering::Relaxed));
         assert_eq!(counted, (1, 0), "a check by another protocol is a fault to tell of");
+    }
+
+    #[test]
+    fn a_handshake_that_is_refused_is_a_fault_also_of_the_balancers_own() {
+        let local = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
+        let identity = identity();
+        let other_protocol = client(&identity, &TLS13, &["h2"]).1;
+        let too_old = client(&identity, &TLS12, &["imap"]).1;
+        for (hello, only_1_3) in
+            [(&other_protocol[..], false), (&too_old, true), (b"a", false), (b"\x16\x03\x01a", false)]
+        {
+            let shown = if only_1_3 { identity.clone().only_tls_1_3() } else { identity.clone() };
+            let server = Tls::new(&shown, &["imap"], Whoami);
+            let (failures, checks) = (server.failures(), server.checks());
+            let (socket, accepted) = connection(&[&local[..], hello].concat(), true, true);
+            socket.shutdown(Shutdown::Write).expect("connected");
+            server.handle(accepted);
+            let is_check = hello.starts_with(b"\x16\x03\x01a"); // the beginning of a record, and a close
+            let counted = (failures.load(Ordering::Relaxed), checks.load(Ordering::Relaxed));
+            assert_eq!(counted, if is_check { (0, 1) } else { (1, 0) }, "{hello:?}");
+        }
     }
 
     #[test]

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use rustls::{ProtocolVersion, ServerConfig, ServerConnection};
 
+use super::clients;
+use super::subject::common_name;
 use crate::dispatch::{Accepted, TlsInfo, TlsSession};
 use crate::proxy::{Diagnosis, Escaped};
 
@@ -42,6 +44,15 @@ impl Session {
     }
 }
 
+impl Session {
+    /// Tells the name in the client's certificate, which must have been verified.
+    pub(super) fn with_client_name(mut self) -> Session {
+        let certificate = self.tls.peer_certificates().and_then(<[_]>::first);
+        self.info.client_name = certificate.map(|certificate| common_name(certificate).unwrap_or_default());
+        self
+    }
+}
+
 impl TlsSession for Session {
     fn info(&self) -> &TlsInfo {
         &self.info
@@ -70,14 +81,18 @@ impl TlsSession for Session {
 pub(super) enum Failure {
     /// The client closed before it had sent a byte: a health check, or a port scan.
     Silent,
-    /// The client closed in the middle.
+    /// The client closed in the middle of what it had to say in TLS.
     Disconnected,
+    /// The client closed in the middle of something else.
+    Broken(First),
     /// The deadline passed.
     TimedOut,
     /// The client sent more than [`HANDSHAKE_BYTES_MAX`].
     TooMuch,
     /// What came first is no TLS.
     NoTls(First),
+    /// A check that asks for a version which nobody speaks any more, and takes the alert for an answer.
+    OldHello(rustls::Error),
     /// The two do not come to terms; the client was told by an alert.
     Tls(rustls::Error),
     /// The socket failed.
@@ -86,14 +101,17 @@ pub(super) enum Failure {
 
 impl Failure {
     fn of(error: io::Error, wire: &Wire<'_>) -> Failure {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
         let received = wire.received;
         match error.kind() {
             io::ErrorKind::TimedOut => Failure::TimedOut,
             io::ErrorKind::QuotaExceeded => Failure::TooMuch,
-            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset if received == 0 => Failure::Silent,
-            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => Failure::Disconnected,
+            UnexpectedEof | ConnectionReset | BrokenPipe if received == 0 => Failure::Silent,
+            UnexpectedEof | ConnectionReset | BrokenPipe if wire.first.may_be_tls() => Failure::Disconnected,
+            UnexpectedEof | ConnectionReset | BrokenPipe => Failure::Broken(wire.first),
             _ => match error.downcast::<rustls::Error>() {
                 Ok(rustls::Error::InvalidMessage(_)) if !wire.first.is_tls() => Failure::NoTls(wire.first),
+                Ok(error @ rustls::Error::PeerIncompatible(_)) if wire.first.is_ssl_3() => Failure::OldHello(error),
                 Ok(error) => Failure::Tls(error),
                 Err(error) => Failure::Socket(error),
             },
@@ -106,29 +124,25 @@ impl Failure {
     pub(super) fn code(&self) -> Option<&'static str> {
         match self {
             Failure::Silent => None,
-            Failure::Disconnected => Some("disconnected"),
+            Failure::Disconnected | Failure::Broken(_) => Some("disconnected"),
             Failure::TimedOut => Some("timed-out"),
             Failure::TooMuch => Some("too-much"),
             Failure::Tls(rustls::Error::AlertReceived(_)) => Some("alert"),
             Failure::NoTls(first) if first.is_header() => Some("header-on-tls"),
             Failure::NoTls(_) => Some("no-tls"),
-            Failure::Tls(_) => Some("tls"),
+            Failure::Tls(error) if clients::is_to_blame(error) => Some("client-certificate"),
+            Failure::Tls(_) | Failure::OldHello(_) => Some("tls"),
             Failure::Socket(_) => Some("socket"),
         }
     }
 }
 
 impl Failure {
-    /// Whether a health check may end so: it has seen that somebody speaks TLS, and leaves. An old one offers a version
-    /// that nobody speaks any more, and takes the alert for an answer.
+    /// Whether a health check ends so, as HAProxy's do: it leaves, with or without a hello, before anybody has refused
+    /// anything; or its hello is the one of `option ssl-hello-chk`. Any other handshake that was refused is a fault to tell
+    /// of, whoever began it.
     pub(super) fn is_how_checks_end(&self) -> bool {
-        matches!(
-            self,
-            Failure::Silent
-                | Failure::Disconnected
-                | Failure::Socket(_)
-                | Failure::Tls(rustls::Error::PeerIncompatible(_))
-        )
+        matches!(self, Failure::Silent | Failure::Disconnected | Failure::OldHello(_))
     }
 }
 
@@ -136,10 +150,11 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Silent | Failure::Disconnected => f.write_str("client disconnected"),
+            Failure::Broken(first) => write!(f, "client disconnected; no TLS: {first}"),
             Failure::TimedOut => f.write_str("client timed out"),
             Failure::TooMuch => write!(f, "client sent more than {HANDSHAKE_BYTES_MAX} bytes"),
             Failure::NoTls(first) => write!(f, "no TLS: {first}"),
-            Failure::Tls(error) => write!(f, "{error}"),
+            Failure::Tls(error) | Failure::OldHello(error) => write!(f, "{error}"),
             Failure::Socket(error) => write!(f, "{error}"),
         }
     }
@@ -170,6 +185,16 @@ impl First {
     /// A record of TLS begins with its type and the version's upper half.
     fn is_tls(&self) -> bool {
         matches!(self.bytes(), [20..=24, 3, ..])
+    }
+
+    /// A handshake's record as of SSL 3.0: clients of today say 3.1 there, whatever they offer.
+    fn is_ssl_3(&self) -> bool {
+        self.bytes().starts_with(&[22, 3, 0])
+    }
+
+    /// What has come so far may be the beginning of one.
+    fn may_be_tls(&self) -> bool {
+        self.is_tls() || matches!(self.bytes(), [20..=24])
     }
 
     fn is_header(&self) -> bool {
@@ -252,6 +277,7 @@ fn info(tls: &ServerConnection) -> TlsInfo {
         version: tls.protocol_version().and_then(version),
         server_name: tls.server_name().map(str::to_owned),
         alpn: tls.alpn_protocol().map(<[u8]>::to_vec),
+        client_name: None,
     }
 }
 
