@@ -12,7 +12,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use tempfile::TempDir;
 
 use crate::support::backend::Backend;
-use crate::support::client::{TRUSTED, loopback};
+use crate::support::client::{Client, TRUSTED, loopback};
 use crate::support::cluster::backend;
 use crate::support::daemon::{Daemon, vestibule_run};
 use crate::support::mail::Wire;
@@ -282,6 +282,52 @@ fn a_reload_answers_when_it_is_done_and_the_socket_stays() {
     assert_eq!(ask(&mut talking, r#"{"verb":"stats"}"#)["stats"]["counters"]["proxied"], 1);
     let late = scene.ctl(&["reload"]);
     assert!(late.code == Some(1) && late.stderr.contains("not reloaded: it is draining"), "{late:?}");
+}
+
+#[test]
+fn a_ban_holds_at_once_over_a_reload_and_over_a_takeover_until_it_is_lifted() {
+    let scene = Scene::new();
+    let client = "198.51.100.7:5000";
+    let refused = || {
+        let source = client.parse().expect("an address");
+        let bytes = header::v2(source, "192.0.2.1:143".parse().expect("an address"), &[]);
+        Client::send_to(loopback(scene.port), &bytes).read_to_end().0.is_empty()
+    };
+    drop(scene.client(client));
+    assert_eq!(scene.said(&["ban", "198.51.100.0/24", "1h"]), "198.51.100.0/24 is banned\n");
+    for _ in 0..4 {
+        assert!(refused(), "whichever ring it comes to");
+    }
+    drop(scene.client("203.0.113.9:5000"));
+    assert_eq!(scene.said(&["reload"]), "reloaded\n");
+    assert!(refused());
+    let bans = scene.json(&["bans"]);
+    assert_eq!(bans["bans"][0]["network"], "198.51.100.0/24");
+    assert!(bans["bans"][0]["left"].as_f64().is_some_and(|left| 0.0 < left && left <= 3600.0), "{bans}");
+    let next = Daemon::taking_over(&scene.directory.path().join("takeover.sock"), &scene.configuration());
+    next.wait_for_output("1 bans of the process before stay in force");
+    next.wait_for_output("is ready");
+    assert!(refused());
+    assert_eq!(scene.said(&["unban", "198.51.100.0/24"]), "198.51.100.0/24 is banned no more\n");
+    drop(scene.client(client));
+    for (arguments, words) in [
+        (&["unban", "198.51.100.0/24"][..], "is not banned"),
+        (&["ban", "0.0.0.0/0"], "is everybody"),
+        (&["ban", "nonsense"], "no address and no network"),
+    ] {
+        let answer = scene.ctl(arguments);
+        assert!(answer.code == Some(1) && answer.stderr.contains(words), "{answer:?}");
+    }
+}
+
+#[test]
+fn it_tells_who_is_trusted_and_ends_the_daemon() {
+    let mut scene = Scene::new();
+    let trusted = scene.said(&["trust", "127.0.0.3"]);
+    assert!(trusted.contains("imap-login/imap_in") && trusted.contains("127.0.0.0/29"), "{trusted}");
+    assert_eq!(scene.json(&["trust", "10.0.0.1"])["listeners"][0]["by"], Value::Null);
+    assert_eq!(scene.said(&["shutdown"]), "draining, and leaving then\n");
+    assert_eq!(scene.daemon.wait(PATIENCE).code(), Some(0));
 }
 
 #[test]

@@ -33,6 +33,31 @@ fn v2(rest: &str) -> Vec<u8> {
 }
 
 #[test]
+fn lines_of_json_have_a_name_for_every_value() {
+    let (daemon, quiet, _) = two_listeners("log_format = json");
+    send(quiet, b"GET / \"x\": {\r\n\r\n");
+    daemon.wait_for_output("diagnosis=http");
+    let log = daemon.stop();
+    let objects: Vec<serde_json::Value> = log
+        .lines()
+        .filter(|line| line.starts_with('{'))
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    for object in &objects {
+        for name in ["time", "level", "service", "message"] {
+            assert!(object[name].as_str().is_some_and(|text| !text.is_empty()), "{name}: {object}");
+        }
+    }
+    let refused = objects.iter().find(|object| object["reason"] == "absent").unwrap_or_else(|| panic!("{log}"));
+    assert_eq!((&refused["level"], &refused["service"]), (&"error".into(), &"imap-login".into()), "{refused}");
+    assert_eq!((&refused["rip"], &refused["diagnosis"]), (&"127.0.0.1".into(), &"http".into()), "{refused}");
+    assert!(refused["bytes"].is_u64() && refused["first"].is_string() && refused["peer"].is_string(), "{refused}");
+    let drained =
+        objects.iter().any(|object| object["message"].as_str().is_some_and(|text| text.starts_with("draining")));
+    assert!(drained, "{log}");
+}
+
+#[test]
 fn a_noisy_listener_does_not_hide_another_nor_one_diagnosis_the_next() {
     const NOISE: u64 = 300;
     let (daemon, quiet, noisy) = two_listeners("haproxy_timeout = 60 secs");

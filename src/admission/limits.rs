@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Refusal;
+use super::bans::Bans;
 use super::table::{ClientTable, Ticket};
 use crate::net::{NetworkSet, canonical};
 
@@ -27,6 +28,8 @@ pub struct ClientLimits {
     pub exempt: NetworkSet,
     /// Clients that are not let in at all (`client_banned_networks`); stronger than `exempt`.
     pub banned: NetworkSet,
+    /// Clients that an operator has banned for a time; as strong.
+    pub bans: Bans,
 }
 
 /// So many new connections at once, and as many again spread evenly over each period.
@@ -56,6 +59,7 @@ impl Default for ClientLimits {
             table_size: CLIENTS_DEFAULT,
             exempt: NetworkSet::default(),
             banned: NetworkSet::default(),
+            bans: Bans::default(),
         }
     }
 }
@@ -105,7 +109,7 @@ impl Clients {
     }
 
     fn over(limits: ClientLimits, table: Option<Arc<ClientTable>>) -> Clients {
-        let needed = table.is_some() || !limits.banned.is_empty();
+        let needed = table.is_some() || !limits.banned.is_empty() || limits.bans.are_possible();
         Clients(needed.then(|| Arc::new(Inner { limits, table })))
     }
 
@@ -118,7 +122,7 @@ impl Clients {
     /// [`table`](Clients::table) when the connection ends.
     pub fn admit(&self, client: IpAddr, now: Instant) -> Result<Option<Ticket>, Refusal> {
         let Some(inner) = &self.0 else { return Ok(None) };
-        if inner.limits.banned.contains(client) {
+        if inner.limits.banned.contains(client) || inner.limits.bans.hold(client, now) {
             return Err(Refusal::ClientBanned);
         }
         match &inner.table {
@@ -182,6 +186,21 @@ mod tests {
         assert!(clients.table().is_none());
         assert_eq!(clients.admit(ip("::ffff:192.0.2.1"), now), Err(Refusal::ClientBanned));
         assert_eq!(clients.admit(ip("192.0.3.1"), now), Ok(None));
+    }
+
+    #[test]
+    fn a_ban_of_an_operator_holds_at_once_and_over_changes() {
+        let now = Instant::now();
+        let bans = Bans::new();
+        let with = |limits| ClientLimits { bans: bans.clone(), ..limits };
+        let clients = Clients::new(with(ClientLimits::default()), now);
+        assert_eq!(clients.admit(ip("192.0.2.1"), now), Ok(None));
+        bans.set("192.0.2.0/24".parse().expect("a network"), Some(now + Duration::from_secs(60)), now).expect("room");
+        assert_eq!(clients.admit(ip("192.0.2.1"), now), Err(Refusal::ClientBanned));
+        let changed =
+            clients.changed(with(ClientLimits { exempt: set(&["0.0.0.0/0"]), ..ClientLimits::default() }), now);
+        assert_eq!(changed.admit(ip("192.0.2.1"), now), Err(Refusal::ClientBanned));
+        assert_eq!(changed.admit(ip("192.0.2.1"), now + Duration::from_secs(60)), Ok(None));
     }
 
     #[test]

@@ -4,12 +4,14 @@
 //! time in, a verdict out.
 #![forbid(unsafe_code)]
 
+mod bans;
 mod endpoint;
 mod limits;
 mod pending;
 mod policy;
 mod table;
 
+pub use bans::{BANS_MAX, Bans, TooManyBans};
 pub use endpoint::{EndpointId, EndpointRules, EndpointSet, NotAnEndpoint, OnMissingEndpoint};
 pub use limits::{CLIENTS_DEFAULT, ClientLimits, ClientRate, Clients, IPV4_PREFIX_DEFAULT, IPV6_PREFIX_DEFAULT};
 pub use pending::PendingPeers;

@@ -29,10 +29,15 @@ enum Command {
     Session(Session),
     Refused(Refused),
     Kick(Kick),
+    Trust(Trust),
+    Ban(Ban),
+    Unban(Unban),
+    Bans(Bans),
     Reload(Reload),
     Drain(Drain),
     Resume(Resume),
     Rebalance(Rebalance),
+    Shutdown(Shutdown),
 }
 
 /// Show what a running daemon has counted since its start: the table that it prints at its end.
@@ -225,6 +230,93 @@ struct Whom {
     socket: Option<PathBuf>,
 }
 
+/// Show which listeners let an address send PROXY headers, and by which network.
+#[derive(clap::Args)]
+struct Trust {
+    /// The peer's address
+    #[arg(value_name = "ADDRESS")]
+    address: String,
+
+    #[command(flatten)]
+    daemon: Whom,
+
+    /// Print one line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Ban a client, as the headers name it, for a time or for good.
+///
+/// It holds at once on every ring, over reloads, and over a takeover by a process whose control_socket is the same. New
+/// connections are refused (reason=client-banned); sessions that there are go on, unless they are ended by `ctl kick`. A
+/// ban of the same network replaces the one before.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  vestibule ctl ban 198.51.100.7 10m -c /etc/vestibule.conf
+  vestibule ctl ban 2001:db8:7::/48 -c /etc/vestibule.conf
+      for good: as long as daemons take over from one another")]
+struct Ban {
+    /// Whom
+    #[arg(value_name = "ADDRESS[/BITS]")]
+    network: String,
+
+    /// For how long: a number and s, m, h or d; if not given, for good
+    #[arg(value_name = "TIME", value_parser = seconds)]
+    time: Option<u64>,
+
+    #[command(flatten)]
+    daemon: Whom,
+}
+
+/// Lift a ban.
+#[derive(clap::Args)]
+struct Unban {
+    /// The network as it was banned
+    #[arg(value_name = "ADDRESS[/BITS]")]
+    network: String,
+
+    #[command(flatten)]
+    daemon: Whom,
+}
+
+/// Show the bans in force, the first to end first.
+#[derive(clap::Args)]
+struct Bans {
+    #[command(flatten)]
+    daemon: Whom,
+
+    /// Print one line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// End the daemon as SIGTERM does: drain, then leave.
+#[derive(clap::Args)]
+struct Shutdown {
+    #[command(flatten)]
+    daemon: Whom,
+}
+
+/// A time as people write it: `90`, `90s`, `10m`, `2h`, `7d`.
+fn seconds(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        other => return Err(format!("{other} is no unit: write s, m, h or d")),
+    };
+    let number: u64 = digits.parse().map_err(|_| "a time is a number and s, m, h or d, such as 10m".to_owned())?;
+    match number.checked_mul(unit) {
+        None | Some(0) => {
+            Err("a ban lasts a second at least, and not for ever: leave the time out for that".to_owned())
+        }
+        Some(seconds) => Ok(seconds),
+    }
+}
+
 /// Runs the subcommand.
 pub fn run(args: Args) -> Result<ExitCode, Error> {
     let (request, daemon, json) = match args.command {
@@ -239,6 +331,11 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
         Command::Session(Session { id, daemon, json }) => (Request::Session { id }, daemon, json),
         Command::Refused(Refused { limit, daemon, json }) => (Request::Refused { limit }, daemon, json),
         Command::Kick(Kick { whom, daemon }) => (Request::Kick { whom }, daemon, false),
+        Command::Trust(Trust { address, daemon, json }) => (Request::Trust { address }, daemon, json),
+        Command::Ban(Ban { network, time, daemon }) => (Request::Ban { network, seconds: time }, daemon, false),
+        Command::Unban(Unban { network, daemon }) => (Request::Unban { network }, daemon, false),
+        Command::Bans(Bans { daemon, json }) => (Request::Bans {}, daemon, json),
+        Command::Shutdown(Shutdown { daemon }) => (Request::Shutdown {}, daemon, false),
         Command::Reload(Reload { daemon }) => (Request::Reload {}, daemon, false),
         Command::Drain(Drain { daemon }) => (Request::Drain {}, daemon, false),
         Command::Resume(Resume { daemon }) => (Request::Resume {}, daemon, false),

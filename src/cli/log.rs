@@ -1,9 +1,11 @@
-//! The daemon's log: lines on standard error in Dovecot's form, `DATE SERVICE: Level: message`.
+//! The daemon's log: lines on standard error in Dovecot's form, `DATE SERVICE: Level: message`, or objects of JSON.
 //!
 //! A thread of its own writes them, behind a bounded queue: a target that blocks or is full costs lines, never
 //! connections. Under systemd the date gives way to the journal's priority prefix (sd-daemon(3)).
 
-use std::fmt;
+mod json;
+
+use std::fmt::{self, Write as _};
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -17,6 +19,7 @@ use tracing_subscriber::fmt::format::Writer as FormatWriter;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
+use vestibule::config::LogFormat;
 
 /// Lines that may wait to be written; more are lost and counted.
 const LINES_MAX: usize = 8192;
@@ -28,15 +31,15 @@ pub struct Log {
     guards: Vec<WorkerGuard>,
     output: NonBlocking,
     errors: NonBlocking,
-    form: Dovecot,
+    form: Form,
     lost: LostLines,
 }
 
 /// Starts the log. Panics are lines in it too: the default message goes to standard error at once, which may block.
-pub fn start() -> Log {
+pub fn start(kind: LogFormat) -> Log {
     let lost = LostLines::default();
     let journal = std::env::var_os("JOURNAL_STREAM").is_some();
-    let form = Dovecot { journal };
+    let form = Form { kind, journal };
     let (errors, errors_guard) = writer(Target { inner: io::stderr(), form, lost: lost.clone(), told: 0 });
     let (output, output_guard) = writer(io::stdout());
     lost.dropped.get_or_init(|| errors.error_counter());
@@ -91,7 +94,7 @@ pub type Writer = NonBlocking;
 
 /// Makes lines in the log's form.
 #[derive(Clone, Copy)]
-pub struct Lines(Dovecot);
+pub struct Lines(Form);
 
 impl Lines {
     /// Adds a line of a service whose text `body` writes.
@@ -102,10 +105,20 @@ impl Lines {
         service: &str,
         body: impl FnOnce(&mut String) -> fmt::Result,
     ) -> fmt::Result {
-        self.0.begin(&mut FormatWriter::new(lines), level, service)?;
-        body(lines)?;
-        lines.push('\n');
-        Ok(())
+        match self.0.kind {
+            LogFormat::Text => {
+                self.0.begin(&mut FormatWriter::new(lines), level)?;
+                write!(lines, "{service}: {}", words(level).1)?;
+                body(lines)?;
+                lines.push('\n');
+                Ok(())
+            }
+            LogFormat::Json => {
+                let mut text = String::new();
+                body(&mut text)?;
+                self.0.write(&mut FormatWriter::new(lines), level, service, &text)
+            }
+        }
     }
 }
 
@@ -138,7 +151,7 @@ impl LostLines {
 /// Where lines go. When it takes one after others were lost, it says how many.
 struct Target<W> {
     inner: W,
-    form: Dovecot,
+    form: Form,
     lost: LostLines,
     told: u64,
 }
@@ -175,34 +188,43 @@ impl<W: Write> Write for Target<W> {
 
 /// The form of a line.
 #[derive(Clone, Copy)]
-struct Dovecot {
+struct Form {
+    kind: LogFormat,
     journal: bool,
 }
 
-impl Dovecot {
+impl Form {
     fn write(self, writer: &mut FormatWriter<'_>, level: Level, service: &str, text: &str) -> fmt::Result {
-        self.begin(writer, level, service)?;
-        writeln!(writer, "{text}")
+        self.begin(writer, level)?;
+        match self.kind {
+            LogFormat::Text => writeln!(writer, "{service}: {}{text}", words(level).1),
+            LogFormat::Json => writeln!(writer, "{}", json::line(level, service, text)),
+        }
     }
 
-    /// All of a line that stands before its text.
-    fn begin(self, writer: &mut FormatWriter<'_>, level: Level, service: &str) -> fmt::Result {
-        let (priority, level) = match level {
-            Level::ERROR => (3, "Error: "),
-            Level::WARN => (4, "Warning: "),
-            _ => (6, "Info: "),
-        };
-        if self.journal {
-            write!(writer, "<{priority}>")?;
-        } else {
-            SystemTime.format_time(writer)?;
-            writer.write_char(' ')?;
+    /// What stands before everything else.
+    fn begin(self, writer: &mut FormatWriter<'_>, level: Level) -> fmt::Result {
+        match (self.journal, self.kind) {
+            (true, _) => write!(writer, "<{}>", words(level).0),
+            (false, LogFormat::Text) => {
+                SystemTime.format_time(writer)?;
+                writer.write_char(' ')
+            }
+            (false, LogFormat::Json) => Ok(()),
         }
-        write!(writer, "{service}: {level}")
     }
 }
 
-impl<S, N> FormatEvent<S, N> for Dovecot
+/// The journal's priority (sd-daemon(3)) and Dovecot's word.
+fn words(level: Level) -> (u8, &'static str) {
+    match level {
+        Level::ERROR => (3, "Error: "),
+        Level::WARN => (4, "Warning: "),
+        _ => (6, "Info: "),
+    }
+}
+
+impl<S, N> FormatEvent<S, N> for Form
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -226,7 +248,6 @@ struct Parts {
 
 impl Visit for Parts {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        use fmt::Write;
         // A String takes everything.
         let _ = match field.name() {
             "message" => write!(self.message, "{value:?}"),
@@ -269,8 +290,12 @@ mod tests {
 
     #[test]
     fn lines_that_a_full_disk_refuses_are_counted_and_told_when_it_has_room() {
-        let mut target =
-            Target { inner: Disk::default(), form: Dovecot { journal: true }, lost: LostLines::default(), told: 0 };
+        let mut target = Target {
+            inner: Disk::default(),
+            form: Form { kind: LogFormat::Text, journal: true },
+            lost: LostLines::default(),
+            told: 0,
+        };
         for _ in 0..3 {
             target.write_all(b"one\n").expect("it takes everything");
         }

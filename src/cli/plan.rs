@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use vestibule::admission::{Bans, ClientLimits};
 use vestibule::config::{DriverKind, InetListener, Service, Settings, WorkerKind};
 use vestibule::dispatch::Pool;
 use vestibule::engine::{DriverChoice, Engine, EngineBuilder, Listener, SessionLog, cpus};
@@ -15,7 +16,7 @@ use super::Error;
 use super::relays::{self, Backends};
 
 /// What pools are made with that is in no settings.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Means {
     /// What listeners with `ssl = yes` show.
     pub identity: Option<Identity>,
@@ -27,6 +28,21 @@ pub struct Means {
     pub session_log: Option<Arc<dyn SessionLog>>,
     /// Health checks that ended in it.
     pub tls_checks: Arc<AtomicU64>,
+    /// Clients that operators have banned.
+    pub bans: Bans,
+}
+
+impl Default for Means {
+    fn default() -> Means {
+        Means {
+            identity: None,
+            tls_failures: Arc::default(),
+            backends: Backends::default(),
+            session_log: None,
+            tls_checks: Arc::default(),
+            bans: Bans::new(),
+        }
+    }
 }
 
 /// The engine that the settings describe; `open` gives the sockets that listen on an address already.
@@ -39,7 +55,7 @@ pub fn builder(
         .driver(driver(settings.driver))
         .pending_limit(settings.pending_limit)
         .pending_peer_limit(settings.pending_peer_limit)
-        .client_limits(settings.clients.limits.clone());
+        .client_limits(ClientLimits { bans: means.bans.clone(), ..settings.clients.limits.clone() });
     if let Some(rings) = settings.rings {
         builder = builder.rings(rings);
     }

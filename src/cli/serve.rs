@@ -1,7 +1,7 @@
 //! `vestibule serve`: the daemon.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,7 +16,7 @@ use vestibule::engine::{Engine, SessionLog};
 use vestibule::ring;
 
 use super::configuration;
-use super::control::Control;
+use super::control::{self, Control, NotAsked, Request};
 use super::http::{self, Bound, Facts};
 use super::init::Successors;
 use super::log::{self, Log};
@@ -90,7 +90,7 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
     privileges::forbid_new();
     // Before the first thread: what cannot be had later is said now.
     capacity::check(&ready.loaded.settings)?;
-    let log = log::start();
+    let log = log::start(ready.loaded.settings.log_format);
     for warning in &ready.loaded.warnings {
         tracing::warn!("{warning}");
     }
@@ -199,6 +199,9 @@ fn start(
     let control = prepare(&settings.control_socket, Purpose::Control)?;
     let mut engine = bound.start()?;
     let publish = || place.iter().chain(&control).try_for_each(Place::publish);
+    if let Some(path) = settings.control_socket.as_deref().filter(|_| claim.is_some()) {
+        keep_bans(means, path);
+    }
     let done = match &mut claim {
         Some(claim) => take_over(claim, &engine, publish),
         None => publish(),
@@ -212,6 +215,21 @@ fn start(
     let tell = if claim.is_some() { systemd::ready_instead } else { systemd::ready };
     tell(engine.addresses().len());
     Ok(Started { engine, place, control, http, predecessor: claim.map(Arc::new) })
+}
+
+/// Goes on banning whom the process before bans. One of an earlier version knows of no bans, and of one that cannot be
+/// asked they are lost.
+fn keep_bans(means: &Means, socket: &Path) {
+    match control::ask(socket, &Request::Bans {}) {
+        Ok(answer) => {
+            let count = control::take_over_bans(&means.bans, &answer);
+            if count > 0 {
+                tracing::info!("{count} bans of the process before stay in force");
+            }
+        }
+        Err(NotAsked::NobodyThere(_)) => {}
+        Err(error) => tracing::warn!("the process before was not asked for its bans: {error:?}"),
+    }
 }
 
 /// An error if another process listens at this path.

@@ -8,8 +8,10 @@ use std::sync::atomic::{AtomicIsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
+use signal_hook::consts::SIGTERM;
 use vestibule::config::{InetListener, Service, Settings, WorkerKind};
 use vestibule::engine::{Asker, ClientCounts, Engine, LiveSession, Meter, Pending, Pulse, RefusalSeen, Snapshot};
+use vestibule::net::Network;
 
 use super::configuration::{self, Ready};
 use super::http::{self, Bound, Facts, Http};
@@ -290,6 +292,7 @@ impl Tier {
         let mut warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
         let (present, wanted) = (&self.settings, &loaded.settings);
         for (name, differs) in [
+            ("log_format", wanted.log_format != present.log_format),
             ("takeover_socket", wanted.takeover_socket != present.takeover_socket),
             ("control_socket", wanted.control_socket != present.control_socket),
         ] {
@@ -306,7 +309,9 @@ impl Tier {
         let builder = plan::builder(&settings, &means, |_| Ok(Vec::new())).map_err(|error| said(&error))?;
         let why_not = self.why_not();
         let moved = settings.http_listen != self.settings.http_listen;
-        let http = settings.http_listen.filter(|_| moved).map(|address| http::bind(address, false)).transpose();
+        // Of the same port another address may be asked for, which this process itself has until it is closed.
+        let own = |address: SocketAddr| self.settings.http_listen.is_some_and(|now| now.port() == address.port());
+        let http = settings.http_listen.filter(|_| moved).map(|address| http::bind(address, own(address))).transpose();
         let http = http.map_err(|error| said(&error))?;
         let engine = self.engine.as_mut().ok_or_else(|| said(&why_not))?;
         let kept = engine.reconfigure(builder).map_err(|error| said(&error))?;
@@ -383,6 +388,12 @@ impl Tier {
             "accepting again on {addresses} addresses: an operator has ended the drain, {kept} sessions go on"
         );
         Ok(kept)
+    }
+
+    /// Ends the process as SIGTERM does, once whoever asked has his answer.
+    pub fn shut_down(&self) {
+        // The daemon's own end of the channel is there as long as the process.
+        let _ = self.events.send(Event::Signal(SIGTERM));
     }
 
     /// Drains after `drain_delay`, in which `/readyz` says so already: whoever sends connections here can look for another
@@ -606,6 +617,10 @@ pub struct Served {
     pub name: String,
     /// Where it listens.
     pub addresses: Vec<String>,
+    /// Who may send headers.
+    pub networks: Vec<Network>,
+    /// Whether others are clients of their own.
+    pub plain_untrusted: bool,
     /// Whether a header is awaited.
     pub haproxy: bool,
     /// Whether TLS comes first.
@@ -629,6 +644,8 @@ impl Served {
             service: service.name.clone(),
             name: listener.name.clone(),
             addresses: listener.addresses.iter().map(at).collect(),
+            networks: listener.networks.clone(),
+            plain_untrusted: listener.plain_untrusted,
             haproxy: listener.haproxy,
             ssl: listener.ssl,
             worker: service.worker,

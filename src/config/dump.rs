@@ -101,6 +101,7 @@ fn global_lines(settings: &Settings) -> Vec<Line> {
         of("driver", word(&DriverKind::ALL, settings.driver), word(&DriverKind::ALL, DriverKind::default())),
         of("drain_timeout", value::show_time(settings.drain_timeout), value::show_time(DRAIN_DEFAULT)),
         of("drain_delay", value::show_time(settings.drain_delay), "0"),
+        of("log_format", word(&LogFormat::ALL, settings.log_format), word(&LogFormat::ALL, LogFormat::default())),
         of("http_listen", settings.http_listen.map_or(String::new(), |address| address.to_string()), ""),
         of("haproxy_timeout", value::show_time(defaults.timeout), value::show_time(otherwise.timeout)),
         of("haproxy_trusted_networks", networks(&defaults.networks), networks(&otherwise.networks)),

@@ -89,6 +89,7 @@ pub const SETTINGS: &[Known] = &[
     known("haproxy_timeout", &[Global, Service, Listener], Origin::Dovecot),
     known("pending_listener_limit", &[Global, Service, Listener], Vestibule),
     known("log_connections", &[Global, Service, Listener], Vestibule),
+    known("log_format", &[Global], Vestibule),
     known("client_allowed_endpoints", &[Global, Service, Listener], Vestibule),
     known("client_endpoint_missing", &[Global, Service, Listener], Vestibule),
     known("ssl", &[Global, Listener], Origin::Dovecot),

@@ -40,6 +40,8 @@ pub struct Settings {
     pub control_socket: Option<PathBuf>,
     /// Where metrics, health and the page are served by HTTP; never a port of a listener.
     pub http_listen: Option<SocketAddr>,
+    /// What a line of the log is like.
+    pub log_format: LogFormat,
     /// What a listener has that does not say otherwise; the listeners in `services` have it filled in.
     pub defaults: Defaults,
     /// PEM file with the certificate chain for listeners with `ssl = yes`.
@@ -222,6 +224,21 @@ impl DriverKind {
     /// All, by their names in a configuration.
     pub const ALL: [(DriverKind, &str); 3] =
         [(DriverKind::Auto, "auto"), (DriverKind::IoUring, "io_uring"), (DriverKind::Epoll, "epoll")];
+}
+
+/// `log_format`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text in Dovecot's form.
+    #[default]
+    Text,
+    /// An object of JSON.
+    Json,
+}
+
+impl LogFormat {
+    /// All, by their names in a configuration.
+    pub const ALL: [(LogFormat, &str); 2] = [(LogFormat::Text, "text"), (LogFormat::Json, "json")];
 }
 
 /// `serve_listeners`.

@@ -89,6 +89,9 @@ pub(super) fn settings(root: &Path, gathered: &mut Gathered) -> Settings {
         takeover_socket: check.path(&values, "takeover_socket"),
         control_socket: check.control_socket(&values),
         http_listen: check.http_listen(&values, &services),
+        log_format: check
+            .choice(&values, "log_format", &LogFormat::ALL.map(|(form, word)| (word, form)))
+            .unwrap_or_default(),
         defaults,
         ssl_cert: tls.cert,
         ssl_key: tls.key,
@@ -166,6 +169,7 @@ impl Check<'_> {
             table_size: size.map_or(otherwise.limits.table_size, |n| n as u32),
             exempt: exempt.iter().copied().collect(),
             banned: banned.iter().copied().collect(),
+            ..ClientLimits::default()
         };
         Clients { limits, rate_period, exempt, banned }
     }

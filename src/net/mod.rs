@@ -48,6 +48,11 @@ impl Network {
         self.0.prefix_len()
     }
 
+    /// Whether it is of IPv4.
+    pub fn is_ipv4(&self) -> bool {
+        matches!(self.0, IpNet::V4(_))
+    }
+
     /// Whether the address, IPv4-mapped or not, lies inside.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&canonical(address))

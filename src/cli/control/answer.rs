@@ -1,8 +1,10 @@
 //! What each verb does.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
+use vestibule::admission::Bans;
 use vestibule::backend::{AdminState, WEIGHT_MAX};
 use vestibule::engine::{
     BackendAccount, REFUSALS_MAX, ServerAccount, SessionFilter, SessionSeen, SessionsSeen, Snapshot,
@@ -14,10 +16,12 @@ use super::Control;
 use super::wire::{Form, Request, WHO_DEFAULT};
 use crate::cli::ctl;
 use crate::cli::http::refusals_of;
-use crate::cli::tier::Glance;
+use crate::cli::tier::{Glance, Served};
 
 /// Most sessions that `who` shows.
 const WHO_MAX: usize = 10_000;
+/// Longest time of a ban; longer ones last so long.
+const BAN_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 /// Sessions of one client, address and port, that an id is looked for among.
 const OF_ONE_CLIENT_MAX: usize = 1000;
 /// So far may the times of two ids of one session be apart: Dovecot's begins when its connection does, ours with the
@@ -52,6 +56,14 @@ fn done(control: &Control, request: Request) -> Result<Value, Vec<String>> {
             let all = control.glance().refusals();
             let shown = &all[..all.len().min(limit.unwrap_or(REFUSALS_MAX))];
             Ok(json!({ "ok": true, "refusals": refusals_of(shown), "more": all.len() - shown.len() }))
+        }
+        Request::Trust { address } => trust(&control.glance(), &address).map_err(one),
+        Request::Ban { network, seconds } => ban(&control.glance().means.bans, &network, seconds).map_err(one),
+        Request::Unban { network } => unban(&control.glance().means.bans, &network).map_err(one),
+        Request::Bans {} => Ok(bans(&control.glance().means.bans)),
+        Request::Shutdown {} => {
+            control.tier().map_err(one)?.shut_down();
+            Ok(json!({ "ok": true }))
         }
         Request::Reload {} => {
             let warnings = control.tier().map_err(one)?.reload()?;
@@ -271,6 +283,68 @@ fn kick(glance: &Glance, whom: &str) -> Result<Value, String> {
     let kicked = end(glance, &filter, End::Killed, Duration::ZERO);
     tracing::info!("{kicked} sessions of {whom} are ended by an operator");
     Ok(json!({ "ok": true, "kicked": kicked }))
+}
+
+/// Which listeners let an address send headers, and by which of their networks: the longest that holds it.
+fn trust(glance: &Glance, address: &str) -> Result<Value, String> {
+    let address: IpAddr = address.parse().map_err(|_| format!("{address} is no address"))?;
+    let of = |served: &Served| {
+        let by =
+            served.networks.iter().filter(|network| network.contains(address)).max_by_key(|network| network.prefix());
+        json!({
+            "service": served.service, "listener": served.name, "by": by.map(ToString::to_string),
+            "untrusted": if served.plain_untrusted { "plain" } else { "abort" },
+        })
+    };
+    let listeners: Vec<Value> = glance.listeners.iter().filter(|served| served.haproxy).map(of).collect();
+    Ok(json!({ "ok": true, "address": address.to_string(), "listeners": listeners }))
+}
+
+fn ban(all: &Bans, text: &str, seconds: Option<u64>) -> Result<Value, String> {
+    let network = network(text)?;
+    if network.prefix() == 0 {
+        return Err(format!("{network} is everybody"));
+    }
+    let now = Instant::now();
+    let until = seconds.map(|seconds| now + Duration::from_secs(seconds.min(BAN_MAX.as_secs())));
+    all.set(network, until, now).map_err(|error| error.to_string())?;
+    let time = seconds.map_or("for good".to_owned(), |seconds| format!("for {seconds} s"));
+    tracing::info!("clients of {network} are banned {time} by an operator");
+    Ok(json!({ "ok": true, "network": network.to_string() }))
+}
+
+fn unban(all: &Bans, text: &str) -> Result<Value, String> {
+    let network = network(text)?;
+    match all.lift(network, Instant::now()) {
+        true => {
+            tracing::info!("clients of {network} are banned no more, says an operator");
+            Ok(json!({ "ok": true, "network": network.to_string() }))
+        }
+        false => Err(format!("{network} is not banned (bans shows who is; client_banned_networks is another list)")),
+    }
+}
+
+/// Those in force, with the seconds that are left.
+fn bans(all: &Bans) -> Value {
+    let now = Instant::now();
+    let left = |until: Option<Instant>| until.map(|until| until.saturating_duration_since(now).as_secs_f64());
+    let list = all.list(now).into_iter();
+    let list: Vec<Value> =
+        list.map(|(network, until)| json!({ "network": network.to_string(), "left": left(until) })).collect();
+    json!({ "ok": true, "bans": list })
+}
+
+/// Sets the bans that another process has told of, with the time that they still have; tells how many.
+pub fn take_over_bans(all: &Bans, answer: &Value) -> usize {
+    let now = Instant::now();
+    let told = answer["bans"].as_array().into_iter().flatten();
+    let set = told.filter(|ban| {
+        let network = ban["network"].as_str().and_then(|text| text.parse().ok());
+        let until =
+            ban["left"].as_f64().map(|left| now + Duration::from_secs_f64(left.clamp(0.0, BAN_MAX.as_secs_f64())));
+        network.is_some_and(|network: Network| all.set(network, until, now).is_ok())
+    });
+    set.count()
 }
 
 /// What an id says.

@@ -8,7 +8,7 @@ mod answer;
 mod ask;
 mod wire;
 
-pub use answer::{backend_of, server_of};
+pub use answer::{backend_of, server_of, take_over_bans};
 pub use ask::{NotAsked, ask};
 pub use wire::{Form, Request, WHO_DEFAULT};
 

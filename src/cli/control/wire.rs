@@ -64,6 +64,28 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         limit: Option<usize>,
     },
+    /// Who may send headers: which listeners let an address do so, and by which network.
+    Trust {
+        /// The address.
+        address: String,
+    },
+    /// Bans a client.
+    Ban {
+        /// An address or a network.
+        network: String,
+        /// For so long; nothing: for good.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        seconds: Option<u64>,
+    },
+    /// Lifts a ban.
+    Unban {
+        /// The network that was banned.
+        network: String,
+    },
+    /// The bans in force.
+    Bans {},
+    /// Ends the daemon as SIGTERM does.
+    Shutdown {},
     /// Reads the configuration again.
     Reload {},
     /// Stops accepting and finishes.

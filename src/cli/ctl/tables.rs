@@ -42,6 +42,11 @@ pub fn show(request: &Request, answer: &Value, json: bool) -> String {
                 answer["seconds"].as_f64().unwrap_or(0.0)
             ),
         },
+        Request::Shutdown {} => "draining, and leaving then\n".to_owned(),
+        Request::Trust { .. } => trust(answer),
+        Request::Ban { .. } => format!("{} is banned\n", text(&answer["network"])),
+        Request::Unban { .. } => format!("{} is banned no more\n", text(&answer["network"])),
+        Request::Bans {} => bans(answer),
     }
 }
 
@@ -117,6 +122,31 @@ fn who(answer: &Value) -> String {
         let _ = writeln!(out, "... and {more} more");
     }
     out
+}
+
+fn trust(answer: &Value) -> String {
+    let mut table = Table::new(&["listener", "trusted", "by"]);
+    for one in answer["listeners"].as_array().into_iter().flatten() {
+        let by = one["by"].as_str();
+        table.row([
+            format!("{}/{}", text(&one["service"]), text(&one["listener"])),
+            match (by, text(&one["untrusted"])) {
+                (Some(_), _) => "yes".to_owned(),
+                (None, "plain") => "no: a client of its own".to_owned(),
+                (None, _) => "no: turned away".to_owned(),
+            },
+            by.unwrap_or("-").to_owned(),
+        ]);
+    }
+    table.finish()
+}
+
+fn bans(answer: &Value) -> String {
+    let mut table = Table::new(&["network", "left"]);
+    for one in answer["bans"].as_array().into_iter().flatten() {
+        table.row([text(&one["network"]).to_owned(), one["left"].as_f64().map_or("for good".to_owned(), age)]);
+    }
+    table.finish()
 }
 
 /// A line a kind, and below the table what can be done about those that were recognised.
