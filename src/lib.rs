@@ -35,7 +35,8 @@
 //!
 //! The decoder alone is [`proxy::decode`]: bytes in, a value out, no sockets, clock or allocation. [`config`] reads
 //! Dovecot's syntax into settings; to make an engine of them is up to the program (the daemon's way is `src/cli/plan.rs`).
-//! [`Engine::reconfigure`] puts another configuration in force while the rings go on. An [`engine::Relay`] takes the place of a
+//! [`Engine::replace`] puts another configuration in force while the rings go on, and [`Engine::set_trust`],
+//! [`Engine::set_bans`] and [`Engine::set_limits`] change one thing of it. An [`engine::Relay`] takes the place of a
 //! pool whose connections go on to a backend. Another engine, in this process or another one, takes over by
 //! [`Engine::sockets`], [`Engine::hand_over`] and [`Engine::take_in`].
 //!

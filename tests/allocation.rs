@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use vestibule::dispatch::{Accepted, Pool};
+use vestibule::engine::Which;
+use vestibule::net::Network;
 use vestibule::{Engine, Listener};
 
 #[global_allocator]
@@ -38,28 +40,46 @@ fn close(connection: Accepted) {
 
 #[test]
 fn no_connection_allocates() {
-    let listener = Listener::proxy(SocketAddr::from(([127, 0, 0, 1], 0)));
     let trusted = ["127.0.0.0/8".parse().expect("a network")];
+    let listener = || Listener::proxy(SocketAddr::from(([127, 0, 0, 1], 0))).trust(trusted).defer_accept(false);
     let mut engine = Engine::builder()
         .rings(NonZeroUsize::MIN)
         .pool(Pool::threads("imap", 2, close))
-        .listen(listener.trust(trusted).defer_accept(false).pool("imap"))
+        .pool(Pool::here("here", close))
+        .listen(listener().pool("imap"))
+        .listen(listener().pool("here"))
         .start()
         .expect("an engine on loopback");
-    let address = engine.addresses()[0];
-    serve(address, WARM_UP);
-
-    let counted = Region::new(ALLOCATOR);
-    serve(address, ROUNDS);
-    let change = counted.change();
-    assert_eq!((change.allocations, change.reallocations, change.deallocations), (0, 0, 0), "{change:?}");
+    let (address, here) = (engine.addresses()[0], engine.addresses()[1]);
+    for address in [address, here] {
+        serve(address, WARM_UP);
+        let counted = Region::new(ALLOCATOR);
+        serve(address, ROUNDS);
+        let change = counted.change();
+        assert_eq!((change.allocations, change.reallocations, change.deallocations), (0, 0, 0), "{change:?}");
+    }
+    assert_eq!(level_after_changes_of_trust(&engine), 0);
 
     CONTROL.store(true, Ordering::SeqCst);
     let counted = Region::new(ALLOCATOR);
     serve(address, ROUNDS);
     assert!(counted.change().allocations >= 4 * ROUNDS, "the control is counted: {:?}", counted.change());
     assert!(engine.drain(PATIENCE));
-    assert_eq!(engine.snapshot().count("proxied"), 3 * (WARM_UP + 2 * ROUNDS) as u64);
+    assert_eq!(engine.snapshot().count("proxied"), 3 * (2 * WARM_UP + 3 * ROUNDS) as u64);
+}
+
+/// How many bytes more there are after a thousand changes than after a few.
+fn level_after_changes_of_trust(engine: &Engine) -> isize {
+    let change = |number: u8| {
+        let networks = [[10, 0, 0, number].into(), [127, 0, 0, 1].into()].map(|ip: std::net::IpAddr| ip.to_string());
+        let networks = networks.map(|text| text.parse::<Network>().expect("a network"));
+        engine.set_trust(Which::All, networks).expect("the ring turns");
+    };
+    (0..10).for_each(change);
+    let counted = Region::new(ALLOCATOR);
+    (0..1000).for_each(|number| change((number % 250) as u8));
+    let change = counted.change();
+    change.bytes_allocated as isize - change.bytes_deallocated as isize
 }
 
 /// One connection of each kind a round.

@@ -1,5 +1,6 @@
 //! The integration tests: one binary, one module a subject. `./tests/run` installs what they need and runs them.
 
+mod amend;
 mod bad_days;
 mod checking;
 mod checks;
@@ -15,6 +16,7 @@ mod endpoints;
 mod faults;
 mod floods;
 mod fuzzed;
+mod handoff;
 mod handover;
 mod header;
 mod http;

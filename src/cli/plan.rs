@@ -10,7 +10,7 @@ use vestibule::config::{DriverKind, InetListener, Service, Settings, WorkerKind}
 use vestibule::dispatch::Pool;
 use vestibule::engine::{DriverChoice, Engine, EngineBuilder, Listener, SessionLog, cpus};
 use vestibule::worker::tls::{Identity, Tls, alpn_of_service};
-use vestibule::worker::{Discard, Handler, Whoami};
+use vestibule::worker::{Discard, HandOff, Handler, Whoami};
 
 use super::Error;
 use super::relays::{self, Backends};
@@ -66,6 +66,7 @@ pub fn builder(
         builder = match service.worker {
             WorkerKind::Whoami => builder.pool(pool(service, means, Whoami, Whoami::here())),
             WorkerKind::Discard => builder.pool(pool(service, means, Discard, Discard)),
+            WorkerKind::HandOff => builder.pool(hand_off(service)),
             WorkerKind::Relay => {
                 let relay = relays::relay(service, settings, &means.backends);
                 builder.relay(relay.expect("the settings give every relay a backend"))
@@ -107,6 +108,12 @@ fn pool(service: &Service, means: &Means, handler: impl Handler, here: impl Hand
         (None, Some(threads)) => Pool::threads(&service.name, threads.get(), handler),
     };
     with_queue(pool, service)
+}
+
+/// A pool of other processes.
+fn hand_off(service: &Service) -> Pool {
+    let place = service.hand_off.as_ref().expect("the settings give every hand-off a place");
+    with_queue(Pool::hand_off(&service.name, HandOff::at(&place.socket).mode(place.mode)), service)
 }
 
 fn with_queue(pool: Pool, service: &Service) -> Pool {

@@ -392,6 +392,7 @@ fn describe(service: &Service, listener: &InetListener) -> String {
         WorkerKind::Whoami => "worker whoami".to_owned(),
         WorkerKind::Discard => "worker discard".to_owned(),
         WorkerKind::Relay => "worker relay".to_owned(),
+        WorkerKind::HandOff => "worker handoff".to_owned(),
     });
     words.join(", ")
 }

@@ -314,7 +314,7 @@ impl Tier {
         let http = settings.http_listen.filter(|_| moved).map(|address| http::bind(address, own(address))).transpose();
         let http = http.map_err(|error| said(&error))?;
         let engine = self.engine.as_mut().ok_or_else(|| said(&why_not))?;
-        let kept = engine.reconfigure(builder).map_err(|error| said(&error))?;
+        let kept = engine.replace(builder).map_err(|error| said(&error))?.kept;
         let addresses = engine.addresses().len();
         warnings.extend(kept.iter().map(ToString::to_string));
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));

@@ -113,7 +113,7 @@ impl Check<'_> {
         Relay { protocol, backend, idle_timeout: self.idle_timeout(values), log_sessions }
     }
 
-    fn no_effect(&mut self, values: &Values, names: &[&str], why: &str) {
+    pub(super) fn no_effect(&mut self, values: &Values, names: &[&str], why: &str) {
         for setting in names.iter().filter_map(|name| values.get(name)) {
             self.warn(&setting.at, format!("{} has no effect {why}", setting.key));
         }

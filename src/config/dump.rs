@@ -46,7 +46,8 @@ pub fn dump(loaded: &Loaded, all: bool) -> String {
 #[cfg(test)]
 pub(super) fn default_of(scope: names::Scope, name: &str) -> Option<String> {
     let text = "backend b {\nstick = source\nserver s {\naddress = ::1\nport = 1\n}\n}\n\
-                service x {\nworker = relay\nbackend = b\nprotocol = sieve\ninet_listener l {\nport = 2\n}\n}\n";
+                service x {\nworker = relay\nbackend = b\nprotocol = sieve\ninet_listener l {\nport = 2\n}\n}\n\
+                service y {\nworker = handoff\nhandoff_socket = /s\ninet_listener l {\nport = 3\n}\n}\n";
     let mut relaying = super::parse(std::path::Path::new("t.conf"), text).expect("a relay").settings;
     let mut settings = super::builtin().settings;
     (settings.defaults, relaying.defaults) = (Defaults::default(), Defaults::default());
@@ -54,7 +55,8 @@ pub(super) fn default_of(scope: names::Scope, name: &str) -> Option<String> {
     let lines = match scope {
         names::Scope::Global => global_lines(&settings),
         names::Scope::Service => {
-            [service_lines(service, &settings), service_lines(&relaying.services[0], &relaying)].concat()
+            let others = relaying.services.iter().map(|service| service_lines(service, &relaying));
+            others.fold(service_lines(service, &settings), |all, lines| [all, lines].concat())
         }
         names::Scope::Listener => listener_lines(service, listener, &settings),
         names::Scope::Backend => backend_lines(&relaying, 0),
@@ -181,11 +183,21 @@ fn service_lines(service: &Service, settings: &Settings) -> Vec<Line> {
             of("overload", overload(service.overload), overload(Overload::Pause)),
             of("queue", service.queue, Pool::QUEUE_DEFAULT),
             of("residual", if service.exact_residual { "exact" } else { "pass" }, "pass"),
-            of("workers", service.workers.map_or("auto".into(), |n| n.to_string()), "auto"),
+            match &service.hand_off {
+                Some(place) => of("handoff_mode", mode(place.mode), mode(HANDOFF_MODE_DEFAULT)),
+                None => of("workers", service.workers.map_or("auto".into(), |n| n.to_string()), "auto"),
+            },
         ],
     });
+    let place = service.hand_off.iter();
+    lines.extend(place.map(|place| of("handoff_socket", quoted(&place.socket.display().to_string()), "")));
     lines.sort_by_key(|line| line.name);
     lines
+}
+
+/// As chmod(1) takes it.
+fn mode(mode: u32) -> String {
+    format!("{mode:04o}")
 }
 
 /// What concerns a relay only.

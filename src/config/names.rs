@@ -98,6 +98,8 @@ pub const SETTINGS: &[Known] = &[
     known("queue", &[Service, Backend], Vestibule),
     known("overload", &[Service], Vestibule),
     known("residual", &[Service], Vestibule),
+    known("handoff_socket", &[Service], Vestibule),
+    known("handoff_mode", &[Service], Vestibule),
     known("backend", &[Service], Vestibule),
     known("protocol", &[Service], Origin::Dovecot),
     known("idle_timeout", &[Service], Vestibule),

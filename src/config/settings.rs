@@ -337,7 +337,7 @@ pub struct Service {
     pub name: String,
     /// What the pool does.
     pub worker: WorkerKind,
-    /// Worker threads, 1..=[`WORKERS_MAX`]; `None`: one per allowed CPU.
+    /// Worker threads, 1..=[`WORKERS_MAX`]; `None`: as many as the program thinks fit, or none.
     pub workers: Option<NonZeroUsize>,
     /// Length of the pool's queue, 1..=[`Pool::QUEUE_MAX`](crate::dispatch::Pool::QUEUE_MAX).
     pub queue: usize,
@@ -345,6 +345,8 @@ pub struct Service {
     pub overload: Overload,
     /// Leave bytes behind the header in the socket.
     pub exact_residual: bool,
+    /// Where receivers connect; set exactly when `worker` is [`WorkerKind::HandOff`].
+    pub hand_off: Option<HandOffPlace>,
     /// What is spoken behind its listeners.
     pub protocol: Protocol,
     /// The backend, by its index in [`Settings::backends`]; set exactly when `worker` is [`WorkerKind::Relay`].
@@ -359,6 +361,18 @@ pub struct Service {
     pub at: Place,
 }
 
+/// Where other processes connect to get connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HandOffPlace {
+    /// The Unix socket; relative paths were resolved against the directory of the configuration file.
+    pub socket: PathBuf,
+    /// Its permissions, 0..=0o777.
+    pub mode: u32,
+}
+
+/// Default of `handoff_mode`.
+pub const HANDOFF_MODE_DEFAULT: u32 = 0o600;
+
 /// `worker`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WorkerKind {
@@ -368,6 +382,8 @@ pub enum WorkerKind {
     Discard,
     /// Passes the connection on to a server of the service's backend.
     Relay,
+    /// Hands the connection off to another process.
+    HandOff,
 }
 
 /// `backend NAME { ... }`.

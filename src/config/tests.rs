@@ -97,6 +97,32 @@ fn without_places(text: &str) -> Settings {
 }
 
 #[test]
+fn a_hand_off_has_a_place_and_nothing_that_makes_no_sense_there() {
+    let service = |settings: &str, listener: &str| {
+        format!(
+            "haproxy_trusted_networks = 10.0.0.1\nservice imap-login {{\nworker = handoff\n{settings}inet_listener x {{\nport = 1\n{listener}}}\n}}\n"
+        )
+    };
+    let settings =
+        loaded(&service("handoff_socket = run/imap.sock\nhandoff_mode = 0660\nresidual = exact\n", "haproxy = yes\n"))
+            .settings;
+    let of = &settings.services[0];
+    assert_eq!((of.worker, of.exact_residual), (WorkerKind::HandOff, true));
+    assert_eq!(of.hand_off, Some(HandOffPlace { socket: "run/imap.sock".into(), mode: 0o660 }));
+    let settings = loaded(&service("handoff_socket = /run/imap.sock\n", "")).settings;
+    assert_eq!(settings.services[0].hand_off.as_ref().map(|place| place.mode), Some(HANDOFF_MODE_DEFAULT));
+    for (settings, listener, words) in [
+        ("", "", "worker = handoff needs to know where receivers connect"),
+        ("handoff_socket = x\n", "ssl = yes\n", "ssl = yes with worker = handoff is not supported"),
+        ("handoff_socket = x\nhandoff_mode = 1777\n", "", "Invalid mode 1777"),
+        ("handoff_socket = x\nhandoff_mode = 8\n", "", "Invalid mode 8"),
+    ] {
+        let said = problems(&service(settings, listener));
+        assert!(said.contains(words), "{said}");
+    }
+}
+
+#[test]
 fn who_is_not_trusted_is_inherited_as_its_neighbours_are() {
     let text = "haproxy_trusted_networks = 10.0.0.1\nhaproxy_untrusted = plain\n\
                 service a {\ninet_listener x {\nport = 1\nhaproxy = yes\n}\n\
@@ -388,7 +414,7 @@ fn all_errors_at_once_in_order() {
         "t.conf line 1: haproxy_trusted_networks: Invalid network 'mail.example'",
         "t.conf line 2: haproxy_timeout: 0 is not in the range",
         "t.conf line 3: Invalid number 0: not in the range 1 to 1024 (or auto)",
-        "t.conf line 5: Invalid worker: relais (use whoami or discard or relay)",
+        "t.conf line 5: Invalid worker: relais (use whoami or discard or relay or handoff)",
         "t.conf line 7: Invalid port number 70000",
         "t.conf line 8: Unknown setting: service { inet_listener { haproxi (did you mean haproxy?)",
         "t.conf line 9: Invalid boolean value: true (use yes or no)",
@@ -967,9 +993,12 @@ fn what_dovecot_says_of_its_own_proxy_does_not_concern_who_relays_nothing() {
     assert!(settings.login_source_ips.is_empty());
 }
 
+const HAND_OFF: &str = "haproxy_trusted_networks = 10.0.0.1\nservice s {\nworker = handoff\nhandoff_socket = /run/x y.sock\n\
+                        handoff_mode = 0660\ninet_listener l {\nport = 1\nhaproxy = yes\n}\n}\n";
+
 #[test]
 fn a_dump_is_read_back_as_what_it_shows() {
-    for text in [EXAMPLE, BUILTIN, UNUSUAL, QUOTED, RELAY] {
+    for text in [EXAMPLE, BUILTIN, UNUSUAL, QUOTED, RELAY, HAND_OFF] {
         for all in [false, true] {
             let shown = dump(&loaded(text), all);
             let (before, after) = (without_places(text), without_places(&shown));
@@ -987,7 +1016,7 @@ fn a_dump_of_non_defaults_is_short_and_one_of_all_names_everything() {
         "{short}"
     );
     assert!(!short.contains("rings") && !short.contains("defer_accept"), "{short}");
-    let full = dump(&loaded(EXAMPLE), true) + &dump(&loaded(RELAY), true);
+    let full = [EXAMPLE, RELAY, HAND_OFF].map(|text| dump(&loaded(text), true)).concat();
     let shown: Vec<&str> = full.lines().filter_map(|line| line.split_once(" =")).map(|(name, _)| name.trim()).collect();
     // Not shown: what only selects (`protocols`), and what stands in the section's head (`name`).
     for known in SETTINGS.iter().filter(|known| !["protocols", "name"].contains(&known.name)) {

@@ -39,8 +39,12 @@ pub(super) const MISSING: [(&str, OnMissingEndpoint); 2] =
     [("reject", OnMissingEndpoint::Reject), ("allow", OnMissingEndpoint::Allow)];
 
 /// What a service's pool can do.
-pub(super) const WORKERS: [(&str, WorkerKind); 3] =
-    [("whoami", WorkerKind::Whoami), ("discard", WorkerKind::Discard), ("relay", WorkerKind::Relay)];
+pub(super) const WORKERS: [(&str, WorkerKind); 4] = [
+    ("whoami", WorkerKind::Whoami),
+    ("discard", WorkerKind::Discard),
+    ("relay", WorkerKind::Relay),
+    ("handoff", WorkerKind::HandOff),
+];
 
 /// The choices of `serve_listeners`.
 pub(super) const SERVE: [(&str, ServeListeners); 3] =
@@ -245,6 +249,7 @@ impl Check<'_> {
         }
         let pool = (worker != WorkerKind::Relay).then_some(()); // A relay has none.
         let relay = self.relay(raw, worker, &listeners, globals.backends);
+        let hand_off = self.hand_off(raw, worker, &listeners);
         Some(Service {
             name: raw.name.clone(),
             worker,
@@ -252,6 +257,7 @@ impl Check<'_> {
             queue: pool.and(queue).map_or(Pool::QUEUE_DEFAULT, |n| n as usize),
             overload: pool.and(overload).unwrap_or(Overload::Pause),
             exact_residual: pool.and(residual).unwrap_or(false),
+            hand_off,
             protocol: relay.protocol,
             backend: relay.backend,
             idle_timeout: relay.idle_timeout,
@@ -259,6 +265,27 @@ impl Check<'_> {
             listeners,
             at: raw.at.clone(),
         })
+    }
+
+    /// What a service says of handing off. Of one that does not, only whether it says anything.
+    fn hand_off(&mut self, raw: &RawService, worker: WorkerKind, listeners: &[InetListener]) -> Option<HandOffPlace> {
+        let values = &raw.values;
+        if worker != WorkerKind::HandOff {
+            self.no_effect(values, &["handoff_socket", "handoff_mode"], "without worker = handoff");
+            return None;
+        }
+        self.no_effect(values, &["workers"], "with worker = handoff");
+        for listener in listeners.iter().filter(|listener| listener.ssl) {
+            let words = "ssl = yes with worker = handoff is not supported: let the receivers speak TLS (ssl = no), or end it at the load balancer";
+            self.problem(&listener.at, format!("inet_listener {}: {words}", listener.name));
+        }
+        let mode = self.with(values, "handoff_mode", value::mode).unwrap_or(HANDOFF_MODE_DEFAULT);
+        let socket = self.path(values, "handoff_socket");
+        if socket.is_none() {
+            let words = "worker = handoff needs to know where receivers connect: write handoff_socket = /run/vestibule/NAME.sock";
+            self.problem(&raw.at, format!("service {}: {words}", raw.name));
+        }
+        Some(HandOffPlace { socket: socket?, mode })
     }
 
     /// A listener that is to be bound; `None` if it is off.

@@ -35,6 +35,13 @@ pub(super) fn number(text: &str, min: u64, max: u64) -> Result<u64, String> {
         .ok_or_else(|| format!("Invalid number {text}: not in the range {min} to {max}"))
 }
 
+/// Permissions of a file: octal, 0 to 0777.
+pub(super) fn mode(text: &str) -> Result<u32, String> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
+    let mode = digits.then(|| u32::from_str_radix(text, 8).ok()).flatten().filter(|mode| *mode <= 0o777);
+    mode.ok_or_else(|| format!("Invalid mode {text}: not in the range 0 to 0777 (octal)"))
+}
+
 /// `N UNIT`, any prefix of a unit's name; a bare number is seconds (Dovecot wants the unit).
 pub(super) fn time(text: &str) -> Result<Duration, String> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();

@@ -95,6 +95,30 @@ impl Listener {
         self
     }
 
+    /// Trusts these networks and no others.
+    pub(super) fn trust_only(&mut self, networks: &NetworkSet) {
+        match &mut self.terms {
+            Some(terms) => terms.trusted = networks.clone(),
+            None => self.exempt = networks.clone(),
+        }
+    }
+
+    /// Lets its door in a ring trust whom it trusts.
+    pub(super) fn entrust(&self, door: &mut Door) {
+        match (&self.terms, &mut door.proxy) {
+            (Some(terms), Some(proxy)) if proxy.terms.trusted != terms.trusted => {
+                let trusted = terms.trusted.clone();
+                proxy.terms = Arc::new(Terms { trusted, ..Terms::clone(&proxy.terms) });
+            }
+            (None, None) if door.info.checks_from != self.exempt => {
+                let (service, name) = (door.info.service.clone(), door.info.name.clone());
+                let checks_from = self.exempt.clone();
+                door.info = Arc::new(ListenerInfo { service, name, ssl: self.ssl, checks_from });
+            }
+            _ => {}
+        }
+    }
+
     /// The pool that serves its connections.
     pub fn pool(mut self, name: impl Into<String>) -> Listener {
         self.pool = name.into();

@@ -167,6 +167,13 @@ fn obey<D: Native>(command: Command, acceptor: &mut Acceptor<D, Pools>, kept: &m
             plan.apply(acceptor);
             drop(done);
         }
+        Command::Amend { plan, done } => {
+            plan.amend(acceptor);
+            if let Some(kept) = kept {
+                kept.plan.amend(plan);
+            }
+            let _ = done.send(());
+        }
         Command::LetGo { backend, server, end, over } => acceptor.let_go(&backend, server, end, over),
         Command::Ask(question) => acceptor.ask(question),
         Command::GrantPlaces(backend) => acceptor.grant_places(&backend),

@@ -14,6 +14,7 @@
 
 mod acceptor;
 mod accounts;
+mod amend;
 mod asker;
 mod door;
 mod driver;
@@ -25,9 +26,9 @@ mod listener;
 mod mend;
 mod pools;
 mod prober;
-mod reconfigure;
 mod refusals;
 mod relay;
+mod replace;
 mod report;
 #[cfg(test)]
 mod simulation;
@@ -39,17 +40,18 @@ mod tally;
 mod tests;
 
 pub use accounts::{BackendAccount, ServerAccount};
+pub use amend::{AmendError, InForce, Which};
 pub use asker::{Asker, SessionsSeen};
 pub use driver::{DriverChoice, DriverInUse};
 pub use listener::{Listener, TIMEOUT_DEFAULT, TIMEOUT_MAX};
 pub use prober::{Asked, NAMES_EVERY, Resolver, ServerFinding, address_among, check_once};
-pub use reconfigure::Kept;
 pub use refusals::{REFUSALS_MAX, REFUSED_BYTES_MAX, RefusalSeen};
 pub use relay::{
     DISCONNECT_DELAY_DEFAULT, GREETING_TIMEOUT_DEFAULT, HALF_CLOSED_TIMEOUT_DEFAULT, HELD_MOVED_MAX,
     IDLE_TIMEOUT_DEFAULT, LiveSession, Relay, SessionFilter, SessionLog, SessionRecord, SessionSeen, SessionState,
     SharedBackend,
 };
+pub use replace::{Kept, Replaced};
 pub use snapshot::{Ended, ListenerAccount, Meter, RingAccount, Snapshot};
 pub use start::{Bound, EngineBuilder, PENDING_LIMIT_DEFAULT, PENDING_LIMIT_MAX, RINGS_MAX, StartError, cpus};
 pub use takeover::{ClientCounts, Pending};
@@ -60,7 +62,7 @@ use std::fmt;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -75,7 +77,7 @@ use acceptor::Departing;
 use prober::Prober;
 use relay::{Mail, Question};
 use report::Report;
-use start::RingPlan;
+use start::{Plan, RingPlan};
 use tally::Tally;
 
 // A completion finds its slot's user by a generation that must fit into what the kernel gives back.
@@ -111,13 +113,15 @@ pub struct Engine {
     resolver: Resolver,
     mail: Mail,
     threads: Vec<RingThread>,
-    workers: Vec<Box<dyn RunningWorkers>>,
+    workers: Mutex<Vec<Box<dyn RunningWorkers>>>,
     /// What the program has not asked for yet.
     incoming: Mutex<Vec<Incoming>>,
     pools: Vec<Arc<PoolRecord>>,
     /// Of the present relays, and of former ones whose servers still have sessions.
     backends: Vec<SharedBackend>,
-    clients: Clients,
+    clients: Mutex<Clients>,
+    /// What the rings do; `None` once a drain has begun.
+    plan: Mutex<Option<Arc<Plan>>>,
     report: Arc<Report>,
     /// What each ring was made for.
     sizes: Sizes,
@@ -138,6 +142,8 @@ struct RingThread {
 enum Command {
     /// Do what a configuration says, the first or another one.
     Change { plan: RingPlan, done: Sender<()> },
+    /// Trust and limit as a plan says that is otherwise the present one.
+    Amend { plan: Arc<Plan>, done: Sender<()> },
     /// Stop accepting; headers that are under way have this long, and sessions end within the other time.
     Drain { grace: Duration, sessions: Duration },
     /// The same, and those that await their header on the listeners of these addresses leave for another process.
@@ -190,7 +196,7 @@ impl Engine {
     /// The connections of a pool made by [`Pool::incoming`](crate::Pool::incoming), once; `None` if there is no such pool or
     /// somebody has them already. After [`replace`](Engine::replace) the new pool's are to be asked for anew.
     pub fn incoming(&self, pool: &str) -> Option<Incoming> {
-        let mut incoming = self.incoming.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut incoming = lock(&self.incoming);
         let place = incoming.iter().position(|one| one.pool() == Some(pool))?;
         Some(incoming.swap_remove(place))
     }
@@ -201,7 +207,7 @@ impl Engine {
         Meter {
             rings,
             pools: self.pools.clone(),
-            clients: self.clients.clone(),
+            clients: lock(&self.clients).clone(),
             report: self.report.clone(),
             driver: self.driver.clone(),
             backends: self.backends.clone(),
@@ -242,12 +248,18 @@ impl Engine {
         for thread in &mut self.threads {
             in_time &= thread.join(end);
         }
-        for workers in &mut self.workers {
+        *lock(&self.plan) = None;
+        for workers in lock(&self.workers).iter_mut() {
             in_time &= workers.join(end.saturating_duration_since(Instant::now()));
         }
         self.report.flush();
         in_time
     }
+}
+
+/// A lock over state that no panic can leave half changed.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for Engine {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ use super::prober::{Prober, Resolver};
 use super::relay::{self, Mail, Relay, Relays, SessionLog, Terms};
 use super::report::Report;
 use super::tally::Tally;
-use super::{ClientCounts, Command, Engine, RingThread};
+use super::{ClientCounts, Command, Engine, RingThread, lock};
 use crate::admission::{ClientLimits, Clients, PendingPeers};
 use crate::conn::Deadlines;
 use crate::dispatch::{Behind, Entrance, Incoming, Pool, PoolRecord, RunningWorkers};
@@ -207,11 +207,12 @@ impl EngineBuilder {
             resolver: builder.resolver.clone(),
             mail: frame.mail,
             threads,
-            workers: Vec::new(),
+            workers: Mutex::default(),
             incoming: Mutex::default(),
             pools: Vec::new(),
             backends: Vec::new(),
-            clients: builder.counts.clone(),
+            clients: Mutex::new(builder.counts.clone()),
+            plan: Mutex::default(),
             report: frame.report,
             sizes: frame.sizes,
             driver,
@@ -386,19 +387,22 @@ pub(super) enum Service {
 }
 
 /// What all rings do under a configuration.
+#[derive(Clone)]
 pub(super) struct Plan {
-    doors: Vec<DoorPlan>,
+    pub(super) doors: Vec<DoorPlan>,
     /// By pool: whether its connections leave the residual in the socket.
     exact: Vec<bool>,
     pending_limit: u32,
     pending_peer_limit: u32,
-    clients: Clients,
+    pub(super) limits: ClientLimits,
+    pub(super) clients: Clients,
 }
 
-struct DoorPlan {
-    listener: Listener,
+#[derive(Clone)]
+pub(super) struct DoorPlan {
+    pub(super) listener: Listener,
     service: Service,
-    bound: SocketAddr,
+    pub(super) bound: SocketAddr,
     /// The listener's place in the report and in the counters.
     row: u32,
 }
@@ -409,6 +413,12 @@ pub(super) struct RingPlan {
     pools: Vec<Entrance>,
     /// By listener; `None` if it was given up.
     pub(super) sockets: Vec<Option<Arc<TcpListener>>>,
+}
+
+impl fmt::Debug for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plan").field("doors", &self.doors.len()).finish_non_exhaustive()
+    }
 }
 
 impl fmt::Debug for RingPlan {
@@ -423,6 +433,11 @@ impl RingPlan {
         RingPlan { plan: self.plan.clone(), pools: self.pools.clone(), sockets }
     }
 
+    /// The same doors and pools, as another plan has them.
+    pub(super) fn amend(&mut self, plan: Arc<Plan>) {
+        self.plan = plan;
+    }
+
     /// Puts it in force.
     pub(super) fn apply<D: Native>(self, acceptor: &mut Acceptor<D, Pools>) {
         let RingPlan { plan, pools, sockets } = self;
@@ -435,6 +450,17 @@ impl RingPlan {
             pending_limit: plan.pending_limit as usize,
             pending_peer_limit: (plan.pending_peer_limit, plan.pending_limit),
             clients: plan.clients.clone(),
+        });
+    }
+}
+
+impl Plan {
+    /// Puts what it says of trust and limits in force where its doors hang already.
+    pub(super) fn amend(&self, acceptor: &mut Acceptor<Ring, Pools>) {
+        acceptor.amend(self.clients.clone(), |door| {
+            if let Some(plan) = self.doors.iter().find(|plan| plan.bound == door.bound) {
+                plan.listener.entrust(door);
+            }
         });
     }
 }
@@ -487,16 +513,18 @@ impl Engine {
             exact,
             pending_limit,
             pending_peer_limit: builder.pending_peer_limit,
-            clients: self.clients.clone().changed(builder.clients, Instant::now()),
+            clients: lock(&self.clients).changed(builder.clients.clone(), Instant::now()),
+            limits: builder.clients,
         });
         self.say_what_overflows(plan.doors.len());
         self.keep_backends(&plan);
-        self.clients = plan.clients.clone();
+        *lock(&self.clients) = plan.clients.clone();
         self.proxied = plan.doors.iter().map(|door| door.listener.is_proxied()).collect();
         (self.addresses, self.declared, self.sockets) = (addresses, declared, all);
         // Those whose queues are closed end by themselves; who has not yet is waited for when the engine ends.
-        self.workers.retain_mut(|workers| !workers.join(Duration::ZERO));
-        self.workers.extend(workers);
+        let present = self.workers.get_mut().unwrap_or_else(PoisonError::into_inner);
+        present.retain_mut(|workers| !workers.join(Duration::ZERO));
+        present.extend(workers);
         self.incoming = Mutex::new(incoming);
         let (done, all_done) = crossbeam_channel::bounded::<()>(0);
         for (thread, sockets) in self.threads.iter().zip(by_ring) {
@@ -505,6 +533,7 @@ impl Engine {
             thread.command(Command::Change { plan, done: done.clone() });
         }
         drop((done, pools));
+        *lock(&self.plan) = Some(plan);
         // Nobody sends: it is over when all rings have let go of their ends.
         let _ = all_done.recv_timeout(CHANGE_PATIENCE);
         self.prober.iter().for_each(|prober| prober.watch(&relays));
@@ -536,7 +565,9 @@ impl Engine {
         }
     }
 
-    fn door_plan(&self, listener: Listener, service: Service, bound: SocketAddr) -> DoorPlan {
+    fn door_plan(&self, mut listener: Listener, service: Service, bound: SocketAddr) -> DoorPlan {
+        // The rings have what it came with, and close it.
+        listener.sockets.clear();
         let row = self.report.row_of(listener.named(bound));
         DoorPlan { listener, service, bound, row }
     }
@@ -569,7 +600,7 @@ fn man(behind: Vec<Behind>) -> io::Result<(Vec<Box<dyn RunningWorkers>>, Vec<Inc
 }
 
 /// How long rings may take to put a configuration in force; they need a turn.
-const CHANGE_PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const CHANGE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What one ring's thread gets.
 pub(super) struct Seat {

@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::acceptor::Departing;
 use super::relay::LiveSession;
-use super::{Command, DRAIN_STEP, Engine, RingThread};
+use super::{Command, DRAIN_STEP, Engine, RingThread, lock};
 use crate::admission::Clients;
 
 /// How long the rings may take to let go of their pending connections; they need milliseconds.
@@ -144,7 +144,7 @@ impl Engine {
 
     /// The counts of clients, for an engine that takes this one's place.
     pub fn client_counts(&self) -> ClientCounts {
-        ClientCounts(self.clients.clone())
+        ClientCounts(lock(&self.clients).clone())
     }
 
     /// Leaves the counts of clients to the engine that has taken this one's place: if they are the same table, what
@@ -154,8 +154,9 @@ impl Engine {
             (Some(one), Some(other)) => std::sync::Arc::ptr_eq(one, other),
             _ => false,
         };
-        if same(&self.clients, &next.clients) {
-            self.clients = Clients::default();
+        let mut own = lock(&self.clients);
+        if same(&own, &lock(&next.clients)) {
+            *own = Clients::default();
         }
     }
 }

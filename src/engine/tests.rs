@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::tally::Tally;
-use super::{Command, Engine, EngineBuilder, Kept, Listener, StartError};
+use super::{AmendError, Command, Engine, EngineBuilder, InForce, Kept, Listener, Replaced, StartError, Which};
 use crate::dispatch::testing::{SOON, until};
 use crate::dispatch::{Intake, Pool, RunningWorkers, Workers};
 use crate::worker::Discard;
@@ -127,7 +127,7 @@ fn another_configuration_takes_hold_in_running_rings_and_leaves_nothing_behind()
     for _ in 0..50 {
         assert!(is_served(stays));
         let next = new.unwrap_or_else(anywhere);
-        assert_eq!(engine.reconfigure(discarding(&[stays, next])).expect("the addresses are free"), []);
+        assert_eq!(engine.replace(discarding(&[stays, next])).expect("the addresses are free").kept, []);
         new = Some(engine.addresses()[1]);
         assert!(is_served(stays) && is_served(engine.addresses()[1]));
     }
@@ -144,11 +144,11 @@ fn what_cannot_change_is_told_and_a_configuration_that_cannot_be_changes_nothing
     let mut engine = discarding(&[anywhere()]).start().expect("loopback has free ports");
     let address = engine.addresses()[0];
     let two = NonZeroUsize::new(2).expect("not 0");
-    let kept = engine.reconfigure(discarding(&[address]).rings(two)).expect("the rest can be");
-    assert_eq!(kept, [Kept::Rings { present: 1, wanted: 2 }]);
+    let Replaced { kept, continued, .. } = engine.replace(discarding(&[address]).rings(two)).expect("the rest can be");
+    assert_eq!((&kept[..], continued), (&[Kept::Rings { present: 1, wanted: 2 }][..], vec![address]));
     let other = TcpListener::bind(anywhere()).expect("loopback has free ports");
     let taken = other.local_addr().expect("bound");
-    assert!(matches!(engine.reconfigure(discarding(&[address, taken])), Err(StartError::Bind { .. })));
+    assert!(matches!(engine.replace(discarding(&[address, taken])), Err(StartError::Bind { .. })));
     assert!(is_served(address));
 }
 
@@ -163,4 +163,81 @@ fn a_port_that_is_let_go_within_a_second_is_waited_for() {
     let engine = discarding(&[address]).start().expect("it is free before long");
     going.join().expect("it does not panic");
     assert!(is_served(engine.addresses()[0]));
+}
+
+#[test]
+fn an_engine_may_be_shared_between_threads() {
+    fn shared<T: Send + Sync>() {}
+    shared::<Engine>();
+}
+
+/// One ring for plain connections, and one listener that expects a header.
+fn two_listeners() -> EngineBuilder {
+    let trusted = ["127.0.0.1".parse().expect("a network")];
+    let builder = Engine::builder().rings(NonZeroUsize::MIN).pin(false).pool(Pool::here("pool", Discard));
+    builder
+        .listen(
+            Listener::proxy(anywhere()).trust(trusted).defer_accept(false).pool("pool").service("imap").name("haproxy"),
+        )
+        .listen(Listener::plain(anywhere()).pool("pool").name("plain"))
+}
+
+/// Whether a peer is let in at door 1: sends a header, and looks what it counts.
+fn is_trusted(engine: &Engine) -> bool {
+    let before = engine.snapshot();
+    let mut client = connect(engine.addresses()[0]);
+    let _ = std::io::Write::write_all(&mut client, b"PROXY UNKNOWN\r\n");
+    let _ = client.read(&mut [0]);
+    until("it is counted", || {
+        let now = engine.snapshot();
+        ["proxied", "untrusted", "client-banned"].iter().any(|name| now.count(name) > before.count(name))
+    });
+    engine.snapshot().count("proxied") > before.count("proxied")
+}
+
+#[test]
+fn trust_takes_hold_before_the_call_returns_and_outlives_a_ring() {
+    let mut engine = two_listeners().start().expect("loopback has free ports");
+    let own = || "127.0.0.1".parse().expect("a network");
+    for which in [Which::All, Which::Service("imap"), Which::Name("haproxy"), Which::Address(engine.addresses()[0])] {
+        assert!(is_trusted(&engine));
+        let done = engine.set_trust(which, []).expect("there is one");
+        assert_eq!(done, InForce { rings: 1, listeners: if which == Which::All { 2 } else { 1 } });
+        assert!(!is_trusted(&engine), "{which:?}");
+        engine.threads[0].command(Command::Panic);
+        until("the ring is replaced", || engine.pulse().beats(SOON));
+        assert!(!is_trusted(&engine), "{which:?}, another ring");
+        engine.set_trust(which, [own()]).expect("there is one");
+    }
+    for nobody in [Which::Service("pop3"), Which::Name("imap"), Which::Address(anywhere())] {
+        assert_eq!(engine.set_trust(nobody, []), Err(AmendError::NoSuchListener));
+    }
+    assert!(is_trusted(&engine));
+    assert!(engine.drain(SOON));
+    assert_eq!(engine.set_trust(Which::All, []), Err(AmendError::Ending));
+}
+
+#[test]
+fn bans_and_limits_take_hold_before_the_call_returns() {
+    let engine = two_listeners().start().expect("loopback has free ports");
+    let plain = engine.addresses()[1];
+    let own = || "127.0.0.1".parse().expect("a network");
+    let banned = || engine.snapshot().count("client-banned");
+    assert!(is_served(plain));
+    assert_eq!(engine.set_bans([own()]), Ok(InForce { rings: 1, listeners: 2 }));
+    let _ = connect(plain).read(&mut [0]);
+    until("it is banned", || banned() == 1);
+    let mut limits = engine.client_limits();
+    assert!(limits.banned.contains([127, 0, 0, 1].into()));
+    limits.banned = Default::default();
+    limits.rate = Some(crate::admission::ClientRate {
+        connections: std::num::NonZeroU32::MIN,
+        period: Duration::from_secs(3600),
+    });
+    engine.set_limits(limits).expect("the ring turns");
+    assert!(is_served(plain));
+    let _ = connect(plain).read(&mut [0]);
+    until("the second one is too much", || engine.snapshot().count("client-rate-limit") == 1);
+    engine.set_limits(Default::default()).expect("the ring turns");
+    assert!(is_served(plain) && banned() == 1);
 }

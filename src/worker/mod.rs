@@ -1,13 +1,14 @@
 //! What workers do with validated connections: the [`Handler`] trait, the pools that run it, and ready-made handlers.
 //!
 //! A pool is made by `Pool::threads`, `Pool::tokio` (feature `tokio`) or `Pool::tokio_uring` (feature `tokio-uring`), or by
-//! `Pool::here` of a handler that never waits.
+//! `Pool::here` of a handler that never waits, or by `Pool::hand_off` of other processes.
 //! Ready-made are [`Discard`], with feature `tls` [`tls::Tls`], which wraps any other, and with feature `daemon` [`Whoami`].
 #![forbid(unsafe_code)]
 
 mod crew;
 mod discard;
 mod finisher;
+mod hand_off;
 mod here;
 #[cfg(any(feature = "tokio", feature = "tokio-uring"))]
 mod quota;
@@ -25,6 +26,9 @@ mod whoami;
 
 pub use discard::Discard;
 pub use finisher::{FINISHING_MAX, Finisher};
+pub use hand_off::{
+    CAPACITY_MAX, HandOff, MODE_DEFAULT, RECORD_FIXED, TAKE_PATIENCE_DEFAULT, VERSION as HAND_OFF_VERSION,
+};
 pub use threads::THREADS_MAX;
 #[cfg(feature = "daemon")]
 pub use whoami::Whoami;

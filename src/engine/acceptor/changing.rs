@@ -46,6 +46,12 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         self.count_peers(PendingPeers::new(most, pending));
     }
 
+    /// Changes who is trusted at the present doors, and what clients may have. Whoever is in keeps its place.
+    pub fn amend(&mut self, clients: Clients, entrust: impl Fn(&mut Door)) {
+        self.doors.iter_mut().filter(|door| door.is_present()).for_each(entrust);
+        self.clients = clients;
+    }
+
     /// The sink, to add pools.
     pub fn sink_mut(&mut self) -> &mut K {
         &mut self.sink

@@ -238,7 +238,7 @@ fn reloads_bring_backends_and_take_them_away() {
     });
     let mut engine = engine(&first);
     until("the first is checked", || totals(&first, 0).checks_passed > 1);
-    engine.reconfigure(builder(relay(&second))).expect("the rings stay");
+    engine.replace(builder(relay(&second))).expect("the rings stay");
     until("the second is checked", || totals(&second, 0).checks_passed > 1);
     let passed = totals(&first, 0).checks_passed;
     until("the second is checked on", || totals(&second, 0).checks_passed > 8);

@@ -1,6 +1,7 @@
 //! Another configuration for a running engine: its rings go on, and so does whoever they serve.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Weak;
 
 use super::driver::DriverChoice;
@@ -42,6 +43,18 @@ pub enum Kept {
     },
 }
 
+impl Replaced {
+    fn of(kept: Vec<Kept>, before: &[SocketAddr], after: &[SocketAddr]) -> Replaced {
+        let of = |all: &[SocketAddr], others: &[SocketAddr], among: bool| {
+            let mut some: Vec<SocketAddr> = all.iter().copied().filter(|one| others.contains(one) == among).collect();
+            some.dedup();
+            some
+        };
+        let (opened, continued) = (of(after, before, false), of(after, before, true));
+        Replaced { kept, opened, continued, closed: of(before, after, false) }
+    }
+}
+
 impl fmt::Display for Kept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (setting, present, wanted): (_, &dyn fmt::Display, &dyn fmt::Display) = match self {
@@ -54,16 +67,51 @@ impl fmt::Display for Kept {
     }
 }
 
+/// What [`Engine::replace`] has done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Replaced {
+    /// What cannot change in a running engine and stays as it was made.
+    pub kept: Vec<Kept>,
+    /// Addresses that are listened on from now on.
+    pub opened: Vec<SocketAddr>,
+    /// Addresses that are listened on as before, by the same sockets: nobody was refused there.
+    pub continued: Vec<SocketAddr>,
+    /// Addresses that are not listened on any more; whoever waited in a backlog there has been let in.
+    pub closed: Vec<SocketAddr>,
+}
+
 impl Engine {
-    /// Puts another configuration in force in the running rings: listeners, trust, limits, pools and relays may all differ.
-    /// Addresses that stay refuse nobody. Connections and sessions keep the terms that they came under. When this returns,
-    /// every ring does what the new configuration says.
+    /// Puts another configuration in the place of the present one, in the running rings: listeners, trust, limits, pools and
+    /// relays may all differ. It is all that a reload takes: sockets of addresses that stay are taken over, so that nobody is
+    /// refused; what clients count stays counted; connections whose header is awaited, and sessions, keep the terms that
+    /// they came under; former pools serve what is in their queues and end by themselves. When this returns, every ring
+    /// does what the new configuration says.
     ///
-    /// What cannot change in a running engine is told; it stays as it is.
+    /// To change who is trusted or banned, or a client's limits, and nothing else, [`set_trust`](Engine::set_trust),
+    /// [`set_bans`](Engine::set_bans) and [`set_limits`](Engine::set_limits) are shorter, and leave the pools alone.
+    ///
+    /// ```
+    /// use vestibule::{Accepted, Engine, Listener, Pool};
+    /// use vestibule::engine::EngineBuilder;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// fn describe(listener: Listener) -> EngineBuilder {
+    ///     Engine::builder().pool(Pool::threads("imap", 2, |_: Accepted| {})).listen(listener.pool("imap"))
+    /// }
+    /// let trusted = ["10.0.0.0/8".parse()?];
+    /// let mut engine = describe(Listener::proxy("127.0.0.1:0".parse()?).trust(trusted)).start()?;
+    /// let address = engine.addresses()[0];
+    /// let replaced = engine.replace(describe(Listener::plain(address)))?;
+    /// assert_eq!((&replaced.continued[..], &replaced.kept[..]), (&[address][..], &[][..]));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`StartError`]; the present configuration stays in force then.
-    pub fn reconfigure(&mut self, mut builder: EngineBuilder) -> Result<Vec<Kept>, StartError> {
+    pub fn replace(&mut self, mut builder: EngineBuilder) -> Result<Replaced, StartError> {
+        let before = self.addresses.clone();
         let kept = self.keep(&mut builder);
         for listener in builder.listeners.iter_mut().filter(|listener| listener.sockets.is_empty()) {
             let present = self.sockets.iter().filter(|(bound, _)| *bound == listener.address);
@@ -74,7 +122,7 @@ impl Engine {
         let (declared, sockets) = (builder.listeners.len(), builder.listen_on(builder.reserve(rings)?, rings)?);
         self.start_prober(&builder)?;
         self.put_in_force(builder, declared, sockets)?;
-        Ok(kept)
+        Ok(Replaced::of(kept, &before, &self.addresses))
     }
 
     /// Brings what was asked for within what the rings were made for.
