@@ -209,11 +209,16 @@ fn a_socket_that_no_listener_knows_is_an_error() {
     daemon.wait_for_output("but no inet_listener has that address");
 }
 
-/// Starts the daemon where only these system calls are allowed, as from a container runtime, has it serve, and has
+/// Starts the daemon on io_uring where only these system calls are allowed, as from a container runtime, has it serve, and has
 /// another one take over from it.
 fn serves_with_only(names: &BTreeSet<String>) {
+    serves_on("io_uring", names);
+}
+
+fn serves_on(driver: &str, names: &BTreeSet<String>) {
     let port = free_port();
-    let directory = configured(port, "rings = 2\npending_limit = 512\ntakeover_socket = socket");
+    let globals = format!("driver = {driver}\nrings = 2\npending_limit = 512\ntakeover_socket = socket");
+    let directory = configured(port, &globals);
     let program = filter(names);
     let (started, process) = mpsc::channel();
     let (start, commands) = mpsc::channel();
@@ -279,10 +284,19 @@ fn the_container_profile_suffices() {
 }
 
 #[test]
+fn the_container_profile_without_io_uring_suffices_for_epoll() {
+    let mut names = seccomp_profile();
+    names.retain(|name| !name.starts_with("io_uring"));
+    for driver in ["epoll", "auto"] {
+        serves_on(driver, &names);
+    }
+}
+
+#[test]
 fn the_filter_can_fail() {
     let mut names = seccomp_profile();
     names.remove("io_uring_setup");
-    let (directory, program) = (configured(free_port(), ""), filter(&names));
+    let (directory, program) = (configured(free_port(), "driver = io_uring"), filter(&names));
     let command = serve(&directory);
     let ended = std::thread::spawn(move || {
         apply_filter(&program).expect("any process may restrict itself");

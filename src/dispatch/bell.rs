@@ -6,8 +6,8 @@
 //!
 //! No call is lost: a worker makes itself known, then looks at the queue once more, then sleeps; a ring queues, then looks
 //! whether anybody sleeps. Whichever comes second sees the other. A worker that is called while it finds work by itself
-//! passes the call on: it was for a connection that may still be waiting. `tests/loom` checks this in every order. Tasks
-//! sleep by the same bell.
+//! passes the call on: it was for a connection that may still be waiting. Tasks sleep by the same bell. `tests/loom` checks
+//! this in every order.
 
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -75,7 +75,9 @@ impl Bell {
         called.store(false, Ordering::Relaxed);
         self.change(|sleepers| {
             // A task that looks without having been called stands there already, maybe for another waker.
-            sleepers.retain(|sleeper| !Arc::ptr_eq(&sleeper.called, called));
+            if let Whom::Task(_) = whom {
+                sleepers.retain(|sleeper| !Arc::ptr_eq(&sleeper.called, called));
+            }
             sleepers.push(Sleeper { whom, called: called.clone() });
         });
         fence(Ordering::SeqCst);

@@ -10,7 +10,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError};
 
 use super::bell::Bell;
 use super::gate::{Gate, Wake};
-use super::sync::AtomicBool;
+use super::sync::{AtomicBool, Ordering};
 use super::{Accepted, Losses, lock};
 use crate::stats::Latency;
 
@@ -41,9 +41,10 @@ pub fn queue(name: &str, capacity: usize, overload: Overload) -> (Queue, Intake)
 pub fn queue_of(record: Arc<PoolRecord>, capacity: usize, overload: Overload) -> (Queue, Intake) {
     let (sender, receiver) = crossbeam_channel::bounded(capacity);
     let (gate, bell) = (Arc::new(Gate::new(capacity / 2)), Arc::new(Bell::default()));
-    let closing = Arc::new(Closing { bell: bell.clone() });
+    let closed = Arc::new(AtomicBool::default());
+    let closing = Arc::new(Closing { bell: bell.clone(), closed: closed.clone() });
     let queue = Queue { sender, closing, overload, gate: gate.clone(), record: record.clone() };
-    (queue, Intake::new(receiver, bell, Post::new(gate), record))
+    (queue, Intake::new(receiver, bell, Post::new(gate), record, closed))
 }
 
 /// The engine's end.
@@ -113,14 +114,21 @@ pub struct Intake {
     post: Post,
     bell: Arc<Bell>,
     called: Arc<AtomicBool>,
+    closed: Arc<AtomicBool>,
     record: Arc<PoolRecord>,
     wait: Arc<Latency>,
 }
 
 impl Intake {
-    fn new(receiver: Receiver<Accepted>, bell: Arc<Bell>, post: Post, record: Arc<PoolRecord>) -> Intake {
+    fn new(
+        receiver: Receiver<Accepted>,
+        bell: Arc<Bell>,
+        post: Post,
+        record: Arc<PoolRecord>,
+        closed: Arc<AtomicBool>,
+    ) -> Intake {
         let wait = record.new_wait();
-        Intake { receiver, post, bell, called: Arc::default(), record, wait }
+        Intake { receiver, post, bell, called: Arc::default(), closed, record, wait }
     }
 
     /// The pool's name.
@@ -163,6 +171,11 @@ impl Intake {
     /// To be called by who got [`Poll::Pending`] from `poll_recv` and does not ask again.
     pub(crate) fn leave(&self) {
         self.bell.leave(&self.called);
+    }
+
+    /// Whether the engine has closed the queue; connections may still be in it.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
     }
 
     fn took(&self, found: Result<Accepted, TryRecvError>) -> Option<Accepted> {
@@ -213,7 +226,7 @@ impl Drop for Next<'_> {
 impl Clone for Intake {
     fn clone(&self) -> Self {
         let post = Post::new(self.post.gate.clone());
-        Intake::new(self.receiver.clone(), self.bell.clone(), post, self.record.clone())
+        Intake::new(self.receiver.clone(), self.bell.clone(), post, self.record.clone(), self.closed.clone())
     }
 }
 
@@ -232,10 +245,12 @@ impl fmt::Debug for Intake {
 /// Shared by all ends of the queue on the engine's side; the last lets go of its sender first, and of this then.
 struct Closing {
     bell: Arc<Bell>,
+    closed: Arc<AtomicBool>,
 }
 
 impl Drop for Closing {
     fn drop(&mut self) {
+        self.closed.store(true, Ordering::SeqCst);
         self.bell.wake(usize::MAX);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::thread;
 
 use crate::ring::{Epoll, Native, Ring, SetupError};
 
@@ -33,14 +34,14 @@ pub(super) enum Kind {
 }
 
 impl DriverChoice {
-    /// Decides. With [`DriverChoice::Auto`] io_uring is tried on this thread.
+    /// Decides. With [`DriverChoice::Auto`] io_uring is tried.
     ///
     /// Where the system is only short of something it stays io_uring, and the start says what is missing.
     pub fn decide(self) -> DriverInUse {
         let refused = match self {
             DriverChoice::IoUring => None,
             DriverChoice::Epoll => return DriverInUse { kind: Kind::Epoll, instead: None },
-            DriverChoice::Auto => Ring::probe().err().filter(SetupError::rules_io_uring_out),
+            DriverChoice::Auto => probe().err().filter(SetupError::rules_io_uring_out),
         };
         let kind = if refused.is_some() { Kind::Epoll } else { Kind::IoUring };
         DriverInUse { kind, instead: refused.map(|error| error.to_string().into()) }
@@ -54,6 +55,13 @@ impl DriverChoice {
             DriverChoice::Epoll => present.kind == Kind::Epoll,
         }
     }
+}
+
+/// Tries io_uring on a thread that ends: the kernel, done with a ring some time after it was closed, interrupts a system call
+/// of the thread that had made it, and this one may be the embedding server's.
+fn probe() -> Result<(), SetupError> {
+    let tried = thread::Builder::new().name("probe".into()).spawn(Ring::probe);
+    tried.map_or(Ok(()), |tried| tried.join().unwrap_or(Ok(())))
 }
 
 impl fmt::Display for DriverChoice {

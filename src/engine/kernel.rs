@@ -1,16 +1,18 @@
-//! The acceptor and the sessions on rings of the real kernel that have less than they could: the set-up of older kernels, no
-//! operations but the oldest, a completion queue that overflows.
+//! The acceptor and the sessions on drivers of the real kernel: on rings that have less than they could (the set-up of older
+//! kernels, no operations but the oldest, a completion queue that overflows), and on epoll.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender};
 
 use super::Command;
 use super::acceptor::{Acceptor, Parts};
+use super::door::Door;
 use super::listener::Listener;
 use super::pools::Pools;
 use super::relay::{self, Mail, Relay, Relays, tests as relaying};
@@ -19,7 +21,7 @@ use super::tally::Tally;
 use crate::admission::{ClientLimits, Clients, PendingPeers};
 use crate::conn::Deadlines;
 use crate::dispatch::{Accepted, Entrance, Intake, Overload, Queue, queue};
-use crate::ring::{self, Abilities, BACKLOG, Ring, Sizes, Waker};
+use crate::ring::{self, Abilities, BACKLOG, Epoll, Native, Ring, Sizes, Waker};
 
 /// Fewer than clients, so that some wait in the lobby.
 const SLOTS: u32 = 40;
@@ -39,7 +41,7 @@ const ROOMY: u32 = SLOTS + BACKLOG;
 fn everybody_is_served_on_every_rung_and_by_the_oldest_operations() {
     side_by_side(Abilities::fewer(), |abilities| {
         for exact in [false, true] {
-            let overflows = serve_everybody(abilities, ROOMY, exact);
+            let overflows = serve_everybody(On::Ring(abilities, ROOMY), exact);
             assert_eq!(overflows, 0, "{abilities:?}: a queue of {ROOMY} entries is enough for {CLIENTS} clients");
         }
     });
@@ -49,7 +51,7 @@ fn everybody_is_served_on_every_rung_and_by_the_oldest_operations() {
 fn nobody_is_lost_when_the_completion_queue_overflows_and_it_is_counted() {
     side_by_side([Abilities::ALL].into_iter().chain(Abilities::fewer()), |abilities| {
         for completions in [2, 8] {
-            let overflows = serve_everybody(abilities, completions, false);
+            let overflows = serve_everybody(On::Ring(abilities, completions), false);
             assert!(overflows > 0, "{abilities:?}: {CLIENTS} connections at once do not fit in {completions} entries");
         }
     });
@@ -58,7 +60,7 @@ fn nobody_is_lost_when_the_completion_queue_overflows_and_it_is_counted() {
 #[test]
 fn sessions_are_relayed_on_every_rung_and_by_the_oldest_operations() {
     side_by_side(Abilities::fewer_for_streams(), |abilities| {
-        let overflows = relay_everybody(abilities, ROOMY);
+        let overflows = relay_everybody(On::Ring(abilities, ROOMY));
         assert_eq!(overflows, 0, "{abilities:?}: a queue of {ROOMY} entries is enough for {SESSIONS} sessions");
     });
 }
@@ -67,10 +69,30 @@ fn sessions_are_relayed_on_every_rung_and_by_the_oldest_operations() {
 fn no_byte_of_a_session_is_lost_when_the_completion_queue_overflows() {
     side_by_side([Abilities::ALL].into_iter().chain(Abilities::fewer_for_streams()), |abilities| {
         for completions in [2, 8] {
-            let overflows = relay_everybody(abilities, completions);
+            let overflows = relay_everybody(On::Ring(abilities, completions));
             assert!(overflows > 0, "{abilities:?}: {SESSIONS} sessions at once do not fit in {completions} entries");
         }
     });
+}
+
+#[test]
+fn everybody_is_served_on_epoll() {
+    for exact in [false, true] {
+        assert_eq!(serve_everybody(On::Epoll, exact), 0, "nothing can overflow");
+    }
+}
+
+#[test]
+fn sessions_are_relayed_on_epoll() {
+    relay_everybody(On::Epoll);
+}
+
+/// A driver.
+#[derive(Clone, Copy, Debug)]
+enum On {
+    /// A ring with so many completion queue entries.
+    Ring(Abilities, u32),
+    Epoll,
 }
 
 /// All at the same time: they spend it waiting for deadlines.
@@ -84,8 +106,8 @@ fn side_by_side(all: impl Iterator<Item = Abilities>, body: impl Fn(Abilities) +
 }
 
 /// [`CLIENTS`] clients that all wait in the backlog when the ring begins; gives the count of overflows.
-fn serve_everybody(abilities: Abilities, completions: u32, exact: bool) -> u64 {
-    let what = format!("{abilities:?}, {completions} completions, exact: {exact}");
+fn serve_everybody(on: On, exact: bool) -> u64 {
+    let what = format!("{on:?}, exact: {exact}");
     let listener = Listener::proxy(SocketAddr::from(([127, 0, 0, 1], 0)))
         .trust(["127.0.0.0/8".parse().expect("a network")])
         .timeout(TIMEOUT)
@@ -93,7 +115,7 @@ fn serve_everybody(abilities: Abilities, completions: u32, exact: bool) -> u64 {
     let sockets = ring::bind_group(listener.address, 1, listener.options()).expect("loopback has free ports");
     let address = sockets[0].local_addr().expect("bound");
     let visitors: Vec<Visitor> = (0..CLIENTS).map(|number| Visitor::connect(number, address)).collect();
-    let tier = Tier::start(abilities, completions, exact, listener, sockets, |_| {});
+    let tier = Tier::start(on, exact, listener, sockets, |_, _, _| {});
     visitors.iter().for_each(Visitor::send_rest);
     for (number, visitor) in visitors.into_iter().enumerate() {
         let expected = visitor.answer.clone();
@@ -112,19 +134,19 @@ fn serve_everybody(abilities: Abilities, completions: u32, exact: bool) -> u64 {
 
 /// [`SESSIONS`] clients that talk to a server through the ring, which must bring every byte of both, once and in order, and
 /// both ends; gives the count of overflows.
-fn relay_everybody(abilities: Abilities, completions: u32) -> u64 {
-    let what = format!("{abilities:?}, {completions} completions");
+fn relay_everybody(on: On) -> u64 {
+    let what = format!("{on:?}");
     let listener = Listener::plain(SocketAddr::from(([127, 0, 0, 1], 0))).defer_accept(false);
     let sockets = ring::bind_group(listener.address, 1, listener.options()).expect("loopback has free ports");
     let address = sockets[0].local_addr().expect("bound");
     let clients: Vec<TcpStream> =
         (0..SESSIONS).map(|_| TcpStream::connect(address).expect("the backlog has room")).collect();
     let terms = Arc::new(Relay::new("imap-login", &relaying::backend(&[relaying::echo()])).terms);
-    let tier = Tier::start(abilities, completions, false, listener, sockets, move |parts| {
-        let (mail, tally) = (Mail::new(1), parts.tally.clone());
+    let tier = Tier::start(on, false, listener, sockets, move |relays, door, tally| {
+        let (mail, tally) = (Mail::new(1), tally.clone());
         let sessions = relay::Parts { ring: 0, sessions: SESSIONS as u32, mail, tally, log: None };
-        parts.relays = Relays::new(sessions, Instant::now());
-        parts.doors[0].relay = Some(terms);
+        *relays = Relays::new(sessions, Instant::now());
+        door.relay = Some(terms);
     });
     for (number, mut client) in clients.iter().enumerate() {
         client.set_read_timeout(Some(PATIENCE)).expect("a timeout above zero");
@@ -212,22 +234,30 @@ struct Tier {
 
 impl Tier {
     fn start(
-        abilities: Abilities,
-        completions: u32,
+        on: On,
         exact: bool,
         listener: Listener,
         sockets: Vec<Arc<TcpListener>>,
-        change: impl FnOnce(&mut Parts<Ring, Pools>) + Send + 'static,
+        change: impl FnOnce(&mut Relays<OwnedFd>, &mut Door, &Arc<Tally>) + Send + 'static,
     ) -> Tier {
         let (queue, intake) = queue("pool", 16, Overload::Pause);
         let (commands, inbox) = crossbeam_channel::bounded(1);
         let (waker, tally) = (Waker::new().expect("descriptors are free"), Tally::new());
         let (its_waker, its_tally) = (waker.clone(), tally.clone());
         let ring = thread::spawn(move || {
-            let mut parts =
-                parts(abilities, completions, exact, &listener, sockets, queue, its_waker, its_tally.clone());
-            change(&mut parts);
-            super::mend::run(&mut Acceptor::new(parts), &inbox, &its_tally, &mut None);
+            let address = sockets[0].local_addr().expect("bound");
+            let sizes = |completions| Sizes { slots: SLOTS, longest: 8192, completions };
+            let rest = Rest { exact, listener, address, queue, waker: its_waker.clone(), tally: its_tally, inbox };
+            match on {
+                On::Ring(abilities, completions) => {
+                    let ring = Ring::with(abilities, sizes(completions), sockets, its_waker);
+                    rest.run(ring.expect("this kernel has io_uring"), change);
+                }
+                On::Epoll => {
+                    let epoll = Epoll::new(sizes(0), sockets, its_waker);
+                    rest.run(epoll.expect("every kernel has epoll"), change);
+                }
+            }
         });
         Tier { ring, worker: thread::spawn(move || work(&intake)), commands, waker, tally }
     }
@@ -245,35 +275,40 @@ impl Tier {
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "all of it differs from test to test")]
-fn parts(
-    abilities: Abilities,
-    completions: u32,
+/// What a ring's thread is given beside its driver.
+struct Rest {
     exact: bool,
-    listener: &Listener,
-    sockets: Vec<Arc<TcpListener>>,
+    listener: Listener,
+    address: SocketAddr,
     queue: Queue,
     waker: Waker,
     tally: Arc<Tally>,
-) -> Parts<Ring, Pools> {
-    let sizes = Sizes { slots: SLOTS, longest: 8192, completions };
-    let address = sockets[0].local_addr().expect("bound");
-    let mut deadlines = Deadlines::new(SLOTS, Instant::now());
-    let mut sink = Pools::new(waker.clone());
-    sink.open(Entrance::Queue(queue));
-    Parts {
-        driver: Ring::with(abilities, sizes, sockets, waker.clone()).expect("this kernel has io_uring"),
-        sink,
-        doors: vec![listener.door(address, 0, exact, &mut deadlines).in_row(0, tally.row(0))],
-        deadlines,
-        relays: Relays::none(tally.clone()),
-        pools: 1,
-        slots: SLOTS,
-        pending_limit: CLIENTS,
-        peers: PendingPeers::default(),
-        clients: Clients::new(ClientLimits::default(), Instant::now()),
-        tally,
-        report: Arc::new(Report::default()),
+    inbox: Receiver<Command>,
+}
+
+impl Rest {
+    fn run<D: Native>(self, driver: D, change: impl FnOnce(&mut Relays<OwnedFd>, &mut Door, &Arc<Tally>)) {
+        let mut deadlines = Deadlines::new(SLOTS, Instant::now());
+        let mut sink = Pools::new(self.waker);
+        sink.open(Entrance::Queue(self.queue));
+        let mut door = self.listener.door(self.address, 0, self.exact, &mut deadlines).in_row(0, self.tally.row(0));
+        let mut relays = Relays::none(self.tally.clone());
+        change(&mut relays, &mut door, &self.tally);
+        let parts = Parts {
+            driver,
+            sink,
+            doors: vec![door],
+            deadlines,
+            relays,
+            pools: 1,
+            slots: SLOTS,
+            pending_limit: CLIENTS,
+            peers: PendingPeers::default(),
+            clients: Clients::new(ClientLimits::default(), Instant::now()),
+            tally: self.tally.clone(),
+            report: Arc::new(Report::default()),
+        };
+        super::mend::run(&mut Acceptor::new(parts), &self.inbox, &self.tally, &mut None);
     }
 }
 

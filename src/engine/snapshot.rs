@@ -449,7 +449,6 @@ mod tests {
         let mut wait = crate::stats::empty_histogram();
         wait.saturating_record(250);
         let snapshot = Snapshot {
-            driver: None,
             counters: vec![("accepted", 2), ("shed", 0), ("proxied", 2)],
             endings: Endings::from([
                 (("imap-login".into(), "imap_haproxy".into(), "absent"), 1),

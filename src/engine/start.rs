@@ -456,7 +456,7 @@ impl RingPlan {
 
 impl Plan {
     /// Puts what it says of trust and limits in force where its doors hang already.
-    pub(super) fn amend(&self, acceptor: &mut Acceptor<Ring, Pools>) {
+    pub(super) fn amend<D: Native>(&self, acceptor: &mut Acceptor<D, Pools>) {
         acceptor.amend(self.clients.clone(), |door| {
             if let Some(plan) = self.doors.iter().find(|plan| plan.bound == door.bound) {
                 plan.listener.entrust(door);

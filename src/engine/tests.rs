@@ -7,7 +7,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::tally::Tally;
-use super::{AmendError, Command, Engine, EngineBuilder, InForce, Kept, Listener, Replaced, StartError, Which};
+use super::{
+    AmendError, Command, DriverChoice, Engine, EngineBuilder, InForce, Kept, Listener, Replaced, StartError, Which,
+};
 use crate::dispatch::testing::{SOON, until};
 use crate::dispatch::{Intake, Pool, RunningWorkers, Workers};
 use crate::worker::Discard;
@@ -33,13 +35,17 @@ impl Workers for Lazy {
     }
 }
 
+/// What rings run on.
+const DRIVERS: [DriverChoice; 2] = [DriverChoice::IoUring, DriverChoice::Epoll];
+
 /// How a ring fails.
 const FAULTS: [fn() -> Command; 2] = [|| Command::Panic, || Command::Break];
 
 #[test]
 fn a_ring_that_fails_is_replaced_on_its_socket() {
-    for fault in FAULTS {
-        let engine = discarding(&[anywhere()]).start().expect("loopback has free ports");
+    for (driver, fault) in DRIVERS.into_iter().flat_map(|driver| FAULTS.map(|fault| (driver, fault))) {
+        let engine = discarding(&[anywhere()]).driver(driver).start().expect("loopback has free ports");
+        assert_eq!(engine.driver().name(), driver.to_string());
         let address = engine.addresses()[0];
         for round in 1..=3 {
             engine.threads[0].command(fault());
@@ -120,9 +126,18 @@ fn is_served(address: SocketAddr) -> bool {
 
 #[test]
 fn another_configuration_takes_hold_in_running_rings_and_leaves_nothing_behind() {
-    let mut engine = discarding(&[anywhere(), anywhere()]).start().expect("loopback has free ports");
+    DRIVERS.into_iter().for_each(assert_takes_hold);
+}
+
+fn assert_takes_hold(driver: DriverChoice) {
+    let builder = discarding(&[anywhere(), anywhere()]).driver(driver);
+    let mut engine = builder.start().expect("loopback has free ports");
     let (stays, goes) = (engine.addresses()[0], engine.addresses()[1]);
-    let threads = || std::fs::read_dir("/proc/self/task").expect("it is there").count();
+    let workers = || {
+        let threads = std::fs::read_dir("/proc/self/task").expect("it is there").flatten();
+        let names = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("comm")).ok());
+        names.filter(|name| name.starts_with("pool")).count()
+    };
     let mut new = None;
     for _ in 0..50 {
         assert!(is_served(stays));
@@ -133,9 +148,9 @@ fn another_configuration_takes_hold_in_running_rings_and_leaves_nothing_behind()
     }
     until("the address that is gone refuses", || TcpStream::connect(goes).is_err());
     assert_eq!(engine.sockets().expect("descriptors are left").len(), 2);
-    // 200 connections at least; other tests of this process have threads, too, but none that last.
     assert_eq!(engine.snapshot().count("accept-failed"), 0);
-    until("the workers of earlier configurations end", || threads() < 50);
+    // Other tests of this process have some, too, but none that last.
+    until("the workers of earlier configurations end", || workers() < 50);
     assert!(engine.drain(SOON));
 }
 
@@ -144,8 +159,15 @@ fn what_cannot_change_is_told_and_a_configuration_that_cannot_be_changes_nothing
     let mut engine = discarding(&[anywhere()]).start().expect("loopback has free ports");
     let address = engine.addresses()[0];
     let two = NonZeroUsize::new(2).expect("not 0");
-    let Replaced { kept, continued, .. } = engine.replace(discarding(&[address]).rings(two)).expect("the rest can be");
-    assert_eq!((&kept[..], continued), (&[Kept::Rings { present: 1, wanted: 2 }][..], vec![address]));
+    let other = DRIVERS.into_iter().find(|driver| driver.to_string() != engine.driver().name()).expect("there are two");
+    let wanted = discarding(&[address]).rings(two).driver(other);
+    let Replaced { kept, continued, .. } = engine.replace(wanted).expect("the rest can be");
+    assert_eq!(continued, [address]);
+    let present = engine.driver().name();
+    assert_eq!(kept, [Kept::Driver { present, wanted: other }, Kept::Rings { present: 1, wanted: 2 }]);
+    let words =
+        format!("driver stays at {present} until the daemon is restarted or taken over ({other} was asked for)");
+    assert_eq!(kept[0].to_string(), words);
     let other = TcpListener::bind(anywhere()).expect("loopback has free ports");
     let taken = other.local_addr().expect("bound");
     assert!(matches!(engine.replace(discarding(&[address, taken])), Err(StartError::Bind { .. })));

@@ -24,6 +24,15 @@ pub fn vestibule_run(arguments: &[&str], input: &[u8]) -> Finished {
     run(command, input)
 }
 
+/// The configuration with `driver =` what `VESTIBULE_TEST_DRIVER` says, unless it has a driver of its own: so the whole suite
+/// can be run on each.
+pub fn on_driver(configuration: &str) -> String {
+    match std::env::var("VESTIBULE_TEST_DRIVER") {
+        Ok(driver) if !configuration.contains("driver = ") => format!("{configuration}\ndriver = {driver}\n"),
+        _ => configuration.to_owned(),
+    }
+}
+
 /// `vestibule serve` on a configuration of its own, ended when dropped.
 pub struct Daemon {
     process: Process,
@@ -64,7 +73,7 @@ impl Daemon {
     fn command(wrapper: &[&str], configuration: &str) -> (Command, TempDir) {
         let directory = super::temp_dir();
         let file = directory.path().join("vestibule.conf");
-        std::fs::write(&file, configuration).expect("the configuration can be written");
+        std::fs::write(&file, on_driver(configuration)).expect("the configuration can be written");
         let mut command = match wrapper {
             [] => vestibule(),
             [program, arguments @ ..] => {

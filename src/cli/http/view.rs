@@ -90,6 +90,7 @@ fn listener(
             WorkerKind::Whoami => "whoami",
             WorkerKind::Discard => "discard",
             WorkerKind::Relay => "relay",
+            WorkerKind::HandOff => "handoff",
         }),
         "backend": served.and_then(|served| served.backend.as_deref()),
         "accepted": of(|one| one.accepted), "pending": of(|one| one.pending), "served": of(|one| one.handed_on),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{Relay, SharedBackend};
 use crate::backend::{AdminState, Balance, CheckKind, CheckSettings, ServerSettings, Settings};
-use crate::engine::{Command, Engine, Listener, SessionFilter};
+use crate::engine::{Command, DriverChoice, Engine, Listener, SessionFilter};
 use crate::relay::{End, Protocol};
 
 /// Generous; it only matters when something is broken.
@@ -47,7 +47,14 @@ pub fn backend(servers: &[SocketAddr]) -> SharedBackend {
 }
 
 fn engine(backend: &SharedBackend) -> Engine {
+    engine_on(DriverChoice::Auto, backend)
+}
+
+const DRIVERS: [DriverChoice; 2] = [DriverChoice::IoUring, DriverChoice::Epoll];
+
+fn engine_on(driver: DriverChoice, backend: &SharedBackend) -> Engine {
     Engine::builder()
+        .driver(driver)
         .rings(NonZeroUsize::new(1).expect("not 0"))
         .pin(false)
         .relay(Relay::new("imap-login", backend))
@@ -89,8 +96,12 @@ fn serve(mut stream: TcpStream) -> std::io::Result<()> {
 
 #[test]
 fn bytes_go_both_ways_and_ends_are_passed_on() {
+    DRIVERS.into_iter().for_each(assert_bytes_go_both_ways);
+}
+
+fn assert_bytes_go_both_ways(driver: DriverChoice) {
     let backend = backend(&[echo()]);
-    let engine = engine(&backend);
+    let engine = engine_on(driver, &backend);
     let mut client = connect(&engine);
     let mut greeting = [0; 12];
     client.read_exact(&mut greeting).expect("the server greets");
@@ -129,8 +140,14 @@ fn held(backend: &SharedBackend) -> u32 {
 
 #[test]
 fn a_live_session_goes_on_in_another_engine() {
+    for from in DRIVERS {
+        DRIVERS.into_iter().for_each(|to| assert_sessions_go_on(from, to));
+    }
+}
+
+fn assert_sessions_go_on(from: DriverChoice, to: DriverChoice) {
     let backend = backend(&[echo()]);
-    let mut old = engine(&backend);
+    let mut old = engine_on(from, &backend);
     let mut clients: Vec<TcpStream> = (0..20).map(|_| connect(&old)).collect();
     for client in &mut clients {
         client.read_exact(&mut [0; 12]).expect("the server greets");
@@ -139,7 +156,7 @@ fn a_live_session_goes_on_in_another_engine() {
     old.hand_over(&[], PATIENCE);
     let sessions = old.hand_over_sessions().0;
     assert_eq!((sessions.len(), held(&backend)), (20, 0));
-    let new = engine(&backend);
+    let new = engine_on(to, &backend);
     new.take_in_sessions(sessions);
     assert!(old.retire(PATIENCE), "nothing is left there");
     drop(old);
@@ -226,8 +243,12 @@ fn servers_keep_accounts_of_what_their_sessions_come_to() {
 
 #[test]
 fn sessions_go_on_when_their_ring_is_broken_and_end_counted_when_it_has_panicked() {
+    DRIVERS.into_iter().for_each(assert_sessions_survive_their_ring);
+}
+
+fn assert_sessions_survive_their_ring(driver: DriverChoice) {
     let backend = backend(&[echo()]);
-    let engine = engine(&backend);
+    let engine = engine_on(driver, &backend);
     let mut clients: Vec<TcpStream> = (0..8).map(|_| connect(&engine)).collect();
     for client in &mut clients {
         client.read_exact(&mut [0; 12]).expect("the server greets");

@@ -83,7 +83,8 @@ pub fn run(args: &Args) -> Result<(), String> {
     let counter = counter()?;
     let wanted = System::all().filter(|system| {
         // One of each is enough: TCP_DEFER_ACCEPT changes when, and how much at once; Vestibule comes with it.
-        let usual = system.defer || !matches!(system.program, Program::Vestibule | Program::Floor | Program::Haproxy);
+        let with_it = [Program::Vestibule, Program::VestibuleEpoll, Program::Floor, Program::Haproxy];
+        let usual = system.defer || !with_it.contains(&system.program);
         usual && system.job == args.job && (args.systems.is_empty() || args.systems.contains(&system.program))
     });
     let mut counted = Vec::new();

@@ -30,6 +30,10 @@ pub enum Job {
 pub enum Program {
     /// The daemon, one ring and one worker thread on the core.
     Vestibule,
+    /// The same with `driver = epoll`.
+    #[value(name = "vestibule-epoll")]
+    #[serde(rename = "vestibule-epoll")]
+    VestibuleEpoll,
     /// HAProxy: `accept-proxy`, `tcp-request content reject`.
     Haproxy,
     /// nginx's stream module: `listen ... proxy_protocol`, `return`.
@@ -72,21 +76,24 @@ impl Tools {
 }
 
 use Job::{Discard, Whoami};
-use Program::{Dovecot, Floor, Haproxy, Nginx, Tokio, Vestibule};
+use Program::{Dovecot, Floor, Haproxy, Nginx, Tokio, Vestibule, VestibuleEpoll};
 
 /// Everything that can be compared: (job, program, TCP_DEFER_ACCEPT). nginx's stream module has that option from 1.25.5,
 /// Dovecot has none, and the tokio server does without, as those do that one finds.
-const ALL: [(Job, Program, bool); 15] = [
+const ALL: [(Job, Program, bool); 18] = [
     (Discard, Floor, true),
     (Discard, Vestibule, true),
+    (Discard, VestibuleEpoll, true),
     (Discard, Haproxy, true),
     (Discard, Floor, false),
     (Discard, Vestibule, false),
+    (Discard, VestibuleEpoll, false),
     (Discard, Haproxy, false),
     (Discard, Nginx, false),
     (Discard, Tokio, false),
     (Whoami, Floor, true),
     (Whoami, Vestibule, true),
+    (Whoami, VestibuleEpoll, true),
     (Whoami, Floor, false),
     (Whoami, Vestibule, false),
     (Whoami, Nginx, false),
@@ -109,7 +116,7 @@ impl System {
     pub fn expected(self) -> &'static str {
         match (self.job, self.program) {
             (Discard, _) => "close",
-            (Whoami, Vestibule) => "whoami",
+            (Whoami, Vestibule | VestibuleEpoll) => "whoami",
             (Whoami, Dovecot) => "banner:* OK",
             (Whoami, _) => "answer",
         }
@@ -126,7 +133,7 @@ impl System {
             Dovecot => program("dovecot").or_else(|| {
                 (!rustix::process::geteuid().is_root()).then(|| "Dovecot has to be started by root".into())
             }),
-            Vestibule | Tokio | Floor => None,
+            Vestibule | VestibuleEpoll | Tokio | Floor => None,
         }
     }
 
@@ -134,7 +141,7 @@ impl System {
     pub fn recipe(self, tools: &Tools) -> Result<Recipe, String> {
         let address = free_address();
         let own = match self.program {
-            Vestibule => return vestibule(tools, self, address),
+            Vestibule | VestibuleEpoll => return vestibule(tools, self, address),
             Haproxy => return Recipe::of(self.to_string(), haproxy(self, address)),
             Nginx => return Recipe::of(self.to_string(), nginx(self, address)),
             Dovecot => return Recipe::of(self.to_string(), dovecot(address)),
@@ -164,6 +171,7 @@ impl fmt::Display for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Vestibule => "Vestibule",
+            VestibuleEpoll => "Vestibule on epoll",
             Haproxy => "HAProxy",
             Nginx => "nginx stream",
             Dovecot => "Dovecot imap-login",
@@ -206,10 +214,10 @@ pub fn write(directory: &TempDir, name: &str, text: &str) -> Result<PathBuf, Str
     Ok(path)
 }
 
-/// The built-in configuration but for the worker, the port and, where asked, TCP_DEFER_ACCEPT.
-pub fn vestibule_configuration(job: Job, defer: bool, address: SocketAddr) -> String {
+/// The built-in configuration but for the driver, the worker, the port and, where asked, TCP_DEFER_ACCEPT.
+pub fn vestibule_configuration(driver: &str, job: Job, defer: bool, address: SocketAddr) -> String {
     format!(
-        "haproxy_trusted_networks = 127.0.0.0/8\n\
+        "driver = {driver}\nhaproxy_trusted_networks = 127.0.0.0/8\n\
          service bench {{\n  worker = {job}\n  inet_listener proxy {{\n    address = {ip}\n    port = {port}\n    \
          haproxy = yes\n    defer_accept = {defer}\n  }}\n}}\n",
         ip = address.ip(),
@@ -220,7 +228,8 @@ pub fn vestibule_configuration(job: Job, defer: bool, address: SocketAddr) -> St
 
 fn vestibule(tools: &Tools, system: System, address: SocketAddr) -> Result<Recipe, String> {
     let directory = temp_dir();
-    let text = vestibule_configuration(system.job, system.defer, address);
+    let driver = if system.program == VestibuleEpoll { "epoll" } else { "io_uring" };
+    let text = vestibule_configuration(driver, system.job, system.defer, address);
     let mut command = Command::new(&tools.vestibule);
     command.arg("serve").arg("-c").arg(write(&directory, "vestibule.conf", &text)?);
     Ok(Recipe { name: system.to_string(), command, address, directory: Some(directory) })

@@ -278,8 +278,8 @@ fn idle(bench: &Bench, system: System, extent: &Extent) -> Result<Round, String>
     let bytes = |kib: u64| kib as f64 * 1024.0 / outcome.done as f64;
     let resident = (all.rss_kib + all.page_tables_kib).saturating_sub(before.rss_kib + before.page_tables_kib);
     let mut cost = bytes(resident);
-    if system == System::Vestibule {
-        let without = without_relay(bench, extent)?.memory();
+    if matches!(system, System::Vestibule | System::VestibuleEpoll) {
+        let without = without_relay(bench, system, extent)?.memory();
         let own =
             (all.anonymous_kib + all.page_tables_kib).saturating_sub(without.anonymous_kib + without.page_tables_kib);
         cost = cost.max(bytes(own));
@@ -291,9 +291,9 @@ fn idle(bench: &Bench, system: System, extent: &Extent) -> Result<Round, String>
 }
 
 /// A daemon with the same settings that closes what it has accepted.
-fn without_relay(bench: &Bench, extent: &Extent) -> Result<Server, String> {
+fn without_relay(bench: &Bench, system: System, extent: &Extent) -> Result<Server, String> {
     let port = free_address().port();
-    let server = System::Vestibule.recipe(&bench.tools, port, Needs { relay: false, ..Needs::default() })?;
+    let server = system.recipe(&bench.tools, port, Needs { relay: false, ..Needs::default() })?;
     let server = Server::start(server, bench.server_cpu)?;
     extent.rest()?;
     Ok(server)

@@ -116,6 +116,7 @@ fn bar(summary: &Summary) -> Bar {
 fn colour(system: System) -> usize {
     match system {
         System::Vestibule => 0,
+        System::VestibuleEpoll => 5,
         System::Haproxy | System::HaproxyNolog | System::Haproxy256k => 1,
         System::Nginx | System::Nginx256k => 2,
         System::Tokio => 4,

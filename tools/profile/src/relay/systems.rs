@@ -26,6 +26,8 @@ pub const SERVERS: u32 = 4;
 pub enum System {
     /// The daemon: one ring, session log, counters, timers, leastconn.
     Vestibule,
+    /// The same with `driver = epoll`.
+    VestibuleEpoll,
     /// HAProxy: one thread, session log (`option tcplog`), leastconn.
     Haproxy,
     /// The same without a log.
@@ -46,7 +48,7 @@ pub enum System {
     Floor,
 }
 
-use System::{Floor, Haproxy, Haproxy256k, HaproxyNolog, Nginx, Nginx256k, Tokio, Vestibule};
+use System::{Floor, Haproxy, Haproxy256k, HaproxyNolog, Nginx, Nginx256k, Tokio, Vestibule, VestibuleEpoll};
 
 /// What a relay is to be ready for.
 #[derive(Clone, Copy, Debug)]
@@ -73,7 +75,7 @@ impl System {
         System::value_variants().iter().copied().filter(move |system| match system {
             Haproxy256k | Nginx256k => job == Job::Bulk,
             HaproxyNolog => matches!(job, Job::Short | Job::Short8 | Job::Connect | Job::Chatter),
-            Vestibule | Haproxy | Nginx | Tokio | Floor => true,
+            Vestibule | VestibuleEpoll | Haproxy | Nginx | Tokio | Floor => true,
         })
     }
 
@@ -85,14 +87,14 @@ impl System {
             Nginx | Nginx256k => program("nginx").or_else(|| {
                 vestibule_peers::nginx_stream_module().err().map(|error| format!("nginx's stream module: {error}"))
             }),
-            Vestibule | Tokio | Floor => None,
+            Vestibule | VestibuleEpoll | Tokio | Floor => None,
         }
     }
 
     /// Lines that it logs of a session, at least.
     pub fn lines_a_session(self) -> u64 {
         match self {
-            Vestibule => 2,
+            Vestibule | VestibuleEpoll => 2,
             Haproxy | Haproxy256k | Nginx | Nginx256k => 1,
             HaproxyNolog | Tokio | Floor => 0,
         }
@@ -108,7 +110,8 @@ impl System {
     pub fn recipe(self, tools: &Tools, port: u16, needs: Needs) -> Result<Recipe, String> {
         let address = free_address();
         let own = match self {
-            Vestibule => return vestibule(tools, address, port, needs),
+            Vestibule => return vestibule("io_uring", tools, address, port, needs),
+            VestibuleEpoll => return vestibule("epoll", tools, address, port, needs),
             Haproxy | HaproxyNolog | Haproxy256k => {
                 return Recipe::of(self.to_string(), self.haproxy(address, port, needs));
             }
@@ -159,6 +162,7 @@ impl fmt::Display for System {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Vestibule => "Vestibule",
+            VestibuleEpoll => "Vestibule on epoll",
             Haproxy => "HAProxy",
             HaproxyNolog => "HAProxy without log",
             Haproxy256k => "HAProxy, 256 KiB",
@@ -180,12 +184,13 @@ fn name(server: SocketAddr) -> String {
     format!("s{}", server.ip().to_string().replace('.', "-"))
 }
 
-/// Every default but for what keeps the backend from being asked how it is, which would count as sessions.
-fn vestibule(tools: &Tools, address: SocketAddr, port: u16, needs: Needs) -> Result<Recipe, String> {
+/// Every default but for the driver, and for what keeps the backend from being asked how it is, which would count as
+/// sessions.
+fn vestibule(driver: &str, tools: &Tools, address: SocketAddr, port: u16, needs: Needs) -> Result<Recipe, String> {
     let directory = temp_dir();
     let worker = if needs.relay { "worker = relay\n  backend = imap" } else { "worker = discard" };
     let mut text = format!(
-        "haproxy_trusted_networks = 127.0.0.0/8\nrings = 1\nservice imap-login {{\n  {worker}\n  \
+        "driver = {driver}\nhaproxy_trusted_networks = 127.0.0.0/8\nrings = 1\nservice imap-login {{\n  {worker}\n  \
          inet_listener imap_haproxy {{\n    address = {ip}\n    port = {listen}\n    haproxy = yes\n  }}\n}}\n",
         ip = address.ip(),
         listen = address.port(),
