@@ -2,7 +2,7 @@
 //! epoll and says why, or, where the configuration insists on io_uring, ends with cause and remedy.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
 use std::process::Command;
 

@@ -24,7 +24,7 @@ pub use skip::record_skip;
 // Started as the tools start them.
 pub use vestibule_peers::{
     PATIENCE, certificate, dovecot, find_program, free_port, is_listening, peers, postfix, process, temp_dir,
-    wait_until,
+    temp_dir_in, wait_until,
 };
 
 use std::path::{Path, PathBuf};
