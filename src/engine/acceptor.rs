@@ -242,12 +242,6 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         self.relays.ask(question);
     }
 
-    /// An operator has made places at a backend's servers.
-    pub fn grant_places(&mut self, backend: &SharedBackend) {
-        self.now = self.driver.now();
-        self.relays.grant_places(backend, self.now);
-    }
-
     /// Ends all sessions within a time, those first that have been silent longest.
     pub fn let_sessions_go(&mut self, within: Duration) {
         self.now = self.driver.now();

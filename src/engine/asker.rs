@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::relay::{FOUND_MAX, Found, LiveSession, Question, SessionFilter, SessionSeen, SharedBackend, Wish};
+use super::relay::{FOUND_MAX, Found, LiveSession, Question, SessionFilter, SessionSeen, Wish};
 use super::{Command, Engine, Reach};
 use crate::relay::End;
 
@@ -59,11 +59,6 @@ impl Asker {
         drop(to);
         let end = Instant::now() + ANSWER_PATIENCE;
         std::iter::from_fn(|| from.recv_deadline(end).ok()).collect()
-    }
-
-    /// Lets those who wait have the places that a changed state or weight has made.
-    pub fn grant_places(&self, backend: &SharedBackend) {
-        self.0.first().iter().for_each(|ring| ring.command(Command::GrantPlaces(backend.clone())));
     }
 
     fn seen(&self, filter: &SessionFilter, wish: Wish) -> SessionsSeen {

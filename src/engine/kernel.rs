@@ -15,7 +15,7 @@ use super::acceptor::{Acceptor, Parts};
 use super::door::Door;
 use super::listener::Listener;
 use super::pools::Pools;
-use super::relay::{self, Mail, Relay, Relays, tests as relaying};
+use super::relay::{self, Letterbox, Relay, Relays, tests as relaying};
 use super::report::Report;
 use super::tally::Tally;
 use crate::admission::{ClientLimits, Clients, PendingPeers};
@@ -143,8 +143,8 @@ fn relay_everybody(on: On) -> u64 {
         (0..SESSIONS).map(|_| TcpStream::connect(address).expect("the backlog has room")).collect();
     let terms = Arc::new(Relay::new("imap-login", &relaying::backend(&[relaying::echo()])).terms);
     let tier = Tier::start(on, false, listener, sockets, move |relays, door, tally| {
-        let (mail, tally) = (Mail::new(1), tally.clone());
-        let sessions = relay::Parts { ring: 0, sessions: SESSIONS as u32, mail, tally, log: None };
+        let (letterbox, tally) = (Letterbox::new(None), tally.clone());
+        let sessions = relay::Parts { sessions: SESSIONS as u32, letterbox, tally, log: None };
         *relays = Relays::new(sessions, Instant::now());
         door.relay = Some(terms);
     });

@@ -18,6 +18,7 @@ use super::relay::LiveSession;
 use super::start::{Frame, RingPlan, Seat, build};
 use super::tally::{Count, Tally};
 use super::{Command, SetupError};
+use crate::relay::End;
 use crate::ring::{Native, Waker};
 
 /// Rings that may fail one after the other, each within [`STEADY`], before nobody tries any more.
@@ -68,6 +69,8 @@ impl Life {
             let number = self.seat.index;
             match &stopped {
                 Ok(Stop::InOrder) => {
+                    // There are some only if nobody has let them end.
+                    acceptor.forsake_sessions(End::Drained);
                     drop(acceptor);
                     // Whoever waits for an answer to what came too late must not wait until the engine is gone.
                     return self.inbox.try_iter().for_each(drop);
@@ -176,7 +179,6 @@ fn obey<D: Native>(command: Command, acceptor: &mut Acceptor<D, Pools>, kept: &m
         }
         Command::LetGo { backend, server, end, over } => acceptor.let_go(&backend, server, end, over),
         Command::Ask(question) => acceptor.ask(question),
-        Command::GrantPlaces(backend) => acceptor.grant_places(&backend),
         Command::Quit => return Some(Stop::InOrder),
         #[cfg(test)]
         Command::Panic => panic!("as asked for"),
@@ -206,7 +208,7 @@ fn forsake<D: Native>(mut old: Acceptor<D, Pools>, whole: bool) -> Vec<LiveSessi
         if whole {
             old.hand_over_sessions(&to);
         }
-        old.forsake_sessions();
+        old.forsake_sessions(End::RingFailed);
     }));
     if done.is_err() {
         tracing::error!("not everything of a ring that has failed could be ended in order");

@@ -75,7 +75,7 @@ use crate::relay::End;
 use crate::ring::{Sizes, Waker};
 use acceptor::Departing;
 use prober::Prober;
-use relay::{Mail, Question};
+use relay::Question;
 use report::Report;
 use start::{Plan, RingPlan};
 use tally::Tally;
@@ -111,7 +111,6 @@ pub struct Engine {
     prober: Option<Prober>,
     /// How it looks names up.
     resolver: Resolver,
-    mail: Mail,
     threads: Vec<RingThread>,
     workers: Mutex<Vec<Box<dyn RunningWorkers>>>,
     /// What the program has not asked for yet.
@@ -160,8 +159,6 @@ enum Command {
     LetGo { backend: SharedBackend, server: ServerIndex, end: End, over: Duration },
     /// Somebody wants to know of sessions, or to end some.
     Ask(Question),
-    /// There may be places for sessions that wait.
-    GrantPlaces(SharedBackend),
     /// End at once.
     Quit,
     /// Panic.

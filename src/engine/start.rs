@@ -17,7 +17,7 @@ use super::listener::Listener;
 use super::mend::Life;
 use super::pools::Pools;
 use super::prober::{Prober, Resolver};
-use super::relay::{self, Mail, Relay, Relays, SessionLog, Terms};
+use super::relay::{self, Letterbox, Relay, Relays, SessionLog, Terms};
 use super::report::Report;
 use super::tally::Tally;
 use super::{ClientCounts, Command, Engine, RingThread, lock};
@@ -190,7 +190,6 @@ impl EngineBuilder {
             sizes: builder.ring_sizes(),
             pending_limit: builder.pending_limit_or_default(),
             sessions: sessions_a_ring(rings),
-            mail: Mail::new(rings),
             session_log: builder.session_log.clone(),
             report: Arc::new(Report::default()),
         };
@@ -205,7 +204,6 @@ impl EngineBuilder {
             sockets: Vec::new(),
             prober: None,
             resolver: builder.resolver.clone(),
-            mail: frame.mail,
             threads,
             workers: Mutex::default(),
             incoming: Mutex::default(),
@@ -374,7 +372,6 @@ pub(super) struct Frame {
     pending_limit: u32,
     /// Most sessions of a ring.
     sessions: u32,
-    mail: Mail,
     session_log: SessionLogger,
     report: Arc<Report>,
 }
@@ -483,7 +480,7 @@ impl Engine {
     pub(super) fn start_prober(&mut self, builder: &EngineBuilder) -> Result<(), StartError> {
         if self.prober.is_none() && !builder.relays.is_empty() {
             let rings = self.threads.iter().filter_map(RingThread::reach).collect();
-            self.prober = Some(Prober::start(rings, self.mail.clone(), self.resolver.clone())?);
+            self.prober = Some(Prober::start(rings, self.resolver.clone())?);
         }
         Ok(())
     }
@@ -660,11 +657,9 @@ pub(super) fn build<D: Native>(
     for shortcoming in driver.shortcomings() {
         tracing::warn!("ring {} {shortcoming}", seat.index);
     }
-    frame.mail.attend(seat.index, waker.clone());
     let sessions = relay::Parts {
-        ring: seat.index,
         sessions: frame.sessions,
-        mail: frame.mail,
+        letterbox: Letterbox::new(Some(waker.clone())),
         tally: tally.clone(),
         log: frame.session_log.0,
     };

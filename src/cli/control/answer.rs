@@ -148,19 +148,12 @@ fn change(
     if weight.is_some_and(|weight| weight > WEIGHT_MAX) {
         return Err(format!("a weight is 0 to {WEIGHT_MAX}"));
     }
-    {
-        let now = Instant::now();
-        let mut inner = shared.lock();
-        let index = inner.find(server).ok_or_else(|| format!("backend {backend} has no server {server}"))?;
-        state.iter().for_each(|&state| inner.set_state(index, state, now));
-        weight.iter().for_each(|&weight| inner.set_weight(index, weight, now));
-    }
+    let index = shared.lock().find(server).ok_or_else(|| format!("backend {backend} has no server {server}"))?;
+    state.iter().for_each(|&state| shared.set_state(index, state));
+    weight.iter().for_each(|&weight| shared.set_weight(index, weight));
     let set = state.map(|state| state_name(state).to_owned()).into_iter();
     let set: Vec<String> = set.chain(weight.map(|weight| format!("weight {weight}"))).collect();
     tracing::info!("server {backend}/{server}: {} by an operator", set.join(", "));
-    if let Some(asker) = glance.askers.first() {
-        asker.grant_places(&shared);
-    }
     let going = if state == Some(AdminState::Maint) { let_go(glance, backend, server) } else { 0 };
     Ok(json!({ "ok": true, "let-go": going }))
 }

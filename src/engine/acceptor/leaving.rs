@@ -14,6 +14,7 @@ use super::{Acceptor, Door, Guest, Sink, State, is_prompt, permit};
 use crate::conn::{Action, Ending, SlotId, Waiting};
 use crate::engine::relay::{LiveSession, Terms};
 use crate::engine::tally::{Count, Passage};
+use crate::relay::End;
 use crate::ring::{BATCH_MAX, Driver};
 
 /// A connection between two processes, its header half read.
@@ -105,9 +106,9 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         self.relays.sessions()
     }
 
-    /// Ends all sessions though the ring is broken.
-    pub fn forsake_sessions(&mut self) {
-        self.relays.forsake(self.now);
+    /// Ends all sessions at once, though the ring may be broken. Nothing may follow.
+    pub fn forsake_sessions(&mut self, end: End) {
+        self.relays.forsake(end, self.now);
     }
 
     /// Goes on with sessions of another process: under the terms of the service of the same name, if there is one.

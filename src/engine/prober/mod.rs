@@ -3,7 +3,7 @@
 //! ```text
 //! backend --next_check--> Checks --Verdict--> backend.checked --Change--> log
 //!    ^                                                |-- down, maint: Command::LetGo --> every ring
-//!    '-- the bell: a session has failed, a state is set '-- places: Grant --> Mail --> the ring of who waits
+//!    '-- the bell: a session has failed, a state is set '-- places: Grant --> Letterbox --> the ring of who waits
 //! ```
 //! What a check says and when the next one is due is the [`Backend`](crate::backend::Backend)'s; this room gives it sockets
 //! and the time. It begins with the first relay of an engine and ends with the engine.
@@ -28,7 +28,7 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 
-use super::relay::{Mail, Terms};
+use super::relay::Terms;
 use super::{Command, Reach, StartError};
 use crate::backend::{AdminState, CheckKind, CheckTimes, Finding, NextCheck, ServerIndex, Settings, Verdict};
 use crate::relay::End;
@@ -50,8 +50,8 @@ pub struct Prober {
 }
 
 impl Prober {
-    /// A prober without backends. `rings` are told whose sessions are to be let go, and get places for who waits by `mail`.
-    pub fn start(rings: Vec<Reach>, mail: Mail, resolver: Resolver) -> Result<Prober, StartError> {
+    /// A prober without backends. `rings` are told whose sessions are to be let go, by commands.
+    pub fn start(rings: Vec<Reach>, resolver: Resolver) -> Result<Prober, StartError> {
         let names = Names::start(resolver).map_err(StartError::System)?;
         let waker = Waker::new().map_err(StartError::System)?;
         let bell = Arc::new(waker.clone());
@@ -60,7 +60,7 @@ impl Prober {
         let body = move || match checks::driver(waker) {
             Ok(driver) => {
                 let _ = ready.send(Ok(()));
-                let probing = Probing { driver, checks: Checks::new(), watched: Vec::new(), rings, mail };
+                let probing = Probing { driver, checks: Checks::new(), watched: Vec::new(), rings };
                 if let Err(error) = probing.run(&inbox) {
                     tracing::error!("servers are not checked any more: {error}");
                 }
@@ -138,7 +138,6 @@ struct Probing {
     checks: Checks<OwnedFd>,
     watched: Vec<Watched>,
     rings: Vec<Reach>,
-    mail: Mail,
 }
 
 impl Probing {
@@ -222,13 +221,8 @@ impl Probing {
     /// Gives places to those who wait; when the time alone makes some.
     fn grant_places(&mut self, at: usize, now: Instant) -> Option<Instant> {
         let backend = &self.watched[at].terms.backend;
-        // Each grant takes one out of a bounded line.
-        loop {
-            let mut state = backend.lock();
-            let Some(grant) = state.next_grant(now) else { return state.wake_at() };
-            drop(state);
-            self.mail.send(backend, grant);
-        }
+        backend.grant_places(now);
+        backend.lock().wake_at()
     }
 
     /// What a check has found, and what follows.

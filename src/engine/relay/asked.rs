@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 
 use super::Relays;
-use super::service::{SharedBackend, Terms};
+use super::service::Terms;
 use super::session::{Phase, Session};
 use crate::backend::{Closed, ServerIndex};
 use crate::dispatch::ListenerInfo;
@@ -175,16 +175,6 @@ impl<S> Relays<S> {
     pub fn ask(&mut self, question: Question) {
         if self.asked.waiting.len() < QUESTIONS_MAX {
             self.asked.waiting.push_back(Looking { question, next: 0, found: Found::default() });
-        }
-    }
-
-    /// Gives places to those who wait, if there are some that nobody's end has made.
-    pub fn grant_places(&self, backend: &SharedBackend, now: Instant) {
-        // Each grant takes one out of a bounded line.
-        loop {
-            let grant = backend.lock().next_grant(now);
-            let Some(grant) = grant else { return };
-            self.mail.send(backend, grant);
         }
     }
 

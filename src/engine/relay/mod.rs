@@ -24,7 +24,7 @@ mod wire;
 
 pub use asked::{FOUND_MAX, Found, Question, SessionFilter, SessionSeen, Wish};
 pub use log::{SessionLog, SessionRecord};
-pub use mail::Mail;
+pub use mail::Letterbox;
 pub use moving::{HELD_MOVED_MAX, LiveSession, SessionState};
 pub use service::{
     DISCONNECT_DELAY_DEFAULT, GREETING_TIMEOUT_DEFAULT, HALF_CLOSED_TIMEOUT_DEFAULT, IDLE_TIMEOUT_DEFAULT, Relay,
@@ -69,13 +69,12 @@ const LOSSES_WITHIN: Duration = Duration::from_secs(1);
 
 /// The sessions of one ring.
 pub struct Relays<S> {
-    ring: usize,
     sessions: Slab<Session<S>>,
     wheel: Wheel,
     /// Sessions that have more to do at once.
     busy: VecDeque<SlotId>,
     scratch: Box<[u8]>,
-    mail: Mail,
+    letterbox: Letterbox,
     /// A waker was rung: there may be mail.
     has_mail: bool,
     tally: Arc<Tally>,
@@ -118,12 +117,10 @@ impl Wall {
 
 /// What the sessions of a ring are made of.
 pub struct Parts {
-    /// The ring's number.
-    pub ring: usize,
     /// Most sessions.
     pub sessions: u32,
-    /// The rings' letterboxes.
-    pub mail: Mail,
+    /// Where places come that are granted to sessions of this ring.
+    pub letterbox: Letterbox,
     /// Where to count.
     pub tally: Arc<Tally>,
     /// Who is told of sessions.
@@ -134,13 +131,12 @@ impl<S> Relays<S> {
     /// No session yet.
     pub fn new(parts: Parts, now: Instant) -> Relays<S> {
         Relays {
-            ring: parts.ring,
             // Zeroed by the kernel when it is touched first: a ring without sessions pays nothing.
             scratch: vec![0; WINDOW_MAX].into(),
             sessions: Slab::new(parts.sessions),
             wheel: Wheel::new(now),
             busy: VecDeque::new(),
-            mail: parts.mail,
+            letterbox: parts.letterbox,
             has_mail: false,
             tally: parts.tally,
             source: 0,
@@ -158,7 +154,7 @@ impl<S> Relays<S> {
     /// Of a ring without relays.
     #[cfg(test)]
     pub fn none(tally: Arc<Tally>) -> Relays<S> {
-        let parts = Parts { ring: 0, sessions: 0, mail: Mail::new(1), tally, log: None };
+        let parts = Parts { sessions: 0, letterbox: Letterbox::new(None), tally, log: None };
         Relays::new(parts, Instant::now())
     }
 
@@ -303,7 +299,7 @@ impl<S> Relays<S> {
     /// What is due: deadlines, grants, sessions with more to do.
     pub fn advance<D: Streams<Socket = S>>(&mut self, driver: &mut D, now: Instant) {
         if std::mem::take(&mut self.has_mail) {
-            for (backend, grant) in self.mail.take(self.ring) {
+            for (backend, grant) in self.letterbox.take() {
                 self.handle_grant(driver, &backend, grant, now);
             }
         }
@@ -407,7 +403,8 @@ impl<S> Relays<S> {
                     }
                 }
                 Choice::Full => {
-                    let waiter = Waiter { ring: self.ring as u32, session: packed(slot) };
+                    let waiter = Waiter { ring: self.letterbox.number(), session: packed(slot) };
+                    terms.backend.boxes().add(&self.letterbox);
                     let until = *opening.queue_until.get_or_insert(now + backend.settings().queue_timeout);
                     let waits = backend.wait(waiter, client, now).is_ok();
                     drop(backend);
@@ -475,10 +472,7 @@ impl<S> Relays<S> {
         }
         let backend = session.terms.backend.clone();
         backend.connect_failed(index, errno, now);
-        let grant = backend.lock().release(index, now);
-        if let Some(grant) = grant {
-            self.mail.send(&backend, grant);
-        }
+        backend.release(index, now);
     }
 
     fn connect_ended<D: Streams<Socket = S>>(&mut self, driver: &mut D, slot: SlotId, broken: bool, now: Instant) {
@@ -701,7 +695,7 @@ impl<S> Relays<S> {
         }
         if let Phase::Queued { .. } = session.phase {
             // `false`: a grant is on its way, and comes back when it finds nobody.
-            let _ = backend.lock().abandon(Waiter { ring: self.ring as u32, session: packed(slot) });
+            let _ = backend.lock().abandon(Waiter { ring: self.letterbox.number(), session: packed(slot) });
         }
         let (index, closed) = (session.chosen.take(), session.closed(end, now));
         session.served_by = index;
@@ -710,9 +704,7 @@ impl<S> Relays<S> {
             state.account(index, &closed);
             index.and_then(|index| state.release(index, now))
         };
-        if let Some(grant) = grant {
-            self.mail.send(&backend, grant);
-        }
+        backend.deliver(grant, now);
     }
 
     /// The session is over.
@@ -734,19 +726,22 @@ impl<S> Relays<S> {
         self.tally.session_ended(end);
     }
 
-    /// Ends all sessions without a word to the ring, which is broken.
-    pub fn forsake(&mut self, now: Instant) {
+    /// Ends all sessions without a word to the ring, which is broken, or ends at once. Nothing may follow.
+    pub fn forsake(&mut self, end: End, now: Instant) {
+        for (backend, grant) in self.letterbox.close() {
+            backend.release(grant.index, now);
+        }
         for slot in self.sessions.ids().collect::<Vec<_>>() {
-            self.tell(slot, Some(End::RingFailed), now);
+            self.tell(slot, Some(end), now);
             let Some(session) = self.sessions.remove(slot) else { continue };
             let backend = &session.terms.backend;
             if let Phase::Queued { .. } = session.phase {
-                let _ = backend.lock().abandon(Waiter { ring: self.ring as u32, session: packed(slot) });
+                let _ = backend.lock().abandon(Waiter { ring: self.letterbox.number(), session: packed(slot) });
             }
-            if let Some(grant) = session.chosen.and_then(|index| backend.lock().release(index, now)) {
-                self.mail.send(backend, grant);
+            if let Some(index) = session.chosen {
+                backend.release(index, now);
             }
-            self.tally.session_ended(End::RingFailed);
+            self.tally.session_ended(end);
         }
         if let Some(log) = &self.log {
             log.flush(&mut self.lines);
@@ -764,10 +759,7 @@ impl<S> Relays<S> {
         let slot = unpacked(grant.waiter.session);
         let waits = self.sessions.get_mut(slot).is_some_and(|session| matches!(session.phase, Phase::Queued { .. }));
         if !waits {
-            if let Some(next) = backend.lock().release(grant.index, now) {
-                self.mail.send(backend, next);
-            }
-            return;
+            return backend.release(grant.index, now);
         }
         let session = self.sessions.get_mut(slot).expect("as just found");
         let connect_timeout = backend.lock().settings().connect_timeout;

@@ -85,10 +85,8 @@ impl<S> Relays<S> {
         for side in [Side::Client, Side::Server] {
             Watch::of(slot, side, session.attempts).end(driver);
         }
-        if let Some(index) = session.chosen
-            && let Some(grant) = session.terms.backend.lock().release(index, now)
-        {
-            self.mail.send(&session.terms.backend, grant);
+        if let Some(index) = session.chosen {
+            session.terms.backend.release(index, now);
         }
         let Some(server) = session.server else { return };
         self.tally.session_moved();

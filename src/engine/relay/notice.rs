@@ -68,13 +68,17 @@ impl SharedBackend {
 
     /// Sets what is wanted of a server; in [`AdminState::Maint`] its sessions are let go.
     pub fn set_state(&self, server: ServerIndex, state: AdminState) {
-        self.lock().set_state(server, state, Instant::now());
+        let now = Instant::now();
+        self.lock().set_state(server, state, now);
+        self.grant_places(now);
         self.stir();
     }
 
     /// Sets a server's weight, 0..=[`WEIGHT_MAX`](crate::backend::WEIGHT_MAX).
     pub fn set_weight(&self, server: ServerIndex, weight: u32) {
-        self.lock().set_weight(server, weight, Instant::now());
+        let now = Instant::now();
+        self.lock().set_weight(server, weight, now);
+        self.grant_places(now);
         self.stir();
     }
 

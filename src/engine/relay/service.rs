@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use super::mail::Boxes;
 use super::notice::{Notice, TOLD_EVERY};
 use crate::backend::{Backend, Balance, CheckKind, CheckSettings, ServerIndex, Settings, TooManyServers};
 use crate::relay::{Announce, Forward, ForwardTlvs, Protocol, Target};
@@ -28,6 +29,8 @@ pub struct SharedBackend {
     servers: Arc<Mutex<Vec<Arc<str>>>>,
     state: Arc<Mutex<Backend>>,
     notices: Arc<Repeats<Notice>>,
+    /// Of the rings whose sessions wait.
+    boxes: Arc<Boxes>,
     /// Of the prober that has it in its charge, if one does.
     bell: Arc<Mutex<Weak<Waker>>>,
     /// No other backend of this process has it.
@@ -52,7 +55,15 @@ impl SharedBackend {
         let notices = Arc::new(Repeats::new(TOLD_EVERY));
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let unique = COUNT.fetch_add(1, Ordering::Relaxed);
-        let shared = SharedBackend { name, servers: Arc::default(), state, notices, bell: Arc::default(), unique };
+        let shared = SharedBackend {
+            name,
+            servers: Arc::default(),
+            state,
+            notices,
+            boxes: Arc::default(),
+            bell: Arc::default(),
+            unique,
+        };
         shared.note_names();
         shared
     }
@@ -120,6 +131,10 @@ impl SharedBackend {
     pub(in crate::engine) fn stir(&self) {
         let bell = self.bell.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
         bell.iter().for_each(|waker| waker.wake());
+    }
+
+    pub(super) fn boxes(&self) -> &Boxes {
+        &self.boxes
     }
 
     pub(super) fn notices(&self) -> &Repeats<Notice> {

@@ -184,6 +184,17 @@ fn a_drain_lets_sessions_go_and_is_complete() {
 }
 
 #[test]
+fn an_engine_that_is_dropped_leaves_no_session_behind_at_a_backend_that_lives_on() {
+    let backend = backend(&[echo()]);
+    let [dropped, next] = [(); 2].map(|()| engine(&backend));
+    let mut clients = [&dropped, &next].map(connect);
+    clients.iter_mut().for_each(|client| client.read_exact(&mut [0; 12]).expect("the server greets"));
+    let meter = dropped.meter();
+    drop(dropped);
+    assert_eq!((held(&backend), meter.snapshot().count("service-ended")), (1, 1));
+}
+
+#[test]
 fn rings_tell_who_is_served_and_end_whom_they_are_told_to() {
     let backend = backend(&[echo()]);
     let engine = engine(&backend);

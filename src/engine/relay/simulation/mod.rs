@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
-use super::{Mail, Parts, Relay, Relays, SharedBackend, Terms};
+use super::{Letterbox, Parts, Relay, Relays, SharedBackend, Terms};
 use crate::backend::{AdminState, Balance, CheckKind, CheckSettings, ServerIndex, ServerSettings, Settings};
 use crate::dispatch::{Handoff, ListenerInfo};
 use crate::engine::fault::{self, Fault};
@@ -91,7 +91,7 @@ struct Scene {
     backends: Vec<SharedBackend>,
     /// How many servers each backend has.
     counts: Vec<u16>,
-    mail: Mail,
+    letterboxes: Vec<Letterbox>,
     tally: Arc<Tally>,
     listener: Arc<ListenerInfo>,
     /// By the time at which they come, the last first.
@@ -112,7 +112,8 @@ impl Scene {
         let mut rng = Rng::with_seed(seed);
         let base = Instant::now();
         let mut kernel = Kernel::new(!seed, RINGS, base);
-        let (mail, tally) = (Mail::new(RINGS), Tally::new());
+        let letterboxes: Vec<Letterbox> = (0..RINGS).map(|_| Letterbox::new(None)).collect();
+        let tally = Tally::new();
         let mut scene_parts: (Vec<Relay>, Vec<SharedBackend>, Vec<Promises>) = Default::default();
         for number in 0..rng.usize(1..3) {
             let (relay, backend, promises) = service(&mut rng, number, base, &mut kernel.servers);
@@ -124,8 +125,9 @@ impl Scene {
         let servers_of = |backend: &SharedBackend| backend.lock().servers(base).count() as u16;
         let kernel = Rc::new(RefCell::new(kernel));
         let sessions = rng.u32(2..16);
-        let ring = |ring| {
-            let parts = Parts { ring, sessions, mail: mail.clone(), tally: tally.clone(), log: None };
+        let ring = |ring: usize| {
+            let letterbox = letterboxes[ring].clone();
+            let parts = Parts { sessions, letterbox, tally: tally.clone(), log: None };
             Ring { relays: Relays::new(parts, base), driver: Script::new(kernel.clone(), ring) }
         };
         let count = if rng.u8(..50) == 0 { rng.u16(10..40) } else { rng.u16(1..10) };
@@ -148,7 +150,7 @@ impl Scene {
             services: relays.into_iter().map(|relay| Arc::new(relay.terms)).collect(),
             counts: backends.iter().map(servers_of).collect(),
             backends,
-            mail,
+            letterboxes,
             tally,
             listener: Arc::new(listener),
             visitors,
@@ -219,7 +221,7 @@ impl Scene {
             self.sweep(ring);
         }
         let Ring { relays, driver } = &mut self.rings[ring];
-        if !self.mail.peek(ring).is_empty() && self.rng.u8(..4) > 0 {
+        if !self.letterboxes[ring].peek().is_empty() && self.rng.u8(..4) > 0 {
             relays.woken();
         }
         relays.advance(driver, now);
@@ -233,7 +235,7 @@ impl Scene {
     /// What an operator does.
     fn operate(&mut self) {
         let (now, instant) = (self.kernel.borrow().now, self.now());
-        let has_mail = (0..RINGS).any(|ring| !self.mail.peek(ring).is_empty());
+        let has_mail = (0..RINGS).any(|ring| !self.letterboxes[ring].peek().is_empty());
         if let Some(&(at, backend)) = self.changes.last()
             && at <= now
             && !has_mail
@@ -254,16 +256,13 @@ impl Scene {
 
     fn change_state(&mut self, number: usize, now: Instant) {
         let backend = &self.backends[number];
-        let mut state = backend.lock();
         let index = ServerIndex(self.rng.u16(..self.counts[number]));
         let admin = *self.rng.choice(&[AdminState::Ready, AdminState::Drain, AdminState::Maint]).expect("three");
-        state.set_state(index, admin, now);
+        backend.lock().set_state(index, admin, now);
         let mut kernel = self.kernel.borrow_mut();
         let server = kernel.servers.iter_mut().find(|server| server.address == address_of(number, index));
         server.expect("a server of the scene").forbidden = admin != AdminState::Ready;
-        while let Some(grant) = state.next_grant(now) {
-            self.mail.send(backend, grant);
-        }
+        backend.grant_places(now);
     }
 
     /// A backend counts the sessions that are there, and those that a grant is on its way to.
@@ -273,7 +272,7 @@ impl Scene {
             let state = backend.lock();
             state.check_invariants();
             for index in (0..self.counts[number]).map(ServerIndex) {
-                let granted = (0..RINGS).flat_map(|ring| self.mail.peek(ring));
+                let granted = (0..RINGS).flat_map(|ring| self.letterboxes[ring].peek());
                 let granted = granted.filter(|(of, grant)| of.name() == backend.name() && grant.index == index).count();
                 let held = self.judge.count_at(number, index) + granted;
                 let counted = state.server(index, now).sessions as usize;
@@ -291,14 +290,14 @@ impl Scene {
         let idle = |number: usize| {
             let due = self.rings[number].relays.due(kernel.instant());
             kernel.told[number].is_empty()
-                && self.mail.peek(number).is_empty()
+                && self.letterboxes[number].peek().is_empty()
                 && due.is_none_or(|due| due > kernel.instant())
         };
         !kernel.is_restless() && (0..RINGS).all(idle)
     }
 
     fn is_over(&self) -> bool {
-        let mails = (0..RINGS).map(|ring| self.mail.peek(ring).len()).sum::<usize>();
+        let mails = (0..RINGS).map(|ring| self.letterboxes[ring].peek().len()).sum::<usize>();
         self.visitors.is_empty() && mails == 0 && self.rings.iter().all(|ring| ring.relays.is_empty())
     }
 
