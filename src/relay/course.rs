@@ -56,12 +56,12 @@ impl Course {
                 match preface.handle_server(bytes, &mut out.to_server, &mut greeting) {
                     Progress::More => Way::On,
                     Progress::Done => self.open(&greeting, out),
-                    Progress::Failed(refusal) => {
-                        if refusal == Refusal::Client {
-                            out.to_client = greeting;
-                        }
-                        Way::Closed(End::PrefaceRefused)
+                    // Its words are for this client: the server is as it should be.
+                    Progress::Failed(Refusal::Client) => {
+                        out.to_client = greeting;
+                        Way::Closed(End::ServerClosed)
                     }
+                    Progress::Failed(_) => Way::Closed(End::PrefaceRefused),
                 }
             }
             (Step::Preface(_), Side::Client) => unreachable!("the client's bytes wait"),

@@ -8,6 +8,9 @@ pub enum End {
     ClientClosed,
     /// Both have ended their streams, the server first.
     ServerClosed,
+    /// The server has ended its stream out of a silence, without a last word, and then the client: as a server does that is
+    /// stopped or killed.
+    ServerLeft,
     /// The client has reset the connection.
     ClientReset,
     /// The server has reset the connection.
@@ -32,7 +35,7 @@ pub enum End {
     QueueTimeout,
     /// The server has not greeted within `login_proxy_timeout`.
     GreetingTimeout,
-    /// The server has ended its stream before it said anything.
+    /// The server has ended its connection before the client got a word of it.
     NoGreeting,
     /// The server did not take what tells it who the client is.
     PrefaceRefused,
@@ -54,6 +57,7 @@ pub enum End {
 const WORDS: [(End, &str, &str, &str); End::COUNT] = [
     (End::ClientClosed, "client-closed", "Connection closed", "--"),
     (End::ServerClosed, "server-closed", "Server closed the connection", "--"),
+    (End::ServerLeft, "server-left", "Server closed the connection unasked", "SD"),
     (End::ClientReset, "client-reset", "Connection reset", "CD"),
     (End::ServerReset, "server-reset", "Server reset the connection", "SD"),
     (End::ClientLeft, "client-left", "Connection closed before a server answered", "CC"),
@@ -78,7 +82,7 @@ const WORDS: [(End, &str, &str, &str); End::COUNT] = [
 
 impl End {
     /// How many there are.
-    pub const COUNT: usize = 22;
+    pub const COUNT: usize = 23;
 
     /// Its place among all.
     pub fn index(self) -> usize {

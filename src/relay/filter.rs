@@ -7,6 +7,13 @@
 //! has to be put between them. Where the meaning of the next bytes hangs on an answer (DATA, AUTH, a chunk), they wait
 //! for it. TLS must not start behind XCLIENT, since it would carry commands past the filter.
 //!
+//! A refused command is a bad command to the server, too: it counts towards Postfix's `smtpd_hard_error_limit` and
+//! `smtpd_soft_error_limit`, and Dovecot hangs up on the third before the login. That is as it should be. Without us the
+//! same client would be counted for the same line (nobody who is not trusted may say XCLIENT, and STARTTLS and STLS are not
+//! offered here), these counts concern its own session only, and they are what stops a client that tries one command after
+//! the other. A stand-in that succeeds, such as NOOP with its answer rewritten, would let it try for ever, and Postfix counts
+//! that one as junk.
+//!
 //! Both directions may be cut anywhere.
 
 mod pop3;

@@ -342,6 +342,11 @@ impl Pair {
         self.client.is_over() || self.server.is_over()
     }
 
+    /// Who has ended first, if somebody has.
+    pub fn first_to_end(&self) -> Option<Side> {
+        self.first_to_end
+    }
+
     /// Whether the connection of a side is gone.
     pub fn is_broken(&self, side: Side) -> bool {
         match side {

@@ -221,7 +221,7 @@ impl<S> Relays<S> {
                 let until = now + spread(over, looking.found.count as u64);
                 if session.leaves.is_none_or(|(sooner, _)| until < sooner) {
                     session.leaves = Some((until, end));
-                    let (deadline, _) = session.deadline();
+                    let deadline = session.deadline();
                     self.wheel.set(index, deadline);
                 }
             }

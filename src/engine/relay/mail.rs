@@ -133,38 +133,21 @@ impl SharedBackend {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::backend;
+    use super::super::tests::settings;
     use super::*;
-    use crate::backend::{Choice, ServerSettings, Settings, Tried, Waiter};
+    use crate::backend::{Choice, Tried, Waiter};
     use std::net::{IpAddr, Ipv4Addr};
 
     const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
     /// A backend of one server with one place, which is taken.
     fn full() -> SharedBackend {
-        let settings = backend(&[([127, 0, 0, 1], 143).into()]).lock().settings().clone();
-        let servers = backend(&[([127, 0, 0, 1], 143).into()]);
-        let server = ServerSettings { connection_limit: 1, ..one_server(&servers) };
-        servers.succeed(Settings { servers: vec![server], ..settings }).expect("there is room");
-        let chosen = servers.lock().choose(CLIENT, &Tried::NONE, Instant::now());
+        let mut settings = settings(&[([127, 0, 0, 1], 143).into()]);
+        settings.servers[0].connection_limit = 1;
+        let backend = SharedBackend::new(settings);
+        let chosen = backend.lock().choose(CLIENT, &Tried::NONE, Instant::now());
         assert!(matches!(chosen, Choice::Server { .. }), "{chosen:?}");
-        servers
-    }
-
-    fn one_server(of: &SharedBackend) -> ServerSettings {
-        let state = of.lock();
-        let view = state.servers(Instant::now()).next().expect("it has one");
-        ServerSettings {
-            name: view.name.to_owned(),
-            host: view.host.to_owned(),
-            port: 143,
-            address: view.address,
-            weight: 1,
-            connection_limit: 0,
-            state: view.state,
-            backup: false,
-            check_port: None,
-        }
+        backend
     }
 
     fn wait(backend: &SharedBackend, letterbox: &Letterbox, slot: u64) {

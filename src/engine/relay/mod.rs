@@ -61,8 +61,6 @@ const PARTING_BYTES_MAX: usize = 64 * 1024;
 
 /// So long a connection that came with LOCAL may turn out to be a look whether somebody listens.
 const DOUBT: Duration = Duration::from_millis(50);
-/// A server that ends after so long a silence does so unasked.
-const UNASKED_AFTER: Duration = Duration::from_millis(500);
 /// Clients of a server that learn at once that it has ended, in [`LOSSES_WITHIN`].
 const LOSSES_AT_ONCE: u32 = 8;
 const LOSSES_WITHIN: Duration = Duration::from_secs(1);
@@ -228,6 +226,7 @@ impl<S> Relays<S> {
             is_tls,
             served_by: None,
             leaves: None,
+            unasked: false,
             is_kept_alive: false,
             busy: false,
             _permit: handoff.permit,
@@ -347,7 +346,7 @@ impl<S> Relays<S> {
         for (number, (_, slot)) in going.into_iter().enumerate() {
             let session = self.sessions.get_mut(slot).expect("its slot was just there");
             session.leaves = Some((now + over * number as u32 / count, end));
-            let (deadline, _) = session.deadline();
+            let deadline = session.deadline();
             self.wheel.set(slot.index, deadline);
         }
     }
@@ -355,7 +354,7 @@ impl<S> Relays<S> {
     fn expired<D: Streams<Socket = S>>(&mut self, driver: &mut D, index: u32, now: Instant) {
         let Some(slot) = self.sessions.id_of(index) else { return };
         let session = self.sessions.get_mut(slot).expect("as just found");
-        let (deadline, end) = session.deadline();
+        let deadline = session.deadline();
         if deadline > now {
             // Only now: sessions that are shorter do not pay for it.
             if !std::mem::replace(&mut session.is_kept_alive, true) {
@@ -365,19 +364,34 @@ impl<S> Relays<S> {
             }
             return self.wheel.set(index, deadline);
         }
-        match end {
+        let leaves = session.leaves.filter(|(until, _)| *until <= now).map(|(_, end)| end);
+        match (session.phase, leaves) {
             // It was told already why it is over.
-            _ if matches!(session.phase, Phase::Parting { .. }) => self.finish(driver, slot, end, now),
-            End::Probe => self.choose(driver, slot, now),
-            End::ServerClosed => self.look_at_last(driver, slot, now),
-            End::ConnectTimeout | End::QueueTimeout => self.part(driver, slot, end, now),
-            End::GreetingTimeout => {
+            (Phase::Parting { end, .. }, _) | (_, Some(end)) => self.finish(driver, slot, end, now),
+            (Phase::Doubted { .. }, _) => self.choose(driver, slot, now),
+            (Phase::Queued { .. }, _) => self.part(driver, slot, End::QueueTimeout, now),
+            (Phase::Connecting, _) => self.connect_is_late(driver, slot, now),
+            (Phase::Greeting, _) => {
                 let server = session.chosen.expect("a server is awaited to greet");
                 session.terms.backend.not_greeted(server, now);
-                self.part(driver, slot, end, now);
+                self.part(driver, slot, End::GreetingTimeout, now);
             }
-            _ => self.finish(driver, slot, end, now),
+            (Phase::Lingering { .. }, _) => self.look_at_last(driver, slot, now),
+            (Phase::Open, _) if session.pair.is_half_closed() => self.finish(driver, slot, End::HalfClosedTimeout, now),
+            (Phase::Open, _) => self.finish(driver, slot, End::IdleTimeout, now),
         }
+    }
+
+    /// No server has answered in time. One that had half of the time, or more, is blamed for it.
+    fn connect_is_late<D: Streams<Socket = S>>(&mut self, driver: &mut D, slot: SlotId, now: Instant) {
+        let session = self.sessions.get_mut(slot).expect("the caller has it");
+        let limit = session.terms.backend.lock().settings().connect_timeout;
+        if let Some(server) = session.chosen
+            && now.saturating_duration_since(session.times.chosen) >= limit / 2
+        {
+            session.terms.backend.connect_failed(server, Errno(libc::ETIMEDOUT), now);
+        }
+        self.part(driver, slot, End::ConnectTimeout, now);
     }
 
     /// Finds a server, or a place in the line.
@@ -444,7 +458,7 @@ impl<S> Relays<S> {
                 Watch::of(slot, Side::Server, session.attempts).begin(driver, &socket);
                 session.server = Some(socket);
                 session.phase = Phase::Connecting;
-                let (deadline, _) = session.deadline();
+                let deadline = session.deadline();
                 self.wheel.set(slot.index, deadline);
                 true
             }
@@ -526,7 +540,7 @@ impl<S> Relays<S> {
             session.opening = Some(Box::new(leaked));
         }
         session.pair.connected(&mut link, &first, &early, course);
-        let (deadline, _) = session.deadline();
+        let deadline = session.deadline();
         self.wheel.set(slot.index, deadline);
         self.tell(slot, None, now);
         self.pump(driver, slot, now);
@@ -544,7 +558,7 @@ impl<S> Relays<S> {
     fn must_linger(&mut self, slot: SlotId, now: Instant) -> bool {
         let session = self.sessions.get_mut(slot).expect("the caller has it");
         let delay = session.terms.disconnect_delay;
-        let unasked = now.saturating_duration_since(session.times.active) >= UNASKED_AFTER;
+        let unasked = session.is_silent(now);
         let Some(server) = session.chosen.filter(|_| unasked && !delay.is_zero() && !session.pair.is_half_closed())
         else {
             return false;
@@ -561,7 +575,7 @@ impl<S> Relays<S> {
         let turn = u64::from(losses.1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         let until = now + delay.mul_f64(turn as f64 / u32::MAX as f64);
         session.phase = Phase::Lingering { until };
-        let (deadline, _) = session.deadline();
+        let deadline = session.deadline();
         self.wheel.set(slot.index, deadline);
         true
     }
@@ -571,7 +585,7 @@ impl<S> Relays<S> {
         let session = self.sessions.get_mut(slot).expect("the caller has it");
         session.phase = Phase::Open;
         // What is there may have to wait for a slow reader: with a deadline.
-        let (deadline, _) = session.deadline();
+        let deadline = session.deadline();
         self.wheel.set(slot.index, deadline);
         self.pump(driver, slot, now);
     }
@@ -583,6 +597,9 @@ impl<S> Relays<S> {
         let before = (session.pair.progress(), session.pair.is_half_closed());
         let mut link = Link { driver, client: &session.client, server };
         let flow = session.pair.advance(&mut link, &mut self.scratch);
+        if !before.1 && session.pair.first_to_end() == Some(Side::Server) && session.pair.progress() == before.0 {
+            session.unasked = session.is_silent(now);
+        }
         // An end is a sign of life, too: the other side has its time to answer.
         if (session.pair.progress(), session.pair.is_half_closed()) != before || fault::present(Fault::RearmedIdle) {
             session.times.active = now;
@@ -593,7 +610,7 @@ impl<S> Relays<S> {
             let index = session.chosen.expect("it has a server");
             session.terms.backend.lock().greeted(index);
             // It may be over sooner than the time to greet was.
-            let (deadline, _) = session.deadline();
+            let deadline = session.deadline();
             self.wheel.set(slot.index, deadline);
             if session.pair.is_overloaded() {
                 session.terms.backend.overloaded(index, now);
@@ -601,7 +618,7 @@ impl<S> Relays<S> {
         }
         match flow {
             Flow::Idle if session.pair.is_half_closed() => {
-                let (deadline, _) = session.deadline();
+                let deadline = session.deadline();
                 self.wheel.set(slot.index, deadline);
             }
             Flow::Idle => {}
@@ -618,17 +635,24 @@ impl<S> Relays<S> {
     fn ended<D: Streams<Socket = S>>(&mut self, driver: &mut D, slot: SlotId, end: End, now: Instant) {
         let session = self.sessions.get_mut(slot).expect("the caller has it");
         if session.phase == Phase::Greeting {
-            let early = matches!(end, End::ServerReset | End::ServerClosed);
-            let end = if early && session.pair.from_server() == 0 { End::NoGreeting } else { end };
-            if matches!(end, End::NoGreeting | End::PrefaceRefused) {
-                let index = session.chosen.expect("it has a server");
-                match session.pair.is_overloaded() {
-                    true => session.terms.backend.overloaded(index, now),
-                    false => session.terms.backend.not_greeted(index, now),
+            let index = session.chosen.expect("it has a server");
+            let told = session.pair.client_was_told();
+            match end {
+                // The server has refused this client, in words that the client has got: no fault of the server.
+                End::ServerReset | End::ServerClosed if told => return self.part(driver, slot, end, now),
+                End::ServerReset | End::ServerClosed | End::PrefaceRefused => {
+                    match session.pair.is_overloaded() {
+                        true => session.terms.backend.overloaded(index, now),
+                        false => session.terms.backend.not_greeted(index, now),
+                    }
+                    let refused = end == End::PrefaceRefused;
+                    return self.part(driver, slot, if refused { end } else { End::NoGreeting }, now);
                 }
-                return self.part(driver, slot, end, now);
+                // The client has gone first, which says nothing of the server.
+                _ => {}
             }
         }
+        let end = if end == End::ServerClosed && session.unasked { End::ServerLeft } else { end };
         // A reset is passed on, unless that would lose what is still on its way.
         for side in [Side::Client, Side::Server] {
             let Some(other) = session.socket(side.other()) else { continue };

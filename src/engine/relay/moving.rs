@@ -129,6 +129,7 @@ impl<S> Relays<S> {
             is_tls: state.is_tls,
             served_by: None,
             leaves: None,
+            unasked: false,
             is_kept_alive: false,
             busy: false,
             _permit: permit,
@@ -140,7 +141,7 @@ impl<S> Relays<S> {
                 Watch::of(slot, side, session.attempts).begin(driver, socket);
             }
         }
-        let (deadline, _) = session.deadline();
+        let deadline = session.deadline();
         self.wheel.set(slot.index, deadline);
         self.pump(driver, slot, now);
     }

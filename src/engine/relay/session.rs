@@ -2,13 +2,16 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::log::SessionRecord;
 use super::service::Terms;
 use crate::backend::{Closed, ServerIndex, Tried};
 use crate::dispatch::{ListenerInfo, Permit};
 use crate::relay::{End, Pair, Preface, Protocol, SessionId, Side};
+
+/// A server that ends after so long a silence does so unasked.
+pub const UNASKED_AFTER: Duration = Duration::from_millis(500);
 
 /// A session.
 pub struct Session<S> {
@@ -37,6 +40,8 @@ pub struct Session<S> {
     pub served_by: Option<ServerIndex>,
     /// By when it has to end whatever happens, and why.
     pub leaves: Option<(Instant, End)>,
+    /// Its server has ended out of a silence, without a last word.
+    pub unasked: bool,
     /// The kernel asks silent peers for signs of life.
     pub is_kept_alive: bool,
     /// It is among those that have more to do at once.
@@ -109,33 +114,25 @@ impl<S> Session<S> {
         }
     }
 
-    /// When the present phase must be over, and what it ends with then.
-    pub fn deadline(&self) -> (Instant, End) {
-        let (deadline, end) = self.phase_deadline();
-        match self.leaves {
-            Some((until, why)) if until < deadline => (until, why),
-            _ => (deadline, end),
-        }
+    /// When the present phase must be over, or it itself.
+    pub fn deadline(&self) -> Instant {
+        let (terms, times) = (&self.terms, &self.times);
+        let of_phase = match self.phase {
+            Phase::Connecting => self.opening.as_ref().and_then(|opening| opening.connect_until).unwrap_or(times.begun),
+            Phase::Greeting => times.connected + terms.greeting_timeout,
+            Phase::Open if self.pair.is_half_closed() => times.active + terms.half_closed_timeout,
+            Phase::Open => times.active + terms.idle_timeout,
+            Phase::Queued { until }
+            | Phase::Doubted { until }
+            | Phase::Parting { until, .. }
+            | Phase::Lingering { until } => until,
+        };
+        self.leaves.map_or(of_phase, |(until, _)| until.min(of_phase))
     }
 
-    fn phase_deadline(&self) -> (Instant, End) {
-        let terms = &self.terms;
-        let times = &self.times;
-        match self.phase {
-            Phase::Queued { until } => (until, End::QueueTimeout),
-            Phase::Doubted { until } => (until, End::Probe),
-            Phase::Connecting => {
-                let until = self.opening.as_ref().and_then(|opening| opening.connect_until);
-                (until.unwrap_or(times.begun), End::ConnectTimeout)
-            }
-            Phase::Greeting => (times.connected + terms.greeting_timeout, End::GreetingTimeout),
-            Phase::Open if self.pair.is_half_closed() => {
-                (times.active + terms.half_closed_timeout, End::HalfClosedTimeout)
-            }
-            Phase::Open => (times.active + terms.idle_timeout, End::IdleTimeout),
-            Phase::Parting { end, until } => (until, end),
-            Phase::Lingering { until } => (until, End::ServerClosed),
-        }
+    /// Whether nobody has said anything for so long that an end now is no answer to it.
+    pub fn is_silent(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.times.active) >= UNASKED_AFTER
     }
 
     /// What is told of it.

@@ -1,6 +1,6 @@
 //! Sessions through a real ring.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::num::NonZeroUsize;
 use std::thread;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::{Relay, SharedBackend};
 use crate::backend::{AdminState, Balance, CheckKind, CheckSettings, ServerSettings, Settings};
 use crate::engine::{Command, DriverChoice, Engine, Listener, SessionFilter};
-use crate::relay::{End, Protocol};
+use crate::relay::{End, Forward, Protocol, Target};
 
 /// Generous; it only matters when something is broken.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -20,6 +20,10 @@ fn anywhere() -> SocketAddr {
 
 /// A backend of these servers, none of which is checked.
 pub fn backend(servers: &[SocketAddr]) -> SharedBackend {
+    SharedBackend::new(settings(servers))
+}
+
+pub fn settings(servers: &[SocketAddr]) -> Settings {
     let server = |(number, address): (usize, &SocketAddr)| ServerSettings {
         name: format!("s{number}"),
         host: address.ip().to_string(),
@@ -32,7 +36,7 @@ pub fn backend(servers: &[SocketAddr]) -> SharedBackend {
         check_port: None,
     };
     let second = Duration::from_secs(1);
-    SharedBackend::new(Settings {
+    Settings {
         name: "imap".into(),
         servers: servers.iter().enumerate().map(server).collect(),
         balance: Balance::LeastConn,
@@ -43,21 +47,21 @@ pub fn backend(servers: &[SocketAddr]) -> SharedBackend {
         queue_timeout: 10 * second,
         slow_start: Duration::ZERO,
         check: CheckSettings { kind: CheckKind::None, interval: 10 * second, rise: 2, fall: 3 },
-    })
+    }
 }
 
 fn engine(backend: &SharedBackend) -> Engine {
-    engine_on(DriverChoice::Auto, backend)
+    engine_with(DriverChoice::Auto, Relay::new("imap-login", backend))
 }
 
 const DRIVERS: [DriverChoice; 2] = [DriverChoice::IoUring, DriverChoice::Epoll];
 
-fn engine_on(driver: DriverChoice, backend: &SharedBackend) -> Engine {
+fn engine_with(driver: DriverChoice, relay: Relay) -> Engine {
     Engine::builder()
         .driver(driver)
         .rings(NonZeroUsize::new(1).expect("not 0"))
         .pin(false)
-        .relay(Relay::new("imap-login", backend))
+        .relay(relay)
         .listen(Listener::plain(anywhere()).pool("imap-login"))
         .start()
         .expect("loopback has free ports")
@@ -71,10 +75,16 @@ fn connect(engine: &Engine) -> TcpStream {
 
 /// A server that reads a header of 28 bytes, greets, echoes until the end, and says goodbye.
 pub fn echo() -> SocketAddr {
+    server(serve)
+}
+
+/// A server that does so with every connection.
+fn server(serve: impl Fn(TcpStream) -> std::io::Result<()> + Clone + Send + 'static) -> SocketAddr {
     let listener = TcpListener::bind(anywhere()).expect("loopback has free ports");
     let address = listener.local_addr().expect("bound");
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
+            let serve = serve.clone();
             thread::spawn(move || serve(stream));
         }
     });
@@ -101,7 +111,7 @@ fn bytes_go_both_ways_and_ends_are_passed_on() {
 
 fn assert_bytes_go_both_ways(driver: DriverChoice) {
     let backend = backend(&[echo()]);
-    let engine = engine_on(driver, &backend);
+    let engine = engine_with(driver, Relay::new("imap-login", &backend));
     let mut client = connect(&engine);
     let mut greeting = [0; 12];
     client.read_exact(&mut greeting).expect("the server greets");
@@ -147,7 +157,7 @@ fn a_live_session_goes_on_in_another_engine() {
 
 fn assert_sessions_go_on(from: DriverChoice, to: DriverChoice) {
     let backend = backend(&[echo()]);
-    let mut old = engine_on(from, &backend);
+    let mut old = engine_with(from, Relay::new("imap-login", &backend));
     let mut clients: Vec<TcpStream> = (0..20).map(|_| connect(&old)).collect();
     for client in &mut clients {
         client.read_exact(&mut [0; 12]).expect("the server greets");
@@ -156,7 +166,7 @@ fn assert_sessions_go_on(from: DriverChoice, to: DriverChoice) {
     old.hand_over(&[], PATIENCE);
     let sessions = old.hand_over_sessions().0;
     assert_eq!((sessions.len(), held(&backend)), (20, 0));
-    let new = engine_on(to, &backend);
+    let new = engine_with(to, Relay::new("imap-login", &backend));
     new.take_in_sessions(sessions);
     assert!(old.retire(PATIENCE), "nothing is left there");
     drop(old);
@@ -181,6 +191,145 @@ fn a_drain_lets_sessions_go_and_is_complete() {
     let mut rest = Vec::new();
     client.read_to_end(&mut rest).expect("the relay ends in order");
     assert_eq!(engine.snapshot().count("service-ended"), 1);
+}
+
+/// How often the only server was blamed for a greeting that did not come, and for a connect that failed.
+fn blamed(backend: &SharedBackend) -> (u64, u64) {
+    let backend = backend.lock();
+    let totals = backend.servers(std::time::Instant::now()).next().expect("it has one").totals;
+    (totals.not_greeted, totals.connect_errors)
+}
+
+fn wait_for(engine: &Engine, end: &str) {
+    crate::dispatch::testing::until("the session has ended", || engine.snapshot().count(end) == 1);
+}
+
+#[test]
+fn a_client_that_goes_before_the_greeting_is_not_the_servers_fault() {
+    // It ends when its client does, and says nothing.
+    let backend = backend(&[server(|mut stream| std::io::copy(&mut stream, &mut std::io::sink()).map(drop))]);
+    let engine = engine(&backend);
+    let client = connect(&engine);
+    crate::dispatch::testing::until("a server is chosen", || held(&backend) == 1);
+    rustix::net::sockopt::set_socket_linger(&client, Some(Duration::ZERO)).expect("it is open");
+    drop(client); // a reset
+    wait_for(&engine, "client-reset");
+    assert_eq!(blamed(&backend), (0, 0));
+}
+
+#[test]
+fn a_clients_end_waits_for_the_greeting_and_only_a_greeting_that_is_late_is_the_servers_fault() {
+    let slow = backend(&[server(|stream| {
+        thread::sleep(Duration::from_millis(300));
+        serve(stream)
+    })]);
+    let first = engine(&slow);
+    let mut client = connect(&first);
+    client.shutdown(Shutdown::Write).expect("connected");
+    let mut said = String::new();
+    client.read_to_string(&mut said).expect("it ends in order");
+    assert_eq!((said.as_str(), blamed(&slow)), ("* OK ready\r\n* BYE\r\n", (0, 0)));
+
+    let silent = backend(&[server(|mut stream| std::io::copy(&mut stream, &mut std::io::sink()).map(drop))]);
+    let second =
+        engine_with(DriverChoice::Auto, Relay::new("imap-login", &silent).greeting_timeout(Duration::from_millis(300)));
+    let mut client = connect(&second);
+    client.shutdown(Shutdown::Write).expect("connected");
+    let mut said = String::new();
+    client.read_to_string(&mut said).expect("it ends in order");
+    assert!(said.starts_with("* BYE [UNAVAILABLE] "), "{said}");
+    wait_for(&second, "greeting-timeout");
+    assert_eq!(blamed(&silent), (1, 0));
+}
+
+#[test]
+fn a_server_that_refuses_one_client_in_the_exchange_is_not_at_fault_and_its_words_arrive() {
+    let refuses = backend(&[server(|mut stream| {
+        let mut lines = std::io::BufReader::new(stream.try_clone()?).lines();
+        stream.write_all(b"220 mx ESMTP\r\n")?;
+        lines.next();
+        stream.write_all(b"250-mx\r\n250 XCLIENT ADDR PORT\r\n")?;
+        lines.next();
+        stream.write_all(b"421 4.7.0 mx Error: too many connections from you\r\n")
+    })]);
+    let relay = Relay::new("smtpd", &refuses).protocol(Protocol::Smtp);
+    let engine = Engine::builder()
+        .rings(NonZeroUsize::new(1).expect("not 0"))
+        .pin(false)
+        .relay(relay.forward(Forward::Xclient, Target::Postfix, None))
+        .listen(Listener::plain(anywhere()).pool("smtpd"))
+        .start()
+        .expect("loopback has free ports");
+    let mut client = connect(&engine);
+    client.write_all(b"QUIT\r\n").expect("connected");
+    let mut said = String::new();
+    client.read_to_string(&mut said).expect("it ends in order though it has spoken");
+    assert_eq!(said, "421 4.7.0 mx Error: too many connections from you\r\n");
+    drop(client);
+    wait_for(&engine, "server-closed");
+    assert_eq!(blamed(&refuses), (0, 0));
+}
+
+#[test]
+fn a_server_that_ends_amid_the_exchange_is_at_fault_and_the_client_is_told() {
+    let ends = backend(&[server(|mut stream| {
+        stream.read_exact(&mut [0; 1]).ok();
+        Ok(())
+    })]);
+    // It greets, is told who the client is, and goes: nothing of that is for the client's eyes.
+    let greets = backend(&[server(|mut stream| {
+        stream.write_all(b"* OK [CAPABILITY IMAP4rev1 ID] ready\r\n")?;
+        let mut lines = std::io::BufReader::new(stream).lines();
+        lines.next();
+        Ok(())
+    })]);
+    for (backend, forward) in [(ends, Forward::ProxyV2), (greets, Forward::ImapId)] {
+        let engine =
+            engine_with(DriverChoice::Auto, Relay::new("imap-login", &backend).forward(forward, Target::Dovecot, None));
+        let mut said = String::new();
+        connect(&engine).read_to_string(&mut said).expect("it ends in order");
+        assert!(said.starts_with("* BYE [UNAVAILABLE] "), "{forward:?}: {said}");
+        wait_for(&engine, "no-greeting");
+        assert_eq!(blamed(&backend), (1, 0), "{forward:?}");
+    }
+}
+
+#[test]
+fn a_server_that_does_not_answer_a_connect_in_time_is_blamed_for_it() {
+    // One whose backlog is full drops what else comes.
+    let full = TcpListener::bind(anywhere()).expect("loopback has free ports");
+    rustix::net::listen(&full, 0).expect("it is bound");
+    let address = full.local_addr().expect("bound");
+    let waits = || TcpStream::connect_timeout(&address, Duration::from_millis(200));
+    let _filling: Vec<_> = std::iter::repeat_with(waits).take_while(Result::is_ok).collect();
+    let backend = SharedBackend::new(Settings { connect_timeout: Duration::from_millis(300), ..settings(&[address]) });
+    let engine = engine(&backend);
+    let mut said = String::new();
+    connect(&engine).read_to_string(&mut said).expect("it ends in order");
+    assert!(said.starts_with("* BYE [UNAVAILABLE] "), "{said}");
+    wait_for(&engine, "connect-timeout");
+    assert_eq!(blamed(&backend), (0, 1));
+}
+
+#[test]
+fn a_server_that_ends_out_of_a_silence_has_left_and_one_that_says_goodbye_has_closed() {
+    // It goes a second after it has greeted, with a last word or without.
+    let leaves = |goodbye: &'static [u8]| {
+        server(move |mut stream| {
+            stream.read_exact(&mut [0; 28])?;
+            stream.write_all(b"* OK ready\r\n")?;
+            thread::sleep(Duration::from_secs(1));
+            stream.write_all(goodbye)
+        })
+    };
+    for (goodbye, end) in [(&b""[..], "server-left"), (b"* BYE Idle for too long\r\n", "server-closed")] {
+        let backend = backend(&[leaves(goodbye)]);
+        let engine = engine(&backend);
+        let mut said = Vec::new();
+        connect(&engine).read_to_end(&mut said).expect("it ends in order");
+        assert_eq!(said, [b"* OK ready\r\n", goodbye].concat());
+        wait_for(&engine, end);
+    }
 }
 
 #[test]
@@ -259,7 +408,7 @@ fn sessions_go_on_when_their_ring_is_broken_and_end_counted_when_it_has_panicked
 
 fn assert_sessions_survive_their_ring(driver: DriverChoice) {
     let backend = backend(&[echo()]);
-    let engine = engine_on(driver, &backend);
+    let engine = engine_with(driver, Relay::new("imap-login", &backend));
     let mut clients: Vec<TcpStream> = (0..8).map(|_| connect(&engine)).collect();
     for client in &mut clients {
         client.read_exact(&mut [0; 12]).expect("the server greets");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::kernel::{Conn, Kernel, Socket};
 use super::{Promises, SLACK};
 use crate::backend::ServerIndex;
-use crate::engine::relay::session::{Phase, Session};
+use crate::engine::relay::session::{Phase, Session, UNASKED_AFTER};
 use crate::engine::relay::{PARTING_MAX, Relays};
 use crate::relay::{End, TICK};
 
@@ -247,9 +247,11 @@ impl Book {
         };
         let unheard = server.is_some_and(|server| server.read == 0);
         match end {
-            End::ClientClosed | End::ServerClosed => {
-                server.is_some_and(|server| is_orderly(client, server) && first_is(end, client, server))
-            }
+            End::ClientClosed | End::ServerClosed | End::ServerLeft => server.is_some_and(|server| {
+                let unasked = server.silence >= UNASKED_AFTER && end != End::ClientClosed;
+                let fitting = unasked == (end == End::ServerLeft);
+                is_orderly(client, server) && first_is(end, client, server) && fitting
+            }),
             End::ClientReset => server.is_some_and(|server| is_reset(client, server)),
             End::ServerReset => server.is_some_and(|server| is_reset(server, client)),
             End::ClientLeft => {

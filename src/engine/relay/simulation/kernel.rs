@@ -41,6 +41,8 @@ pub struct Conn {
     /// Bytes that we have read; the end was read, or an error met, at a time.
     pub read: usize,
     pub read_end: Option<Duration>,
+    /// How long nothing had gone in or out at either side then.
+    pub silence: Duration,
     pub met_error: bool,
     fin: bool,
     reset: bool,
@@ -143,6 +145,7 @@ impl Conn {
             inbound_max,
             read: 0,
             read_end: None,
+            silence: Duration::ZERO,
             met_error: false,
             fin: false,
             reset: false,
@@ -667,7 +670,12 @@ impl Kernel {
         if error.is_none() && !conn.fin && !conn.reset {
             return Err(Errno(libc::EAGAIN));
         }
-        conn.read_end.get_or_insert(now);
+        if conn.read_end.is_none() {
+            conn.read_end = Some(now);
+            let sides = [Some(index), conn.partner].into_iter().flatten();
+            let active = sides.filter_map(|side| self.conns[side].active).max();
+            self.conns[index].silence = active.map_or(Duration::ZERO, |active| now - active);
+        }
         error.map_or(Ok(0), |errno| Err(Errno(errno)))
     }
 
