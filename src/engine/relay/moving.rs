@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
+use super::Relays;
 use super::service::Terms;
 use super::session::{Phase, Session, Times};
-use super::{Relays, Watch};
+use super::watch::Watch;
 use crate::conn::SlotId;
 use crate::dispatch::{ListenerInfo, Permit};
 use crate::relay::{End, Pair, PairState, SessionId, Side};

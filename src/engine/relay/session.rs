@@ -50,6 +50,19 @@ pub struct Session<S> {
     pub _permit: Option<Permit>,
 }
 
+/// Keeps, in tests, whose session has ended and why; outside them it is nothing.
+#[derive(Debug, Default)]
+pub struct Witness(#[cfg(test)] pub Vec<(SocketAddr, End)>);
+
+impl Witness {
+    pub fn sees(&mut self, client: SocketAddr, end: End) {
+        #[cfg(test)]
+        self.0.push((client, end));
+        #[cfg(not(test))]
+        let _ = (client, end);
+    }
+}
+
 /// What a session waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {

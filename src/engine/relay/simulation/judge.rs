@@ -7,8 +7,9 @@ use std::time::Duration;
 use super::kernel::{Conn, Kernel, Socket};
 use super::{Promises, SLACK};
 use crate::backend::ServerIndex;
+use crate::engine::relay::Relays;
+use crate::engine::relay::ending::PARTING_MAX;
 use crate::engine::relay::session::{Phase, Session, UNASKED_AFTER};
-use crate::engine::relay::{PARTING_MAX, Relays};
 use crate::relay::{End, TICK};
 
 /// The book of a session.
@@ -94,7 +95,7 @@ impl Judge {
                 kernel.blame(format!("a session outlives its deadline of {latest:?}: {book:?}"));
             }
         }
-        for (address, end) in std::mem::take(&mut relays.ended) {
+        for (address, end) in std::mem::take(&mut relays.witness.0) {
             let found = self.books.iter().find(|(_, book)| book.address == address).map(|(client, _)| *client);
             let Some(book) = found.and_then(|client| self.books.remove(&client)) else {
                 kernel.blame(format!("the session of {address} ends twice"));
