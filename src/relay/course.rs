@@ -44,9 +44,18 @@ impl Course {
         Course { step: Step::Preface(Box::new(preface)), protocol, early: early.to_vec() }
     }
 
-    /// Whether the client's bytes wait.
-    pub(super) fn holds_client(&self) -> bool {
+    /// Whether the server does not know yet who the client is.
+    pub(super) fn is_exchange(&self) -> bool {
         matches!(self.step, Step::Preface(_))
+    }
+
+    /// Whether the client's bytes wait, and with them its end: for the exchange, or for an answer that decides how to read
+    /// what the client has sent ahead of it.
+    pub(super) fn holds_client(&self) -> bool {
+        match &self.step {
+            Step::Preface(_) => true,
+            Step::Filter(filter) => !filter.wants_client(),
+        }
     }
 
     pub(super) fn take(&mut self, from: Side, bytes: &[u8], out: &mut Outgoing) -> Way {

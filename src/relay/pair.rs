@@ -11,8 +11,13 @@
 //! - a pair that is idle holds no buffer;
 //! - a side's sending is ended once, after the last byte that the other side has sent.
 
+mod half;
+
+pub use half::HalfState;
+
 use super::course::{Course, Outgoing, Way};
 use super::{End, HELD_MAX, is_overload};
+use half::{Half, Held};
 
 /// Least that is read at once.
 pub const WINDOW_MIN: usize = 16 * 1024;
@@ -102,21 +107,6 @@ pub struct PairState {
     pub server: HalfState,
 }
 
-/// One side of a pair at rest.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HalfState {
-    /// Its end was read.
-    pub ended: bool,
-    /// It takes nothing any more.
-    pub deaf: bool,
-    /// We have ended our stream to it.
-    pub shut: bool,
-    /// Bytes read from it.
-    pub received: u64,
-    /// Bytes for it that it had no room for.
-    pub held: Vec<u8>,
-}
-
 /// A session's two halves.
 #[derive(Debug, Default)]
 pub struct Pair {
@@ -136,96 +126,6 @@ pub struct Pair {
     failed: Option<End>,
     /// The client has been sent something.
     client_was_told: bool,
-}
-
-/// One side, as we see it.
-#[derive(Debug)]
-struct Half {
-    /// There may be something to read.
-    readable: bool,
-    /// Its end, or a reset, is behind what is there to read.
-    hung: bool,
-    /// Its end was read.
-    ended: bool,
-    /// Its connection is gone.
-    broken: bool,
-    /// It takes nothing any more.
-    deaf: bool,
-    /// We have ended our stream to it.
-    shut: bool,
-    /// How much is read from it at once.
-    window: u32,
-    /// Bytes for it that it had no room for.
-    held: Held,
-    /// Bytes read from it.
-    received: u64,
-}
-
-impl Default for Half {
-    fn default() -> Half {
-        Half {
-            readable: false,
-            hung: false,
-            ended: false,
-            broken: false,
-            deaf: false,
-            shut: false,
-            window: WINDOW_MIN as u32,
-            held: Held::default(),
-            received: 0,
-        }
-    }
-}
-
-impl Half {
-    fn state(&self) -> HalfState {
-        HalfState {
-            ended: self.ended,
-            deaf: self.deaf,
-            shut: self.shut,
-            received: self.received,
-            held: self.held.rest().to_vec(),
-        }
-    }
-
-    fn resume(state: HalfState) -> Half {
-        let HalfState { ended, deaf, shut, received, held } = state;
-        let held = Held { bytes: held, sent: 0 };
-        Half { readable: true, ended, deaf, shut, received, held, ..Half::default() }
-    }
-
-    /// Whether nothing will be read from it any more.
-    fn is_over(&self) -> bool {
-        self.ended || self.broken
-    }
-}
-
-/// Bytes that wait for room; no memory while there are none.
-#[derive(Debug, Default)]
-struct Held {
-    bytes: Vec<u8>,
-    sent: usize,
-}
-
-impl Held {
-    fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
-    }
-
-    fn rest(&self) -> &[u8] {
-        &self.bytes[self.sent..]
-    }
-
-    fn keep(&mut self, bytes: &[u8]) {
-        self.bytes.extend_from_slice(bytes);
-    }
-
-    fn take(&mut self, count: usize) {
-        self.sent += count;
-        if self.sent == self.bytes.len() {
-            *self = Held::default();
-        }
-    }
 }
 
 impl Pair {
@@ -441,7 +341,7 @@ impl Pair {
         let mut out = Outgoing::default();
         let course = self.course.as_mut().expect("the caller has looked");
         let way = course.take(from, bytes, &mut out);
-        self.greeted |= from == Side::Server && (way == Way::Straight || !course.holds_client());
+        self.greeted |= from == Side::Server && (way == Way::Straight || !course.is_exchange());
         for (to, bytes) in [(Side::Client, out.to_client), (Side::Server, out.to_server)] {
             if !bytes.is_empty() {
                 self.deliver(to, &bytes, false, wire);

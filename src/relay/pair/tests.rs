@@ -1,6 +1,9 @@
+//! A pair against a model of two sockets: what each gets is what the other has said, as the way of the bytes has it.
+
 use fastrand::Rng;
 
 use super::*;
+use crate::relay::{Facts, Forward, Preface, Progress, Protocol, SessionId};
 
 /// Steps of one run; then everything that is still to come comes.
 const STEPS: usize = 300;
@@ -38,14 +41,107 @@ impl Socket {
     }
 }
 
+/// The way of the bytes, and what it makes of them.
+#[derive(Default)]
+struct Road {
+    /// What the server is told before anything else, and what it is told in answer to its greeting.
+    first: Vec<u8>,
+    told: Vec<u8>,
+    /// What the client sees of the exchange.
+    shown: Vec<u8>,
+    /// So much of the server's speech belongs to the exchange, and to what a filter judges line by line.
+    exchange: usize,
+    filtered: usize,
+    /// The server's speech comes up to there as long as it has got less than so much.
+    gates: Vec<(usize, usize)>,
+}
+
+impl Road {
+    /// Behind a header only.
+    fn straight(first: Vec<u8>) -> Road {
+        Road { first, ..Road::default() }
+    }
+
+    /// An exchange with the server, and a filter behind it if it is POP3's; the speeches begin as these two need it.
+    fn with_exchange(first: Vec<u8>, protocol: Protocol, client: &mut Vec<u8>, server: &mut Vec<u8>) -> Road {
+        let filtered = protocol == Protocol::Pop3;
+        let (greeting, answer) = match filtered {
+            true => (&b"+OK [XCLIENT] ready\r\n"[..], &b"+OK Updated\r\n"[..]),
+            false => (&b"* OK [CAPABILITY IMAP4rev1 ID] ready\r\n"[..], &b"* ID NIL\r\nI OK done\r\n"[..]),
+        };
+        let login: [&[u8]; 2] = if filtered { [b"USER u\r\n", b"PASS p\r\n"] } else { [b"", b""] };
+        let welcome: &[u8] = if filtered { b"+OK\r\n" } else { b"" };
+        client.splice(..0, login.concat());
+        server.splice(..0, [greeting, answer, welcome, welcome].concat());
+        let mut road = Road { first, exchange: greeting.len() + answer.len(), ..Road::default() };
+        let exchange = &server[..road.exchange];
+        let progress = preface(protocol).handle_server(exchange, &mut road.told, &mut road.shown);
+        assert_eq!(progress, Progress::Done);
+        road.filtered = road.exchange + 2 * welcome.len();
+        let known = road.first.len() + road.told.len();
+        road.gates = vec![
+            (known, greeting.len()),
+            (known + login[0].len(), road.exchange),
+            (known + login.concat().len(), road.exchange + welcome.len()),
+        ];
+        road
+    }
+}
+
+fn preface(protocol: Protocol) -> Preface {
+    let forward = if protocol == Protocol::Pop3 { Forward::Xclient } else { Forward::ImapId };
+    let client = "198.51.100.7:5000".parse().expect("an address");
+    let destination = "192.0.2.1:143".parse().expect("an address");
+    let facts = Facts { header: None, client, destination, session: SessionId::new(7, client), tls: None };
+    Preface::new(forward, protocol, &facts, "tier.example").expect("there is an exchange")
+}
+
 struct Kernel {
     client: Socket,
     server: Socket,
-    /// The client's end must wait for the server's first byte.
+    /// The client's end must wait for the server's greeting.
     holds_end: bool,
+    road: Road,
+    /// All that each is to get.
+    for_client: Vec<u8>,
+    for_server: Vec<u8>,
 }
 
 impl Kernel {
+    fn new(client: Socket, server: Socket, holds_end: bool, road: Road) -> Kernel {
+        let for_client = [&road.shown, &server.speech[road.exchange..]].concat();
+        let for_server = [&road.first, &road.told, &client.speech].map(Vec::as_slice).concat();
+        Kernel { client, server, holds_end, road, for_client, for_server }
+    }
+
+    /// Whether the server has greeted, as far as we have read.
+    fn is_greeted(&self) -> bool {
+        self.server.read >= self.road.exchange.max(1)
+    }
+
+    /// How much each must have got, or must be held for it, by what was read; `None`: while a line is looked at, that is
+    /// the filter's.
+    fn due(&self) -> (Option<usize>, Option<usize>) {
+        let Kernel { client, server, road, .. } = self;
+        if server.read < road.exchange {
+            return (Some(0), None);
+        }
+        if server.read < road.filtered {
+            return (None, None);
+        }
+        let of_server = road.shown.len() + server.read - road.exchange;
+        (Some(of_server), Some(road.first.len() + road.told.len() + client.read))
+    }
+
+    /// How much of a side's speech may have come: the server answers what it has got.
+    fn may_say(&self, side: Side) -> usize {
+        if side == Side::Client {
+            return self.client.speech.len();
+        }
+        let gate = self.road.gates.iter().find(|(got, _)| self.server.got.len() < *got);
+        gate.map_or(self.server.speech.len(), |(_, upto)| *upto)
+    }
+
     fn socket(&mut self, side: Side) -> &mut Socket {
         match side {
             Side::Client => &mut self.client,
@@ -85,13 +181,12 @@ impl Wire for Kernel {
     }
 
     fn shutdown(&mut self, side: Side) {
-        let may = side == Side::Client || !self.holds_end || self.server.read > 0;
-        let other = self.socket(side.other());
-        let (ended, read) = (other.end_read, other.read);
-        let said = other.speech[..read].to_vec();
+        let may = side == Side::Client || !self.holds_end || self.is_greeted();
+        let due = if side == Side::Client { self.due().0 } else { self.due().1 };
+        let ended = self.socket(side.other()).end_read;
         let socket = self.socket(side);
         socket.shut += 1;
-        let has_all = socket.got == said || socket.reset;
+        let has_all = due.is_none_or(|due| socket.got.len() == due) || socket.reset;
         assert!(may && ended && socket.shut == 1 && has_all, "an end comes once, behind the last byte");
     }
 }
@@ -112,23 +207,40 @@ impl Run {
             rng.fill(&mut speech);
             Socket { speech, room: rng.usize(1_000..100_000), ..Socket::default() }
         };
-        let (client, server) = (socket(), socket());
-        let holds_end = rng.bool();
-        let mut kernel = Kernel { client, server, holds_end };
+        let (mut client, mut server) = (socket(), socket());
+        let first = if rng.bool() { vec![b'h'; rng.usize(1..3_000)] } else { Vec::new() };
+        let protocol = *rng.choice(&[Protocol::None, Protocol::None, Protocol::Imap, Protocol::Pop3]).expect("four");
+        let road = match protocol {
+            Protocol::None => Road::straight(first),
+            _ => Road::with_exchange(first, protocol, &mut client.speech, &mut server.speech),
+        };
+        // What came with the client's header was read before.
+        let early = if rng.bool() { rng.usize(..=client.speech.len().min(4_000)) } else { 0 };
+        (client.arrived, client.read) = (early, early);
+        let holds_end = rng.bool() || protocol != Protocol::None;
+        let (first, early) = (road.first.clone(), client.speech[..early].to_vec());
+        let mut kernel = Kernel::new(client, server, holds_end, road);
         let mut pair = Pair::new(holds_end);
-        pair.connected(&mut kernel, &[], &[], None);
+        match protocol {
+            Protocol::None => pair.connected(&mut kernel, &first, &early, None),
+            _ => {
+                let course = Course::new(preface(protocol), protocol, protocol == Protocol::Pop3, &early);
+                pair.connected(&mut kernel, &first, &[], Some(course));
+            }
+        }
         Run { rng, kernel, pair, scratch: vec![0; WINDOW_MAX] }
     }
 
     /// Something happens at a side.
     fn happen(&mut self, side: Side, resets: bool) {
         let (all, chunk, what) = (self.rng.u8(..20) == 0, self.rng.usize(..20_000), self.rng.u8(..8));
+        let most = self.kernel.may_say(side);
         let socket = self.kernel.socket(side);
         let open = !socket.fin && !socket.reset;
         match what {
             0..=2 if open => {
                 let arrived = if all { usize::MAX } else { socket.arrived + chunk };
-                socket.arrived = arrived.min(socket.speech.len());
+                socket.arrived = arrived.min(most);
                 socket.wakes = true;
             }
             3 if open && socket.arrived == socket.speech.len() => (socket.fin, socket.wakes) = (true, true),
@@ -173,27 +285,32 @@ impl Run {
 
     fn check(&self) {
         self.pair.check_invariants();
-        let Kernel { client, server, .. } = &self.kernel;
-        for (to, from) in [(client, server), (server, client)] {
-            assert!(from.speech.starts_with(&to.got), "each gets what the other has said, in order");
+        let Kernel { client, server, for_client, for_server, .. } = &self.kernel;
+        for (to, all) in [(client, for_client), (server, for_server)] {
+            assert!(all.starts_with(&to.got), "each gets what the other has said, in order");
         }
-        let held = [(client, server), (server, client)].map(|(to, from)| from.read - to.got.len());
-        let lost = client.reset || server.reset;
-        assert!(lost || held.iter().all(|held| *held <= WINDOW_MAX), "what is held is bounded");
-        assert!(lost || self.pair.progress().1 == held[0] + held[1], "what was read is sent or held");
+        if let ((Some(to_client), Some(to_server)), false) = (self.kernel.due(), client.reset || server.reset) {
+            let held = [to_client - client.got.len(), to_server - server.got.len()];
+            assert!(held.iter().all(|held| *held <= WINDOW_MAX), "what is held is bounded");
+            assert_eq!(self.pair.progress().1, held[0] + held[1], "what was read is sent or held");
+        }
     }
 
     /// Nothing lies where it could go on, once everything was told.
     fn check_idle(&self) {
-        let Kernel { client, server, holds_end } = &self.kernel;
+        let Kernel { client, server, holds_end, road, .. } = &self.kernel;
         if client.wakes || server.wakes || client.reset || server.reset {
             return;
         }
-        let may_end = !holds_end || server.read > 0;
-        for (to, from, passes) in [(client, server, true), (server, client, may_end)] {
-            let blocked = to.wants_room;
+        let may_end = !holds_end || self.kernel.is_greeted();
+        let (to_client, to_server) = self.kernel.due();
+        let waits = server.read < road.filtered;
+        for (to, from, passes, due, waits) in
+            [(client, server, true, to_client, false), (server, client, may_end, to_server, waits)]
+        {
+            let blocked = to.wants_room || waits;
             assert!(blocked || !from.has_something(), "all that is there is read");
-            assert!(blocked || to.got.len() == from.read, "all that was read is sent");
+            assert!(blocked || due.is_none_or(|due| to.got.len() == due), "all that was read is sent");
             let passed = to.shut > 0 || to.end_read || !from.end_read || !passes;
             assert!(blocked || passed, "an end is passed on");
         }
@@ -206,9 +323,12 @@ impl Run {
             for side in [Side::Client, Side::Server] {
                 self.happen(side, resets && step < STEPS);
                 if step > STEPS {
+                    let most = self.kernel.may_say(side);
                     let socket = self.kernel.socket(side);
-                    socket.wakes |= !socket.fin && !socket.reset;
-                    (socket.arrived, socket.fin) = (socket.speech.len(), true);
+                    let all = most == socket.speech.len();
+                    socket.wakes |= !socket.reset && (socket.arrived < most || (all && !socket.fin));
+                    socket.arrived = most;
+                    socket.fin |= all;
                 }
                 if let Some(end) = self.tell(side) {
                     return end;
@@ -225,11 +345,11 @@ fn each_side_gets_all_that_the_other_says_and_then_its_end() {
     for seed in 0..2_000 {
         let mut run = Run::new(seed);
         let end = run.run(false);
-        let Kernel { client, server, holds_end } = &run.kernel;
+        let Kernel { client, server, holds_end, for_client, for_server, .. } = &run.kernel;
         assert!(matches!(end, End::ClientClosed | End::ServerClosed), "seed {seed}: {end:?}");
-        assert_eq!(client.got, server.speech, "seed {seed}");
+        assert!(client.got == *for_client, "seed {seed}");
         // A server that ends without a greeting where one is due serves nobody.
-        assert!(server.got == client.speech || (*holds_end && server.speech.is_empty()), "seed {seed}");
+        assert!(server.got == *for_server || (*holds_end && server.speech.is_empty()), "seed {seed}");
         assert_eq!(run.pair.progress().1, 0, "seed {seed}: nothing is held");
     }
 }
@@ -241,12 +361,15 @@ fn a_reset_ends_both_and_what_was_said_before_arrives() {
         let mut run = Run::new(seed);
         let end = run.run(true);
         let Kernel { client, server, .. } = &run.kernel;
+        let (to_client, to_server) = run.kernel.due();
         match end {
             End::ClientReset => {
-                assert!(client.reset && (server.reset || server.got.len() == client.read), "seed {seed}")
+                let delivered = to_server.is_none_or(|due| server.got.len() == due);
+                assert!(client.reset && (server.reset || delivered), "seed {seed}")
             }
             End::ServerReset => {
-                assert!(server.reset && (client.reset || client.got.len() == server.read), "seed {seed}")
+                let delivered = to_client.is_none_or(|due| client.got.len() == due);
+                assert!(server.reset && (client.reset || delivered), "seed {seed}")
             }
             _ => assert!(client.fin || server.fin, "seed {seed}: {end:?}"),
         }
@@ -259,7 +382,7 @@ fn a_reset_ends_both_and_what_was_said_before_arrives() {
 fn what_was_told_of_the_client_holds_for_the_next_server() {
     let client = Socket { speech: b"a LOGOUT\r\n".to_vec(), arrived: 10, fin: true, ..Socket::default() };
     let server = Socket { room: 100, ..Socket::default() };
-    let mut kernel = Kernel { client, server, holds_end: false };
+    let mut kernel = Kernel::new(client, server, false, Road::default());
     let mut pair = Pair::new(false);
     pair.ready(Side::Client, true, true);
     pair.ready(Side::Server, true, true);
