@@ -170,8 +170,11 @@ impl Backend {
     pub fn adopt(&mut self, server: &str, client: IpAddr, now: Instant) -> Option<ServerIndex> {
         let index = self.find(server)?;
         self.seat(index);
-        let nanos = self.nanos(now);
-        self.remember(ClientKey::of(client), None, index, &Tried::NONE, nanos);
+        let (client, nanos) = (ClientKey::of(client), self.nanos(now));
+        // One that has other sessions keeps the server that it is known to have.
+        if self.recall(client, nanos).is_none() {
+            self.remember(client, None, index, &Tried::NONE, nanos);
+        }
         Some(index)
     }
 

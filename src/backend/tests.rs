@@ -220,6 +220,20 @@ fn in_drain_and_without_weight_a_server_keeps_those_it_has() {
 }
 
 #[test]
+fn sessions_of_one_client_that_come_from_another_process_are_one_client() {
+    let now = Instant::now();
+    let base = Settings { stick: stick(100), ..settings(Balance::LeastConn, named(2)) };
+    let mut backend = Backend::new(base, 1, now);
+    for server in ["mail1", "mail1", "mail0"] {
+        assert!(backend.adopt(server, client(1), now).is_some());
+        backend.check_invariants();
+    }
+    assert_eq!(backend.view().stick_used, 1);
+    assert_eq!(chosen(&mut backend, 1, now), 1, "its home is where the first was");
+    assert!(backend.adopt("mail7", client(1), now).is_none());
+}
+
+#[test]
 fn a_client_whose_first_server_fails_at_once_is_at_home_where_it_is_served() {
     let now = Instant::now();
     let base = Settings { stick: stick(100), ..settings(Balance::LeastConn, named(3)) };
