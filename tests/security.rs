@@ -11,7 +11,7 @@ use seccompiler::{BpfProgram, TargetArch, apply_filter, compile_from_json};
 use serde_json::{Value, json};
 
 use crate::support::client::{Client, loopback};
-use crate::support::daemon::{haproxy_configuration, vestibule};
+use crate::support::daemon::{haproxy_configuration, on_driver, vestibule};
 use crate::support::process::{Process, run};
 use crate::support::{PATIENCE, free_port, temp_dir};
 use crate::{needs, needs_root};
@@ -22,7 +22,7 @@ const HEADER: &[u8] = b"PROXY TCP4 198.51.100.7 192.0.2.1 5000 143\r\n";
 fn configured(port: u16, globals: &str) -> tempfile::TempDir {
     let directory = temp_dir();
     let text = haproxy_configuration(port, globals, "");
-    std::fs::write(directory.path().join("vestibule.conf"), text).expect("a temporary file");
+    std::fs::write(directory.path().join("vestibule.conf"), on_driver(&text)).expect("a temporary file");
     directory
 }
 

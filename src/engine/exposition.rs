@@ -18,6 +18,9 @@ impl Snapshot {
         self.enter_counters(scrape);
         scrape.times(&f::HEADER_WAIT, [], &self.header_wait, MICROSECONDS);
         scrape.gauge(&f::RINGS, [], self.rings.len());
+        if let Some(driver) = &self.driver {
+            scrape.info(&f::DRIVER, [driver.name()]);
+        }
         for (number, ring) in self.rings.iter().enumerate() {
             enter_ring(scrape, &number.to_string(), ring);
         }

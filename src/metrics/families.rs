@@ -216,6 +216,8 @@ families! {
     Gauge READY = "vestibule_ready" "" [];
     /// Rings.
     Gauge RINGS = "vestibule_rings" "" [];
+    /// What the rings stand on: io_uring, or epoll where that is forbidden or not wanted.
+    Info DRIVER = "vestibule_driver" "" ["driver"];
     /// Requests that were answered here. Path: the known ones, and other.
     Counter HTTP_REQUESTS = "vestibule_http_requests" "" ["path"];
     /// Connections that were closed at once because as many as may be were being answered.

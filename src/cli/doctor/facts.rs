@@ -18,6 +18,8 @@ pub(super) struct Facts {
     /// Whether epoll is there, as it is for the servers' checks in any case.
     pub(super) epoll: Result<(), String>,
     pub(super) io_uring_disabled: Option<u64>,
+    /// `fs.epoll.max_user_watches`.
+    pub(super) epoll_watches: Option<u64>,
     /// The `Seccomp:` field of /proc/self/status: 0 none, 1 strict, 2 a filter.
     pub(super) seccomp: Option<u64>,
     pub(super) somaxconn: Option<u64>,
@@ -58,6 +60,7 @@ impl Facts {
             trial: try_rings(needs),
             epoll: try_epoll(),
             io_uring_disabled: number("kernel/io_uring_disabled"),
+            epoll_watches: number("fs/epoll/max_user_watches"),
             seccomp: seccomp(),
             somaxconn: number("net/core/somaxconn"),
             syn_backlog: number("net/ipv4/tcp_max_syn_backlog"),

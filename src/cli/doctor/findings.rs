@@ -74,8 +74,9 @@ pub(super) fn all(facts: &Facts, needs: &Needs) -> Vec<Finding> {
         registered_buffers(facts),
         restrictions(facts),
         kernel(facts),
-        io_uring_disabled(facts),
-        seccomp(facts),
+        io_uring_disabled(facts, needs),
+        seccomp(facts, needs),
+        epoll_watches(facts, needs),
         open_files(facts, needs),
         locked_memory(facts),
         memory(facts, needs),
@@ -161,9 +162,10 @@ fn version(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()??, numbers.next()??))
 }
 
-fn io_uring_disabled(facts: &Facts) -> Finding {
+fn io_uring_disabled(facts: &Facts, needs: &Needs) -> Finding {
     let subject = "kernel.io_uring_disabled";
     match facts.io_uring_disabled {
+        Some(value) if needs.driver == DriverKind::Epoll => ok(subject, value, "the configuration says driver = epoll"),
         Some(0) => ok(subject, 0, "everybody may use io_uring"),
         None => ok(subject, "absent", "a kernel before 6.6 has no such switch"),
         Some(1) => {
@@ -176,15 +178,33 @@ fn io_uring_disabled(facts: &Facts) -> Finding {
     }
 }
 
-fn seccomp(facts: &Facts) -> Finding {
+fn seccomp(facts: &Facts, needs: &Needs) -> Finding {
     let remedy = "let the profile allow io_uring_setup, io_uring_enter and io_uring_register";
     match (facts.seccomp, &facts.trial) {
         (Some(0), _) => ok("seccomp", "none", "no filter of system calls"),
+        (Some(_), _) if needs.driver == DriverKind::Epoll => {
+            ok("seccomp", "filter", "a filter of system calls; the configuration says driver = epoll")
+        }
         (Some(_), Ok(_)) => ok("seccomp", "filter", "a filter of system calls that lets io_uring through"),
         (Some(_), Err(_)) => {
             warn("seccomp", "filter", "a filter of system calls, as containers have; it may forbid io_uring", remedy)
         }
         (None, _) => untold("seccomp"),
+    }
+}
+
+/// Sockets of one user that may be in sets of epoll.
+fn epoll_watches(facts: &Facts, needs: &Needs) -> Finding {
+    let subject = "fs.epoll.max_user_watches";
+    let wanted = needs.open_files();
+    match facts.epoll_watches {
+        None => untold(subject),
+        Some(most) if facts.trial.is_ok() => ok(subject, most, "epoll serves the checks of servers only"),
+        Some(most) if most >= wanted => ok(subject, most, format!("room for {} connections", needs.connections)),
+        Some(most) => {
+            let reason = format!("sessions beyond it end at once; up to {wanted} sockets are watched");
+            warn(subject, most, reason, format!("sysctl -w fs.epoll.max_user_watches={wanted}"))
+        }
     }
 }
 
@@ -324,6 +344,7 @@ mod tests {
             trial: Ok(Trial { deferred: true, unregistered: None, unlocked: None }),
             epoll: Ok(()),
             io_uring_disabled: Some(0),
+            epoll_watches: Some(1 << 20),
             seccomp: Some(0),
             somaxconn: Some(4096),
             syn_backlog: Some(4096),
@@ -403,6 +424,14 @@ mod tests {
         }
         let asked = without_rings(true, DriverKind::Epoll);
         assert_eq!((asked[0].verdict, asked[1].verdict), (Verdict::Ok, Verdict::Ok));
+    }
+
+    #[test]
+    fn too_few_watches_matter_where_there_are_no_rings() {
+        let refusal = Refusal { words: "EPERM".into(), for_good: true };
+        let facts = Facts { trial: Err(refusal), epoll_watches: Some(100), ..healthy() };
+        assert_eq!(epoll_watches(&facts, &needs()).verdict, Verdict::Warn);
+        assert_eq!(epoll_watches(&Facts { epoll_watches: Some(100), ..healthy() }, &needs()).verdict, Verdict::Ok);
     }
 
     #[test]
