@@ -21,6 +21,7 @@ mod handover;
 mod header;
 mod http;
 mod interop;
+mod kept;
 mod layers;
 mod lifecycle;
 mod limits;

@@ -170,13 +170,16 @@ fn the_service_manager_is_told() {
         String::from_utf8_lossy(&buffer[..length]).into_owned()
     };
     assert_eq!(told(), "READY=1\nSTATUS=accepting on 1 addresses\n");
+    assert_eq!(told(), format!("FDSTORE=1\nFDNAME=kept.{port}.127.0.0.1\n"));
     assert_serves(port);
     for _ in 0..3 {
         assert_eq!(told(), "WATCHDOG=1\n");
     }
     daemon.signal(Signal::TERM);
-    let stopping = (0..100).map(|_| told()).find(|message| message != "WATCHDOG=1\n");
-    assert_eq!(stopping.as_deref(), Some("STOPPING=1\nSTATUS=draining for at most 60 s\n"));
+    let mut stopping = std::iter::repeat_with(told).take(100).filter(|message| message != "WATCHDOG=1\n");
+    assert_eq!(stopping.next().as_deref(), Some("STOPPING=1\nSTATUS=draining for at most 60 s\n"));
+    // Nobody shall wait in the backlog of a service that ends.
+    assert_eq!(stopping.next(), Some(format!("FDSTOREREMOVE=1\nFDNAME=kept.{port}.127.0.0.1\n")));
     assert_eq!(daemon.wait(PATIENCE).code(), Some(0));
 }
 

@@ -188,7 +188,7 @@ fn start(
     let bound = plan::builder(settings, means, open)?.bind()?;
     inherited.all_taken()?;
     let http = settings.http_listen.map(|address| http::bind(address, claim.is_some())).transpose()?;
-    claim.iter_mut().for_each(Claim::let_go_of_the_rest);
+    claim.iter_mut().flat_map(Claim::let_go_of_the_rest).for_each(systemd::keep_no_longer);
     if let Some(target) = target {
         privileges::drop_to(target)?;
     }

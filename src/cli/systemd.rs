@@ -1,7 +1,9 @@
-//! The service manager's side: the sockets that it has opened for us (sd_listen_fds(3)), and what it is told
+//! The service manager's side: the sockets that it has opened or kept for us (sd_listen_fds(3)), and what it is told
 //! (sd_notify(3)). Without one nothing of this has an effect, but that a ring which does not turn is logged.
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -28,7 +30,7 @@ impl Inherited {
         let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
         let mut names = names.split(':');
         let mut all = ListenFd::from_env();
-        let mut sockets = Vec::with_capacity(all.len());
+        let mut sockets: Vec<Socket> = Vec::with_capacity(all.len());
         for index in 0..all.len() {
             let name = names.next().filter(|name| !name.is_empty()).unwrap_or("without a name").to_owned();
             let wrong =
@@ -36,6 +38,9 @@ impl Inherited {
             let Some(socket) = all.take_tcp_listener(index).map_err(wrong)? else { continue };
             sockets.push(Socket { address: socket.local_addr()?, name, socket });
         }
+        // One of a socket unit may have been kept as well: then there are two descriptors of it.
+        let units: Vec<u64> = sockets.iter().filter(|one| !one.is_kept()).filter_map(Socket::inode).collect();
+        sockets.retain(|one| !one.is_kept() || one.inode().is_none_or(|inode| !units.contains(&inode)));
         Ok(Inherited(sockets))
     }
 
@@ -47,8 +52,13 @@ impl Inherited {
         these.into_iter().map(|socket| socket.socket).collect()
     }
 
-    /// An error if something is left: it would accept connections into the void.
-    pub fn all_taken(&self) -> Result<(), Error> {
+    /// An error if something is left: it would accept connections into the void. What was kept of listeners that are no
+    /// longer configured is let go.
+    pub fn all_taken(&mut self) -> Result<(), Error> {
+        for Socket { name, address, .. } in self.0.extract_if(.., |socket| socket.is_kept()) {
+            tracing::warn!("no inet_listener has the address {address} of a socket that was kept: it is let go");
+            tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(&name)]);
+        }
         match self.0.first() {
             None => Ok(()),
             Some(Socket { name, address, .. }) => Err(format!(
@@ -58,6 +68,66 @@ impl Inherited {
             .into()),
         }
     }
+}
+
+impl Socket {
+    /// Whether it comes from the descriptor store, and not from a socket unit.
+    fn is_kept(&self) -> bool {
+        self.name.starts_with(KEPT)
+    }
+
+    fn inode(&self) -> Option<u64> {
+        nix::sys::stat::fstat(&self.socket).ok().map(|found| found.st_ino)
+    }
+}
+
+/// With this begin the names (`FDNAME=`) of sockets in the descriptor store.
+const KEPT: &str = "kept.";
+/// Descriptors in one message; the kernel takes 253 (SCM_MAX_FD, unix(7)).
+const KEPT_AT_ONCE: usize = 64;
+
+/// The listening sockets that the service manager keeps for the next process, should this one be killed
+/// (`FileDescriptorStoreMax=`, systemd.service(5)): who waits in their backlogs is served by that one. Without a store the
+/// manager closes what it gets.
+#[derive(Debug, Default)]
+pub struct Store(Vec<String>);
+
+impl Store {
+    /// These and no others are kept.
+    pub fn keep(&mut self, sockets: &[(SocketAddr, TcpListener)]) {
+        self.forget();
+        let mut by_address: BTreeMap<SocketAddr, Vec<BorrowedFd<'_>>> = BTreeMap::new();
+        for (address, socket) in sockets {
+            by_address.entry(*address).or_default().push(socket.as_fd());
+        }
+        for (address, descriptors) in by_address {
+            let name = kept_name(address);
+            for some in descriptors.chunks(KEPT_AT_ONCE) {
+                let states = [NotifyState::FdStore, NotifyState::FdName(&name)];
+                if let Err(error) = sd_notify::notify_with_fds(&states, some) {
+                    tracing::warn!("the service manager does not keep the sockets of {address}: {error}");
+                }
+            }
+            self.0.push(name);
+        }
+    }
+
+    /// None is kept any more: nobody shall wait in the backlog of a service that is stopped.
+    pub fn forget(&mut self) {
+        for name in self.0.drain(..) {
+            tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(&name)]);
+        }
+    }
+}
+
+/// What the process before had kept of an address that is not listened on any more.
+pub fn keep_no_longer(address: SocketAddr) {
+    tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(&kept_name(address))]);
+}
+
+/// A name may have no colon: it separates those of LISTEN_FDNAMES.
+fn kept_name(address: SocketAddr) -> String {
+    format!("{KEPT}{}.{}", address.port(), address.ip().to_string().replace(':', "_"))
 }
 
 /// The daemon accepts connections.

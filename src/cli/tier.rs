@@ -16,7 +16,7 @@ use vestibule::net::Network;
 use super::configuration::{self, Ready};
 use super::http::{self, Bound, Facts, Http};
 use super::plan::{self, Means};
-use super::systemd::{self, Watchdog};
+use super::systemd::{self, Store, Watchdog};
 use super::takeover::{Claim, Form, Given, Offered, Place, Predecessor, successor};
 use super::watcher::Watcher;
 use super::{Error, ctl, init};
@@ -70,6 +70,8 @@ pub struct Tier {
     /// Whether all of them have ended in time.
     complete: bool,
     watchdog: Watchdog,
+    /// What the service manager keeps for the process after this one.
+    store: Store,
     /// Where operators ask: another process's, once it has taken over.
     control: Option<Arc<Place>>,
     http: Http,
@@ -160,7 +162,7 @@ impl Tier {
     pub fn new(
         Parts { file, settings, means, engine, predecessor, control, facts, events }: Parts,
     ) -> io::Result<Tier> {
-        Ok(Tier {
+        let mut tier = Tier {
             file,
             listeners: Served::all(&settings),
             settings,
@@ -184,7 +186,10 @@ impl Tier {
             about_to_drain: false,
             events,
             finishers: Finishers::start()?,
-        })
+            store: Store::default(),
+        };
+        tier.keep_sockets();
+        Ok(tier)
     }
 
     /// Whether no other process has taken over: the service manager listens to this one.
@@ -282,8 +287,18 @@ impl Tier {
             problems.iter().for_each(|problem| tracing::error!("{problem}"));
             tracing::error!("not reloaded: the configuration before stays in force");
         }
+        self.keep_sockets();
         systemd::ready(self.engine.as_ref().map_or(0, |engine| engine.addresses().len()));
         done
+    }
+
+    /// The service manager has the sockets, too, in case this process is killed.
+    fn keep_sockets(&mut self) {
+        match self.engine.as_ref().map(Engine::sockets) {
+            Some(Ok(sockets)) => self.store.keep(&sockets),
+            Some(Err(error)) => tracing::warn!("the service manager does not keep the sockets: {error}"),
+            None => {}
+        }
     }
 
     fn try_reload(&mut self) -> Result<Vec<String>, Vec<String>> {
@@ -383,6 +398,7 @@ impl Tier {
         self.watchdog.follow(next.pulse());
         self.engine = Some(next);
         (self.leaving, self.about_to_drain) = (false, false);
+        self.keep_sockets();
         systemd::ready(addresses);
         tracing::info!(
             "accepting again on {addresses} addresses: an operator has ended the drain, {kept} sessions go on"
@@ -430,6 +446,9 @@ impl Tier {
     /// itself, within the same limit.
     pub fn drain(&mut self) {
         self.leaving = true;
+        if self.is_in_charge() {
+            self.store.forget();
+        }
         self.forget();
         self.leave_predecessor();
         let Some(engine) = self.engine.take() else { return };
@@ -557,6 +576,7 @@ impl Predecessor for Tier {
                 next.take_in_sessions(sessions);
                 self.follow(next);
                 self.successor = None;
+                self.keep_sockets();
                 systemd::ready_instead(addresses);
                 tracing::info!("accepting again on {addresses} addresses");
             }

@@ -1,5 +1,6 @@
 //! The new process's side.
 
+use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -51,14 +52,15 @@ impl Claim {
         self.sockets.extract_if(.., |offered| offered.address == address).map(|offered| offered.socket).collect()
     }
 
-    /// Lets go of the sockets that no listener has taken.
-    pub fn let_go_of_the_rest(&mut self) {
-        let mut before = None;
+    /// Lets go of the sockets that no listener has taken, and tells their addresses.
+    pub fn let_go_of_the_rest(&mut self) -> BTreeSet<SocketAddr> {
+        let mut gone = BTreeSet::new();
         for Offered { address, name, .. } in self.sockets.drain(..) {
-            if before.replace(address) != Some(address) {
+            if gone.insert(address) {
                 tracing::warn!("listener {name} on {address} is not in this configuration: it is let go");
             }
         }
+        gone
     }
 
     /// Says that this process accepts, and gets the connections that await their header on one of `listeners`. When it has
