@@ -67,7 +67,7 @@ fn a_pipe_is_read_like_a_file() {
 fn a_file_that_names_no_listener_is_told_what_to_write() {
     let checked = check(&[], "protocols = imap pop3\n");
     assert_eq!(checked.code, Some(78), "{checked:?}");
-    for words in ["no inet_listener", "inet_listener", "port = "] {
+    for words in ["nothing to listen on", "service imap-login { inet_listener imap { port = 143 } }"] {
         assert!(checked.stderr.contains(words), "{words}: {}", checked.stderr);
     }
 }
@@ -75,7 +75,7 @@ fn a_file_that_names_no_listener_is_told_what_to_write() {
 #[test]
 fn what_is_printed_of_a_very_large_file_is_bounded() {
     const LISTENERS: usize = 300;
-    const MOST: usize = 300 * 1024;
+    const MOST: usize = 64 * 1024;
     let networks: Vec<String> = (0..4000).map(|n| format!("10.{}.{}.0/24", n / 256, n % 256)).collect();
     let listeners: String = (0..LISTENERS)
         .map(|n| format!(" inet_listener l{n} {{\n address = 127.0.0.1\n port = {}\n haproxy = yes\n }}\n", 1000 + n))
@@ -83,7 +83,7 @@ fn what_is_printed_of_a_very_large_file_is_bounded() {
     let text = format!("haproxy_trusted_networks = {}\nservice s {{\n{listeners}}}\n", networks.join(" "));
     let checked = check(&[], &text);
     assert_eq!(checked.code, Some(0), "{}", checked.stderr);
-    assert!(checked.stdout.contains("imap") || checked.stdout.contains("l299"), "each listener is there");
+    assert!(checked.stdout.ends_with("  and 100 more addresses\n"), "{}", &checked.stdout[..1000]);
     assert!(checked.stdout.len() < MOST, "{} bytes", checked.stdout.len());
     assert!(checked.stdout.contains(" and 3984 more networks"), "{}", &checked.stdout[..1000]);
 }
