@@ -1090,7 +1090,7 @@ fn the_documents_defaults_are_the_programs() {
 #[test]
 fn the_documents_examples_and_bounds_are_right() {
     let examples: Vec<&str> = DOCUMENT.split("```conf\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    assert_eq!(examples.len(), 7);
+    assert_eq!(examples.len(), 8);
     for example in &examples {
         assert!(!loaded(example).settings.services.is_empty());
     }
