@@ -39,6 +39,27 @@ fn imap_server() -> SocketAddr {
     address
 }
 
+/// An SMTP server that greets as Exim, and takes any command for NOOP and QUIT.
+fn exim_server() -> SocketAddr {
+    let listener = TcpListener::bind(loopback(0)).expect("loopback has free ports");
+    let address = listener.local_addr().expect("bound");
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            thread::spawn(move || {
+                // The header comes first, and in one piece.
+                let mut room = [0; 1024];
+                let _ = stream.read(&mut room)?;
+                stream.write_all(b"220 mx.example ESMTP Exim 4.98\r\n")?;
+                while let Ok(1..) = stream.read(&mut room) {
+                    stream.write_all(b"250 OK\r\n")?;
+                }
+                std::io::Result::Ok(())
+            });
+        }
+    });
+    address
+}
+
 /// A relay on `port` to servers of these names, addresses and further settings.
 fn configuration(port: u16, service: &str, backend: &str, servers: &[(&str, SocketAddr)]) -> String {
     let server = |(name, address): &(&str, SocketAddr)| {
@@ -117,6 +138,14 @@ fn doctor_says_what_each_port_speaks() {
     assert!(lines[1].starts_with("fail  server mail/b-dead") && lines[1].contains("connection refused; remedy: "));
     assert!(lines[2].starts_with("fail  server mail/c-smtp") && lines[2].contains("looks like SMTP"), "{}", lines[2]);
     assert_eq!(report.code, Some(1));
+    let mistaken = [("smtp", exim_server())];
+    let text = |target: &str| configuration(free_port(), "smtpd", &format!("  target = {target}"), &mistaken);
+    let report = doctor(&text("dovecot"));
+    assert!(report.stdout.starts_with("warn  server mail/smtp"), "{}", report.stdout);
+    assert!(report.stdout.contains("; it behaves like exim; remedy: set the backend's `target` to that kind"));
+    for target in ["exim", "generic", "haproxy"] {
+        assert!(doctor(&text(target)).stdout.starts_with("ok    server mail/smtp"), "{target}");
+    }
     let good = doctor(&configuration(free_port(), "imap-login", "", &servers[..1]));
     assert_eq!(good.code, Some(0), "{}", good.stdout);
 }

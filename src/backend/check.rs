@@ -13,7 +13,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::relay::Protocol;
+use crate::relay::{Protocol, Target};
 
 use super::settings::CheckKind;
 use super::verdict::{Finding, Verdict, quoted};
@@ -80,6 +80,8 @@ pub struct Dialogue {
     read: usize,
     /// A greeting has begun (`220-`) and is not complete.
     greeting_begun: bool,
+    /// The kind of server whose words have come.
+    looks_like: Option<Target>,
     /// What the greeting was worth; from there on it only gets worse.
     found: Option<Verdict>,
 }
@@ -110,6 +112,7 @@ impl Dialogue {
             unread: Vec::new(),
             read: 0,
             greeting_begun: false,
+            looks_like: None,
             found: None,
         }
     }
@@ -207,6 +210,7 @@ impl Dialogue {
     }
 
     fn line(&mut self, line: &[u8], now: Instant) -> Option<Verdict> {
+        self.looks_like = words::kind(line, self.greeting_begun).or(self.looks_like);
         match self.state {
             State::Greeting if self.kind == CheckKind::Dovecot => self.pong(line, now),
             State::Greeting => self.greeting(line, now),
@@ -254,7 +258,8 @@ impl Dialogue {
 
     /// The greeting is complete: what follows can only make it worse.
     fn greeted(&mut self, finding: Finding, message: String, now: Instant) {
-        self.found = Some(Verdict { finding, message, took: now.saturating_duration_since(self.begun) });
+        let took = now.saturating_duration_since(self.begun);
+        self.found = Some(Verdict { finding, message, took, kind: self.looks_like });
         let is_smtp = matches!(self.protocol, Protocol::Smtp | Protocol::Submission);
         self.read = 0;
         if is_smtp && self.kind == CheckKind::Banner {
@@ -349,8 +354,9 @@ impl Dialogue {
             ),
             (_, false) => (
                 Finding::HeaderRefused,
-                "without a word, behind our PROXY header: this host is not among those that may send one \
-                 (haproxy_trusted_networks, hosts_proxy), or it does not take this form of it (`target`), or it expects TLS",
+                "without a word, behind our PROXY header, as Dovecot, nginx, OpenSMTPD and HAProxy do: this host is not \
+                 among those that may send one (haproxy_trusted_networks), or it does not take this form of it \
+                 (`target`), or it expects TLS",
             ),
         };
         self.over(finding, &format!("{when} {rest}"), now)
@@ -366,7 +372,8 @@ impl Dialogue {
                 "it says nothing: it hangs, expects TLS, or waits for a PROXY header that `forward` does not send"
             }
             (_, false) => {
-                "it says nothing behind our PROXY header: it hangs, expects TLS, or does not know this version of the header"
+                "it says nothing behind our PROXY header: it hangs, expects TLS, or does not know this version of the header, \
+                 as Haraka does not know version 2"
             }
         };
         self.over(Finding::Silent, &format!("{why} ({seconds:.0} s)"), now)
@@ -404,8 +411,11 @@ impl Dialogue {
 
     fn finish(&mut self) -> Step<'_> {
         self.state = State::Over;
-        let verdict = self.found.take();
+        let mut verdict = self.found.take();
         debug_assert!(verdict.is_some(), "a farewell follows a greeting");
+        if let Some(verdict) = &mut verdict {
+            verdict.kind = self.looks_like;
+        }
         Step { send: b"", verdict }
     }
 
@@ -416,7 +426,8 @@ impl Dialogue {
 
     fn verdict(&mut self, finding: Finding, message: String, now: Instant) -> Verdict {
         self.state = State::Over;
-        Verdict { finding, message, took: now.saturating_duration_since(self.begun) }
+        let took = now.saturating_duration_since(self.begun);
+        Verdict { finding, message, took, kind: self.looks_like }
     }
 }
 

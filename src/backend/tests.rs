@@ -59,7 +59,7 @@ fn waiter(session: u64) -> Waiter {
 }
 
 fn verdict(finding: Finding) -> Verdict {
-    Verdict { finding, message: format!("{finding:?}"), took: Duration::ZERO }
+    Verdict { finding, message: format!("{finding:?}"), took: Duration::ZERO, kind: None }
 }
 
 /// The server that the client gets.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::health::ConnectFailure;
+use crate::relay::Target;
 
 /// Most characters of a server's line that a message quotes.
 const QUOTE_MAX: usize = 80;
@@ -16,6 +17,8 @@ pub struct Verdict {
     pub message: String,
     /// From the beginning of the check to what decided it.
     pub took: Duration,
+    /// The kind of server that it behaves like, where its words tell.
+    pub kind: Option<Target>,
 }
 
 /// What a check has found, in a word.
@@ -67,7 +70,7 @@ impl Verdict {
     /// Of a check that got no connection.
     pub fn no_connection(failure: ConnectFailure, took: Duration) -> Verdict {
         let finding = if failure.is_ours() { Finding::OwnFault } else { Finding::Unreachable };
-        Verdict { finding, message: failure.to_string(), took }
+        Verdict { finding, message: failure.to_string(), took, kind: None }
     }
 }
 

@@ -262,6 +262,38 @@ fn too_many_connections_are_no_reason_to_be_down() {
 }
 
 #[test]
+fn the_kind_of_a_server_is_told_by_its_words() {
+    let kind_of = |protocol, header: &[u8], script: &[Server<'_>]| {
+        let kinds: Vec<_> = [usize::MAX, 1, 7]
+            .map(|cut| run_cut(CheckKind::Banner, protocol, header, script, cut).0.expect("a verdict").kind)
+            .into();
+        assert!(kinds.iter().all(|&kind| kind == kinds[0]), "{kinds:?}");
+        kinds[0]
+    };
+    let smtp = |lines: &'static [u8]| kind_of(Protocol::Smtp, LOCAL, &[Says(lines), EOF]);
+    assert_eq!(kind_of(Protocol::Imap, LOCAL, &[Says(IMAP), EOF]), Some(Target::Dovecot));
+    assert_eq!(kind_of(Protocol::Sieve, LOCAL, &[Says(SIEVE), EOF]), Some(Target::Dovecot));
+    assert_eq!(kind_of(Protocol::Imap, LOCAL, &[Says(b"* OK IMAP4 ready\r\n"), EOF]), Some(Target::Nginx));
+    assert_eq!(kind_of(Protocol::Imap, LOCAL, &[EOF]), None);
+    for (lines, kind) in [
+        (&b"220 mx ESMTP Postfix (Debian)\r\n"[..], Some(Target::Postfix)),
+        (b"220-mx ESMTP Postfix\r\n220 mx ESMTP Postfix\r\n", Some(Target::Postscreen)),
+        (b"421 4.3.0 mx Server local error\r\n", Some(Target::Postfix)),
+        (b"421 4.3.2 No system resources\r\n", Some(Target::Postscreen)),
+        (b"220 mx\r\n503 Command refused, required Proxy negotiation failed\r\n", Some(Target::Exim)),
+        (b"220 mx ESMTP Exim 4.98\r\n", Some(Target::Exim)),
+        (b"220 mx ESMTP OpenSMTPD\r\n", Some(Target::Opensmtpd)),
+        (b"220 mx ESMTP Haraka/3.3.4 ready (B917BB)\r\n", Some(Target::Haraka)),
+        (b"* BAD Invalid PROXY header\r\n", Some(Target::SmtpServer)),
+        (b"220 mx ESMTP ready\r\n", None),
+        (b"421 4.3.0 mx try later\r\n", None),
+        (b"220 mx ESMTP\r\n250 OK\r\n221 Bye\r\n", None),
+    ] {
+        assert_eq!(smtp(lines), kind, "{}", String::from_utf8_lossy(lines));
+    }
+}
+
+#[test]
 fn a_server_that_greets_and_leaves_does_not_serve() {
     // Postscreen, whose smtpd cannot be reached.
     let script = [Says(b"220-mx\r\n"), Waits(6), Says(b"220 mx\r\n421 4.3.2 No system resources\r\n"), EOF];

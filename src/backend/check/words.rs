@@ -1,6 +1,6 @@
 //! What the lines of a mail server mean for a health check.
 
-use crate::relay::{Protocol, says_busy};
+use crate::relay::{Protocol, Target, says_busy};
 
 /// A line of a greeting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,6 +152,32 @@ pub(super) fn likely(line: &[u8]) -> Option<&'static str> {
         (b"HTTP/", "HTTP"),
     ];
     BEGINNINGS.iter().find(|(beginning, _)| starts(line, beginning)).map(|(_, name)| *name)
+}
+
+/// The kind of server that says such a line, where the words are its own; `begun`: behind the first line of a greeting.
+pub(super) fn kind(line: &[u8], begun: bool) -> Option<Target> {
+    const WORDS: [(&[u8], Target); 16] = [
+        (b"No system resources", Target::Postscreen),
+        (b"ESMTP Postfix", Target::Postfix),
+        (b"Server local error", Target::Postfix),
+        (b"ESMTP Exim", Target::Exim),
+        (b"required Proxy negotiation failed", Target::Exim),
+        (b"ESMTP OpenSMTPD", Target::Opensmtpd),
+        (b"ESMTP Haraka", Target::Haraka),
+        (b"PROXY not allowed from", Target::Haraka),
+        (b"Invalid PROXY format", Target::Haraka),
+        (b"* BAD Invalid PROXY header", Target::SmtpServer),
+        (b"You talk too soon", Target::SmtpServer),
+        (b"* OK IMAP4 ready", Target::Nginx),
+        (b"+OK POP3 ready", Target::Nginx),
+        // What Dovecot offers before the login; its greetings are often changed.
+        (b"LOGIN-REFERRALS ID ENABLE", Target::Dovecot),
+        (b"Dovecot", Target::Dovecot),
+        (b"Waiting for authentication process", Target::Dovecot),
+    ];
+    let found = WORDS.iter().find(|(words, _)| has(line, words)).map(|(_, kind)| *kind);
+    // Its teaser stands before the greeting of the smtpd that it hands over to.
+    if found == Some(Target::Postfix) && begun { Some(Target::Postscreen) } else { found }
 }
 
 /// An IMAP line's first two words: its tag, and mostly a status.

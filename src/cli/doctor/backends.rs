@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use vestibule::backend::Finding as Found;
 use vestibule::config::{Settings, WorkerKind};
 use vestibule::engine::{Asked, Relay, ServerFinding, check_once};
+use vestibule::relay::Target;
 
 use super::findings::{Finding, Verdict};
 use crate::cli::Error;
@@ -13,7 +14,11 @@ use crate::cli::relays::{self, Backends};
 /// Asks every server of every backend that a service uses, all at once.
 pub(super) fn findings(settings: &Settings) -> Result<Vec<Finding>, Error> {
     let found = check_once(&relays(settings))?;
-    Ok(found.iter().map(finding).collect())
+    let target = |name: &str| {
+        let backend = settings.backends.iter().find(|backend| backend.servers.name == name);
+        backend.map_or(Target::Generic, |backend| backend.target)
+    };
+    Ok(found.iter().map(|found| finding(found, target(&found.backend))).collect())
 }
 
 /// One relay for each way in which a backend is spoken to.
@@ -27,7 +32,7 @@ fn relays(settings: &Settings) -> Vec<Relay> {
         .collect()
 }
 
-fn finding(found: &ServerFinding) -> Finding {
+fn finding(found: &ServerFinding, target: Target) -> Finding {
     let subject = format!("server {}/{}", found.backend, found.server);
     let Some(verdict) = &found.verdict else {
         let reason = "its name has no address";
@@ -35,9 +40,16 @@ fn finding(found: &ServerFinding) -> Finding {
     };
     let place = found.address.map_or_else(String::new, |address| address.to_string());
     let asked = if found.asked == Asked::Pong { "asked for PONG: " } else { "" };
-    let (verdict, message) = (verdict.finding, format!("{asked}{}", verdict.message));
+    let kind = Target::ALL.iter().find(|(kind, _)| verdict.kind == Some(*kind));
+    let behaves = kind.map_or_else(String::new, |(_, name)| format!("; it behaves like {name}"));
+    // What such a server does not take may be sent to it, if the configuration takes it for another kind. Behind a proxy
+    // the words are those of the server behind, which never sees the header.
+    let takes_any = matches!(target, Target::Generic | Target::Vestibule | Target::Haproxy);
+    let mistaken = kind.is_some_and(|(kind, _)| !takes_any && kind.preset() != target.preset());
+    let (verdict, message) = (verdict.finding, format!("{asked}{}{behaves}", verdict.message));
     let worth = match verdict {
         Found::Overloaded | Found::OwnFault => Verdict::Warn,
+        good if good.is_good() && mistaken => Verdict::Warn,
         good if good.is_good() => Verdict::Ok,
         _ => Verdict::Fail,
     };
@@ -45,6 +57,7 @@ fn finding(found: &ServerFinding) -> Finding {
         (Asked::Address, Found::HeaderRefused) => {
             Some("name this host there (Dovecot: login_trusted_networks; Postfix: smtpd_authorized_xclient_hosts)")
         }
+        (_, good) if good.is_good() && mistaken => Some("set the backend's `target` to that kind"),
         _ => remedy(verdict),
     };
     Finding::new(worth, subject, place, message, remedy)

@@ -121,6 +121,6 @@ impl Trial {
         let how = if self.forward == Forward::Xclient { "XCLIENT" } else { "ID" };
         let message = format!("the client's address by {how}: {words}");
         let took = now.saturating_duration_since(self.begun);
-        (Vec::new(), Some(Verdict { finding, message, took }))
+        (Vec::new(), Some(Verdict { finding, message, took, kind: None }))
     }
 }
