@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # aiosmtpd gives a handler's handle_PROXY the addresses that stand in a LOCAL header as if they were a client's. The
-# specification (2.2) has the receiver "use the real connection endpoints and discard the protocol block" there; AWS sends
-# its health checks so, with bytes in it that are no addresses. A handler has to look at the command itself.
+# specification (2.2) has the receiver "use the real connection endpoints and discard the protocol block" there; AWS
+# sends its health checks so, with bytes in it that are no addresses. A handler has to look at the command itself.
 #
 # Package: aiosmtpd 1.4.6 of the Python Package Index. Seen:
 #   PROXY from 192.0.2.7:5000: command 1, 192.0.2.7:5000

@@ -1,5 +1,5 @@
-//! Real senders of headers that Debian packages: stunnel, hitch, Varnish, dnsdist, kdig; and what HAProxy sends when it is
-//! told to in ways that go wrong, each with the diagnosis that names it.
+//! Real senders of headers that Debian packages: stunnel, hitch, Varnish, dnsdist, kdig; and what HAProxy sends when it
+//! is told to in ways that go wrong, each with the diagnosis that names it.
 
 use std::fs;
 use std::net::SocketAddr;

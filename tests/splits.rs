@@ -1,6 +1,6 @@
-//! Every valid vector through a real socket, split at every byte boundary.
+//! Every valid vector through a real socket, split at every byte boundary; and headers that end with half of them there.
 
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::thread;
 use std::time::Duration;
 
@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 use vestibule::net::canonical_socket;
 
 use crate::header::{Vector, vectors};
-use crate::support::client::Client;
-use crate::support::daemon::Daemon;
+use crate::support::client::{Client, address};
+use crate::support::daemon::{Daemon, counted};
+use crate::support::header;
 
 /// Connections that wait at the same time for their second half.
 const BATCH: usize = 512;
@@ -101,4 +102,23 @@ fn is_for_streams(vector: &Vector) -> bool {
 
 fn length(vector: &Vector) -> usize {
     vector.expected["length"].as_u64().expect("a number") as usize
+}
+
+#[test]
+fn a_half_close_inside_a_header_ends_it_and_one_behind_it_is_answered() {
+    let (source, destination) = (address("198.51.100.7:5000"), address("192.0.2.1:143"));
+    let (daemon, listener) = Daemon::haproxy("haproxy_timeout = 10 mins", "");
+    let (mut partial, mut whole) = (0, 0);
+    for header in [header::v1(source, destination), header::v2(source, destination, &[(4, b"padding")])] {
+        for cut in [1, 5, 12, 13, 16, 27, header.len() - 1, header.len()] {
+            let client = Client::send_to(listener, &header[..cut]);
+            client.stream.shutdown(Shutdown::Write).expect("connected");
+            let (said, _, _) = client.read_to_end();
+            assert_eq!(!said.is_empty(), cut == header.len(), "cut after {cut} of {}", header.len());
+            *(if said.is_empty() { &mut partial } else { &mut whole }) += 1;
+        }
+    }
+    let log = daemon.stop();
+    let counts = ["closed-partial", "proxied", "timeout"].map(|name| counted(&log, name));
+    assert_eq!(counts, [Some(partial), Some(whole), None], "{log}");
 }

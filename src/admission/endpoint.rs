@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 use crate::proxy::{Endpoint, Header};
 
-/// A private endpoint as an operator names it: `vpce-08d2bf15fac5001c9` of AWS, `azure:LINKID`, or `gcp:ID`, the Private
-/// Service Connect connection id.
+/// A private endpoint as an operator names it: `vpce-08d2bf15fac5001c9` of AWS, `azure:LINKID`, or `gcp:ID`, the
+/// connection id of Private Service Connect.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct EndpointId(Owned);
 

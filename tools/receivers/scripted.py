@@ -1,4 +1,4 @@
-"""Receivers that are libraries: a few lines of a program of ours on a pinned package of npm or of the Python Package Index."""
+"""Receivers that are libraries: a few lines of a program of ours on a pinned package of npm or pip."""
 
 import functools
 import shutil
