@@ -24,6 +24,7 @@ use crate::net::NetworkSet;
 
 /// Why a door stays shut. `code()` is the stable name used in logs and counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Refusal {
     /// The peer is outside the trusted networks.
     Untrusted,

@@ -15,6 +15,7 @@ use crate::relay::{Forward, ForwardTlvs, Protocol, Target};
 
 /// The daemon's settings.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Settings {
     /// `driver`: what they run on.
     pub driver: DriverKind,
@@ -332,6 +333,7 @@ pub struct LocalName {
 
 /// `service NAME { ... }`: listeners and the pool that serves them.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Service {
     /// Its name, also the pool's.
     pub name: String,
@@ -405,6 +407,7 @@ pub struct Backend {
 
 /// `inet_listener NAME { ... }`, complete: what it inherits is filled in.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct InetListener {
     /// Its name; `port-N` if the file gives none.
     pub name: String,

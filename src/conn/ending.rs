@@ -5,6 +5,7 @@ use crate::proxy::Reason;
 
 /// Why a connection was closed in the vestibule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Ending {
     /// A door stayed shut.
     Refused(Refusal),

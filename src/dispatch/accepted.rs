@@ -164,7 +164,7 @@ impl Accepted {
     ///
     /// # Panics
     /// If `bytes` is shorter than the header that it should start with.
-    pub fn new(handoff: Handoff, bytes: &[u8]) -> Accepted {
+    pub(crate) fn new(handoff: Handoff, bytes: &[u8]) -> Accepted {
         assert!(handoff.head.is_none_or(|head| head.len() <= bytes.len()), "a header must come with its bytes");
         let Handoff { socket, listener, peer, local, head, accepted_at, permit } = handoff;
         let (socket, local, bytes) = (TcpStream::from(socket), known(local), Bytes::copy_of(bytes));

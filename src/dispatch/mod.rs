@@ -21,15 +21,20 @@ pub(crate) mod sync;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use accepted::{Accepted, Handoff, ListenerInfo, Parts, Socket, TlsInfo, TlsSession};
+pub(crate) use accepted::Handoff;
+pub use accepted::{Accepted, ListenerInfo, Parts, Socket, TlsInfo, TlsSession};
 pub use builder::AcceptedBuilder;
 pub use bytes::INLINE_BYTES;
-pub use gate::Wake;
-pub use here::Here;
+pub(crate) use gate::Wake;
+pub(crate) use here::Here;
 pub use incoming::{Incoming, IntoIter};
 pub use losses::Losses;
-pub use permit::{Permit, Release};
-pub use queue::{Intake, Next, Overload, PoolRecord, Queue, Rejected, queue, queue_of};
+pub use permit::Permit;
+pub(crate) use permit::Release;
+#[cfg(test)]
+pub(crate) use queue::queue;
+pub use queue::{Intake, Next, Overload};
+pub(crate) use queue::{PoolRecord, Queue, Rejected, queue_of};
 pub use stream::{FINISH_BYTES_MAX, FINISH_PATIENCE_MAX, Stream};
 
 use std::io;
@@ -72,7 +77,7 @@ enum Place {
 
 /// A ring's way into a pool.
 #[derive(Clone, Debug)]
-pub enum Entrance {
+pub(crate) enum Entrance {
     /// To workers, by a queue.
     Queue(Queue),
     /// The ring serves.

@@ -17,7 +17,7 @@ pub struct Permit {
 
 impl Permit {
     /// `token` is what `owner` knows the connection by.
-    pub fn new(owner: Arc<dyn Release>, token: u64) -> Permit {
+    pub(crate) fn new(owner: Arc<dyn Release>, token: u64) -> Permit {
         Permit { owner, token }
     }
 }

@@ -33,6 +33,7 @@ pub enum Rejected {
 }
 
 /// A queue of at most `capacity` connections for the pool called `name`.
+#[cfg(test)]
 pub fn queue(name: &str, capacity: usize, overload: Overload) -> (Queue, Intake) {
     queue_of(Arc::new(PoolRecord::new(name)), capacity, overload)
 }
@@ -97,11 +98,13 @@ impl Queue {
     }
 
     /// Whether none waits.
+    #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.sender.is_empty()
     }
 
     /// What the pool has measured and counted; it outlives the queue.
+    #[cfg(test)]
     pub fn record(&self) -> Arc<PoolRecord> {
         self.record.clone()
     }

@@ -27,6 +27,7 @@ mod mend;
 mod pools;
 mod prober;
 mod refusals;
+mod refused;
 mod relay;
 mod replace;
 mod report;
@@ -46,6 +47,7 @@ pub use driver::{DriverChoice, DriverInUse};
 pub use listener::{Listener, TIMEOUT_DEFAULT, TIMEOUT_MAX};
 pub use prober::{Asked, NAMES_EVERY, Resolver, ServerFinding, address_among, check_once};
 pub use refusals::{REFUSALS_MAX, REFUSED_BYTES_MAX, RefusalSeen};
+pub use refused::Refused;
 pub use relay::{
     DISCONNECT_DELAY_DEFAULT, GREETING_TIMEOUT_DEFAULT, HALF_CLOSED_TIMEOUT_DEFAULT, HELD_MOVED_MAX,
     IDLE_TIMEOUT_DEFAULT, LiveSession, Relay, SessionFilter, SessionLog, SessionRecord, SessionSeen, SessionState,
@@ -55,6 +57,7 @@ pub use replace::{Kept, Replaced};
 pub use snapshot::{Ended, ListenerAccount, Meter, RingAccount, Snapshot};
 pub use start::{Bound, EngineBuilder, PENDING_LIMIT_DEFAULT, PENDING_LIMIT_MAX, RINGS_MAX, StartError, cpus};
 pub use takeover::{ClientCounts, Pending};
+pub use tally::Count;
 
 pub use crate::ring::SetupError;
 

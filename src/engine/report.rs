@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::door::Door;
 use super::refusals::{RefusalSeen, Refusals};
+use super::refused::Hook;
 use crate::admission::Refusal;
 use crate::conn::{
     Ending, Handed, Record, Severity, Wording, describe, describe_handed, describe_oddity, lazy_header_advice,
@@ -49,6 +50,7 @@ pub struct Report {
     faults: Repeats<Fault>,
     /// How many kinds a source has had at a listener.
     kinds: Repeats<(u32, IpAddr)>,
+    refused: Hook,
 }
 
 /// What went wrong at a listener: its row, the reason, the diagnosis.
@@ -88,12 +90,17 @@ const ROWS_MAX: usize = 8192;
 
 impl Default for Report {
     fn default() -> Report {
-        let (lines, faults, kinds) = (Repeats::new(WINDOW), Repeats::new(WINDOW), Repeats::new(WINDOW));
-        Report { listeners: Mutex::default(), lines, faults, kinds, refusals: Refusals::default() }
+        Report::new(Hook::default())
     }
 }
 
 impl Report {
+    /// Nothing yet; `refused` is told of every connection that does not get in.
+    pub fn new(refused: Hook) -> Report {
+        let (lines, faults, kinds) = (Repeats::new(WINDOW), Repeats::new(WINDOW), Repeats::new(WINDOW));
+        Report { listeners: Mutex::default(), lines, faults, kinds, refusals: Refusals::default(), refused }
+    }
+
     /// The row of a listener: its place in the report and in the counters.
     pub fn row_of(&self, listener: Named) -> u32 {
         let mut listeners = self.lock();
@@ -131,6 +138,7 @@ impl Report {
 
     /// A connection was closed in the vestibule.
     pub fn ended(&self, door: &Door, ending: Ending, record: &Record<'_>, now: Instant) {
+        self.refused.tell(&door.info, ending, record);
         let was_mute = record.was_mute(ending);
         if !ending.is_worth_a_line() && !was_mute {
             return;

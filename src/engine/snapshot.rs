@@ -6,16 +6,17 @@ use std::ops::AddAssign;
 use std::sync::Arc;
 use std::time::Instant;
 
-use hdrhistogram::Histogram;
-
 use super::accounts::{self, BackendAccount, ServerAccount};
 use super::driver::DriverInUse;
 use super::refusals::RefusalSeen;
 use super::relay::SharedBackend;
 use super::report::{Named, Report};
-use super::tally::{Count, Passage, Tally};
+use super::tally::{Count, Passage, Tally, end_name};
 use crate::admission::{ClientTable, Clients};
+use crate::conn::Ending;
 use crate::dispatch::PoolRecord;
+use crate::relay::End;
+use crate::stats::Histogram;
 
 /// Reads what an engine's rings and pools have counted, whether it runs, ends or has ended.
 #[derive(Clone, Debug)]
@@ -46,7 +47,7 @@ impl Meter {
         }
         let table = |count: fn(&ClientTable) -> u64| self.clients.table().map_or(0, |table| count(table));
         let others = [
-            ("lost-in-pool", losses),
+            (LOST_IN_POOL, losses),
             ("client-evicted", table(ClientTable::evicted)),
             ("client-uncounted", table(ClientTable::uncounted)),
         ];
@@ -103,6 +104,9 @@ impl Meter {
         endings
     }
 }
+
+/// The counter of connections that pools have lost.
+const LOST_IN_POOL: &str = "lost-in-pool";
 
 /// Bytes of a table or a JSON line that listeners' endings may take, about.
 const ENDINGS_SHOWN_MAX: usize = 24 << 10;
@@ -243,7 +247,38 @@ impl Snapshot {
         &self.counters
     }
 
-    /// One counter; 0 for a name that does not exist.
+    /// How often something happened.
+    ///
+    /// ```
+    /// use vestibule::engine::Count;
+    ///
+    /// # fn f(engine: &vestibule::Engine) {
+    /// let snapshot = engine.snapshot();
+    /// println!("{} of {}", snapshot.get(Count::Proxied), snapshot.get(Count::Accepted));
+    /// # }
+    /// ```
+    pub fn get(&self, count: Count) -> u64 {
+        self.count(count.name())
+    }
+
+    /// How many connections ended so before they reached a pool or a relay, whatever byte decided it.
+    pub fn ended(&self, ending: Ending) -> u64 {
+        self.count(ending.code())
+    }
+
+    /// How many relayed sessions ended so.
+    pub fn sessions_ended(&self, end: End) -> u64 {
+        self.count(end_name(end.code()))
+    }
+
+    /// How many connections pools have lost, by a panic of a handler above all.
+    pub fn lost_in_pools(&self) -> u64 {
+        self.count(LOST_IN_POOL)
+    }
+
+    /// One counter by the name that it has in tables and in JSON; 0 for a name that does not exist. See
+    /// [`get`](Snapshot::get), [`ended`](Snapshot::ended) and [`sessions_ended`](Snapshot::sessions_ended) for those that the
+    /// compiler knows.
     pub fn count(&self, name: &str) -> u64 {
         self.counters.iter().find(|(known, _)| *known == name).map_or(0, |(_, value)| *value)
     }
@@ -442,6 +477,18 @@ mod tests {
         assert_eq!((shown.len() + more, shown[0]), (2000, first));
         let table = snapshot.to_string();
         assert!(table.len() < 2 * ENDINGS_SHOWN_MAX && table.contains(&format!("\n... and {more} more\n")), "{table}");
+    }
+
+    #[test]
+    fn every_typed_counter_has_its_name() {
+        let names = Tally::names();
+        let mut snapshot = Snapshot { counters: names.iter().copied().zip(1..).collect(), ..nothing() };
+        snapshot.counters.push((LOST_IN_POOL, 99));
+        assert_eq!((snapshot.get(Count::Accepted), snapshot.lost_in_pools()), (1, 99));
+        assert_eq!(snapshot.get(Count::RingReplaced), 19);
+        assert_eq!(snapshot.ended(Ending::Drained), 19 + Ending::COUNT as u64);
+        assert_ne!(snapshot.get(Count::OutOfResources), snapshot.sessions_ended(End::OutOfResources));
+        assert!(End::codes().all(|code| names.contains(&end_name(code))));
     }
 
     #[test]

@@ -17,6 +17,7 @@ use super::listener::Listener;
 use super::mend::Life;
 use super::pools::Pools;
 use super::prober::{Prober, Resolver};
+use super::refused::{Hook, Refused};
 use super::relay::{self, Letterbox, Relay, Relays, SessionLog, Terms};
 use super::report::Report;
 use super::tally::Tally;
@@ -44,6 +45,7 @@ pub struct EngineBuilder {
     relays: Vec<Relay>,
     session_log: SessionLogger,
     resolver: Resolver,
+    refused: Hook,
     pub(super) listeners: Vec<Listener>,
     pub(super) rings: Option<NonZeroUsize>,
     pub(super) pending_limit: Option<u32>,
@@ -77,6 +79,22 @@ impl EngineBuilder {
     /// keeps what it was started with.
     pub fn resolver(mut self, resolver: Resolver) -> EngineBuilder {
         self.resolver = resolver;
+        self
+    }
+
+    /// Calls `hear` for every connection that ends before it reaches a pool or a relay, whatever the log says of it. It runs
+    /// on the ring, where nobody is served meanwhile: it must not block, and should be quick. An engine keeps what it was
+    /// started with.
+    ///
+    /// ```
+    /// use vestibule::Engine;
+    ///
+    /// let builder = Engine::builder().on_refused(|refused| {
+    ///     eprintln!("{} at {}: {}", refused.peer, refused.listener.name, refused.ending.code());
+    /// });
+    /// ```
+    pub fn on_refused(mut self, hear: impl Fn(&Refused<'_>) + Send + Sync + 'static) -> EngineBuilder {
+        self.refused = Hook::new(hear);
         self
     }
 
@@ -191,7 +209,7 @@ impl EngineBuilder {
             pending_limit: builder.pending_limit_or_default(),
             sessions: sessions_a_ring(rings),
             session_log: builder.session_log.clone(),
-            report: Arc::new(Report::default()),
+            report: Arc::new(Report::new(builder.refused.clone())),
         };
         let seat = |index| Seat { index, cpu: (!builder.unpinned && rings <= cpus.len()).then(|| cpus[index]) };
         let threads = start_rings((0..rings).map(seat), &frame, &driver)?;

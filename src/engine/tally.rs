@@ -8,8 +8,9 @@ use crate::conn::Ending;
 use crate::relay::End;
 use crate::stats::{Counters, Latency};
 
-/// Things counted besides the endings of connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Things counted besides the endings of connections and sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Count {
     /// Connections that the kernel delivered.
     Accepted,
@@ -73,6 +74,16 @@ impl Count {
         (Count::SessionTaken, "session-taken"),
         (Count::RingReplaced, "ring-replaced"),
     ];
+
+    /// The name of the counter in tables and in JSON.
+    pub fn name(self) -> &'static str {
+        Count::ALL[self as usize].1
+    }
+}
+
+/// The name of the counter of sessions that ended so.
+pub(super) fn end_name(code: &'static str) -> &'static str {
+    if code == End::OutOfResources.code() { SESSION_RESOURCES } else { code }
 }
 
 /// What befalls the connections of a listener beside their endings.
@@ -238,7 +249,7 @@ impl Tally {
 
     /// The names of all counters, in order.
     pub fn names() -> Vec<&'static str> {
-        let ends = End::codes().map(|code| if code == End::OutOfResources.code() { SESSION_RESOURCES } else { code });
+        let ends = End::codes().map(end_name);
         Count::ALL.iter().map(|(_, name)| *name).chain(Ending::codes()).chain(ends).collect()
     }
 

@@ -263,3 +263,32 @@ fn bans_and_limits_take_hold_before_the_call_returns() {
     engine.set_limits(Default::default()).expect("the ring turns");
     assert!(is_served(plain) && banned() == 1);
 }
+
+#[test]
+fn a_hook_hears_of_everybody_who_does_not_get_in_and_its_panic_goes_no_further() {
+    let (tell, heard) = std::sync::mpsc::channel();
+    let engine = two_listeners()
+        .on_refused(move |refused| {
+            let address = refused.local.map(|local| local.port());
+            let _ = tell.send((refused.ending.code(), refused.listener.name.clone(), address, refused.bytes.to_vec()));
+            assert!(refused.bytes != b"GET / HTTP/1.1\r\n", "as told");
+        })
+        .start()
+        .expect("loopback has free ports");
+    let address = engine.addresses()[0];
+    let refuse = |bytes: &[u8]| {
+        let mut client = connect(address);
+        let _ = std::io::Write::write_all(&mut client, bytes);
+        let _ = client.read(&mut [0]);
+        heard.recv_timeout(SOON).expect("it is told")
+    };
+    let of = |reason, bytes: &[u8]| (reason, "haproxy".to_owned(), Some(address.port()), bytes.to_vec());
+    for _ in 0..2 {
+        assert_eq!(refuse(b"GET / HTTP/1.1\r\n"), of("absent", b"GET / HTTP/1.1\r\n"));
+    }
+    engine.set_trust(Which::All, []).expect("the ring turns");
+    assert_eq!(refuse(b"").0, "untrusted");
+    engine.set_trust(Which::All, ["127.0.0.1".parse().expect("a network")]).expect("the ring turns");
+    assert!(is_trusted(&engine) && engine.snapshot().count("ring-replaced") == 0);
+    assert_eq!((engine.snapshot().ended(crate::conn::Ending::Absent { at: 1 }), heard.try_recv().is_err()), (2, true));
+}

@@ -19,6 +19,7 @@ const IMAP_TAG_LENGTH_MAX: usize = 32;
 ///
 /// [`diagnose`] yields those that can be read off the first bytes; the others name events that only the caller sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Diagnosis {
     /// A TLS ClientHello.
     TlsClientHello,

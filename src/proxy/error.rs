@@ -6,6 +6,7 @@ use core::fmt;
 ///
 /// Bytes that are no header at all break no rule: they are [`Decoded::Absent`](super::Decoded::Absent).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Reason {
     /// Version 2 signature, version nibble not 2.
     BadVersion,

@@ -3,6 +3,7 @@
 /// The reason. HAProxy's two letters stand beside each: who ended it and in which phase (its manual, "Session state at
 /// disconnection").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum End {
     /// Both have ended their streams, the client first.
     ClientClosed,

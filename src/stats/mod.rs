@@ -3,20 +3,22 @@
 
 mod repeats;
 
-pub use repeats::{Noted, PassedOver, REPEATS_KEYS_MAX, Repeats};
+pub(crate) use repeats::{Noted, PassedOver, Repeats};
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
+/// Of crate hdrhistogram, version 7: part of the public interface on purpose, since it says more of latencies than any wrapper
+/// would.
+pub use hdrhistogram::Histogram;
 
 /// Longest latency that a histogram tells apart, in microseconds: one hour. Longer ones count as this.
 pub const LATENCY_MAX_MICROS: u64 = 3_600_000_000;
 
 /// A table of counters with one writing thread: the writer pays a plain load and store, no locked instruction.
 #[derive(Debug)]
-pub struct Counters {
+pub(crate) struct Counters {
     cells: Box<[AtomicU64]>,
 }
 
@@ -32,12 +34,6 @@ impl Counters {
         cell.store(cell.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
-    /// How many counters there are.
-    #[allow(clippy::len_without_is_empty)] // whether there is none, nobody asks
-    pub fn len(&self) -> usize {
-        self.cells.len()
-    }
-
     /// The counter's value.
     pub fn get(&self, index: usize) -> u64 {
         self.cells[index].load(Ordering::Relaxed)
@@ -46,7 +42,7 @@ impl Counters {
 
 /// A latency histogram in microseconds, three significant digits. The lock is free but for the moment of a snapshot.
 #[derive(Debug)]
-pub struct Latency {
+pub(crate) struct Latency {
     histogram: Mutex<Histogram<u64>>,
 }
 

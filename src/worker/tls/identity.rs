@@ -193,7 +193,17 @@ impl fmt::Display for TlsError {
     }
 }
 
-impl Error for TlsError {}
+impl Error for TlsError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            TlsError::Unreadable { error, .. } => Some(error),
+            TlsError::Pem { error, .. } => Some(error),
+            TlsError::Certificate { error, .. } | TlsError::Key { error, .. } => Some(error),
+            TlsError::SelfSigned(error) => Some(error),
+            TlsError::NoCertificate { .. } | TlsError::NoKey { .. } | TlsError::Mismatch { .. } => None,
+        }
+    }
+}
 
 fn make_self_signed(names: &[&str]) -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>), rcgen::Error> {
     let names: Vec<String> = names.iter().map(|&name| name.into()).collect();

@@ -13,6 +13,8 @@ pub use clients::ClientAuthorities;
 pub use identity::{Identity, PEM_FILE_MAX, TlsError};
 #[doc(hidden)] // held against Dovecot by tests
 pub use names::is_matched;
+/// Version 0.23: part of the public interface on purpose, by the errors of [`TlsError`].
+pub use rustls;
 pub use session::HANDSHAKE_BYTES_MAX;
 
 use std::net::IpAddr;
