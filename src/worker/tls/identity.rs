@@ -200,7 +200,8 @@ impl Error for TlsError {
             TlsError::Pem { error, .. } => Some(error),
             TlsError::Certificate { error, .. } | TlsError::Key { error, .. } => Some(error),
             TlsError::SelfSigned(error) => Some(error),
-            TlsError::NoCertificate { .. } | TlsError::NoKey { .. } | TlsError::Mismatch { .. } => None,
+            TlsError::NoCertificate { .. } | TlsError::NoKey { .. } => None,
+            TlsError::Mismatch { .. } | TlsError::Authorities { .. } => None,
         }
     }
 }
