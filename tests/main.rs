@@ -38,6 +38,7 @@ mod peer_cases;
 mod peers;
 mod pools;
 mod presets;
+mod public_api;
 mod receivers;
 mod refusals;
 mod relay;

@@ -16,9 +16,10 @@ mod v1_words;
 mod waiting;
 mod wording;
 
-pub use deadlines::{Deadlines, Expired};
+pub(crate) use deadlines::Deadlines;
 pub use ending::Ending;
-pub use handed::{Handed, describe_handed, describe_oddity};
-pub use slab::{GENERATION_BITS, Slab, SlotId};
-pub use waiting::{Action, Admitted, How, Terms, Waiting};
-pub use wording::{Record, SHOWN_MAX, SILENCE_MIN, Severity, Wording, describe, lazy_header_advice};
+pub(crate) use handed::{Handed, describe_handed, describe_oddity};
+pub(crate) use slab::{GENERATION_BITS, Slab, SlotId};
+pub use waiting::Terms;
+pub(crate) use waiting::{Action, Admitted, How, Waiting};
+pub(crate) use wording::{Record, SHOWN_MAX, Severity, Wording, describe, lazy_header_advice};
