@@ -285,6 +285,7 @@ mod tests {
                 "cause",
                 "outcome",
                 "ring",
+                "driver",
                 "path",
                 "kernel",
             ];
