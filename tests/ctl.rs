@@ -83,8 +83,8 @@ fn it_prints_the_closing_table_of_a_daemon_that_goes_on() {
     assert_eq!(wait["count"], 10, "{json}");
     assert!(wait["p50"].as_u64() <= wait["p99.9"].as_u64() && wait["max"].as_u64() > Some(0), "{json}");
     let log = scene.daemon.stop();
-    let closing = log.find("connections ").map(|at| &log[at..]).expect("a table");
-    assert_eq!(closing.lines().collect::<Vec<_>>()[..4], again.stdout.lines().collect::<Vec<_>>()[..4]);
+    let closing = log.find("driver     ").map(|at| &log[at..]).expect("a table");
+    assert_eq!(closing.lines().collect::<Vec<_>>()[..6], again.stdout.lines().collect::<Vec<_>>()[..6]);
 }
 
 #[test]

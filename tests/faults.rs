@@ -66,7 +66,7 @@ fn without_locked_memory_for_its_buffers_it_reads_by_recv_and_says_so() {
     needs_root!();
     needs!("setpriv", "prlimit");
     let port = free_port();
-    let configuration = haproxy_configuration(port, "rings = 1", "");
+    let configuration = haproxy_configuration(port, "driver = io_uring\nrings = 1", "");
     // Enough for the ring, not for 4 MiB of buffers. Root is exempt, so it must be somebody else.
     let wrapper = ["setpriv", "--reuid", "65534", "--clear-groups", "prlimit", "--memlock=2097152:2097152"];
     let daemon = Daemon::start_under(&wrapper, &configuration, &[port]);
