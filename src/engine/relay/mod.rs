@@ -175,7 +175,9 @@ impl<S> Relays<S> {
         let phase = session.phase;
         match phase {
             Phase::Doubted { .. } if readiness.ended => self.finish(driver, slot, End::Probe, now),
-            Phase::Doubted { .. } => self.choose(driver, slot, now),
+            // That there is room to write is told at once, and says nothing.
+            Phase::Doubted { .. } if readiness.readable => self.choose(driver, slot, now),
+            Phase::Doubted { .. } => {}
             Phase::Queued { .. } | Phase::Connecting if side == Side::Client => {
                 if readiness.broken {
                     self.finish(driver, slot, End::ClientLeft, now);

@@ -19,7 +19,7 @@ use crate::relay::{Course, End, Facts, Forward, HEADER_MAX, Pair, Preface, Proto
 use crate::ring::{Errno, Streams};
 
 /// So long a connection that came with LOCAL may turn out to be a look whether somebody listens.
-const DOUBT: Duration = Duration::from_millis(50);
+pub(super) const DOUBT: Duration = Duration::from_millis(50);
 
 impl<S> Relays<S> {
     /// A session for a validated connection; `bytes` are the header, if there is one, and what came behind it.

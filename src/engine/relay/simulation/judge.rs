@@ -1,6 +1,6 @@
 //! What is known of every session from outside, and whether what its ring does with it is just.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use super::{Promises, SLACK};
 use crate::backend::ServerIndex;
 use crate::engine::relay::Relays;
 use crate::engine::relay::ending::PARTING_MAX;
+use crate::engine::relay::opening::DOUBT;
 use crate::engine::relay::session::{Phase, Session, UNASKED_AFTER};
 use crate::relay::{End, TICK};
 
@@ -33,14 +34,15 @@ struct Book {
     late: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
     Begun,
+    Doubted,
     Queued,
     Connecting,
     Greeting,
     Open,
-    /// In place of the stage before, which is kept.
+    Lingering,
     Parting,
 }
 
@@ -52,11 +54,13 @@ pub struct Judge {
     pub begun: u64,
     /// Every session was ended.
     pub drained: bool,
+    /// Stages that some session has come to.
+    pub reached: BTreeSet<Stage>,
 }
 
 impl Judge {
     pub fn new(promises: Vec<Promises>) -> Judge {
-        Judge { promises, books: BTreeMap::new(), begun: 0, drained: false }
+        Judge { promises, books: BTreeMap::new(), begun: 0, drained: false, reached: BTreeSet::new() }
     }
 
     /// A session is about to begin.
@@ -89,6 +93,7 @@ impl Judge {
             let session = relays.sessions.get_mut(slot).expect("as listed");
             let book = self.books.get_mut(&session.client.conn).expect("it was begun");
             book.follow(session, kernel);
+            self.reached.insert(book.stage);
             let latest = book.latest(&self.promises[book.service], kernel);
             if kernel.now > latest + TICK + SLACK + SLACK && !book.late {
                 book.late = true;
@@ -118,7 +123,10 @@ impl Judge {
             let client = &kernel.conns[book.client];
             let server = book.server.map(|server| &kernel.conns[server]);
             let lies = match (book.stage, server) {
+                _ if client.corked || server.is_some_and(|server| server.corked) => Some("more should have followed"),
                 _ if book.parted.is_some() => None,
+                (Stage::Doubted, _) => client.has_something().then_some("a client that is doubted has spoken"),
+                (Stage::Lingering, _) => client.has_something().then_some("a client that learns later has spoken"),
                 (Stage::Queued | Stage::Connecting, _) if client.is_gone() => Some("its client has left"),
                 (Stage::Connecting, Some(server)) => server.has_connected().then_some("its server is connected"),
                 (Stage::Greeting | Stage::Open, Some(server)) => {
@@ -168,9 +176,20 @@ impl Book {
             Phase::Greeting => Stage::Greeting,
             Phase::Open => Stage::Open,
             Phase::Parting { .. } => Stage::Parting,
-            Phase::Doubted { .. } | Phase::Lingering { .. } => unreachable!("no LOCAL header, no time to part"),
+            Phase::Doubted { .. } => Stage::Doubted,
+            Phase::Lingering { .. } => Stage::Lingering,
         };
+        if self.stage == Stage::Doubted && stage != Stage::Doubted {
+            let client = &kernel.conns[self.client];
+            if kernel.now < self.since + DOUBT && client.read == 0 && !client.has_something() {
+                kernel.blame(format!("a silent session is doubted no more before its time: {self:?}"));
+            }
+        }
+        if stage == Stage::Lingering && !self.sides(kernel).1.is_some_and(Conn::has_something) {
+            kernel.blame(format!("the client of a server that has not ended is kept from something: {self:?}"));
+        }
         if stage == Stage::Parting {
+            // In place of the stage before, which is kept.
             self.parted.get_or_insert(kernel.now);
         } else if stage != self.stage {
             self.stage = stage;
@@ -210,6 +229,8 @@ impl Book {
         let Promises { pace, connect, queue, .. } = promises;
         match self.stage {
             Stage::Begun | Stage::Parting => self.since,
+            Stage::Doubted => self.since + DOUBT,
+            Stage::Lingering => self.since + promises.delay,
             // Who comes back to the line when its time is up may find that out there.
             Stage::Queued => self.since.max(self.queued.unwrap_or(self.since) + *queue),
             Stage::Connecting => self.since + *connect,
@@ -256,7 +277,8 @@ impl Book {
             End::ClientReset => server.is_some_and(|server| is_reset(client, server)),
             End::ServerReset => server.is_some_and(|server| is_reset(server, client)),
             End::ClientLeft => {
-                matches!(self.stage, Stage::Begun | Stage::Queued | Stage::Connecting) && client.is_gone()
+                matches!(self.stage, Stage::Begun | Stage::Doubted | Stage::Queued | Stage::Connecting)
+                    && client.is_gone()
             }
             End::IdleTimeout => in_time(&[Stage::Open]) && self.half_closed(kernel).is_none(),
             End::HalfClosedTimeout => in_time(&[Stage::Open]) && self.half_closed(kernel).is_some(),
@@ -266,13 +288,12 @@ impl Book {
             End::NoGreeting => unheard && server.is_some_and(|server| server.read_end.is_some() || server.met_error),
             End::NoServer => self.server.is_none(),
             End::ConnectFailed | End::QueueFull => {
-                matches!(self.stage, Stage::Begun | Stage::Queued | Stage::Connecting)
+                matches!(self.stage, Stage::Begun | Stage::Doubted | Stage::Queued | Stage::Connecting)
             }
+            End::Probe => self.stage == Stage::Doubted && client.has_something(),
             End::OutOfResources => kernel.scarcity || self.stage == Stage::Begun,
             End::Drained => drained,
-            End::Probe | End::PrefaceRefused | End::FilterRefused | End::ServerDown | End::Killed | End::RingFailed => {
-                false
-            }
+            End::PrefaceRefused | End::FilterRefused | End::ServerDown | End::Killed | End::RingFailed => false,
         }
     }
 }

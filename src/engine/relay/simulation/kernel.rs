@@ -5,14 +5,14 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
 use super::peer::{Act, Pace, Peer, Seen};
-use crate::relay::Side;
+use crate::relay::{Forward, Side};
 use crate::ring::{Errno, Readiness, Streams};
 
 /// Bytes before the length in a header of version 2, and with it.
@@ -51,12 +51,15 @@ pub struct Conn {
     pub sent: usize,
     pub outbound: usize,
     outbound_max: usize,
-    /// What was said to the server first, as far as it is known.
+    /// How it learns of the client, and what was said to it first, as far as it is known.
+    forward: Forward,
     head: Vec<u8>,
     /// It was told something of ours in place of a server's words.
     text: bool,
     /// A send had no room, and it was not told yet that there is some again.
     pub wants_room: bool,
+    /// The last bytes were sent with the word that more follows at once, and nothing has.
+    pub corked: bool,
     pub shut: bool,
     pub lingers: bool,
     /// It was closed; how: with what unread, and what unsent.
@@ -88,6 +91,7 @@ pub struct Server {
     pub address: SocketAddr,
     pub pace: Pace,
     pub speaks_first: bool,
+    pub forward: Forward,
     /// So many of ten connects fail.
     pub fails: u8,
     /// Nobody may connect to it now.
@@ -153,9 +157,11 @@ impl Conn {
             sent: 0,
             outbound: 0,
             outbound_max,
+            forward: Forward::None,
             head: Vec::new(),
             text: false,
             wants_room: false,
+            corked: false,
             shut: false,
             lingers: false,
             closed: None,
@@ -200,7 +206,7 @@ impl Conn {
 
     /// What of the client's own was sent to this server.
     pub fn passed_on(&self) -> usize {
-        header_len(&self.head).map_or(0, |header| self.sent.saturating_sub(header))
+        header_len(&self.head, self.forward).map_or(0, |header| self.sent.saturating_sub(header))
     }
 
     /// Whether it has got everything that the other side has said.
@@ -273,18 +279,39 @@ impl Conn {
 
     /// Keeps what was said first to a server.
     fn note_head(&mut self, bytes: &[u8]) {
-        let missing = header_len(&self.head).map_or(bytes.len(), |len| len.saturating_sub(self.head.len()));
-        self.head.extend_from_slice(&bytes[..missing.min(bytes.len())]);
-        if let Some(len) = header_len(&self.head) {
+        self.head.extend_from_slice(bytes);
+        if let Some(len) = header_len(&self.head, self.forward) {
             self.head.truncate(len);
         }
     }
 }
 
-/// The length of a header of version 2, when it is known.
-fn header_len(head: &[u8]) -> Option<usize> {
-    let len = head.get(HEADER_FIXED - 2..HEADER_FIXED)?;
-    Some(HEADER_FIXED + usize::from(u16::from_be_bytes([len[0], len[1]])))
+/// The length of the header, when it is known.
+fn header_len(head: &[u8], forward: Forward) -> Option<usize> {
+    match forward {
+        Forward::ProxyV2 => {
+            let len = head.get(HEADER_FIXED - 2..HEADER_FIXED)?;
+            Some(HEADER_FIXED + usize::from(u16::from_be_bytes([len[0], len[1]])))
+        }
+        Forward::ProxyV1 => head.windows(2).position(|end| end == b"\r\n").map(|at| at + 2),
+        _ => Some(0),
+    }
+}
+
+/// Whether a header, as far as it is there, names this port as the client's.
+fn names(head: &[u8], forward: Forward, port: u16) -> bool {
+    const INET: u8 = 0x11;
+    match forward {
+        Forward::ProxyV2 => {
+            let at = if head.get(13) == Some(&INET) { 24 } else { 48 };
+            head.get(at..at + 2).is_none_or(|named| named == port.to_be_bytes())
+        }
+        Forward::ProxyV1 => {
+            let fields: Vec<&[u8]> = head.split(|byte| *byte == b' ').collect();
+            fields.len() < 6 || fields[4] == port.to_string().as_bytes()
+        }
+        _ => true,
+    }
 }
 
 impl Kernel {
@@ -322,6 +349,23 @@ impl Kernel {
     pub fn note(&mut self, what: u64, which: u64) {
         self.trace =
             (self.trace ^ (what << 56 | which << 32 | self.now.as_micros() as u64)).wrapping_mul(0x100_0000_01b3);
+    }
+
+    /// A server dies: its sockets are closed, and so none has a last word.
+    pub fn kill(&mut self, server: SocketAddr) {
+        let of_it = |conn: &&mut Conn| conn.side == Side::Server && conn.address == server;
+        for conn in self.conns.iter_mut().filter(of_it).filter(|conn| conn.state == State::Open && !conn.reset) {
+            if conn.peer.left {
+                continue;
+            }
+            conn.wake = true;
+            match conn.outbound {
+                0 => conn.fin = true,
+                _ => conn.reset_by_peer(),
+            }
+            conn.peer.closed = true;
+            conn.leave();
+        }
     }
 
     fn trouble(&mut self) -> bool {
@@ -485,14 +529,14 @@ impl Kernel {
             return self.blame(format!("server {index} gets bytes for nobody"));
         };
         let mut head = conn.head.clone();
-        if header_len(&head).is_none_or(|len| head.len() < len) {
+        if header_len(&head, conn.forward).is_none_or(|len| head.len() < len) {
             head.extend_from_slice(bytes);
         }
-        let Some(len) = header_len(&head) else { return };
+        let Some(len) = header_len(&head, conn.forward) else { return };
         let skipped = len.saturating_sub(conn.sent).min(bytes.len());
         let (own, at) = (&bytes[skipped..], (conn.sent + skipped).saturating_sub(len));
         let said = client.read >= at + own.len() && client.peer.speech.bytes(at, own.len()) == own;
-        let announced = head.get(24..26).is_none_or(|port| port == client.address.port().to_be_bytes());
+        let announced = names(&head[..len.min(head.len())], conn.forward, client.address.port());
         if !said || !announced {
             let count = bytes.len();
             self.blame(format!("server {index} gets {count} bytes that its client did not say at {at}"));
@@ -587,8 +631,11 @@ impl Streams for Script {
         self.kernel.borrow_mut().receive(socket.conn, room)
     }
 
-    fn send(&mut self, socket: &Socket, bytes: &[u8], _: bool) -> Result<usize, Errno> {
-        self.kernel.borrow_mut().send(socket.conn, bytes)
+    fn send(&mut self, socket: &Socket, bytes: &[u8], more: bool) -> Result<usize, Errno> {
+        let mut kernel = self.kernel.borrow_mut();
+        let sent = kernel.send(socket.conn, bytes)?;
+        kernel.conns[socket.conn].corked = more && sent == bytes.len();
+        Ok(sent)
     }
 
     fn shutdown(&mut self, socket: &Socket) {
@@ -598,6 +645,7 @@ impl Streams for Script {
         kernel.check_shutdown(socket.conn);
         let conn = &mut kernel.conns[socket.conn];
         conn.shut = true;
+        conn.corked = false;
         conn.wake = true;
     }
 
@@ -617,8 +665,10 @@ impl Streams for Script {
         kernel.conns[socket.conn].outbound > 0
     }
 
-    fn local(&self, _: &Socket) -> Option<SocketAddr> {
-        Some(SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), 143)))
+    fn local(&self, socket: &Socket) -> Option<SocketAddr> {
+        let is_ipv4 = self.kernel.borrow().conns[socket.conn].address.is_ipv4();
+        let own: IpAddr = if is_ipv4 { [192, 0, 2, 1].into() } else { [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into() };
+        Some((own, 143).into())
     }
 }
 
@@ -644,7 +694,8 @@ impl Kernel {
             _ => State::Connecting(None, None),
         };
         let peer = Peer::new(&mut self.rng, until, server.pace, server.speaks_first);
-        let conn = Conn::new(Side::Server, ring, target, state, peer, &mut self.rng);
+        let mut conn = Conn::new(Side::Server, ring, target, state, peer, &mut self.rng);
+        conn.forward = server.forward;
         self.conns.push(conn);
         Ok(self.conns.len() - 1)
     }

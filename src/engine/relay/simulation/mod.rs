@@ -18,6 +18,7 @@ mod kernel;
 mod peer;
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::rc::Rc;
@@ -28,12 +29,15 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 
 use super::{Letterbox, Parts, Relay, Relays, SharedBackend, Terms};
-use crate::backend::{AdminState, Balance, CheckKind, CheckSettings, ServerIndex, ServerSettings, Settings};
+use crate::backend::{
+    AdminState, Balance, CheckKind, CheckSettings, ServerIndex, ServerSettings, Settings, StickSettings,
+};
 use crate::dispatch::{Handoff, ListenerInfo};
 use crate::engine::fault::{self, Fault};
 use crate::engine::tally::Tally;
+use crate::proxy::{Decoded, Encoder, Rules, decode};
 use crate::relay::{End, Forward, Protocol, Target};
-use judge::Judge;
+use judge::{Judge, Stage};
 use kernel::{Kernel, Script, Server, Socket};
 use peer::{Pace, Peer};
 
@@ -55,6 +59,7 @@ const SLACK: Duration = Duration::from_millis(2);
 struct Outcome {
     violations: Vec<String>,
     trace: u64,
+    reached: BTreeSet<Stage>,
 }
 
 /// A client that is still to come.
@@ -63,8 +68,9 @@ struct Visitor {
     ring: usize,
     service: usize,
     address: SocketAddr,
-    /// So many of its bytes come with its header.
+    /// So many of its bytes come with its header, which is LOCAL.
     early: usize,
+    is_local: bool,
     peer: Peer,
 }
 
@@ -75,6 +81,8 @@ struct Promises {
     connect: Duration,
     queue: Duration,
     speaks_first: bool,
+    /// Over so long clients learn that their server has ended.
+    delay: Duration,
 }
 
 struct Ring {
@@ -98,6 +106,8 @@ struct Scene {
     visitors: Vec<Visitor>,
     /// When an operator changes the state of a server: of which backend's.
     changes: Vec<(Duration, usize)>,
+    /// When a server dies, and which.
+    deaths: Vec<(Duration, SocketAddr)>,
     /// When every session is ended.
     drains: Option<Duration>,
     judge: Judge,
@@ -115,22 +125,27 @@ impl Scene {
         let letterboxes: Vec<Letterbox> = (0..RINGS).map(|_| Letterbox::new(None)).collect();
         let tally = Tally::new();
         let mut scene_parts: (Vec<Relay>, Vec<SharedBackend>, Vec<Promises>) = Default::default();
-        for number in 0..rng.usize(1..3) {
-            let (relay, backend, promises) = service(&mut rng, number, base, &mut kernel.servers);
+        // Now and then many sessions at one server, which then dies: more than are told at once.
+        let crowd = rng.u8(..16) == 0;
+        for number in 0..if crowd { 1 } else { rng.usize(1..3) } {
+            let (relay, backend, promises) = service(&mut rng, number, crowd, base, &mut kernel.servers);
             scene_parts.0.push(relay);
             scene_parts.1.push(backend);
             scene_parts.2.push(promises);
         }
         let (relays, backends, promises) = scene_parts;
         let servers_of = |backend: &SharedBackend| backend.lock().servers(base).count() as u16;
+        let mortal = rng.choice(&kernel.servers).expect("each service has some").address;
         let kernel = Rc::new(RefCell::new(kernel));
-        let sessions = rng.u32(2..16);
+        let sessions = if crowd { 64 } else { rng.u32(2..16) };
+        let dies = crowd || rng.u8(..8) == 0;
+        let deaths = dies.then(|| (millis(&mut rng, 3_000..6_000), mortal)).into_iter().collect();
         let ring = |ring: usize| {
             let letterbox = letterboxes[ring].clone();
             let parts = Parts { sessions, letterbox, tally: tally.clone(), log: None };
             Ring { relays: Relays::new(parts, base), driver: Script::new(kernel.clone(), ring) }
         };
-        let count = if rng.u8(..50) == 0 { rng.u16(10..40) } else { rng.u16(1..10) };
+        let count = if crowd || rng.u8(..50) == 0 { rng.u16(10..60) } else { rng.u16(1..10) };
         let mut visitors: Vec<Visitor> = (0..count).map(|number| visitor(&mut rng, number, &promises)).collect();
         visitors.sort_by_key(|visitor| std::cmp::Reverse(visitor.connects));
         let changes = (0..rng.usize(..4)).map(|_| (millis(&mut rng, 0..6_000), rng.usize(..backends.len())));
@@ -155,6 +170,7 @@ impl Scene {
             listener: Arc::new(listener),
             visitors,
             changes,
+            deaths,
             drains,
             judge: Judge::new(promises),
             rng,
@@ -189,8 +205,14 @@ impl Scene {
         let now = self.now();
         let is_due = |visitor: &Visitor, kernel: &Kernel| visitor.connects <= kernel.now && visitor.ring == ring;
         while self.visitors.last().is_some_and(|visitor| is_due(visitor, &self.kernel.borrow())) {
-            let Some(Visitor { service, address, early, peer, .. }) = self.visitors.pop() else { return };
-            let bytes = peer.speech.bytes(0, early);
+            let Some(Visitor { service, address, early, is_local, peer, .. }) = self.visitors.pop() else { return };
+            let header = local_header();
+            let head = match decode(&header, &Rules::default()) {
+                Decoded::Complete(header) => is_local.then_some(header.head()),
+                _ => unreachable!("it is whole"),
+            };
+            let own = peer.speech.bytes(0, early);
+            let bytes = if is_local { [&header, own].concat() } else { own.to_vec() };
             let conn = self.kernel.borrow_mut().admit(ring, address, peer, early);
             self.judge.begin(conn, service, address, &self.kernel.borrow());
             let Ring { relays, driver } = &mut self.rings[ring];
@@ -199,11 +221,11 @@ impl Scene {
                 listener: self.listener.clone(),
                 peer: address,
                 local: None,
-                head: None,
+                head,
                 accepted_at: now,
                 permit: None,
             };
-            let session = relays.prepare(driver, &self.services[service], handoff, bytes, now);
+            let session = relays.prepare(driver, &self.services[service], handoff, &bytes, now);
             relays.begin(driver, session, now);
             self.sweep(ring);
         }
@@ -243,6 +265,17 @@ impl Scene {
             self.changes.pop();
             self.change_state(backend, instant);
         }
+        if self.deaths.last().is_some_and(|(at, _)| *at <= now)
+            && let Some((_, server)) = self.deaths.pop()
+        {
+            self.kernel.borrow_mut().kill(server);
+        }
+        // As the prober does, when the time alone makes places.
+        for backend in &self.backends {
+            if backend.lock().wake_at().is_some_and(|at| at <= instant) {
+                backend.grant_places(instant);
+            }
+        }
         if self.drains.is_some_and(|at| at <= now) {
             self.drains = None;
             self.visitors.clear();
@@ -261,7 +294,8 @@ impl Scene {
         backend.lock().set_state(index, admin, now);
         let mut kernel = self.kernel.borrow_mut();
         let server = kernel.servers.iter_mut().find(|server| server.address == address_of(number, index));
-        server.expect("a server of the scene").forbidden = admin != AdminState::Ready;
+        server.expect("a server of the scene").forbidden =
+            admin == AdminState::Maint || (admin == AdminState::Drain && backend.lock().settings().stick.is_none());
         backend.grant_places(now);
     }
 
@@ -313,6 +347,8 @@ impl Scene {
         let dues = self.rings.iter().filter_map(|ring| ring.relays.due(kernel.instant())).map(|due| due - start);
         let others = self.visitors.last().map(|visitor| visitor.connects).into_iter().chain(kernel.next_event());
         let others = others.chain(self.changes.last().map(|(at, _)| *at)).chain(self.drains);
+        let woken = self.backends.iter().filter_map(|backend| backend.lock().wake_at()).map(|at| at - start);
+        let others = others.chain(self.deaths.last().map(|(at, _)| *at)).chain(woken);
         let Some(next) = dues.chain(others).min() else {
             kernel.blame("nothing will ever happen, and sessions are there".into());
             return false;
@@ -341,7 +377,13 @@ impl Scene {
 }
 
 /// A service, its backend, and what its sessions are promised.
-fn service(rng: &mut Rng, number: usize, base: Instant, servers: &mut Vec<Server>) -> (Relay, SharedBackend, Promises) {
+fn service(
+    rng: &mut Rng,
+    number: usize,
+    crowd: bool,
+    base: Instant,
+    servers: &mut Vec<Server>,
+) -> (Relay, SharedBackend, Promises) {
     let protocol = *rng.choice(&[Protocol::Imap, Protocol::Smtp, Protocol::None]).expect("three");
     let pace = Pace {
         idle: if rng.u8(..8) == 0 { millis(rng, 500..2_000) } else { millis(rng, 4_000..15_000) },
@@ -349,31 +391,37 @@ fn service(rng: &mut Rng, number: usize, base: Instant, servers: &mut Vec<Server
         half_closed: millis(rng, 500..4_000),
     };
     let speaks_first = protocol != Protocol::None;
-    let promises = Promises { pace, connect: millis(rng, 300..3_000), queue: millis(rng, 300..4_000), speaks_first };
-    let count = rng.u16(1..5);
-    let limit = if rng.bool() { rng.u32(1..4) } else { 0 };
+    let delay = if rng.bool() { millis(rng, 500..3_000) } else { Duration::ZERO };
+    let connect = millis(rng, 300..3_000);
+    let promises = Promises { pace, connect, queue: millis(rng, 300..4_000), speaks_first, delay };
+    let forward = *rng.choice(&[Forward::ProxyV2, Forward::ProxyV2, Forward::ProxyV1, Forward::None]).expect("four");
+    let count = if crowd { 1 } else { rng.u16(1..5) };
+    let limit = if rng.bool() && !crowd { rng.u32(1..4) } else { 0 };
+    let stick =
+        (rng.u8(..3) == 0).then(|| StickSettings { size: rng.u32(1..8), expire: Duration::from_secs(rng.u64(1..60)) });
+    // Without checks, servers that fail sessions are left alone for a while.
+    let (kind, fall) = if rng.u8(..4) == 0 { (CheckKind::None, rng.u32(1..4)) } else { (CheckKind::Banner, u32::MAX) };
     let fails = [0, 0, rng.u8(..4)];
     for index in 0..count {
         let address = address_of(number, ServerIndex(index));
         let fails = *rng.choice(&fails).expect("three");
-        servers.push(Server { address, pace, speaks_first, fails, forbidden: false });
+        servers.push(Server { address, pace, speaks_first, forward, fails, forbidden: false });
     }
     let settings = Settings {
         name: format!("backend{number}"),
         servers: (0..count).map(|index| server(number, index, limit)).collect(),
         balance: *rng.choice(&[Balance::LeastConn, Balance::RoundRobin, Balance::Source]).expect("three"),
-        stick: None,
+        stick,
         connect_timeout: promises.connect,
         retries: rng.u32(..4),
         queue: rng.u32(..5),
         queue_timeout: promises.queue,
-        slow_start: Duration::ZERO,
-        check: CheckSettings { kind: CheckKind::Banner, interval: Duration::from_secs(1000), rise: 2, fall: u32::MAX },
+        slow_start: if rng.bool() { millis(rng, 100..5_000) } else { Duration::ZERO },
+        check: CheckSettings { kind, interval: Duration::from_secs(1000), rise: 2, fall },
     };
     let backend = SharedBackend::seeded(settings, rng.u64(..), base);
-    let relay =
-        Relay::new("imap-login", &backend).protocol(protocol).log_sessions(false).disconnect_delay(Duration::ZERO);
-    let relay = relay.forward(Forward::ProxyV2, Target::Dovecot, None);
+    let relay = Relay::new("imap-login", &backend).protocol(protocol).log_sessions(false).disconnect_delay(delay);
+    let relay = relay.forward(forward, Target::Dovecot, None);
     let relay = relay.idle_timeout(pace.idle).greeting_timeout(pace.greeting).half_closed_timeout(pace.half_closed);
     (relay, backend, promises)
 }
@@ -402,8 +450,20 @@ fn visitor(rng: &mut Rng, number: u16, promises: &[Promises]) -> Visitor {
     let connects = millis(rng, 0..3_000);
     let peer = Peer::new(rng, connects, promises[service].pace, false);
     let early = if rng.bool() { 0 } else { rng.usize(..400) };
-    let address = SocketAddr::from(([198, 51, 100, rng.u8(1..8)], 40_000 + number));
-    Visitor { connects, ring: rng.usize(..RINGS), service, address, early, peer }
+    let (host, port) = (rng.u8(1..8), 40_000 + number);
+    let address = match rng.bool() {
+        true => SocketAddr::from(([198, 51, 100, host], port)),
+        false => SocketAddr::from(([0x2001, 0xdb8, 0, host.into(), 0, 0, 0, 7], port)),
+    };
+    Visitor { connects, ring: rng.usize(..RINGS), service, address, early, is_local: rng.u8(..4) == 0, peer }
+}
+
+/// LOCAL and nothing more.
+fn local_header() -> [u8; 16] {
+    let mut header = [0; 16];
+    let length = Encoder::local().encode(&mut header).expect("it fits");
+    assert_eq!(length, header.len());
+    header
 }
 
 /// Runs the schedule of a seed to its end.
@@ -414,10 +474,10 @@ fn run(seed: u64) -> Outcome {
         scene.kernel.borrow_mut().blame(format!("not over after {TURNS_MAX} turns"));
     }
     scene.check_end();
-    let kernel = scene.kernel.clone();
+    let (kernel, reached) = (scene.kernel.clone(), std::mem::take(&mut scene.judge.reached));
     drop(scene);
     let mut kernel = kernel.borrow_mut();
-    Outcome { violations: std::mem::take(&mut kernel.violations), trace: kernel.trace }
+    Outcome { violations: std::mem::take(&mut kernel.violations), trace: kernel.trace, reached }
 }
 
 fn schedules() -> u64 {
@@ -445,6 +505,14 @@ fn no_schedule_breaks_a_promise() {
 fn the_same_seed_gives_the_same_run() {
     for seed in 0..100 {
         assert_eq!(run(seed).trace, run(seed).trace, "seed {seed}");
+    }
+}
+
+#[test]
+fn sessions_come_to_every_stage() {
+    let reached: BTreeSet<Stage> = (0..500).flat_map(|seed| run(seed).reached).collect();
+    for stage in [Stage::Doubted, Stage::Queued, Stage::Connecting, Stage::Greeting, Stage::Open, Stage::Lingering] {
+        assert!(reached.contains(&stage), "{stage:?}: {reached:?}");
     }
 }
 
