@@ -11,6 +11,7 @@ use rustix::process::Signal;
 
 use crate::support::client::loopback;
 use crate::support::daemon::{Daemon, vestibule_run};
+use crate::support::dovecot::{Dovecot, Service, Terms, Way, missing};
 use crate::support::process::Finished;
 use crate::support::{free_port, peers, temp_dir, wait_until};
 use crate::{needs, needs_root};
@@ -178,6 +179,40 @@ fn dovecot_is_checked_without_a_word_of_trouble_in_its_log_and_wrong_ports_are_r
     let log = dovecot.process.output()[before..].to_owned();
     let trouble = ["Error", "Warning", "Fatal", "Panic"];
     assert!(!trouble.iter().any(|word| log.contains(word)), "Dovecot writes of checks:\n{log}");
+}
+
+#[test]
+fn dovecots_own_health_check_is_believed_and_leaves_nothing_in_its_log() {
+    needs_root!();
+    if let Some(what) = missing() {
+        crate::skip!(what);
+    }
+    let checked = free_port();
+    let more = format!(
+        "service health-check {{\n  executable = script -p health-check.sh\n  inet_listener health-check {{\n    \
+         address = 127.0.0.1\n    port = {checked}\n  }}\n}}\n"
+    );
+    let mut dovecot = Dovecot::start(&Terms { more: &more, ..Terms::default() });
+    let servers = [("mail1", dovecot.address(Service::Imap, Way::Proxied))];
+    let settings = format!("  check = dovecot\n  check_port = {checked}\n  rise = 1\n  fall = 1\n");
+    let report = doctor(&configuration(free_port(), "imap-login", &settings, &servers));
+    let verdicts: Vec<&str> = report.stdout.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert_eq!(verdicts, ["ok", "ok"], "its greeting and its PONG: {}{}", report.stdout, report.stderr);
+    // A port that does not answer PING with PONG is not taken for it.
+    let wrong = settings.replace(&checked.to_string(), &servers[0].1.port().to_string());
+    let report = doctor(&configuration(free_port(), "imap-login", &wrong, &servers));
+    assert!(report.stdout.contains("\nfail  server mail/mail1"), "{}{}", report.stdout, report.stderr);
+
+    let before = dovecot.log().len();
+    let port = free_port();
+    let daemon = Daemon::start(&configuration(port, "imap-login", &settings, &servers), &[port]);
+    thread::sleep(Duration::from_secs(3));
+    assert_eq!(&dovecot.log()[before..], "", "some checks of one second's interval");
+    dovecot.kill();
+    daemon.wait_for_output("backend mail: server mail1 is down: ");
+    dovecot.start_again();
+    daemon.wait_for_output("backend mail: server mail1 is up again");
+    daemon.stop();
 }
 
 #[test]

@@ -2,21 +2,19 @@
 //! the log says.
 
 use std::fs::File;
-use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, eth, recv, socket_with};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use super::tier::{Tier, configuration, proxied_imap, tier_header, two_dovecots};
 use crate::support::backend::{Backend, greet_and_echo};
-use crate::support::client::{Client, Ending, TRUSTED, address, loopback};
-use crate::support::cluster::backend;
+use crate::support::client::{Ending, TRUSTED, loopback};
 use crate::support::daemon::Daemon;
-use crate::support::dovecot::{Dovecot, Service, Terms, Way, missing};
 use crate::support::mail::{Imap, Wire};
-use crate::support::{PATIENCE, free_port, header, wait_until};
+use crate::support::{PATIENCE, free_port, wait_until};
 use crate::{needs, needs_root};
 
 /// Each protocol's service, and what it tells a client whom nobody can serve.
@@ -41,10 +39,70 @@ fn when_nobody_serves_clients_are_told_in_their_own_words() {
         assert_eq!(said.lines().count(), 1, "{service}: {said:?}");
         assert_eq!(ending, Ending::Closed, "{service}");
         assert!(begun.elapsed() < Duration::from_secs(2), "{service}: told after {:?}", begun.elapsed());
-        let log = tier.daemon.stop();
-        assert!(log.contains(&session_id(&said)), "{service}: the id in {said:?} leads to the log\n{log}");
-        assert!(log.contains("end=connect-failed/SC"), "{service}: the log says why\n{log}");
+        // The id leads to the line that says why.
+        let line = tier.line(&[&session_id(&said), "end=connect-failed/SC"]);
+        assert!(line.contains("No server accepts the connection") && line.contains("retries=1"), "{service}: {line}");
     }
+}
+
+#[test]
+fn the_words_of_goodbye_and_the_end_come_in_one_segment() {
+    needs!("unshare", "ip");
+    needs_root!();
+    for (service, words) in COURTESIES {
+        let [port, refused] = [free_port(), free_port()];
+        let text = configuration(service, port, "", "check = none", &[loopback(refused)], "");
+        // A network of its own: no other packets are there.
+        let inside = "ip link set lo up && exec \"$@\"";
+        let daemon = Daemon::start_under(&["unshare", "--net", "sh", "-c", inside, "sh"], &text, &[port]);
+        let segments = in_network_of(&daemon, move || {
+            let packets = packet_socket();
+            let mut wire = Wire::connect(TRUSTED, loopback(port));
+            wire.send(&tier_header());
+            wire.rest();
+            segments_from(&packets, port)
+        });
+        let told: Vec<&(bool, Vec<u8>)> = segments.iter().filter(|(_, payload)| !payload.is_empty()).collect();
+        assert_eq!(told.len(), 1, "{service}: one segment has bytes: {segments:?}");
+        assert!(told[0].1.starts_with(words.as_bytes()), "{service}: {told:?}");
+        assert!(told[0].0, "{service}: the end comes with them: {segments:?}");
+    }
+}
+
+/// Does something in a daemon's network, on a thread of its own, which does not come back from there.
+fn in_network_of<T: Send + 'static>(daemon: &Daemon, act: impl FnOnce() -> T + Send + 'static) -> T {
+    let space = File::open(format!("/proc/{}/ns/net", daemon.id())).expect("the daemon runs");
+    let acting = thread::spawn(move || {
+        move_into_link_name_space(space.as_fd(), Some(LinkNameSpaceType::Network)).expect("root may enter");
+        act()
+    });
+    acting.join().unwrap_or_else(|_| panic!("{}", daemon.output()))
+}
+
+/// Sees every packet of IPv4 that this network's interfaces receive.
+fn packet_socket() -> OwnedFd {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    socket_with(AddressFamily::PACKET, SocketType::RAW, flags, Some(eth::IP)).expect("root may look at packets")
+}
+
+/// What was sent from a port: for each segment whether it ends the stream, and its bytes. In order; complete once the stream's
+/// end was read.
+fn segments_from(packets: &OwnedFd, port: u16) -> Vec<(bool, Vec<u8>)> {
+    const ETHERNET: usize = 14;
+    const FIN: u8 = 1;
+    let mut frame = vec![0; 65_536];
+    let mut segments = Vec::new();
+    while let Ok((length, _)) = recv(packets, &mut frame[..], RecvFlags::empty()) {
+        let packet = &frame[ETHERNET..length];
+        let ip_header = usize::from(packet[0] & 15) * 4;
+        let whole = usize::from(u16::from_be_bytes([packet[2], packet[3]]));
+        let segment = &packet[ip_header..whole];
+        let header = usize::from(segment[12] >> 4) * 4;
+        if u16::from_be_bytes([segment[0], segment[1]]) == port {
+            segments.push((segment[13] & FIN != 0, segment[header..].to_vec()));
+        }
+    }
+    segments
 }
 
 #[test]
@@ -52,6 +110,7 @@ fn without_a_known_protocol_nothing_is_said() {
     let tier = Tier::start("imaps", "", "check = none", &[loopback(free_port())]);
     let (said, ending, _) = tier.client().read_to_end();
     assert_eq!((said.len(), ending), (0, Ending::Closed));
+    tier.line(&["relay(b/-): No server accepts the connection", "end=connect-failed/SC"]);
 }
 
 #[test]
@@ -64,6 +123,11 @@ fn a_refused_connect_goes_to_the_next_server_at_once() {
             tier.wire().expect("* OK here");
             assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
         }
+        // Whoever met the one that refuses is served by the other, and its lines say that it was the second try.
+        let good = if servers[0] == server.address { "relay(b/s0)" } else { "relay(b/s1)" };
+        tier.line(&[good, "Session started", "retries=1"]);
+        tier.line(&[good, "retries=1", "end=client-"]);
+        assert_eq!(tier.lines(&["end=connect-failed"]), 0, "{}", tier.daemon.output());
     }
 }
 
@@ -76,6 +140,7 @@ fn a_silent_server_is_given_up_at_the_deadline_of_the_greeting() {
     assert_eq!(ending, Ending::Closed);
     assert!((Duration::from_millis(1900)..Duration::from_secs(4)).contains(&after), "{after:?}");
     assert!(wait_until(PATIENCE, || silent.open() == 0), "the server is left connected");
+    tier.line(&["relay(b/s0): Server does not greet", "out=0", "end=greeting-timeout/sD"]);
 }
 
 #[test]
@@ -89,6 +154,10 @@ fn a_slow_server_is_waited_for() {
     wire.expect("* OK at last");
     wire.say("still there");
     wire.expect("still there");
+    drop(wire);
+    let line = tier.line(&["relay(b/s0): ", "end=client-"]);
+    let banner = line.split("banner=").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
+    assert!(banner.is_some_and(|seconds: f64| seconds >= 1.9), "how long it was waited for: {line}");
 }
 
 #[test]
@@ -100,6 +169,8 @@ fn a_server_that_dies_takes_its_clients_over_time_and_others_serve_on() {
     let held: Vec<(bool, Wire)> = (0..20).map(|_| tier.logged_in(&servers)).collect();
     let on_first = held.iter().filter(|(first, _)| *first).count();
     assert_eq!(on_first, 10, "leastconn");
+    // The end of one that has just spoken could as well be a goodbye.
+    thread::sleep(Duration::from_millis(600));
     servers[0].kill();
     let killed = Instant::now();
     let mut ends = Vec::new();
@@ -114,6 +185,11 @@ fn a_server_that_dies_takes_its_clients_over_time_and_others_serve_on() {
         }
     }
     assert!(ends.iter().max() < Some(&Duration::from_secs(4)), "{ends:?}");
+    // Each of its sessions says so, whether the server's end came first or the check that found it dead.
+    let told = |end: &str| tier.lines(&["relay(b/s0)", end]);
+    let lost = || told("end=server-left/SD") + told("end=server-reset/SD") + told("end=server-down/DD");
+    assert!(wait_until(PATIENCE, || lost() == 10), "{} of 10 are told\n{}", lost(), tier.daemon.output());
+    tier.line(&["backend b: server s0 is down: "]);
     for _ in 0..4 {
         let (first, wire) = tier.logged_in(&servers);
         assert!(!first);
@@ -126,6 +202,7 @@ fn a_server_that_dies_takes_its_clients_over_time_and_others_serve_on() {
         first
     });
     assert!(returned, "a server that is back serves again\n{}", tier.daemon.output());
+    tier.line(&["backend b: server s0 is up again"]);
 }
 
 #[test]
@@ -143,7 +220,16 @@ fn a_newcomer_to_a_full_dovecot_is_served_or_told_why_not() {
     let newcomer = tier.client();
     let _ = newcomer.send(b"a LOGOUT\r\n"); // where it was told first, this may fail
     let said = String::from_utf8_lossy(&newcomer.read_to_end().0).into_owned();
+    drop(newcomer);
     assert!(said.starts_with("* BYE [UNAVAILABLE] ") || said.contains("a OK"), "{said:?}\n{}", full.log());
+    let log = tier.daemon.output();
+    if said.contains("a OK") {
+        tier.line(&["relay(b/s0): ", "end="]);
+    } else {
+        let line = tier.line(&[&session_id(&said), "end="]);
+        let why = ["end=greeting-timeout/sD", "end=no-greeting/SD"];
+        assert!(why.iter().any(|end| line.contains(end)), "{line}\n{log}");
+    }
 }
 
 #[test]
@@ -160,6 +246,11 @@ fn a_server_in_drain_keeps_its_sessions_and_gets_no_new_ones() {
         wire.say("still there");
         wire.expect("still there");
     }
+    assert_eq!(tier.lines(&["relay(b/s0)", "end="]), 0, "{}", tier.daemon.output());
+    let of_first = held.iter().filter(|(greeting, _)| greeting == "* OK s0").count();
+    drop(held);
+    let ended = || tier.lines(&["relay(b/s0)", "end=client-"]);
+    assert!(wait_until(PATIENCE, || ended() == of_first), "{} of {of_first} have ended by themselves", ended());
 }
 
 #[test]
@@ -180,6 +271,9 @@ fn a_server_in_maint_lets_its_sessions_go() {
     }
     assert!(wait_until(PATIENCE, || servers[0].open() == 0), "{} stay", servers[0].open());
     assert_eq!(tier.greeted().0, "* OK s1");
+    tier.line(&["backend b: server s0 is in maintenance: its sessions (5) are let go within 2 s"]);
+    let told = || tier.lines(&["relay(b/s0): Server is down", "end=server-down/DD"]);
+    assert!(wait_until(PATIENCE, || told() == 5), "{} of 5 are told\n{}", told(), tier.daemon.output());
 }
 
 #[test]
@@ -187,13 +281,18 @@ fn a_server_that_is_down_is_not_tried_and_its_return_is_noticed() {
     let away = loopback(free_port());
     let settings = "check = banner\n  check_interval = 1 secs\n  rise = 2\n  fall = 2";
     let tier = Tier::start("imap-login", "", settings, &[away]);
-    assert!(tier.client().read_to_end().0.starts_with(b"* BYE [UNAVAILABLE] "));
+    tier.line(&["backend b: server s0 is down: connection refused"]);
+    tier.line(&["backend b: no server is left, so clients are told that nobody can serve them"]);
+    let said = String::from_utf8_lossy(&tier.client().read_to_end().0).into_owned();
+    assert!(said.starts_with("* BYE [UNAVAILABLE] "), "{said:?}");
+    tier.line(&["relay(b/-): No server is available", &session_id(&said), "end=no-server/SC"]);
     let _back = Backend::start_at(away, |stream, _| greet_and_echo(&stream, "* OK back\r\n"));
     let serves = wait_until(PATIENCE, || {
         let mut wire = tier.wire();
         wire.line().starts_with("* OK back")
     });
     assert!(serves, "{}", tier.daemon.output());
+    tier.line(&["backend b: server s0 is up again"]);
 }
 
 #[test]
@@ -207,10 +306,7 @@ fn when_source_ports_run_out_clients_are_told_and_others_stay() {
         .replace(&format!("    address = 127.0.0.1\n    port = {port}\n"), &format!("    port = {port}\n"));
     let inside = "ip link set lo up && echo 40000 40019 >/proc/sys/net/ipv4/ip_local_port_range && exec \"$@\"";
     let daemon = Daemon::start_under(&["unshare", "--net", "sh", "-c", inside, "sh"], &text, &[port]);
-    let space = File::open(format!("/proc/{}/ns/net", daemon.id())).expect("the daemon runs");
-    // A thread of its own, which does not come back from there.
-    let told = thread::spawn(move || {
-        move_into_link_name_space(space.as_fd(), Some(LinkNameSpaceType::Network)).expect("root may enter");
+    let told = in_network_of(&daemon, move || {
         let server = Backend::start_at(server, |stream, _| greet_and_echo(&stream, "* OK here\r\n"));
         // Of the same ports the clients take one each, too, which serves once for every address that they connect to.
         let connect = |to: u8| {
@@ -228,101 +324,14 @@ fn when_source_ports_run_out_clients_are_told_and_others_stay() {
         drop(server);
         told
     });
-    let told = told.join().unwrap_or_else(|_| panic!("{}", daemon.output()));
     assert!(told.starts_with("* BYE [UNAVAILABLE] "), "{told:?}\n{}", daemon.output());
     daemon.wait_for_output("end=no-resources/RC");
-}
-
-/// A daemon with one relaying service and its backend.
-struct Tier {
-    daemon: Daemon,
-    service: String,
-    port: u16,
-}
-
-impl Tier {
-    fn start(service: &str, globals: &str, settings: &str, servers: &[SocketAddr]) -> Tier {
-        let port = free_port();
-        let daemon = Daemon::start(&configuration(service, port, globals, settings, servers, ""), &[port]);
-        Tier { daemon, service: service.to_owned(), port }
-    }
-
-    /// Puts `first` into the first server's section and has the file read again.
-    fn reload(&self, globals: &str, settings: &str, servers: &[SocketAddr], first: &str) {
-        let text = configuration(&self.service, self.port, globals, settings, servers, first);
-        std::fs::write(self.daemon.file(), text).expect("it is ours");
-        let reloads = || self.daemon.output().matches("reload").count();
-        let before = reloads();
-        self.daemon.signal(Signal::HUP);
-        assert!(wait_until(PATIENCE, || reloads() > before), "{}", self.daemon.output());
-        thread::sleep(Duration::from_millis(300));
-    }
-
-    /// A client whose header is sent.
-    fn client(&self) -> Client {
-        Client::send_to(loopback(self.port), &tier_header())
-    }
-
-    /// The same, to be read by lines.
-    fn wire(&self) -> Wire {
-        let mut wire = Wire::connect(TRUSTED, loopback(self.port));
-        wire.send(&tier_header());
-        wire
-    }
-
-    fn greeted(&self) -> (String, Wire) {
-        let mut wire = self.wire();
-        (wire.expect("* OK "), wire)
-    }
-
-    /// A session that has logged in, and whether it is the first server's.
-    fn logged_in(&self, servers: &[Dovecot; 2]) -> (bool, Wire) {
-        let user = format!("u{}", fastrand::u32(..));
-        let imap = Imap::new(self.wire()).login(&user);
-        let words = format!("user=<{user}>");
-        let has = |server: &Dovecot| server.log().contains(&words);
-        assert!(wait_until(PATIENCE, || servers.iter().any(has)), "neither log names {user}");
-        (has(&servers[0]), imap.0)
-    }
-}
-
-fn configuration(
-    service: &str,
-    port: u16,
-    globals: &str,
-    settings: &str,
-    servers: &[SocketAddr],
-    first: &str,
-) -> String {
-    let backend =
-        backend("b", settings, servers).replacen("  server s0 {\n", &format!("  server s0 {{\n    {first}\n"), 1);
-    format!(
-        "haproxy_trusted_networks = 127.0.0.0/29\n{globals}\n\
-         service {service} {{\n  worker = relay\n  backend = b\n  inet_listener in {{\n    address = 127.0.0.1\n    \
-         port = {port}\n    haproxy = yes\n  }}\n}}\n{backend}"
-    )
-}
-
-fn tier_header() -> Vec<u8> {
-    header::v2(address("198.51.100.7:5000"), address("192.0.2.1:143"), &[])
+    daemon.wait_for_output(&format!("backend b: no source port is left towards {server}: add addresses"));
+    assert!(!daemon.output().contains("is down"), "it is no fault of the server's\n{}", daemon.output());
 }
 
 /// The id that stands in brackets at the end of what a client is told.
 fn session_id(said: &str) -> String {
     let id = said.rsplit_once('(').and_then(|(_, rest)| rest.split_once(')')).map(|(id, _)| id.to_owned());
     id.unwrap_or_else(|| panic!("no session id in {said:?}"))
-}
-
-fn proxied_imap(dovecot: &Dovecot) -> SocketAddr {
-    dovecot.address(Service::Imap, Way::Proxied)
-}
-
-/// `None`, and a skipped test, where something is not installed.
-fn two_dovecots(more: &str) -> Option<[Dovecot; 2]> {
-    if let Some(what) = missing().or_else(|| (!rustix::process::geteuid().is_root()).then_some("root")) {
-        crate::support::record_skip(what);
-        return None;
-    }
-    let start = || Dovecot::start(&Terms { more, ..Terms::default() });
-    Some([start(), start()])
 }

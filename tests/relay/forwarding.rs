@@ -5,15 +5,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 
+use crate::support::backend::{Backend, greet_and_echo};
 use crate::support::client::{TRUSTED, address, loopback};
 use crate::support::cluster::backend;
-use crate::support::daemon::Daemon;
+use crate::support::daemon::{Daemon, counted};
 use crate::support::debian13::debian13;
 use crate::support::dovecot::{Dovecot, Service, Terms, Way, missing};
 use crate::support::free_port;
 use crate::support::header::{v1, v2};
 use crate::support::mail::{Imap, Pop3, Sieve, Smtp, Wire, message};
-use crate::support::peers::haproxy_at;
+use crate::support::peers::{haproxy_at, haproxy_in};
 use crate::support::postfix::{Postfix, Sink};
 use crate::support::process::run;
 use crate::{needs, needs_root};
@@ -116,6 +117,67 @@ fn haproxy_conveys_the_client_by_both_versions_and_families() {
 }
 
 #[test]
+fn haproxy_3_0_and_dovecot_2_4_meet_over_the_relay_and_its_checks_are_probes() {
+    needs!("smtp-sink");
+    let Some(root) = debian13() else { return };
+    let tier = Tier::with(Some(root));
+    let server = tier.address(Service::Imap, "proxy-v2");
+    let fronts = [loopback(free_port()), loopback(free_port())];
+    let text = format!(
+        "defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 30s\n  timeout server 30s\n\
+         listen v2\n  bind {}\n  server s1 {server} send-proxy-v2 check inter 200ms\n\
+         listen v1\n  bind {}\n  server s1 {server} send-proxy\n",
+        fronts[0], fronts[1]
+    );
+    let balancer = haproxy_in(root, &text, fronts.into());
+    for (number, front) in fronts.into_iter().enumerate() {
+        let user = format!("h3v{number}");
+        let wire = Wire::connect(OTHER, front);
+        let client = wire.local();
+        serve(Service::Imap, wire, &user);
+        tier.assert_named(Service::Imap, &user, client);
+    }
+    // Its checks say LOCAL and go: servers do not hear of them.
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    drop(balancer);
+    let log = tier.stop();
+    let checks = ["probe", "reset-early"].map(|name| counted(&log, name).unwrap_or_default()).iter().sum::<u64>();
+    assert!(checks >= 2, "{log}");
+    // One that was held up for longer than a session is doubted may have come through.
+    let came_through = log.matches("Session started (rip=127.0.0.1,").count() as u64;
+    assert!(came_through * 10 <= checks, "{log}");
+}
+
+#[test]
+fn a_silent_local_connection_is_doubted_and_then_served_as_the_balancers_own() {
+    let (to, sources) = std::sync::mpsc::channel();
+    let server = Backend::start(move |stream, source| {
+        to.send(source).ok();
+        greet_and_echo(&stream, "* OK here\r\n");
+    });
+    let port = free_port();
+    let text = format!(
+        "haproxy_trusted_networks = 127.0.0.1\n{}{}",
+        service("imap", "imap", &format!("    port = {port}\n    haproxy = yes\n")),
+        backend("imap", "check = none", &[server.address])
+    );
+    let daemon = Daemon::start(&text, &[port]);
+    let mut wire = Wire::connect(TRUSTED, loopback(port));
+    let mut local = v2(address(CLIENT4), address(DESTINATION4), &[])[..16].to_vec();
+    (local[12], local[13], local[14], local[15]) = (0x20, 0, 0, 0);
+    wire.send(&local);
+    wire.expect("* OK here");
+    // The server is told PROXY and the connection's own addresses: LOCAL would be this host's own.
+    let source = sources.recv().expect("it was served");
+    assert_eq!(source, Some(wire.local()));
+    drop(wire);
+    daemon.wait_for_output("end=client-");
+    let log = daemon.output();
+    let waited = log.split("wait=").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
+    assert!(waited.is_some_and(|seconds: f64| seconds >= 0.05), "{log}");
+}
+
+#[test]
 fn curl_sends_its_own_header_and_logs_in() {
     needs!("curl");
     let Some(tier) = Tier::start() else { return };
@@ -170,7 +232,19 @@ fn swaks_conveys_the_client_by_both_versions_and_families() {
 fn postfixs_log_names_the_client_in_every_mode() {
     needs!("postfix");
     needs_root!();
-    let postfix = Postfix::start();
+    assert_postfix_names_the_client(&Postfix::start());
+}
+
+#[test]
+fn postfix_3_10s_log_names_the_client_in_every_mode() {
+    let Some(root) = debian13() else { return };
+    let postfix = Postfix::start_in(root);
+    assert!(postfix.log().contains("version 3.10"), "{}", postfix.log());
+    assert_postfix_names_the_client(&postfix);
+    assert!(!postfix.log().contains("improper command pipelining"), "{}", postfix.log());
+}
+
+fn assert_postfix_names_the_client(postfix: &Postfix) {
     let modes = [
         ("proxy-v2", postfix.proxied),
         ("proxy-v1", postfix.proxied),
@@ -196,9 +270,9 @@ fn postfixs_log_names_the_client_in_every_mode() {
             let mut smtp = Smtp::new(wire);
             smtp.deliver("b@mail.test", &message(10_000));
             smtp.quit();
-            postfix.process.wait_for_output(&format!("client=unknown[{}]", client.ip()));
+            postfix.wait_for(&format!("client=unknown[{}]", client.ip()));
             if number == 3 {
-                postfix.process.wait_for_output(&format!("CONNECT from [{}]:{}", client.ip(), client.port()));
+                postfix.wait_for(&format!("CONNECT from [{}]:{}", client.ip(), client.port()));
             }
         }
     }
@@ -263,7 +337,7 @@ fn a_client_cannot_speak_in_the_tiers_name() {
 struct Tier {
     dovecot: Dovecot,
     _sink: Sink,
-    _daemon: Daemon,
+    daemon: Daemon,
     /// For each mode: a haproxy listener and a plain one.
     ports: [[u16; 2]; MODES.len()],
 }
@@ -300,11 +374,16 @@ impl Tier {
             text += &backend(&name, &settings, &[dovecot.address(what, way)]);
         }
         let all: Vec<u16> = ports.into_iter().flatten().collect();
-        Tier { dovecot, _sink: sink, _daemon: Daemon::start(&text, &all), ports }
+        Tier { dovecot, _sink: sink, daemon: Daemon::start(&text, &all), ports }
     }
 
     fn address(&self, service: Service, mode: &str) -> SocketAddr {
         loopback(self.ports[mode_number(service, mode)][0])
+    }
+
+    /// Ends the daemon; everything it wrote.
+    fn stop(self) -> String {
+        self.daemon.stop()
     }
 
     fn plain(&self, service: Service, mode: &str) -> SocketAddr {

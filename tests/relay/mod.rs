@@ -2,7 +2,10 @@
 
 mod balance;
 mod bytes;
+mod deadlines;
 mod example;
 mod failures;
 mod forwarding;
 mod protocols;
+mod sources;
+mod tier;

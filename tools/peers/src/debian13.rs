@@ -20,6 +20,17 @@ pub fn command_in(root: &Path, program: &str) -> Command {
     command
 }
 
+/// A path as a process sees it that is locked into `root`.
+///
+/// # Panics
+/// If it does not lie there.
+pub fn seen_from(root: Option<&Path>, path: &Path) -> PathBuf {
+    match root {
+        Some(root) => Path::new("/").join(path.strip_prefix(root).expect("it lies in the folder")),
+        None => path.to_owned(),
+    }
+}
+
 fn fetched() -> Result<PathBuf, String> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../debian13");
     let output = Command::new(script).output().map_err(|error| format!("tools/debian13 does not start: {error}"))?;

@@ -7,7 +7,7 @@ use std::process::Command;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use super::debian13::command_in;
+use super::debian13::{command_in, seen_from};
 use super::process::{Process, kill_by_id};
 use super::{certificate, find_program, free_port, temp_dir, temp_dir_in, user_ids_below};
 
@@ -191,14 +191,6 @@ fn run(root: Option<&Path>, directory: &Path, ports: &[[u16; 3]; 5]) -> Process 
 /// The folder has all of Dovecot's services; the machine may not.
 fn is_whole(root: Option<&Path>) -> bool {
     root.is_some() || missing().is_none()
-}
-
-/// A path as a process sees it that is locked into `root`.
-fn seen_from(root: Option<&Path>, path: &Path) -> PathBuf {
-    match root {
-        Some(root) => Path::new("/").join(path.strip_prefix(root).expect("it lies in the folder")),
-        None => path.to_owned(),
-    }
 }
 
 fn configuration(terms: &Terms<'_>, ports: &[[u16; 3]; 5]) -> String {

@@ -3,14 +3,16 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Command;
 
 use tempfile::TempDir;
 
+use super::debian13::{command_in, seen_from};
 use super::dovecot::{Dovecot, Service, Terms, Way};
 use super::postfix::Postfix;
 use super::process::Process;
-use super::{Recipe, find_program, free_port, loopback, temp_dir};
+use super::{Recipe, find_program, free_port, loopback, temp_dir, temp_dir_in};
 
 /// A peer that listens, with the directory that holds its files.
 pub struct Peer {
@@ -38,6 +40,16 @@ pub fn haproxy(configuration: &str) -> Peer {
 /// HAProxy with a configuration that binds `fronts`.
 pub fn haproxy_at(configuration: &str, fronts: Vec<SocketAddr>) -> Peer {
     start(Recipe::haproxy(configuration, fronts))
+}
+
+/// The same of a system that lies in a folder; see [`super::debian13`].
+pub fn haproxy_in(root: &Path, configuration: &str, fronts: Vec<SocketAddr>) -> Peer {
+    let directory = temp_dir_in(&root.join("tmp"));
+    let file = directory.path().join("haproxy.cfg");
+    std::fs::write(&file, configuration).expect("the configuration can be written");
+    let mut command = command_in(root, "haproxy");
+    command.arg("-db").arg("-f").arg(seen_from(Some(root), &file));
+    start(Ok(Recipe { command, addresses: fronts, directory }))
 }
 
 /// nginx's stream module on a free port with `proxy_protocol on` towards `server`.
