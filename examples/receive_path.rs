@@ -50,8 +50,11 @@ fn after(runtime: &tokio::runtime::Handle) -> Pool {
     })
 }
 
+/// What it is about, and the segments that are sent.
+type Question = (&'static str, Vec<Vec<u8>>);
+
 /// What is sent, piece by piece with a rest between them.
-fn questions() -> Result<Vec<(&'static str, Vec<Vec<u8>>)>, Failure> {
+fn questions() -> Result<Vec<Question>, Failure> {
     let mut room = [0; 64];
     let sound = Encoder::proxy("198.51.100.7:5000".parse()?, "192.0.2.1:25".parse()?).checksum(true);
     let length = sound.encode(&mut room)?;

@@ -27,9 +27,12 @@ pub struct Refused<'a> {
     pub waited: Duration,
 }
 
+/// What is called for each of them.
+type Hear = dyn Fn(&Refused<'_>) + Send + Sync;
+
 /// Who is told of them.
 #[derive(Clone, Default)]
-pub struct Hook(Option<Arc<dyn Fn(&Refused<'_>) + Send + Sync>>);
+pub struct Hook(Option<Arc<Hear>>);
 
 impl Hook {
     /// Tells `hear`.

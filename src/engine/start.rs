@@ -598,9 +598,12 @@ impl Engine {
     }
 }
 
+/// Workers of a pool that run.
+type Running = Box<dyn RunningWorkers>;
+
 /// Starts the workers behind all entrances; beside them, what programs pull by.
-fn man(behind: Vec<Behind>) -> io::Result<(Vec<Box<dyn RunningWorkers>>, Vec<Incoming>)> {
-    let (mut workers, mut incoming) = (Vec::new(), Vec::new());
+fn man(behind: Vec<Behind>) -> io::Result<(Vec<Running>, Vec<Incoming>)> {
+    let (mut workers, mut incoming): (Vec<Running>, _) = (Vec::new(), Vec::new());
     for one in behind {
         match one {
             Behind::Idle(idle, intake) => workers.push(idle.start(intake)?),

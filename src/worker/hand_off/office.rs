@@ -62,7 +62,7 @@ struct Receiver {
 /// A connection that a receiver has.
 enum Held {
     /// It may not know yet; nobody reads from the socket.
-    Offered { connection: Accepted, until: Instant },
+    Offered { connection: Box<Accepted>, until: Instant },
     /// It is the receiver's.
     Taken { client: SocketAddr, _permit: Option<Permit> },
 }
@@ -186,7 +186,10 @@ impl Office {
         write_record(self.next_id, &connection, &mut self.record);
         match send(&receiver.socket, &connection, &self.record) {
             Ok(()) => {
-                receiver.held.insert(self.next_id, Held::Offered { connection, until: now + self.take_patience });
+                receiver.held.insert(
+                    self.next_id,
+                    Held::Offered { connection: Box::new(connection), until: now + self.take_patience },
+                );
                 receiver.last = self.next_id;
                 self.next_id += 1;
                 Offer::Made
@@ -268,7 +271,7 @@ impl Office {
         tracing::debug!(service = name, "a receiver has left, with {held} connections");
         for held in std::mem::take(&mut receiver.held).into_values() {
             match held {
-                Held::Offered { connection, .. } => self.returned.push_back(connection),
+                Held::Offered { connection, .. } => self.returned.push_back(*connection),
                 Held::Taken { client, .. } => self.losses.record(client, &"its receiver has gone"),
             }
         }
