@@ -220,6 +220,40 @@ fn a_fifo_as_configuration_or_value_is_refused_and_holds_nobody() {
         assert!(finished.stderr.contains("fifo"), "{file}: {finished:?}");
     }
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    let nobody = vestibule_run(&["check", "-c", &name("fifo")], b"");
+    assert!(nobody.stderr.contains("it is a pipe that nobody writes to"), "{nobody:?}");
+    // One that somebody writes to is as good as a file, also if he is late.
+    let (file, is_read) = (name("fifo"), std::sync::atomic::AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_read.load(std::sync::atomic::Ordering::Relaxed) {
+                let mut fifo = std::fs::File::options().write(true).open(&file).expect("it can be opened");
+                std::thread::sleep(Duration::from_millis(300));
+                // Whoever has read in vain comes again.
+                let _ = std::io::Write::write_all(&mut fifo, b"haproxy_trusted_networks = nonsense\n");
+            }
+        });
+        let read = wait_until(PATIENCE, || vestibule_run(&["check", "-c", &file], b"").stderr.contains("nonsense"));
+        is_read.store(true, std::sync::atomic::Ordering::Relaxed);
+        // It may wait for a reader.
+        let _reader = std::fs::File::options().read(true).write(true).open(&file).expect("it is ours");
+        assert!(read);
+    });
+}
+
+#[test]
+fn a_pipe_that_is_silent_or_trickles_does_not_hold_a_reload() {
+    needs!("mkfifo");
+    let (daemon, _) = Daemon::haproxy("", "");
+    daemon.wait_for_output("is ready");
+    std::fs::remove_file(daemon.file()).expect("it is ours");
+    assert!(Command::new("mkfifo").arg(daemon.file()).status().expect("it runs").success());
+    // Both ends: it has a writer, who says nothing.
+    let _silent = std::fs::File::options().read(true).write(true).open(daemon.file()).expect("it is ours");
+    daemon.signal(Signal::HUP);
+    daemon.wait_for_output("nobody has written to this pipe for 2s");
+    daemon.wait_for_output("not reloaded: the configuration before stays in force");
+    daemon.stop();
 }
 
 #[test]

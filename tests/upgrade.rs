@@ -53,7 +53,8 @@ impl Scene {
             self.path().display(),
             self.globals,
             self.port,
-            backend("talk", "check = none", &self.servers)
+            // Several sessions of one client, too, are the same client's in the next process.
+            backend("talk", "check = none\n  stick = source", &self.servers)
         )
     }
 
@@ -198,6 +199,55 @@ fn reloads_with_held_sessions_leave_memory_threads_and_descriptors_level() {
     assert!(after.0 as f64 <= before.0 as f64 * 1.05, "{} KiB before, {} after", before.0, after.0);
     crowd.talk_for(Duration::from_millis(300));
     crowd.assert_well(&talker);
+}
+
+/// The CPU time that the threads of a process have taken so far.
+fn cpu_of(pid: u32) -> Duration {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the process runs").flatten();
+    let spent = |task: std::fs::DirEntry| {
+        let text = std::fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+        text.split(' ').next().and_then(|nanos| nanos.parse().ok()).unwrap_or(0)
+    };
+    Duration::from_nanos(tasks.map(spent).sum())
+}
+
+/// That of all processes that were waited for. Only of use while no other test runs.
+fn cpu_of_the_dead() -> Duration {
+    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_CHILDREN).expect("it is ours");
+    let [user, system] = [usage.user_time(), usage.system_time()];
+    let micros =
+        |time: nix::sys::time::TimeVal| Duration::from_micros((time.tv_sec() * 1_000_000 + time.tv_usec()) as u64);
+    micros(user) + micros(system)
+}
+
+/// Lets another process take over, and tells what that has cost both.
+fn take_over(scene: &Scene, mut old: Daemon) -> (Daemon, Duration) {
+    let (before, dead) = (cpu_of(old.id()), cpu_of_the_dead());
+    let next = scene.next();
+    next.wait_for_output("is ready");
+    assert_eq!(old.wait(PATIENCE).code(), Some(0), "{}", old.output());
+    let of_old = (cpu_of_the_dead() - dead).saturating_sub(before);
+    let cost = of_old + cpu_of(next.id());
+    (next, cost)
+}
+
+#[test]
+fn a_hand_over_costs_a_part_of_what_coming_anew_does() {
+    let held = number_from("VESTIBULE_HELD", 150);
+    let talker = Talker::start();
+    let scene = Scene::new("", &[talker.backend.address]);
+    // What two processes take that have no sessions.
+    let (old, nothing) = take_over(&scene, scene.start());
+    let before = cpu_of(old.id());
+    let mut crowd = Crowd::gather(scene.listener(), held);
+    let anew = cpu_of(old.id()) - before;
+    let (_next, cost) = take_over(&scene, old);
+    let cost = cost.saturating_sub(nothing);
+    crowd.talk_for(Duration::from_millis(300));
+    crowd.assert_well(&talker);
+    println!("CPU: {held} sessions came within {anew:?}, and moved within {cost:?} ({nothing:?} without sessions)");
+    // The long form runs alone.
+    assert!(held < 5000 || cost <= anew / 5, "{cost:?} to move {held}, {:?} for a fifth of them anew", anew / 5);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +27,11 @@ pub const VALUE_FILE_MAX: usize = 1 << 20;
 pub const EXPANDED_MAX: usize = 16 << 20;
 /// How long a pipe may be silent that a configuration is read from.
 const PIPE_PATIENCE: Duration = Duration::from_secs(2);
+/// What it is waited for at a time, and how often in all: 10 s, whoever sends it byte by byte.
+const PIPE_STEP: Duration = Duration::from_millis(20);
+const PIPE_STEPS_MAX: u32 = 500;
+/// How long one who is about to write to a pipe may take to open it.
+const PIPE_OPEN_MAX: Duration = Duration::from_millis(100);
 /// Files that one configuration may consist of.
 pub const FILES_MAX: usize = 1000;
 /// How deep files may include one another.
@@ -103,7 +108,7 @@ pub(super) fn text(path: &Path) -> Result<String, Problem> {
     let limit_of = format_args!("all files together may have {SIZE_MAX} bytes");
     let read = open(path).and_then(|file| match file.metadata()?.is_dir() {
         true => Err(io::Error::other("it is a directory")),
-        false => content_of(Awaited(file), SIZE_MAX, limit_of),
+        false => content_of(Awaited::new(file)?, SIZE_MAX, limit_of),
     });
     read.map_err(|error| Place { file: path.into(), line: 0 }.problem(format!("cannot be read: {error}")))
 }
@@ -148,15 +153,66 @@ fn open(path: &Path) -> io::Result<File> {
     File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)
 }
 
-/// A file whose reader waits for at most [`PIPE_PATIENCE`] each time.
-struct Awaited(File);
+/// A file that may be a pipe, whose reader waits, but not for ever.
+struct Awaited {
+    file: File,
+    /// How often it may still be waited for.
+    steps: u32,
+    /// Whether nobody may have opened it to write yet.
+    unopened: bool,
+}
+
+impl Awaited {
+    fn new(file: File) -> io::Result<Awaited> {
+        let unopened = file.metadata()?.file_type().is_fifo();
+        Ok(Awaited { file, steps: PIPE_STEPS_MAX, unopened })
+    }
+
+    /// The first bytes of a pipe; `None` if they are still to come. Without a writer it is at its end, and not only without
+    /// bytes; one may be about to open it.
+    fn begin(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        for is_last in [false, true] {
+            match self.file.read(buffer) {
+                Ok(0) if is_last => break,
+                Ok(0) => drop(self.wait(PIPE_OPEN_MAX)?),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                read => return read.map(Some),
+            }
+        }
+        Err(io::Error::other("it is a pipe that nobody writes to"))
+    }
+
+    /// Waits at most so long for something to read; `false` if nothing comes.
+    fn wait(&mut self, patience: Duration) -> io::Result<bool> {
+        let ready = |limit: Duration| {
+            let limit = Timespec::try_from(limit).expect("less than a second");
+            retry_on_intr(|| poll(&mut [PollFd::new(&self.file, PollFlags::IN)], Some(&limit)))
+        };
+        let mut left = patience;
+        let mut step = Duration::ZERO;
+        while ready(step)? == 0 {
+            left = left.saturating_sub(step);
+            if left.is_zero() || self.steps == 0 {
+                return Ok(false);
+            }
+            self.steps -= 1;
+            step = PIPE_STEP;
+        }
+        Ok(true)
+    }
+}
 
 impl Read for Awaited {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let patience = Timespec::try_from(PIPE_PATIENCE).expect("a few seconds");
-        match retry_on_intr(|| poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&patience)))? {
-            0 => Err(io::Error::other(format!("nobody has written to this pipe for {PIPE_PATIENCE:?}"))),
-            _ => self.0.read(buffer),
+        if std::mem::take(&mut self.unopened)
+            && let Some(count) = self.begin(buffer)?
+        {
+            return Ok(count);
+        }
+        match self.wait(PIPE_PATIENCE)? {
+            true => self.file.read(buffer),
+            false if self.steps == 0 => Err(io::Error::other("this pipe is too slow: it must have come within 10 s")),
+            false => Err(io::Error::other(format!("nobody has written to this pipe for {PIPE_PATIENCE:?}"))),
         }
     }
 }

@@ -163,6 +163,13 @@ impl Channel {
     }
 
     fn send_until(&self, deadline: Instant, message: &Message, descriptors: &[BorrowedFd<'_>]) -> Result<(), Broken> {
+        moment();
+        let sent = self.try_send(deadline, message, descriptors);
+        moment();
+        sent
+    }
+
+    fn try_send(&self, deadline: Instant, message: &Message, descriptors: &[BorrowedFd<'_>]) -> Result<(), Broken> {
         sockopt::set_socket_timeout(&self.socket, sockopt::Timeout::Send, Some(until(deadline)?))?;
         let packet = wire::encode(message);
         let mut space = [MaybeUninit::uninit(); CONTROL_BYTES];
@@ -211,6 +218,10 @@ impl Channel {
     /// Whether the process at the other end has ended, and did not merely close the connection. One that is about to end
     /// is waited for; one that cannot be seen from here, in another PID namespace, counts as alive.
     pub fn peer_has_ended(&self) -> bool {
+        #[cfg(test)]
+        if let Some(ended) = super::fate::other_is_dead() {
+            return ended;
+        }
         let peer = self.peer().ok().and_then(|peer| Pid::from_raw(i32::try_from(peer.pid).ok()?));
         let Some(peer) = peer else { return false };
         match pidfd_open(peer, PidfdFlags::empty()) {
@@ -224,6 +235,13 @@ impl Channel {
     }
 
     fn receive_now(&self) -> Result<(Message, Vec<OwnedFd>), Broken> {
+        moment();
+        let received = self.try_receive();
+        moment();
+        received
+    }
+
+    fn try_receive(&self) -> Result<(Message, Vec<OwnedFd>), Broken> {
         let mut packet = vec![0; MESSAGE_MAX];
         let mut space = [MaybeUninit::uninit(); CONTROL_BYTES];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -253,6 +271,12 @@ impl Channel {
             },
         }
     }
+}
+
+/// One at which this process may die, as the other sees it: in the simulation it does.
+fn moment() {
+    #[cfg(test)]
+    super::fate::moment();
 }
 
 fn until(deadline: Instant) -> Result<Duration, Broken> {

@@ -31,6 +31,8 @@
 mod ask;
 mod channel;
 mod claim;
+#[cfg(test)]
+mod fate;
 mod offer;
 pub mod successor;
 mod wire;
@@ -68,5 +70,7 @@ impl Limits {
 
 const _: () = assert!(Limits::USUAL.taking.as_secs() < Limits::USUAL.pending.as_secs());
 
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests;

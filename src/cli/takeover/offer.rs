@@ -29,8 +29,8 @@ const WAITING_MAX: i32 = 8;
 /// The same where operators ask.
 const CONTROL_WAITING_MAX: i32 = 64;
 /// How often, after another process has died, the backlogs are looked at, and the rest between: 2 s in all.
-const LOOKS: u32 = 100;
-const LOOK_REST: Duration = Duration::from_millis(20);
+const LOOKS: u32 = if cfg!(test) { 1 } else { 100 };
+const LOOK_REST: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 20 });
 /// Rest after a failed accept.
 const REST: Duration = Duration::from_millis(500);
 
@@ -299,7 +299,7 @@ pub fn answer(place: &Place, host: &Mutex<impl Predecessor>, limits: Limits) {
 }
 
 /// One who has connected, from his first word to the end of this process or of his own.
-fn converse(mut channel: Channel, place: &Place, host: &Mutex<impl Predecessor>, limits: Limits) {
+pub(super) fn converse(mut channel: Channel, place: &Place, host: &Mutex<impl Predecessor>, limits: Limits) {
     let (peer, version) = match admit(&channel) {
         Ok(Wish::Succeed(peer, version)) => (peer, version),
         Ok(Wish::Counters(form)) => {

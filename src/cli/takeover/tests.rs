@@ -405,8 +405,19 @@ fn a_path_where_something_else_is_stays_as_it_is() {
 fn live_session() -> (LiveSession, [TcpStream; 2]) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let ((one, first), (two, second)) = (connection(&listener, 0), connection(&listener, 0));
-    let (client, destination) = (first.peer, first.listener);
-    let state = SessionState {
+    let state = state_of(first.peer, first.listener);
+    (LiveSession { client: first.socket, server: second.socket, state }, [one, two])
+}
+
+/// A session that nobody speaks in, of a client from this port.
+pub fn session_of(port: u16) -> LiveSession {
+    let (client, server) = std::os::unix::net::UnixStream::pair().expect("descriptors are left");
+    let state = state_of(SocketAddr::from(([198, 51, 100, 7], port)), SocketAddr::from(([192, 0, 2, 1], 143)));
+    LiveSession { client: client.into(), server: server.into(), state }
+}
+
+fn state_of(client: SocketAddr, destination: SocketAddr) -> SessionState {
+    SessionState {
         id: SessionId::new(5, client),
         service: "imap-login".into(),
         listener: "imap".into(),
@@ -419,8 +430,7 @@ fn live_session() -> (LiveSession, [TcpStream; 2]) {
         attempts: 1,
         early: 0,
         pair: PairState::default(),
-    };
-    (LiveSession { client: first.socket, server: second.socket, state }, [one, two])
+    }
 }
 
 /// What one side of version 1 says, byte by byte as it did: this must not change with what is spoken today.
