@@ -75,6 +75,13 @@ impl Way {
     }
 }
 
+impl Drop for Way {
+    /// A ring that fails may have queued something in its last turn and not have said so.
+    fn drop(&mut self) {
+        self.wake_workers();
+    }
+}
+
 impl Wake for Waker {
     fn wake(&self) {
         Waker::wake(self);
@@ -105,8 +112,6 @@ impl Sink<OwnedFd> for Pools {
     }
 
     fn close(&mut self, pool: usize) {
-        if let Some(mut way) = self.pools[pool].take() {
-            way.wake_workers();
-        }
+        self.pools[pool] = None;
     }
 }

@@ -21,12 +21,27 @@ pub const PHANTOMS: [RawFd; 2] = [
     (libc::POLLIN | libc::POLLRDNORM) as RawFd,
 ];
 
-/// Keeps these numbers for good, so that no connection ever gets one. Who has one of them already may be a program that
-/// this is part of, and keeps it: then a connection that gets the number later, once it is free, is lost and not taken for
-/// that program's. It stays open, so that there are never more of them than numbers.
+/// Where the kernel reports phantoms, keeps their numbers for good, so that no connection ever gets one. Who has one of them
+/// already may be a program that this is part of, and keeps it: then a connection that gets the number later, once it is
+/// free, is lost and not taken for that program's. It stays open, so that there are never more of them than numbers.
 pub fn reserve_phantoms() {
     static RESERVED: OnceLock<Vec<OwnedFd>> = OnceLock::new();
-    RESERVED.get_or_init(|| PHANTOMS.into_iter().filter_map(sys::reserve).collect());
+    RESERVED
+        .get_or_init(|| PHANTOMS.into_iter().filter(|number| is_phantom(*number)).filter_map(sys::reserve).collect());
+}
+
+/// Whether what an accept has reported is no connection.
+pub fn is_phantom(number: RawFd) -> bool {
+    static REPORTED: OnceLock<bool> = OnceLock::new();
+    let release = || std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    PHANTOMS.contains(&number) && *REPORTED.get_or_init(|| reports_phantoms(&release()))
+}
+
+/// Whether a kernel of this release may report them; one of which nothing is known may.
+pub(super) fn reports_phantoms(release: &str) -> bool {
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.trim().parse::<u32>().ok());
+    let version = numbers.next().zip(numbers.next());
+    version.is_none_or(|version| version < (6, 8))
 }
 
 impl Driver for Ring {
@@ -160,7 +175,7 @@ impl Ring {
             Ok(_) => result,
             Err(errno) => return Completion::AcceptFailed { listener, errno, armed },
         };
-        if PHANTOMS.contains(&fd) {
+        if is_phantom(fd) {
             return Completion::Phantom { listener, armed };
         }
         // SAFETY: an accept completion installs a new descriptor and is reaped once, so that nobody else owns it; what some

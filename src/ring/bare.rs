@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
-use super::accept::{PHANTOMS, reserve_phantoms};
+use super::accept::{is_phantom, reserve_phantoms};
 use super::setup::{self, Abilities, Lock, SetupError};
 
 /// Bytes can be read (poll(2)).
@@ -130,7 +130,7 @@ impl Bare {
 fn event(entry: &cqueue::Entry) -> Option<Event> {
     let result = entry.result();
     match entry.user_data() {
-        ACCEPT if result >= 0 && !PHANTOMS.contains(&result) => {
+        ACCEPT if result >= 0 && !is_phantom(result) => {
             // SAFETY: the kernel has just made this descriptor for this accept, and nobody else has it.
             Some(Event::Accepted(unsafe { OwnedFd::from_raw_fd(result) }))
         }

@@ -510,7 +510,7 @@ fn the_same_seed_gives_the_same_run() {
 
 #[test]
 fn sessions_come_to_every_stage() {
-    let reached: BTreeSet<Stage> = (0..500).flat_map(|seed| run(seed).reached).collect();
+    let reached: BTreeSet<Stage> = (0..4000).flat_map(|seed| run(seed).reached).collect();
     for stage in [Stage::Doubted, Stage::Queued, Stage::Connecting, Stage::Greeting, Stage::Open, Stage::Lingering] {
         assert!(reached.contains(&stage), "{stage:?}: {reached:?}");
     }
