@@ -176,7 +176,8 @@ fn rings_and_workers_follow_a_quota_of_cpus_by_one_rule() {
     let Some(group) = OneCpu::new() else { return record_skip("a control group with a quota (cgroup v1, cpu)") };
     let port = free_port();
     let enter = format!("echo $$ > {}/cgroup.procs && exec \"$0\" \"$@\"", group.0.display());
-    let daemon = Daemon::start_under(&["sh", "-c", &enter], &haproxy_configuration(port, "", ""), &[port]);
+    // Handshakes need threads.
+    let daemon = Daemon::start_under(&["sh", "-c", &enter], &haproxy_configuration(port, "", "ssl = yes"), &[port]);
     daemon.wait_for_output("is ready");
     assert_eq!((threads_of(daemon.id(), "ring-"), threads_of(daemon.id(), "imap-login")), (1, 1));
     daemon.stop();
