@@ -124,7 +124,15 @@ fn process_1_asks_for_the_exit_codes_of_orphans() {
     needs_root!();
     let container = Container::start();
     let mut command = Command::new("nsenter");
-    command.args(["--target", &container.first.to_string(), "--pid", "--mount", "sh", "-c", "sleep 3 </dev/null >/dev/null 2>&1 & exit"]);
+    command.args([
+        "--target",
+        &container.first.to_string(),
+        "--pid",
+        "--mount",
+        "sh",
+        "-c",
+        "sleep 3 </dev/null >/dev/null 2>&1 & exit",
+    ]);
     assert_eq!(run(command, b"").code, Some(0));
     let came = wait_until(PATIENCE, || !children(container.first).is_empty());
     let gone = wait_until(PATIENCE, || children(container.first).is_empty());
