@@ -1,10 +1,10 @@
-//! One connection on its way through the vestibule, sans-io: bytes and the time come in, an [`Action`] goes out.
+//! One connection on its way through the vestibule, sans-io: bytes and the time come in, an `Action` goes out.
 //!
 //! ```text
 //!            handle_read            handle_read
 //!  start --> AwaitingBytes --...--> (AwaitingConsume) --> Dispatch | Close
 //! ```
-//! [`Waiting`] is the state of one header, [`Slab`] the table of slots with their generations, [`Deadlines`] who waits how
+//! `Waiting` is the state of one header, `Slab` the table of slots with their generations, `Deadlines` who waits how
 //! long. None of them knows sockets, rings or the clock: the caller passes `now`, and keeps what it likes in a slot.
 #![forbid(unsafe_code)]
 

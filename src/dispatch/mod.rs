@@ -3,7 +3,7 @@
 //! A queue is a crossbeam channel with a gate. When it is full the engine decides by the pool's [`Overload`]: it pauses
 //! accepting and asks the gate to wake it when the queue has drained to half, or it aborts the newest connection. Workers
 //! that have nothing to do sleep by a bell, which the engine rings once for all that it has queued in a turn. A pool that is
-//! served [`Here`], by the rings, has neither queue nor bell.
+//! served `Here`, by the rings, has neither queue nor bell.
 #![forbid(unsafe_code)]
 
 mod accepted;

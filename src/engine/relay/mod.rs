@@ -5,7 +5,6 @@
 //!                        |  '--all full--> Queued --grant--^           '-- what a Pair decides     serving.rs,
 //! ring --Ready--> handle_ready; wheel --expired--> advance                                         ending.rs
 //! ```
-//! ```
 //! A [`Pair`](crate::relay::Pair) decides about the bytes, a [`Backend`](crate::backend::Backend) about the server; this
 //! room gives them sockets and the time.
 //!
