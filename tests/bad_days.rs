@@ -232,6 +232,9 @@ fn a_fifo_as_configuration_or_value_is_refused_and_holds_nobody() {
                 std::thread::sleep(Duration::from_millis(300));
                 // Whoever has read in vain comes again.
                 let _ = std::io::Write::write_all(&mut fifo, b"haproxy_trusted_networks = nonsense\n");
+                // Who has read must see that this is the end of it.
+                drop(fifo);
+                std::thread::sleep(Duration::from_millis(300));
             }
         });
         let read = wait_until(PATIENCE, || vestibule_run(&["check", "-c", &file], b"").stderr.contains("nonsense"));
