@@ -145,6 +145,13 @@ fn modules_do_not_say_what_they_must_not_know() {
 }
 
 #[test]
+fn the_daemon_knows_nothing_of_the_command_line() {
+    let daemon = sources_below("src").into_iter().filter(|source| source.module() == Some("daemon"));
+    let importing = daemon.filter(|source| source.crate_imports().iter().any(|(_, import)| import == "cli"));
+    assert_eq!(importing.map(|source| source.name).collect::<Vec<_>>(), Vec::<String>::new());
+}
+
+#[test]
 fn the_reader_sees_what_it_should() {
     let source = Source {
         name: "src/conn/mod.rs".into(),
@@ -282,12 +289,17 @@ fn without_comment(line: &str) -> &str {
     line.split("//").next().unwrap_or_default()
 }
 
-/// The library's sources without whole files of tests. `cli` and `main` are the program, which sees only public faces
-/// because it is another crate.
+/// Modules of the program, which sees only the library's public face because it is another crate.
+const OF_THE_PROGRAM: &[&str] = &["cli", "daemon", "hex"];
+
+/// The library's sources without whole files of tests.
 fn library_sources() -> Vec<Source> {
     let mut sources = sources_below("src");
     let tests: Vec<String> = sources.iter().flat_map(Source::test_modules).collect();
-    sources.retain(|source| source.module() != Some("cli") && !tests.iter().any(|test| source.name.starts_with(test)));
+    sources.retain(|source| {
+        let of_the_program = source.module().is_some_and(|module| OF_THE_PROGRAM.contains(&module));
+        !of_the_program && !tests.iter().any(|test| source.name.starts_with(test))
+    });
     sources
 }
 

@@ -9,8 +9,8 @@ use vestibule::admission::{EndpointId, EndpointRules, OnMissingEndpoint};
 use vestibule::config::{self, Backend, Dovecot, InetListener, Loaded, Problem, Service, Settings};
 use vestibule::relay::Forward;
 
-use super::configuration::Source;
-use super::{EXIT_CONFIG, Error, configuration, privileges};
+use crate::daemon::configuration::Source;
+use crate::daemon::{EXIT_CONFIG, Error, configuration, privileges};
 
 /// Lines of one kind that are printed.
 const LINES_SHOWN: usize = 200;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use vestibule::config;
 
-use super::{Error, configuration};
+use crate::daemon::{Error, configuration};
 
 /// Show what was understood of a configuration, in Dovecot's form.
 ///

@@ -6,12 +6,8 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use hdrhistogram::Histogram;
-use serde_json::{Map, Value, json};
-use vestibule::engine::{DriverInUse, Snapshot};
-
-use super::control::{self, Form, NotAsked, Request};
-use super::{Error, configuration, takeover};
+use crate::daemon::control::{self, Form, NotAsked, Request};
+use crate::daemon::{Error, configuration, takeover};
 
 /// Ask a running daemon, or tell it what to do.
 #[derive(clap::Args)]
@@ -402,46 +398,4 @@ fn change_of(server: &str, change: &[String]) -> Result<Request, Error> {
         }
         _ => Err(format!("a server can be ready, drain, maint or weight N, not {}", words.join(" ")).into()),
     }
-}
-
-/// All counters and latencies, in one line.
-pub fn json(snapshot: &Snapshot) -> String {
-    format!("{}\n", value(snapshot))
-}
-
-/// All counters and latencies.
-pub fn value(snapshot: &Snapshot) -> Value {
-    let latencies = snapshot.latencies().into_iter();
-    let microseconds: Map<String, Value> =
-        latencies.map(|(name, histogram)| (name.replace(' ', "-"), quantiles(histogram))).collect();
-    let (endings, more) = snapshot.main_endings();
-    let ended: Vec<Value> = endings
-        .iter()
-        .map(
-            |one| json!({ "service": one.service, "listener": one.listener, "reason": one.reason, "count": one.count }),
-        )
-        .collect();
-    let (shown, more_servers) = snapshot.main_servers();
-    let servers: Vec<Value> = shown.into_iter().map(|(backend, server)| control::server_of(backend, server)).collect();
-    let driver = snapshot.driver();
-    json!({
-        "driver": driver.map(DriverInUse::name), "driver-reason": driver.and_then(DriverInUse::instead),
-        "counters": counters(snapshot), "ended": ended, "ended-not-shown": more, "servers": servers,
-        "servers-not-shown": more_servers, "microseconds": microseconds,
-    })
-}
-
-/// All counters by name.
-pub fn counters(snapshot: &Snapshot) -> Value {
-    object(snapshot.counters().iter().copied())
-}
-
-/// The quantiles of a histogram that are shown, and how many values it has.
-pub fn quantiles(histogram: &Histogram<u64>) -> Value {
-    let quantiles = Snapshot::QUANTILES.map(|(name, quantile)| (name, histogram.value_at_quantile(quantile)));
-    object(quantiles.into_iter().chain([("count", histogram.len())]))
-}
-
-fn object(numbers: impl Iterator<Item = (&'static str, u64)>) -> Value {
-    numbers.map(|(name, number)| (name.to_owned(), number.into())).collect::<Map<_, _>>().into()
 }

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use serde::Serialize;
 use vestibule::proxy::{self, Addresses, Command, Decoded, Escaped, Family, Header, Rules, Transport, Version};
 
-use super::{Error, explain, hex};
+use super::explain;
+use crate::daemon::Error;
+use crate::hex;
 
 /// Decode a PROXY protocol header from standard input
 ///

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use vestibule::proxy::{Encoder, Tlv, Version};
 
-use super::{Error, hex};
+use crate::daemon::Error;
+use crate::hex;
 
 /// Encode a PROXY protocol header to standard output
 ///

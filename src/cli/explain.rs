@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use vestibule::proxy::{self, Decoded, Diagnosis, Escaped, Field, Rules, V2_FIXED, What, kind};
 
 use super::decode::unix;
-use super::hex;
+use crate::hex;
 
 /// The dump of one input, some lines of text.
 pub fn explain(input: &[u8], rules: &Rules) -> String {

@@ -1,45 +1,19 @@
-//! The command line: one file a subcommand, each with its `Args` and a `run`. What a running daemon consists of beyond its
-//! engine is in `tier`, `plan`, `takeover`, `systemd`, `privileges` and `log`.
+//! The command line: one file a subcommand, each with its `Args` and a `run`.
 
 use std::process::ExitCode;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use clap::{Parser, Subcommand};
 
-mod capacity;
+use crate::daemon::Error;
+
 mod check;
 mod config;
-mod configuration;
-mod control;
 mod ctl;
 mod decode;
 mod doctor;
 mod encode;
 mod explain;
-mod hex;
-mod http;
-mod init;
-mod log;
-mod plan;
-mod privileges;
-mod relays;
 mod serve;
-mod sessions;
-mod systemd;
-mod takeover;
-mod tier;
-mod watcher;
-
-/// Anything that ends a subcommand with exit code 1 and one line that names cause and remedy.
-pub type Error = Box<dyn std::error::Error>;
-
-/// Exit code for a wrong configuration (`EX_CONFIG` of sysexits(3)).
-pub const EXIT_CONFIG: u8 = 78;
-
-/// A lock over state that no panic can leave half changed.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 #[derive(Parser)]
 #[command(

@@ -8,8 +8,8 @@ use vestibule::engine::{Asked, Relay, ServerFinding, check_once};
 use vestibule::relay::Target;
 
 use super::findings::{Finding, Verdict};
-use crate::cli::Error;
-use crate::cli::relays::{self, Backends};
+use crate::daemon::Error;
+use crate::daemon::relays::{self, Backends};
 
 /// Asks every server of every backend that a service uses, all at once.
 pub(super) fn findings(settings: &Settings) -> Result<Vec<Finding>, Error> {

@@ -14,8 +14,8 @@ use vestibule::ring::{self, SLOT_BYTES, Sizes};
 
 use self::facts::Facts;
 use self::findings::{Finding, Verdict};
-use super::plan::{self, Means};
-use super::{Error, configuration};
+use crate::daemon::plan::{self, Means};
+use crate::daemon::{Error, configuration};
 
 /// Say whether this machine can run the daemon, and what keeps it from running well.
 ///

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage};
 use vestibule::metrics::{Scrape, families as f};
 
-use crate::cli::log::LostLines;
+use crate::daemon::log::LostLines;
 
 /// What does not change while the process lives, and where the rest is found.
 pub struct Facts {

@@ -21,9 +21,9 @@ use vestibule::metrics::{Format, Scrape, families};
 use super::facts::Facts;
 use super::history::{History, STEP};
 use super::view;
-use crate::cli::lock;
-use crate::cli::tier::Glance;
-use crate::cli::watcher::Watcher;
+use crate::daemon::lock;
+use crate::daemon::tier::Glance;
+use crate::daemon::watcher::Watcher;
 
 /// The paths that are known, and one for all others.
 const PATHS: [&str; 7] = ["/", "/metrics", "/healthz", "/readyz", "/stats.json", "/history.json", "other"];

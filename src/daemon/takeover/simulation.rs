@@ -77,7 +77,7 @@ impl World {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        crate::cli::lock(&self.state)
+        crate::daemon::lock(&self.state)
     }
 
     fn read(&self, who: Who, session: u16) {

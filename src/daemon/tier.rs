@@ -19,7 +19,7 @@ use super::plan::{self, Means};
 use super::systemd::{self, Store, Watchdog};
 use super::takeover::{Claim, Form, Given, Offered, Place, Predecessor, successor};
 use super::watcher::Watcher;
-use super::{Error, ctl, init};
+use super::{Error, figures, init};
 
 /// What the daemon's main thread waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -604,7 +604,7 @@ impl Predecessor for Tier {
         let snapshot = self.snapshot();
         match form {
             Form::Table => format!("{snapshot}\n"),
-            Form::Json => ctl::json(&snapshot),
+            Form::Json => figures::json(&snapshot),
         }
     }
 }

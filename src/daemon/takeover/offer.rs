@@ -22,7 +22,7 @@ use super::wire::{
     self, ADDRESSES_MAX, Connection, ENTRIES_MAX, Form, MESSAGE_MAX, Message, SOCKETS_MAX, Socket, TEXT_MAX, VERSION,
     VERSION_MIN, WITH_SESSIONS,
 };
-use crate::cli::lock;
+use crate::daemon::lock;
 
 /// Those who may wait to be heard.
 const WAITING_MAX: i32 = 8;

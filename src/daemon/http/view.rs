@@ -8,10 +8,10 @@ use vestibule::proxy::Escaped;
 
 use super::answers::now;
 use super::facts::{Facts, Usage, usage};
-use crate::cli::control::backend_of;
-use crate::cli::ctl;
-use crate::cli::hex;
-use crate::cli::tier::{Glance, Served};
+use crate::daemon::control::backend_of;
+use crate::daemon::figures;
+use crate::daemon::tier::{Glance, Served};
+use crate::hex;
 
 /// Points of a latency curve.
 const CURVE_POINTS: usize = 64;
@@ -25,7 +25,7 @@ pub fn view(glance: &Glance, facts: &Facts) -> Value {
         "started": facts.started(), "ready": glance.ready.is_ok(), "why-not-ready": glance.ready.err(),
         "process": { "cpu": cpu, "resident": resident, "files": files, "files-max": files_max },
         "log-lines-lost": facts.lines_lost(),
-        "counters": ctl::counters(&snapshot),
+        "counters": figures::counters(&snapshot),
         "rings": snapshot.rings().iter().map(ring).collect::<Vec<_>>(),
         "listeners": listeners(glance, &snapshot),
         "backends": snapshot.backends().iter().map(backend_of).collect::<Vec<_>>(),
@@ -135,7 +135,7 @@ fn curve(name: &str, label: &str, recorded: Option<&Histogram<u64>>) -> Option<V
             points.push(json!([micros, so_far as f64 / all]));
         }
     }
-    Some(json!({ "name": name, "label": label, "quantiles": ctl::quantiles(recorded), "curve": points }))
+    Some(json!({ "name": name, "label": label, "quantiles": figures::quantiles(recorded), "curve": points }))
 }
 
 #[cfg(test)]

@@ -14,9 +14,9 @@ use vestibule::relay::{End, SessionId};
 
 use super::Control;
 use super::wire::{Form, Request, WHO_DEFAULT};
-use crate::cli::ctl;
-use crate::cli::http::refusals_of;
-use crate::cli::tier::{Glance, Served};
+use crate::daemon::figures;
+use crate::daemon::http::refusals_of;
+use crate::daemon::tier::{Glance, Served};
 
 /// Most sessions that `who` shows.
 const WHO_MAX: usize = 10_000;
@@ -85,7 +85,7 @@ fn done(control: &Control, request: Request) -> Result<Value, Vec<String>> {
 fn stats(snapshot: &Snapshot, form: Form) -> Value {
     match form {
         Form::Table => json!({ "ok": true, "text": format!("{snapshot}\n") }),
-        Form::Json => json!({ "ok": true, "stats": ctl::value(snapshot) }),
+        Form::Json => json!({ "ok": true, "stats": figures::value(snapshot) }),
     }
 }
 
@@ -117,7 +117,7 @@ pub fn server_of(backend: &BackendAccount, server: &ServerAccount) -> Value {
 fn server_value(server: &ServerAccount) -> Value {
     let ServerAccount { sessions, sessions_max, limit, totals, traffic, .. } = server;
     let times: Map<String, Value> =
-        server.times().map(|(name, times)| (name.to_owned(), ctl::quantiles(times))).into_iter().collect();
+        server.times().map(|(name, times)| (name.to_owned(), figures::quantiles(times))).into_iter().collect();
     json!({
         "server": server.name, "address": server.address, "status": server.status(), "why": server.why,
         "since": server.since.as_secs(), "backup": server.backup,

@@ -1,0 +1,303 @@
+//! From the configuration to a process that serves, and what it does with signals until it ends.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::iterator::Signals;
+use vestibule::config::Settings;
+use vestibule::engine::{Engine, SessionLog};
+use vestibule::ring;
+
+use super::configuration;
+use super::control::{self, Control, NotAsked, Request};
+use super::http::{self, Bound, Facts};
+use super::init::Successors;
+use super::log;
+use super::plan::{self, Means};
+use super::privileges::Target;
+use super::sessions::Sessions;
+use super::systemd::Inherited;
+use super::takeover::{self, Claim, Given, Limits, Place, Purpose};
+use super::tier::{Event, Parts, Tier};
+use super::watcher::Watcher;
+use super::{Error, capacity, init, lock, privileges, ready, systemd};
+
+/// Signals that may wait for the one before.
+const EVENTS_MAX: usize = 16;
+/// Rest while so many wait.
+const EVENTS_REST: Duration = Duration::from_millis(10);
+
+/// Runs the daemon with the configuration of `file`, or the built-in one, until it is told to end; takes over from the
+/// running one that has the socket `takeover`.
+pub fn run(file: Option<PathBuf>, takeover: Option<PathBuf>) -> Result<ExitCode, Error> {
+    let ready = match configuration::load(file.as_deref()) {
+        Ok(ready) => ready,
+        Err(problems) => return Ok(configuration::refuse(&problems)),
+    };
+    let target = match privileges::look_up(&ready.loaded.settings.privileges)? {
+        Ok(target) => target,
+        Err(problems) => return Ok(configuration::refuse(&problems)),
+    };
+    privileges::forbid_new();
+    // Before the first thread: what cannot be had later is said now.
+    capacity::check(&ready.loaded.settings)?;
+    let log = log::start(ready.loaded.settings.log_format);
+    for warning in &ready.loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    if let Err(error) = ring::raise_open_files() {
+        tracing::warn!("the limit of open files stays as it is: {error}");
+    }
+    // Before the engine's threads, so that none of them gets a signal meant for the daemon.
+    // In this order: the flag that a signal sets counts for the next one, not for itself.
+    let ending = end_at_once()?;
+    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, SIGCHLD])?;
+    // EVENTS_MAX, and one for each engine that ends and each takeover that fails.
+    let (tell, events) = crossbeam_channel::unbounded();
+    let settings = ready.loaded.settings;
+    let session_log: Arc<dyn SessionLog> = Arc::new(Sessions::new(&log));
+    let means = Means { identity: ready.identity, session_log: Some(session_log), ..Means::default() };
+    let Started { engine, place, control, http, predecessor } =
+        start(&settings, &means, target.as_ref(), takeover, &ending)?;
+    ready::say(&log, &settings, engine.addresses());
+    if let Some(claim) = predecessor.clone() {
+        let tell = tell.clone();
+        thread::Builder::new().name("predecessor".into()).spawn(move || await_its_end(&claim, &tell))?;
+    }
+    let control = control.map(Arc::new);
+    let parts = Parts {
+        file,
+        settings,
+        means,
+        engine,
+        predecessor,
+        control: control.clone(),
+        facts: Facts::new(log.lost_lines()),
+        events: tell.clone(),
+    };
+    let tier = Tier::new(parts)?;
+    let tier = Arc::new(Mutex::new(tier));
+    let watcher = Watcher::new(tier.clone());
+    lock(&tier).serve_http(watcher.clone(), http);
+    let place = Arc::new(place);
+    if place.is_some() {
+        let (place, tier) = (place.clone(), tier.clone());
+        let body = move || place.iter().for_each(|place| takeover::answer(place, &tier, Limits::USUAL));
+        thread::Builder::new().name("takeover".into()).spawn(body)?;
+    }
+    if let Some(place) = &control {
+        let control = Control::new(place.clone(), watcher);
+        thread::Builder::new().name("control".into()).spawn(move || control.serve())?;
+    }
+    let flag = ending.clone();
+    thread::Builder::new().name("signals".into()).spawn(move || forward(signals, &tell, &flag))?;
+    let watched = watch(&tier, &events, &ending);
+    place.iter().chain(control.as_deref()).for_each(Place::leave);
+    log.say(format_args!("{}", lock(&tier).snapshot()));
+    if log.lost() > 0 {
+        log.say(format_args!("{}", log::losses(log.lost())));
+    }
+    let successor = lock(&tier).successor().filter(|_| init::is_init());
+    Ok(match successor {
+        Some(successor) => Successors::new(successor, watched.told_to_end).outlive(&events),
+        None if watched.well => ExitCode::SUCCESS,
+        None => ExitCode::FAILURE,
+    })
+}
+
+/// An engine that accepts, the place where another process can take over, and the process that this one has taken the
+/// place of.
+struct Started {
+    engine: Engine,
+    place: Option<Place>,
+    /// Where operators ask.
+    control: Option<Place>,
+    /// Where HTTP is served.
+    http: Option<Bound>,
+    predecessor: Option<Arc<Claim>>,
+}
+
+/// Binds, gives up privileges, starts, and takes over from a running process if there is one. `ending` is cleared as soon
+/// as somebody would miss this process.
+fn start(
+    settings: &Settings,
+    means: &Means,
+    target: Option<&Target>,
+    from: Option<PathBuf>,
+    ending: &AtomicBool,
+) -> Result<Started, Error> {
+    let mut claim = from.as_deref().map(|path| Claim::open(path, Limits::USUAL)).transpose()?;
+    if claim.is_none() {
+        nobody_else_is_at(&settings.takeover_socket, Purpose::Takeover)?;
+        nobody_else_is_at(&settings.control_socket, Purpose::Control)?;
+    }
+    let mut inherited = Inherited::take()?;
+    let open = |address| match claim.as_mut().map(|claim| claim.sockets_at(address)) {
+        Some(sockets) if !sockets.is_empty() => Ok(sockets),
+        _ => Ok(inherited.bound_to(address)),
+    };
+    let bound = plan::builder(settings, means, open)?.bind()?;
+    inherited.all_taken()?;
+    let http = settings.http_listen.map(|address| http::bind(address, claim.is_some())).transpose()?;
+    claim.iter_mut().flat_map(Claim::let_go_of_the_rest).for_each(systemd::keep_no_longer);
+    if let Some(target) = target {
+        privileges::drop_to(target)?;
+    }
+    ending.store(false, Ordering::SeqCst);
+    let prepare =
+        |path: &Option<PathBuf>, purpose| path.as_deref().map(|path| Place::prepare(path, purpose)).transpose();
+    let place = prepare(&settings.takeover_socket, Purpose::Takeover)?;
+    let control = prepare(&settings.control_socket, Purpose::Control)?;
+    let mut engine = bound.start()?;
+    let publish = || place.iter().chain(&control).try_for_each(Place::publish);
+    if let Some(path) = settings.control_socket.as_deref().filter(|_| claim.is_some()) {
+        keep_bans(means, path);
+    }
+    let done = match &mut claim {
+        Some(claim) => take_over(claim, &engine, publish),
+        None => publish(),
+    };
+    if let Err(error) = done {
+        // Whom it has accepted meanwhile is served to the end, unless a signal comes.
+        ending.store(true, Ordering::SeqCst);
+        engine.drain(settings.drain_timeout);
+        return Err(error.into());
+    }
+    let tell = if claim.is_some() { systemd::ready_instead } else { systemd::ready };
+    tell(engine.addresses().len());
+    Ok(Started { engine, place, control, http, predecessor: claim.map(Arc::new) })
+}
+
+/// Goes on banning whom the process before bans. One of an earlier version knows of no bans, and of one that cannot be
+/// asked they are lost.
+fn keep_bans(means: &Means, socket: &Path) {
+    match control::ask(socket, &Request::Bans {}) {
+        Ok(answer) => {
+            let count = control::take_over_bans(&means.bans, &answer);
+            if count > 0 {
+                tracing::info!("{count} bans of the process before stay in force");
+            }
+        }
+        Err(NotAsked::NobodyThere(_)) => {}
+        Err(error) => tracing::warn!("the process before was not asked for its bans: {error:?}"),
+    }
+}
+
+/// An error if another process listens at this path.
+fn nobody_else_is_at(path: &Option<PathBuf>, purpose: Purpose) -> Result<(), Error> {
+    let served = path.as_ref().filter(|path| Place::is_served(path, purpose));
+    let Some(path) = served else { return Ok(()) };
+    let words = "another process listens there; take over from it (--takeover), stop it, or name another path";
+    Err(format!("{} = {}: {words}", purpose.setting(), path.display()).into())
+}
+
+/// Goes on where the process before stops.
+fn take_over(claim: &mut Claim, engine: &Engine, publish: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
+    let wanted: Vec<SocketAddr> =
+        engine.addresses().iter().copied().filter(|&address| engine.expects_header_at(address)).collect();
+    let Given { pending, sessions } = claim.serve(&wanted, publish)?;
+    let (headers, live) = (pending.len(), sessions.len());
+    tracing::info!("has taken over from process {}, with {headers} pending connections and {live} sessions", claim.pid);
+    engine.take_in(pending);
+    engine.take_in_sessions(sessions);
+    Ok(())
+}
+
+/// Waits until the process before has left, or has taken everything back.
+fn await_its_end(claim: &Claim, events: &Sender<Event>) {
+    match claim.await_its_end() {
+        Ok(()) => tracing::info!("process {} has left", claim.pid),
+        Err(error) => {
+            tracing::error!("{error}; this one ends");
+            let _ = events.send(Event::Failed); // it ends already
+        }
+    }
+}
+
+/// Sends signals on; those that come while many wait count as one of their kind. After the first that ends the process the
+/// next one does so at once, whatever is being done.
+fn forward(mut signals: Signals, events: &Sender<Event>, ending: &AtomicBool) {
+    for signal in signals.forever() {
+        if [SIGTERM, SIGINT].contains(&signal) {
+            ending.store(true, Ordering::SeqCst);
+        }
+        while events.len() >= EVENTS_MAX {
+            thread::sleep(EVENTS_REST);
+        }
+        if events.send(Event::Signal(signal)).is_err() {
+            return; // the daemon ends
+        }
+    }
+}
+
+/// How a daemon has ended.
+struct Watched {
+    /// By a signal, or by another process.
+    told_to_end: bool,
+    /// Everything that it was to finish it has finished.
+    well: bool,
+}
+
+/// Does what signals and takeovers demand, never waiting for a connection, until the daemon is to end and nothing is left
+/// to finish.
+fn watch(tier: &Mutex<Tier>, events: &Receiver<Event>, ending: &AtomicBool) -> Watched {
+    let (mut told_to_end, mut well) = (false, true);
+    for event in events {
+        let mut tier = lock(tier);
+        let outlived = tier.successor().filter(|_| init::is_init());
+        if let (Event::Signal(signal @ (SIGTERM | SIGINT | SIGHUP | SIGUSR1 | SIGUSR2)), Some(first)) =
+            (event, outlived)
+        {
+            init::pass_on(signal, first);
+            // What is left here ends with those only that end.
+            if ![SIGTERM, SIGINT].contains(&signal) {
+                continue;
+            }
+        }
+        match event {
+            // What is wrong with it is in the log.
+            Event::Signal(SIGHUP) => drop(tier.reload()),
+            Event::Signal(SIGUSR2) => tier.start_successor(),
+            Event::Signal(SIGUSR1) => tier.drain_in_a_while(),
+            Event::Drain => tier.drain_if_still_to(),
+            Event::Signal(SIGCHLD) => tier.children_ended(),
+            Event::Signal(_) => {
+                told_to_end = true;
+                if tier.is_in_charge() {
+                    systemd::stopping(tier.drain_timeout());
+                }
+                tier.end();
+            }
+            // Not a word to the service manager: it would stop the other process too.
+            Event::Failed => {
+                (told_to_end, well) = (true, false);
+                ending.store(true, Ordering::SeqCst);
+                tier.end();
+            }
+            Event::Ended => tier.collect(),
+        }
+        if tier.is_idle() && (told_to_end || !tier.is_in_charge()) {
+            // Should the other process end in this moment, it is too late to accept again.
+            tier.drain();
+            return Watched { told_to_end, well: well && tier.is_complete() };
+        }
+    }
+    unreachable!("the daemon itself can send events")
+}
+
+/// TERM and INT end the process at once while the flag is set. It is, to begin with: nobody needs a process that does not
+/// serve yet.
+fn end_at_once() -> std::io::Result<Arc<AtomicBool>> {
+    let ending = Arc::new(AtomicBool::new(true));
+    for signal in [SIGTERM, SIGINT] {
+        signal_hook::flag::register_conditional_shutdown(signal, 1, ending.clone())?;
+    }
+    Ok(ending)
+}
