@@ -199,19 +199,20 @@ impl Ring {
     fn quiesce(&mut self) -> bool {
         self.ending = true;
         let until = Instant::now() + QUIESCE_MAX;
-        let mut before = 0;
+        let (mut before, mut limit) = (usize::MAX, Duration::ZERO);
         loop {
             self.drop_completions();
             let in_flight = self.core.in_flight();
             if in_flight == 0 || Instant::now() >= until {
                 break;
             }
-            // Not again while ends come in: with thousands in flight the search takes longer than they do.
+            // Not while ends come in that were asked for one by one: the kernel's search costs the square of what is in flight.
             if in_flight >= before {
                 self.core.cancel_all();
+                limit = QUIESCE_STEP;
             }
             before = self.core.in_flight();
-            if self.wait(Some(QUIESCE_STEP)).is_err() {
+            if self.wait(Some(limit)).is_err() {
                 break;
             }
         }
