@@ -209,6 +209,59 @@ fn pending_headers_are_bounded_by_peer_and_by_listener() {
     assert!(wait_until(PATIENCE, || held(address, &header("198.51.100.7")).is_some()), "a closed one neither");
 }
 
+/// A header of version 2 that is too long for a slot's own buffer.
+fn long_header() -> Vec<u8> {
+    const NOOP: u8 = 0x04;
+    let room = [0; 500];
+    let tlv = [&[NOOP], &(room.len() as u16).to_be_bytes()[..], &room].concat();
+    let addresses = [198, 51, 100, 7, 192, 0, 2, 1, 0x13, 0x88, 0, 143];
+    let length = (addresses.len() + tlv.len()) as u16;
+    [b"\r\n\r\n\0\r\nQUIT\n\x21\x11", &length.to_be_bytes()[..], &addresses, &tlv].concat()
+}
+
+fn patient(builder: EngineBuilder) -> (Engine, SocketAddr) {
+    let listener = proxied().defer_accept(false).timeout(10 * PATIENCE).trust([network("127.0.0.0/29")]).pool("hold");
+    let builder = builder.rings(NonZeroUsize::MIN).pin(false).pool(Pool::threads("hold", 4, hold));
+    let engine = builder.listen(listener).start().expect("loopback has free ports");
+    let address = engine.addresses()[0];
+    (engine, address)
+}
+
+#[test]
+fn half_headers_that_hold_every_longer_buffer_make_room_for_longer_headers() {
+    let (engine, address) = patient(Engine::builder());
+    let header = long_header();
+    let half: Vec<Client> = (0..vestibule::ring::LONG_MAX)
+        .map(|_| {
+            let client = Client::connect(TRUSTED, address);
+            client.send(&header[..300]).expect("it is only pending");
+            client
+        })
+        .collect();
+    assert!(wait_until(PATIENCE, || engine.snapshot().count("accepted") == half.len() as u64));
+    assert!(wait_until(PATIENCE, || held(address, &header).is_some()), "those who hold one for long make room");
+    assert!(engine.snapshot().count("shed") > 0);
+}
+
+#[test]
+fn a_peer_that_fills_the_places_of_pending_headers_costs_other_peers_none() {
+    const PLACES: usize = 64;
+    let (engine, address) = patient(Engine::builder().pending_limit(PLACES as u32));
+    let slow = Client::connect("127.0.0.2".parse().expect("an address"), address);
+    slow.send(&header("198.51.100.7")[..10]).expect("it is only pending");
+    assert!(wait_until(PATIENCE, || engine.snapshot().count("accepted") == 1));
+    let _greedy: Vec<Client> = (0..4 * PLACES)
+        .map(|_| {
+            let client = Client::connect(TRUSTED, address);
+            client.send(b"PROXY ").expect("there is room in the socket");
+            client
+        })
+        .collect();
+    assert!(wait_until(PATIENCE, || engine.snapshot().count("shed") >= 3 * PLACES as u64 - 1));
+    slow.send(&header("198.51.100.7")[10..]).expect("it has kept its place");
+    assert!((&slow.stream).read_exact(&mut [0]).is_ok());
+}
+
 #[test]
 fn a_hundred_thousand_sources_stay_within_the_memory_bound() {
     const SOURCES: u32 = 100_000;

@@ -131,13 +131,23 @@ impl Deadlines {
         Some(Expired { slot, class })
     }
 
-    /// Takes out the one to shed: who has been silent longest, if that is since `long_ago`, or else who waits longest. Who
-    /// has just come does not make room for the next, however much the others have said.
-    pub fn shed(&mut self, long_ago: Instant) -> Option<SlotId> {
+    /// Those who make room, the first first: who has been silent longest, if that is since `long_ago`, or else who waits
+    /// longest. Who has just come does not make room for the next, however much the others have said.
+    pub fn to_shed(&self, long_ago: Instant) -> impl Iterator<Item = SlotId> {
         let since = |index: &u32| self.nodes[*index as usize].since;
         let silent = Some(self.silent.head).filter(|index| *index != NONE && since(index) <= long_ago);
         let heads = self.classes.iter().map(|class| class.list.head).filter(|index| *index != NONE);
-        let slot = self.id_at(silent.or_else(|| heads.min_by_key(since))?);
+        let next = move |index: &u32| {
+            let node = &self.nodes[*index as usize];
+            let link = if silent.is_some() { node.silence.unwrap_or(UNLINKED) } else { node.deadline };
+            Some(link.next).filter(|next| *next != NONE && (silent.is_none() || since(next) <= long_ago))
+        };
+        std::iter::successors(silent.or_else(|| heads.min_by_key(since)), next).map(|index| self.id_at(index))
+    }
+
+    /// Takes out the first of those who make room.
+    pub fn shed(&mut self, long_ago: Instant) -> Option<SlotId> {
+        let slot = self.to_shed(long_ago).next()?;
         self.stop(slot);
         Some(slot)
     }

@@ -56,6 +56,12 @@ impl<T> Slab<T> {
     }
 
     /// The value, unless the id is of a former user.
+    pub fn get(&self, id: SlotId) -> Option<&T> {
+        let entry = self.entries.get(id.index as usize)?;
+        if entry.generation == id.generation { entry.value.as_ref() } else { None }
+    }
+
+    /// The same, to be changed.
     pub fn get_mut(&mut self, id: SlotId) -> Option<&mut T> {
         let entry = self.entries.get_mut(id.index as usize)?;
         if entry.generation == id.generation { entry.value.as_mut() } else { None }

@@ -18,7 +18,7 @@ pub use leaving::Departing;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,7 @@ use crate::conn::{Action, Admitted, Deadlines, Ending, Handed, How, Record, SHOW
 use crate::dispatch::{Handoff, Overload, Permit, Release};
 use crate::proxy::Version;
 use crate::relay::End;
-use crate::ring::{BACKLOG, BATCH_MAX, Completion, Driver, Errno, ReadMode};
+use crate::ring::{BACKLOG, BATCH_MAX, Completion, Driver, Errno, LONG_MAX, ReadMode};
 use leaving::{Brought, Leaving};
 
 /// A connection whose first bytes come within this time of its accept had them ready: TCP_DEFER_ACCEPT delivered it for
@@ -46,6 +46,10 @@ const PROMPT: Duration = Duration::from_millis(100);
 pub(super) const LONG_SILENCE: Duration = Duration::from_millis(500);
 /// How many make room at a time.
 const SHED_AT_ONCE: usize = 32;
+/// Of so many who would make room first, one of the peer that has most of them does: other peers keep their places.
+const SHED_AMONG: usize = 16;
+/// Longer buffers that are kept free for newcomers, while those who hold one for long make room.
+const LONG_SPARE: usize = 64;
 
 /// Where validated connections go.
 pub trait Sink<S> {
@@ -115,6 +119,8 @@ pub struct Acceptor<D: Driver, K> {
     deadlines: Deadlines,
     /// Connections that came when no slot was free. Bounded: while one waits here, no accept is armed.
     lobby: VecDeque<Guest<D::Socket>>,
+    /// Who has got a longer buffer, oldest first, among others who are gone.
+    long: VecDeque<SlotId>,
     /// The sessions that this ring serves itself.
     relays: Relays<D::Socket>,
     /// Doors of earlier configurations that are not vacant yet.
@@ -187,6 +193,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             slab: Slab::new(parts.slots),
             deadlines: parts.deadlines,
             lobby: VecDeque::new(),
+            long: VecDeque::new(),
             lines: (0..parts.pools).map(|_| VecDeque::new()).collect(),
             retired: 0,
             relays: parts.relays,
@@ -436,8 +443,13 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         if self.leaving.is_some() && self.leaves(slot) {
             return self.depart(slot);
         }
-        if self.driver.capacity(slot.index) < room && !self.driver.lengthen(slot.index, at) {
-            return self.close(slot, Ending::Shed, at);
+        if self.driver.capacity(slot.index) < room {
+            if !self.driver.lengthen(slot.index, at) {
+                // Who comes next finds some free.
+                (0..LONG_SPARE).for_each(|_| self.shed_long());
+                return self.close(slot, Ending::Shed, at);
+            }
+            self.note_long(slot);
         }
         let guest = self.slab.get_mut(slot).expect("the caller has it");
         let socket = guest.socket.as_ref().expect("it is not on offer");
@@ -628,9 +640,53 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         }
     }
 
+    /// Makes room for one more whose header is awaited.
     fn shed(&mut self) {
         let long_ago = self.now.checked_sub(LONG_SILENCE).unwrap_or(self.now);
-        if let Some(slot) = self.deadlines.shed(long_ago) {
+        if let Some(slot) = self.of_the_most(self.deadlines.to_shed(long_ago)) {
+            self.deadlines.stop(slot);
+            self.cancel(slot, Ending::Shed);
+        }
+    }
+
+    /// The first of the first [`SHED_AMONG`] slots whose peer has most of them.
+    fn of_the_most(&self, slots: impl Iterator<Item = SlotId>) -> Option<SlotId> {
+        let mut among = [None; SHED_AMONG];
+        let known = slots.filter_map(|slot| Some((slot, self.slab.get(slot)?.peer.ip())));
+        for (place, one) in among.iter_mut().zip(known) {
+            *place = Some(one);
+        }
+        let among = among.iter().flatten();
+        let of_peer = |peer: IpAddr| among.clone().filter(|(_, other)| *other == peer).count();
+        // `max_by_key` gives the last of equals: the one who would have made room first.
+        among.clone().rev().max_by_key(|(_, peer)| of_peer(*peer)).map(|(slot, _)| *slot)
+    }
+
+    /// A slot has got a longer buffer: when few are left, one who has held his for long makes room.
+    fn note_long(&mut self, slot: SlotId) {
+        // Those that are over are still among them.
+        if self.long.len() >= 2 * LONG_MAX {
+            let slab = &self.slab;
+            self.long.retain(|slot| slab.get(*slot).is_some());
+        }
+        if self.driver.longer_left() < LONG_SPARE {
+            self.shed_long();
+        }
+        // Behind that: no read of him is in flight yet.
+        self.long.push_back(slot);
+    }
+
+    fn shed_long(&mut self) {
+        while self.long.front().is_some_and(|slot| self.slab.get(*slot).is_none()) {
+            self.long.pop_front();
+        }
+        let now = self.now;
+        let is_old = |slot: &SlotId| {
+            let guest = self.slab.get(*slot);
+            guest.is_some_and(|guest| guest.state == State::Reading && now >= guest.accepted_at + LONG_SILENCE)
+        };
+        if let Some(slot) = self.of_the_most(self.long.iter().copied().filter(is_old)) {
+            self.deadlines.stop(slot);
             self.cancel(slot, Ending::Shed);
         }
     }

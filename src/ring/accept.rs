@@ -113,6 +113,10 @@ impl Driver for Ring {
         self.buffers.lengthen(slot, len)
     }
 
+    fn longer_left(&self) -> usize {
+        self.buffers.longer_left()
+    }
+
     fn fill(&mut self, slot: u32, bytes: &[u8]) -> bool {
         self.buffers.fill(slot, bytes)
     }

@@ -110,7 +110,7 @@ impl Buffers {
 
     pub fn lengthen(&mut self, slot: u32, len: u32) -> bool {
         assert!(!self.busy[slot as usize], "a buffer in flight cannot be moved");
-        if self.long.contains_key(&slot) || (self.spare.is_empty() && self.long.len() >= LONG_MAX) {
+        if self.long.contains_key(&slot) || self.longer_left() == 0 {
             return false;
         }
         let long = self.spare.pop().unwrap_or_else(|| allocate(self.long_layout));
@@ -120,6 +120,11 @@ impl Buffers {
         unsafe { std::ptr::copy_nonoverlapping(from, long.as_ptr(), len as usize) };
         self.long.insert(slot, long);
         true
+    }
+
+    /// How many longer buffers are free.
+    pub fn longer_left(&self) -> usize {
+        LONG_MAX - self.long.len()
     }
 
     pub fn fill(&mut self, slot: u32, bytes: &[u8]) -> bool {

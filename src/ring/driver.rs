@@ -152,6 +152,9 @@ pub trait Driver: Streams {
     /// Gives the slot a buffer for the longest header, keeping its first `len` bytes; `false` if none is free.
     fn lengthen(&mut self, slot: u32, len: u32) -> bool;
 
+    /// How many longer buffers are free.
+    fn longer_left(&self) -> usize;
+
     /// Puts bytes that were read elsewhere at the start of the slot's buffer, a longer one if need be; `false` if none is
     /// free or long enough.
     ///

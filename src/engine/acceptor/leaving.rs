@@ -15,7 +15,7 @@ use crate::conn::{Action, Ending, SlotId, Waiting};
 use crate::engine::relay::{LiveSession, Terms};
 use crate::engine::tally::{Count, Passage};
 use crate::relay::End;
-use crate::ring::{BATCH_MAX, Driver};
+use crate::ring::{BATCH_MAX, Driver, SLOT_BYTES};
 
 /// A connection between two processes, its header half read.
 #[derive(Debug)]
@@ -157,6 +157,9 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         }
         if !self.driver.fill(slot.index, &bytes) {
             return self.close(slot, Ending::Shed, 0);
+        }
+        if self.driver.capacity(slot.index) > SLOT_BYTES {
+            self.note_long(slot);
         }
         self.act(slot, action);
     }

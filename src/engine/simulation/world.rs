@@ -429,10 +429,12 @@ impl World {
         }
     }
 
-    fn check_not_early(&mut self, book: usize) {
+    fn check_not_early(&mut self, book: usize, slot: usize) {
         let Book { client, accepted, taken, .. } = self.books[book];
         let limits = self.listeners[self.clients[client].listener as usize].limits;
-        let makes_room = self.scarcity && taken == 0 && self.now >= accepted + LONG_SILENCE;
+        // For those in the backlogs, or for those who need a longer buffer.
+        let has_what_is_scarce = (self.scarcity && taken == 0) || self.slots[slot].data.len() == LONG_BYTES;
+        let makes_room = has_what_is_scarce && self.now >= accepted + LONG_SILENCE;
         let early = limits.is_some_and(|(earliest, _)| self.now < accepted + earliest);
         if self.only_deadlines && early && !makes_room {
             self.violations.push(format!("connection {book} was given up at {:?}, before its time", self.now));
@@ -619,7 +621,7 @@ impl Driver for Script {
         {
             flight.cancelled = true;
             let book = flight.book;
-            world.check_not_early(book);
+            world.check_not_early(book, slot as usize);
             if world.eager {
                 world.run_read(slot as usize);
             }
@@ -643,6 +645,10 @@ impl Driver for Script {
         world.longs += 1;
         world.slots[slot as usize].data.resize(LONG_BYTES, 0);
         true
+    }
+
+    fn longer_left(&self) -> usize {
+        LONG_MAX - self.world.borrow().longs
     }
 
     fn fill(&mut self, slot: u32, bytes: &[u8]) -> bool {
