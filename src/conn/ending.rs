@@ -36,10 +36,12 @@ pub enum Ending {
     Overload,
     /// The engine is shutting down and the header had not come.
     Drained,
+    /// The ring failed before the connection reached its pool.
+    LostInRing,
 }
 
 impl Ending {
-    const LIFECYCLE: [Ending; 7] = [
+    const LIFECYCLE: [Ending; 8] = [
         Ending::Silent,
         Ending::Timeout,
         Ending::Shed,
@@ -47,6 +49,7 @@ impl Ending {
         Ending::ClosedPartial,
         Ending::Overload,
         Ending::Drained,
+        Ending::LostInRing,
     ];
 
     /// Number of different codes.
@@ -65,12 +68,13 @@ impl Ending {
             Ending::ClosedPartial => "closed-partial",
             Ending::Overload => "overload",
             Ending::Drained => "drained",
+            Ending::LostInRing => "lost-in-ring",
         }
     }
 
-    /// Whether the log should say it; the others are everyday business and only counted.
+    /// Whether the log should say it; the others are everyday business, or said of all together, and only counted.
     pub fn is_worth_a_line(self) -> bool {
-        !matches!(self, Ending::ClosedEmpty | Ending::Drained)
+        !matches!(self, Ending::ClosedEmpty | Ending::Drained | Ending::LostInRing)
     }
 
     /// A number below [`Ending::COUNT`], one a code.

@@ -141,7 +141,9 @@ fn dovecot_words(ending: Ending, record: &Record<'_>) -> String {
         Ending::Silent | Ending::Timeout => plain("Client timed out"),
         Ending::Shed => plain("Client shed: too many connections wait for their header"),
         Ending::Overload => plain("Client rejected: the queue of the workers is full"),
-        Ending::ClosedEmpty | Ending::ClosedPartial | Ending::Drained => gone("haproxy", "Failed to read full header"),
+        Ending::ClosedEmpty | Ending::ClosedPartial | Ending::Drained | Ending::LostInRing => {
+            gone("haproxy", "Failed to read full header")
+        }
         Ending::Absent { .. } => gone("haproxy", "Failed to read valid HAproxy data"),
         Ending::Invalid { reason, .. } => match reason {
             Reason::BadVersion => value("haproxy", "Unsupported protocol version", "version", byte(13) >> 4),
@@ -418,5 +420,6 @@ mod tests {
     fn everyday_business_has_no_line() {
         assert_eq!(line(Ending::ClosedEmpty, b""), "");
         assert_eq!(line(Ending::Drained, b""), "");
+        assert_eq!(line(Ending::LostInRing, b""), "");
     }
 }

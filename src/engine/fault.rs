@@ -16,6 +16,8 @@ pub enum Fault {
     BytesLeftBehind,
     /// Workers are not told of connections.
     SilentBell,
+    /// Whom a broken ring has lost are not counted.
+    UncountedLoss,
     /// Of the last bytes before an end, some are not passed on.
     LostTail,
     /// Bytes that a socket took are sent again.

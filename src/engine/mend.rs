@@ -208,6 +208,7 @@ fn forsake<D: Native>(mut old: Acceptor<D, Pools>, whole: bool) -> Vec<LiveSessi
         if whole {
             old.hand_over_sessions(&to);
         }
+        old.forsake_guests();
         old.forsake_sessions(End::RingFailed);
     }));
     if done.is_err() {

@@ -12,6 +12,7 @@ use crossbeam_channel::Sender;
 
 use super::{Acceptor, Door, Guest, Sink, State, is_prompt, permit};
 use crate::conn::{Action, Ending, SlotId, Waiting};
+use crate::engine::fault::{self, Fault};
 use crate::engine::relay::{LiveSession, Terms};
 use crate::engine::tally::{Count, Passage};
 use crate::relay::End;
@@ -104,6 +105,25 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         self.now = self.driver.now();
         self.relays.hand_over(&mut self.driver, to, self.now);
         self.relays.sessions()
+    }
+
+    /// Counts those as lost who have not reached their pools, since the ring has failed. Nothing may follow.
+    pub fn forsake_guests(&mut self) {
+        if fault::present(Fault::UncountedLoss) {
+            return;
+        }
+        for slot in self.slab.ids().collect::<Vec<_>>() {
+            self.settle(slot);
+            if let Some(guest) = self.slab.remove(slot) {
+                self.conclude(&guest, Ending::LostInRing, &[]);
+            }
+        }
+        for guest in std::mem::take(&mut self.lobby) {
+            if guest.pending {
+                self.doors[guest.listener as usize].settle(guest.peer.ip(), &mut self.peers);
+            }
+            self.conclude(&guest, Ending::LostInRing, &[]);
+        }
     }
 
     /// Ends all sessions at once, though the ring may be broken. Nothing may follow.

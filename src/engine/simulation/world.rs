@@ -34,6 +34,15 @@ const FAILED_SWEEPS_MAX: u32 = 3;
 const ACCEPT_ERRORS: [i32; 7] =
     [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::ECONNABORTED, libc::ECANCELED, libc::EINTR];
 
+/// After one of them a socket accepts no more.
+const FATAL_ERRORS: [i32; 2] = [libc::EBADF, libc::EINVAL];
+/// One schedule in so many has a ring that breaks, and one in so many a socket that accepts no more.
+const FAULTS: u64 = 4;
+/// Waits among which a ring breaks.
+const BREAKS_WITHIN: usize = 60;
+/// Until another ring takes its place.
+const MENDING: Duration = Duration::from_millis(50);
+
 const NO_RELAY: &str = "no pool here is a relay";
 
 /// What a client does.
@@ -119,6 +128,8 @@ struct Listener {
     arm: Arm,
     open: bool,
     backlog: VecDeque<usize>,
+    /// It accepts nobody any more.
+    useless: bool,
     /// From accept to the earliest and the latest legal end of a silent or unfinished connection.
     limits: Option<(Duration, Duration)>,
 }
@@ -133,6 +144,14 @@ pub struct World {
     failed_sweeps: u32,
     base: Instant,
     pub now: Duration,
+    /// Decides about rings that break and sockets that fail: apart for the same reason.
+    faults: Rng,
+    /// Waits until the ring breaks.
+    breaks_in: Option<usize>,
+    /// Whether a socket fails when it is its turn.
+    fails_fatally: bool,
+    /// Accepted by a ring that broke before it could tell.
+    lost: u64,
     pub clients: Vec<Client>,
     connected: Vec<bool>,
     pub books: Vec<Book>,
@@ -180,12 +199,18 @@ impl Drop for Socket {
 
 impl World {
     pub fn new(seed: u64, slots: u32, clients: Vec<Client>, limits: Vec<Option<(Duration, Duration)>>) -> World {
-        let listener = |limits| Listener { arm: Arm::Off, open: true, backlog: VecDeque::new(), limits };
+        let listener =
+            |limits| Listener { arm: Arm::Off, open: true, backlog: VecDeque::new(), useless: false, limits };
+        let mut faults = Rng::with_seed(seed.rotate_left(16));
         World {
             rng: Rng::with_seed(seed),
             eager: seed % EAGER == EAGER - 1,
             sweeps: Rng::with_seed(seed.rotate_left(32)),
             failed_sweeps: 0,
+            breaks_in: (faults.u64(..FAULTS) == 0).then(|| faults.usize(..BREAKS_WITHIN)),
+            fails_fatally: faults.u64(..FAULTS) == 0,
+            faults,
+            lost: 0,
             base: Instant::now(),
             now: Duration::ZERO,
             connected: vec![false; clients.len()],
@@ -212,6 +237,52 @@ impl World {
     pub fn reopen(&mut self) {
         for listener in &mut self.listeners {
             listener.open = true;
+        }
+    }
+
+    /// From now on the ring does not break: nothing would take its place.
+    pub fn hold(&mut self) {
+        self.breaks_in = None;
+    }
+
+    /// The ring is gone, with everything that the kernel did for it. What it would have told is lost, too.
+    pub fn break_down(&mut self) {
+        for listener in &mut self.listeners {
+            listener.arm = Arm::Off;
+        }
+        for slot in &mut self.slots {
+            slot.flight = None;
+            slot.data.truncate(SLOT_BYTES as usize);
+        }
+        self.longs = 0;
+        for told in std::mem::take(&mut self.ready) {
+            if let Told::Accepted { book, .. } = told {
+                self.lost += 1;
+                self.close(book);
+            }
+        }
+        self.now += MENDING;
+    }
+
+    /// Whether a listening socket has failed for good.
+    pub fn is_useless(&self, listener: usize) -> bool {
+        self.listeners[listener].useless
+    }
+
+    /// Connections that the engine was told of.
+    pub fn told(&self) -> u64 {
+        self.books.len() as u64 - self.lost
+    }
+
+    /// Whether the ring breaks at this wait.
+    fn breaks(&mut self) -> bool {
+        match &mut self.breaks_in {
+            Some(0) => self.breaks_in.take().is_some(),
+            Some(waits) => {
+                *waits -= 1;
+                false
+            }
+            None => false,
         }
     }
 
@@ -250,7 +321,8 @@ impl World {
             }
         }
         for (client, connected) in self.connected.iter().enumerate() {
-            if *connected && !self.books.iter().any(|book| book.client == client) {
+            let useless = self.listeners[self.clients[client].listener as usize].useless;
+            if *connected && !useless && !self.books.iter().any(|book| book.client == client) {
                 self.violations.push(format!("client {client} was never accepted"));
             }
         }
@@ -299,6 +371,9 @@ impl World {
         if self.trouble() {
             return self.fail_accept(listener);
         }
+        if self.fails_fatally && self.faults.u32(..1000) < TROUBLE {
+            return self.fail_for_ever(listener);
+        }
         for _ in 0..self.rng.usize(..4) {
             let Some(client) = self.listeners[index].backlog.pop_front() else { break };
             let (book, peer) = self.book(client);
@@ -328,6 +403,15 @@ impl World {
         };
         self.scarcity |= matches!(told, Told::AcceptFailed { errno, .. } if ACCEPT_ERRORS[..4].contains(&errno.0));
         self.ready.push_back(told);
+    }
+
+    /// The socket is of no use any more; at most one a schedule.
+    fn fail_for_ever(&mut self, listener: u32) {
+        self.fails_fatally = false;
+        let state = &mut self.listeners[listener as usize];
+        (state.arm, state.useless) = (Arm::Off, true);
+        let errno = Errno(*self.faults.choice(&FATAL_ERRORS).expect("there are some"));
+        self.ready.push_back(Told::AcceptFailed { listener, errno, armed: false });
     }
 
     /// The completion of one slot's read, if it is time.
@@ -543,7 +627,7 @@ impl Driver for Script {
         let mut world = self.world.borrow_mut();
         world.note(2, listener.into());
         let state = &mut world.listeners[listener as usize];
-        let legal = state.open && state.arm == Arm::Off;
+        let legal = state.open && state.arm == Arm::Off && !state.useless;
         state.arm = Arm::Armed;
         if !legal {
             world.violations.push(format!("listener {listener} was armed twice or after its end"));
@@ -592,7 +676,7 @@ impl Driver for Script {
         let mut world = self.world.borrow_mut();
         let state = &mut world.listeners[listener as usize];
         state.open = false;
-        let legal = state.arm == Arm::Off && state.backlog.is_empty();
+        let legal = state.arm == Arm::Off && (state.backlog.is_empty() || state.useless);
         if !legal {
             world.violations.push(format!("listener {listener} was closed over an accept or a backlog"));
         }
@@ -672,7 +756,11 @@ impl Driver for Script {
     }
 
     fn wait(&mut self, limit: Option<Duration>) -> io::Result<()> {
-        self.world.borrow_mut().wait(limit);
+        let mut world = self.world.borrow_mut();
+        if world.breaks() {
+            return Err(io::Error::from_raw_os_error(libc::EBADR));
+        }
+        world.wait(limit);
         Ok(())
     }
 

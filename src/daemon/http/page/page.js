@@ -13,6 +13,7 @@
     'closed-partial': 'closed inside the header',
     'overload': 'the queue was full',
     'drained': 'the daemon was told to end before the header came',
+    'lost-in-ring': 'a ring failed before the connection had reached its pool',
     'listener-pending-limit': 'too many headers were awaited on the listener',
     'peer-pending-limit': 'too many headers of this peer were awaited',
     'version-refused': 'this version of the header is off on the listener',
