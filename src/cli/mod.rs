@@ -13,6 +13,8 @@ mod decode;
 mod doctor;
 mod encode;
 mod explain;
+#[cfg(test)]
+mod generated;
 mod serve;
 
 #[derive(Parser)]

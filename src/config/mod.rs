@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod backends;
+mod declared;
 mod dump;
 mod foreign;
 mod gather;
@@ -15,6 +16,8 @@ mod glob;
 mod groups;
 mod lint;
 mod names;
+#[cfg(test)]
+mod reference;
 mod servers;
 mod settings;
 mod source;
@@ -29,9 +32,10 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+pub use declared::SETTINGS;
 pub use dump::dump;
 pub use lint::{Dovecot, lint};
-pub use names::{Known, Origin, SETTINGS, Scope};
+pub use names::{Known, Origin, Scope};
 pub use settings::*;
 pub use source::{
     EXPANDED_MAX, FILES_MAX, INCLUDE_DEPTH_MAX, LINE_LENGTH_MAX, PROBLEMS_MAX, Place, SECTION_DEPTH_MAX, SIZE_MAX,

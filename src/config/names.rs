@@ -1,9 +1,10 @@
-//! The settings that Vestibule uses, and those of Dovecot's that it knows and leaves alone.
+//! The names of the settings that Vestibule uses, and of those of Dovecot's that it knows and leaves alone.
 
 use std::collections::HashSet;
 use std::sync::OnceLock;
 
 use super::Implicit;
+use super::declared::SETTINGS;
 use super::lint::Dovecot::{self, V23, V24};
 
 /// Where a setting may stand.
@@ -39,110 +40,12 @@ pub struct Known {
     pub scopes: &'static [Scope],
     /// Whose it is.
     pub origin: Origin,
+    /// What it means, as a cell of a table in docs/configuration.md has it.
+    pub meaning: &'static str,
 }
 
 use Origin::Vestibule;
 use Scope::{Backend, Global, Listener, Server, Service};
-
-const fn known(name: &'static str, scopes: &'static [Scope], origin: Origin) -> Known {
-    Known { name, scopes, origin }
-}
-
-/// Every setting in use. A setting that has another name in Dovecot 2.4 stands here by its 2.3 name.
-pub const SETTINGS: &[Known] = &[
-    known("driver", &[Global], Vestibule),
-    known("rings", &[Global], Vestibule),
-    known("pending_limit", &[Global], Vestibule),
-    known("pending_peer_limit", &[Global], Vestibule),
-    known("header_limit", &[Global], Vestibule),
-    known("client_connection_limit", &[Global], Vestibule),
-    known("client_rate_limit", &[Global], Vestibule),
-    known("client_rate_period", &[Global], Vestibule),
-    known("client_ipv4_prefix", &[Global], Vestibule),
-    known("client_ipv6_prefix", &[Global], Vestibule),
-    known("client_table_size", &[Global], Vestibule),
-    known("client_exempt_networks", &[Global], Vestibule),
-    known("client_banned_networks", &[Global], Vestibule),
-    known("user", &[Global], Vestibule),
-    known("group", &[Global], Vestibule),
-    known("chroot", &[Global], Vestibule),
-    known("drain_timeout", &[Global], Vestibule),
-    known("drain_delay", &[Global], Vestibule),
-    known("takeover_socket", &[Global], Vestibule),
-    known("control_socket", &[Global], Vestibule),
-    known("http_listen", &[Global], Vestibule),
-    known("login_source_ips", &[Global], Origin::Dovecot),
-    known("login_proxy_timeout", &[Global], Origin::Dovecot),
-    known("login_proxy_max_disconnect_delay", &[Global], Origin::Dovecot),
-    known("serve_listeners", &[Global], Vestibule),
-    known("listen", &[Global], Origin::Dovecot),
-    known("protocols", &[Global], Origin::Dovecot),
-    known("ssl_cert", &[Global], Origin::Dovecot),
-    known("ssl_key", &[Global], Origin::Dovecot),
-    known("ssl_min_protocol", &[Global], Origin::Dovecot),
-    known("ssl_ca", &[Global], Origin::Dovecot),
-    known("ssl_verify_client_cert", &[Global], Origin::Dovecot),
-    known("ssl_require_crl", &[Global], Origin::Dovecot),
-    known("auth_ssl_require_client_cert", &[Global], Origin::Dovecot),
-    known("haproxy_trusted_networks", &[Global, Service, Listener], Origin::Dovecot),
-    known("haproxy_untrusted", &[Global, Service, Listener], Vestibule),
-    known("haproxy_timeout", &[Global, Service, Listener], Origin::Dovecot),
-    known("pending_listener_limit", &[Global, Service, Listener], Vestibule),
-    known("log_connections", &[Global, Service, Listener], Vestibule),
-    known("log_format", &[Global], Vestibule),
-    known("client_allowed_endpoints", &[Global, Service, Listener], Vestibule),
-    known("client_endpoint_missing", &[Global, Service, Listener], Vestibule),
-    known("ssl", &[Global, Listener], Origin::Dovecot),
-    known("worker", &[Service], Vestibule),
-    known("workers", &[Service], Vestibule),
-    known("queue", &[Service, Backend], Vestibule),
-    known("overload", &[Service], Vestibule),
-    known("residual", &[Service], Vestibule),
-    known("handoff_socket", &[Service], Vestibule),
-    known("handoff_mode", &[Service], Vestibule),
-    known("backend", &[Service], Vestibule),
-    known("protocol", &[Service], Origin::Dovecot),
-    known("idle_timeout", &[Service], Vestibule),
-    known("log_sessions", &[Service], Vestibule),
-    known("name", &[Listener], Origin::Dovecot),
-    known("address", &[Listener, Server], Origin::Dovecot),
-    known("port", &[Listener, Server], Origin::Dovecot),
-    known("haproxy", &[Listener], Origin::Dovecot),
-    known("reuse_port", &[Service, Listener], Origin::Dovecot),
-    known("haproxy_versions", &[Listener], Vestibule),
-    known("haproxy_unknown", &[Listener], Vestibule),
-    known("haproxy_unspec", &[Listener], Vestibule),
-    known("haproxy_checksum", &[Listener], Vestibule),
-    known("haproxy_source", &[Listener], Vestibule),
-    known("haproxy_second_header", &[Listener], Vestibule),
-    known("haproxy_v4_in_tcp6", &[Listener], Vestibule),
-    known("haproxy_v6_in_tcp4", &[Listener], Vestibule),
-    known("haproxy_authority", &[Listener], Vestibule),
-    known("haproxy_alpn", &[Listener], Vestibule),
-    known("defer_accept", &[Listener], Vestibule),
-    known("servers", &[Backend], Vestibule),
-    known("target", &[Backend], Vestibule),
-    known("forward", &[Backend], Vestibule),
-    known("forward_tlvs", &[Backend], Vestibule),
-    known("balance", &[Backend], Vestibule),
-    known("stick", &[Backend], Vestibule),
-    known("stick_table_size", &[Backend], Vestibule),
-    known("stick_table_expire", &[Backend], Vestibule),
-    known("connect_timeout", &[Backend], Vestibule),
-    known("half_closed_timeout", &[Backend], Vestibule),
-    known("retries", &[Backend], Vestibule),
-    known("queue_timeout", &[Backend], Vestibule),
-    known("slow_start", &[Backend], Vestibule),
-    known("check", &[Backend], Vestibule),
-    known("check_interval", &[Backend], Vestibule),
-    known("check_port", &[Backend, Server], Vestibule),
-    known("rise", &[Backend], Vestibule),
-    known("fall", &[Backend], Vestibule),
-    known("weight", &[Server], Vestibule),
-    known("connection_limit", &[Server], Vestibule),
-    known("state", &[Server], Vestibule),
-    known("backup", &[Server], Vestibule),
-];
 
 /// Other names: Dovecot 2.4's, `(scope, written, meant)`.
 const ALIASES: &[(Scope, &str, &str)] = &[
@@ -302,10 +205,14 @@ pub(super) fn protocol_of(service: &str) -> Option<&'static str> {
 
 /// The setting in use that `written` means in a scope: also by Dovecot 2.4's name, with or without the section's prefix.
 pub(super) fn canonical(scope: Scope, written: &str) -> Option<&'static str> {
+    find(scope, written).map(|known| known.name)
+}
+
+fn find(scope: Scope, written: &str) -> Option<&'static Known> {
     let bare = without_prefix(scope, written);
     let alias = ALIASES.iter().find(|(s, name, _)| *s == scope && *name == bare).map(|(_, _, meant)| *meant);
     let name = alias.unwrap_or(bare);
-    SETTINGS.iter().find(|known| known.name == name && known.scopes.contains(&scope)).map(|known| known.name)
+    SETTINGS.iter().find(|known| known.name == name && known.scopes.contains(&scope))
 }
 
 /// Whether a name means a setting in use in any scope.
@@ -364,9 +271,7 @@ pub(super) fn unused_reason(scope: Scope, written: &str) -> Option<&'static str>
 /// Whether a Dovecot knows the setting in this scope, as far as Vestibule can tell: of global settings and of those of a
 /// 2.4 service it only knows its own and those in use.
 pub(super) fn known_to_dovecot(dovecot: Dovecot, scope: Scope, written: &str) -> bool {
-    let own = canonical(scope, written)
-        .and_then(|name| SETTINGS.iter().find(|known| known.name == name))
-        .is_some_and(|known| known.origin == Vestibule);
+    let own = find(scope, written).is_some_and(|known| known.origin == Vestibule);
     let misplaced = canonical(scope, written).is_none() && belongs(scope, written).is_some();
     match (scope, dovecot) {
         (Global, _) if misplaced => false,

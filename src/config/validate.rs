@@ -250,6 +250,10 @@ impl Check<'_> {
         let pool = (worker != WorkerKind::Relay).then_some(()); // A relay has none.
         let relay = self.relay(raw, worker, &listeners, globals.backends);
         let hand_off = self.hand_off(raw, worker, &listeners);
+        if is_served_by_rings(worker, workers, &listeners) {
+            let why = "where the rings serve: write workers = NUMBER for threads with a queue";
+            self.no_effect(values, &["queue", "overload"], why);
+        }
         Some(Service {
             name: raw.name.clone(),
             worker,
@@ -774,6 +778,12 @@ struct Inherited<'a> {
     log_connections: bool,
     reuse_port: bool,
     endpoints: EndpointRules,
+}
+
+/// Whether a service's handler never waits, so that the daemon lets the rings run it, without a queue.
+fn is_served_by_rings(worker: WorkerKind, workers: Option<NonZeroUsize>, listeners: &[InetListener]) -> bool {
+    let may = matches!(worker, WorkerKind::Whoami | WorkerKind::Discard) && workers.is_none();
+    may && !listeners.iter().any(|listener| listener.ssl)
 }
 
 /// Whether a setting of a listener is about the header.
