@@ -17,6 +17,7 @@ const IDLE_MAX: Duration = Duration::from_secs(30 * 60);
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let address = std::env::args().nth(1).unwrap_or("127.0.0.1:10143".into());
     let mut engine = Engine::builder()
         .pool(Pool::threads("imap", 16, |connection: Accepted| {
             let client = connection.client();
@@ -26,7 +27,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 Err(error) => println!("{client} lost: {error}"),
             }
         }))
-        .listen(Listener::proxy("127.0.0.1:10143".parse()?).trust(["127.0.0.0/8".parse()?]).pool("imap"))
+        .listen(Listener::proxy(address.parse()?).trust(["127.0.0.0/8".parse()?]).pool("imap"))
         .start()?;
     println!("listening on {:?}; press Enter to end", engine.addresses());
     io::stdin().read_line(&mut String::new())?;

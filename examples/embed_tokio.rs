@@ -15,6 +15,7 @@ use vestibule::{Accepted, Engine, Listener, Pool};
 const CONCURRENCY: usize = 10_000;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let address = std::env::args().nth(1).unwrap_or("127.0.0.1:10143".into());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_io().build()?;
     let mut engine = Engine::builder()
         .pool(Pool::tokio("echo", runtime.handle().clone(), CONCURRENCY, |connection| async move {
@@ -23,7 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 println!("{client} lost: {error}");
             }
         }))
-        .listen(Listener::proxy("127.0.0.1:10143".parse()?).trust(["127.0.0.0/8".parse()?]).pool("echo"))
+        .listen(Listener::proxy(address.parse()?).trust(["127.0.0.0/8".parse()?]).pool("echo"))
         .start()?;
     println!("listening on {:?}; press Enter to end", engine.addresses());
     io::stdin().read_line(&mut String::new())?;

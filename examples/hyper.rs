@@ -18,10 +18,11 @@ use hyper_util::rt::TokioIo;
 use vestibule::{Accepted, Engine, Listener, Pool};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let address = std::env::args().nth(1).unwrap_or("127.0.0.1:10080".into());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut engine = Engine::builder()
         .pool(Pool::incoming("web"))
-        .listen(Listener::proxy("127.0.0.1:10080".parse()?).trust(["127.0.0.0/8".parse()?]).pool("web"))
+        .listen(Listener::proxy(address.parse()?).trust(["127.0.0.0/8".parse()?]).pool("web"))
         .start()?;
     let mut incoming = engine.incoming("web").expect("nobody else has asked for it");
     runtime.spawn(async move {

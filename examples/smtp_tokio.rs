@@ -31,9 +31,11 @@ const IDLE_MAX: Duration = Duration::from_secs(5 * 60);
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 
 fn main() -> Result<(), Failure> {
-    let files: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
-    let [certificate, key] = files.try_into().map_err(|_| "usage: smtp_tokio CERTIFICATE.pem KEY.pem")?;
-    let certificates = Arc::new(Certificates::load(certificate, key)?);
+    let mut arguments = std::env::args().skip(1);
+    let usage = "usage: smtp_tokio CERTIFICATE.pem KEY.pem [ADDRESS:PORT]";
+    let (certificate, key) = arguments.next().zip(arguments.next()).ok_or(usage)?;
+    let address = arguments.next().unwrap_or("127.0.0.1:10025".into());
+    let certificates = Arc::new(Certificates::load(certificate.into(), key.into())?);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut engine = Engine::builder()
         .pool(Pool::tokio("smtp", runtime.handle().clone(), 10_000, move |connection| {
@@ -45,7 +47,7 @@ fn main() -> Result<(), Failure> {
                 }
             }
         }))
-        .listen(Listener::proxy("127.0.0.1:10025".parse()?).trust(["127.0.0.0/8".parse()?]).pool("smtp"))
+        .listen(Listener::proxy(address.parse()?).trust(["127.0.0.0/8".parse()?]).pool("smtp"))
         .start()?;
     println!("listening on {:?}; press Enter to end", engine.addresses());
     io::stdin().read_line(&mut String::new())?;

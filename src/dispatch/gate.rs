@@ -58,6 +58,11 @@ impl Gate {
         self.workers.fetch_add(1, Ordering::SeqCst);
     }
 
+    /// Whether there is a worker.
+    pub fn is_manned(&self) -> bool {
+        self.workers.load(Ordering::SeqCst) > 0
+    }
+
     /// A worker has gone, perhaps the last one.
     pub fn leave(&self) {
         self.workers.fetch_sub(1, Ordering::SeqCst);

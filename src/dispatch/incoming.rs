@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
-use super::{Accepted, Intake, RunningWorkers};
+use super::{Accepted, Intake, Queue, RunningWorkers};
 
 /// The connections of a pool made by [`Pool::incoming`](super::Pool::incoming), for a program with an accept loop of its own;
 /// [`Engine::incoming`](crate::Engine::incoming) gives it out. Clones share the work: each connection goes to one of them.
 ///
 /// Pulled by threads with [`recv`](Incoming::recv) or by iterating, by tasks of any runtime with [`next`](Incoming::next).
-/// It ends, with `None`, once the pool is closed (by a drain, or because another configuration has taken its place) and
-/// empty. Once the last clone is dropped nobody serves the pool, and its connections are closed and counted as
+/// It goes on over [`Engine::replace`](crate::Engine::replace) if the new configuration has a pool of the same name that is
+/// pulled, too, with the same [queue](super::Pool::queue) and [overload](super::Pool::overload). Otherwise, and by a drain, the
+/// pool is closed: it ends then, with `None`, once it is empty. Once the last clone is dropped nobody serves the pool, and its connections are closed and counted as
 /// `overload`.
 #[derive(Clone)]
 pub struct Incoming {
@@ -61,6 +62,11 @@ impl Incoming {
     /// The pool's name; `None` once it has ended.
     pub fn pool(&self) -> Option<&str> {
         self.open.as_ref().map(|open| open.intake.name())
+    }
+
+    /// Whether it takes from this queue.
+    pub(crate) fn pulls(&self, queue: &Queue) -> bool {
+        self.open.as_ref().is_some_and(|open| open.intake.takes_from(queue))
     }
 
     fn note(&mut self, connection: Option<Accepted>) -> Option<Accepted> {

@@ -90,7 +90,7 @@ pub(crate) enum Behind {
     Idle(Box<dyn Workers>, Intake),
     /// The program, with what it pulls by.
     Program(Incoming, Box<dyn RunningWorkers>),
-    /// The rings.
+    /// Nobody who is not there already: the rings, or a program that pulls.
     Nobody,
 }
 
@@ -141,8 +141,14 @@ impl Pool {
         Pool::at(name.into(), Place::Pulled)
     }
 
-    /// The way in, and who is behind it. `record` is where they count.
-    pub(crate) fn open(self, record: Arc<PoolRecord>) -> (Entrance, Behind) {
+    /// Whether the program pulls its connections.
+    pub(crate) fn is_pulled(&self) -> bool {
+        matches!(self.place, Place::Pulled)
+    }
+
+    /// The way in, and who is behind it. `record` is where they count; `present` is the queue of a pool of the same name that
+    /// the program pulls already: it goes on if it can, and nobody new is behind it then.
+    pub(crate) fn open(self, record: Arc<PoolRecord>, present: Option<&Queue>) -> (Entrance, Behind) {
         let queue = |record| {
             let (queue, intake) = queue_of(record, self.queue, self.overload);
             (Entrance::Queue(queue), intake)
@@ -152,11 +158,14 @@ impl Pool {
                 let (entrance, intake) = queue(record);
                 (entrance, Behind::Idle(workers, intake))
             }
-            Place::Pulled => {
-                let (entrance, intake) = queue(record);
-                let (incoming, pullers) = Incoming::new(intake);
-                (entrance, Behind::Program(incoming, Box::new(pullers)))
-            }
+            Place::Pulled => match present.filter(|present| present.can_go_on(self.queue, self.overload)) {
+                Some(present) => (Entrance::Queue(present.clone()), Behind::Nobody),
+                None => {
+                    let (entrance, intake) = queue(record);
+                    let (incoming, pullers) = Incoming::new(intake);
+                    (entrance, Behind::Program(incoming, Box::new(pullers)))
+                }
+            },
             Place::Here(hands) => (Entrance::Here(Here::new(hands, record)), Behind::Nobody),
         }
     }

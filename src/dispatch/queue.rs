@@ -92,6 +92,11 @@ impl Queue {
         self.gate.wake_when_low(sleeper, || self.sender.len())
     }
 
+    /// Whether a pool of this length and conduct can go on with it: somebody still takes from it, and nothing differs.
+    pub fn can_go_on(&self, capacity: usize, overload: Overload) -> bool {
+        self.sender.capacity() == Some(capacity) && self.overload == overload && self.gate.is_manned()
+    }
+
     /// Connections waiting for a worker.
     pub fn len(&self) -> usize {
         self.sender.len()
@@ -174,6 +179,11 @@ impl Intake {
     /// To be called by who got [`Poll::Pending`] from `poll_recv` and does not ask again.
     pub(crate) fn leave(&self) {
         self.bell.leave(&self.called);
+    }
+
+    /// Whether it is the other end of this queue.
+    pub(crate) fn takes_from(&self, queue: &Queue) -> bool {
+        Arc::ptr_eq(&self.bell, &queue.closing.bell)
     }
 
     /// Whether the engine has closed the queue; connections may still be in it.

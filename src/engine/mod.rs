@@ -16,6 +16,8 @@ mod acceptor;
 mod accounts;
 mod amend;
 mod asker;
+#[cfg(feature = "tokio")]
+mod awaited;
 mod door;
 mod driver;
 mod exposition;
@@ -43,6 +45,8 @@ mod tests;
 pub use accounts::{BackendAccount, ServerAccount};
 pub use amend::{AmendError, InForce, Which};
 pub use asker::{Asker, SessionsSeen};
+#[cfg(feature = "tokio")]
+pub use awaited::AsyncEngine;
 pub use driver::{DriverChoice, DriverInUse};
 pub use listener::{Listener, TIMEOUT_DEFAULT, TIMEOUT_MAX};
 pub use prober::{Asked, NAMES_EVERY, Resolver, ServerFinding, address_among, check_once};
@@ -73,7 +77,7 @@ use crossbeam_channel::Sender;
 
 use crate::admission::Clients;
 use crate::backend::ServerIndex;
-use crate::dispatch::{Incoming, PoolRecord, RunningWorkers};
+use crate::dispatch::{Incoming, PoolRecord, Queue, RunningWorkers};
 use crate::relay::End;
 use crate::ring::{Sizes, Waker};
 use acceptor::Departing;
@@ -118,6 +122,8 @@ pub struct Engine {
     workers: Mutex<Vec<Box<dyn RunningWorkers>>>,
     /// What the program has not asked for yet.
     incoming: Mutex<Vec<Incoming>>,
+    /// The queues of pools that it pulls, for another configuration to go on with; none once a drain has begun.
+    pulled: Vec<Queue>,
     pools: Vec<Arc<PoolRecord>>,
     /// Of the present relays, and of former ones whose servers still have sessions.
     backends: Vec<SharedBackend>,
@@ -194,7 +200,8 @@ impl Engine {
     }
 
     /// The connections of a pool made by [`Pool::incoming`](crate::Pool::incoming), once; `None` if there is no such pool or
-    /// somebody has them already. After [`replace`](Engine::replace) the new pool's are to be asked for anew.
+    /// somebody has them already. They go on over [`replace`](Engine::replace) as long as a configuration has such a pool; only of
+    /// one that is new, or has another queue, they are to be asked for anew: see [`Incoming`].
     pub fn incoming(&self, pool: &str) -> Option<Incoming> {
         let mut incoming = lock(&self.incoming);
         let place = incoming.iter().position(|one| one.pool() == Some(pool))?;
@@ -241,6 +248,7 @@ impl Engine {
         self.prober = None;
         // Nobody will ask for them.
         self.incoming = Mutex::default();
+        self.pulled.clear();
         for thread in &self.threads {
             thread.command(Command::Drain { grace, sessions });
         }

@@ -24,7 +24,7 @@ use super::tally::Tally;
 use super::{ClientCounts, Command, Engine, RingThread, lock};
 use crate::admission::{ClientLimits, Clients, PendingPeers};
 use crate::conn::Deadlines;
-use crate::dispatch::{Behind, Entrance, Incoming, Pool, PoolRecord, RunningWorkers};
+use crate::dispatch::{Behind, Entrance, Incoming, Pool, PoolRecord, Queue, RunningWorkers};
 use crate::ring::{self, BACKLOG, Epoll, Native, Ring, SLOT_BYTES, SetupError, Sizes, Waker};
 
 /// Connections of one ring whose header is awaited, where nothing is set.
@@ -225,6 +225,7 @@ impl EngineBuilder {
             threads,
             workers: Mutex::default(),
             incoming: Mutex::default(),
+            pulled: Vec::new(),
             pools: Vec::new(),
             backends: Vec::new(),
             clients: Mutex::new(builder.counts.clone()),
@@ -516,11 +517,7 @@ impl Engine {
         let relays: Vec<Arc<Terms>> = builder.relays.iter().map(|relay| Arc::new(relay.terms.clone())).collect();
         let pending_limit = builder.pending_limit_or_default();
         let exact = builder.pools.iter().map(|pool| pool.exact).collect();
-        let opened = builder.pools.into_iter().map(|pool| {
-            let record = self.record_of(&pool.name);
-            pool.open(record)
-        });
-        let (pools, behind): (Vec<Entrance>, Vec<Behind>) = opened.unzip();
+        let Opened { pools, behind, pulled } = self.open(builder.pools);
         let (workers, incoming) = man(behind).map_err(StartError::System)?;
         let doors = builder.listeners.into_iter().zip(services).zip(addresses.iter().copied());
         let plan = Arc::new(Plan {
@@ -540,7 +537,10 @@ impl Engine {
         let present = self.workers.get_mut().unwrap_or_else(PoisonError::into_inner);
         present.retain_mut(|workers| !workers.join(Duration::ZERO));
         present.extend(workers);
-        self.incoming = Mutex::new(incoming);
+        let unclaimed = self.incoming.get_mut().unwrap_or_else(PoisonError::into_inner);
+        unclaimed.retain(|one| pulled.iter().any(|queue| one.pulls(queue)));
+        unclaimed.extend(incoming);
+        self.pulled = pulled;
         let (done, all_done) = crossbeam_channel::bounded::<()>(0);
         for (thread, sockets) in self.threads.iter().zip(by_ring) {
             let sockets = sockets.into_iter().map(Some).collect();
@@ -553,6 +553,23 @@ impl Engine {
         let _ = all_done.recv_timeout(CHANGE_PATIENCE);
         self.prober.iter().for_each(|prober| prober.watch(&relays));
         Ok(())
+    }
+
+    /// The ways into the pools of a configuration.
+    fn open(&mut self, pools: Vec<Pool>) -> Opened {
+        let mut opened = Opened::default();
+        for pool in pools {
+            let record = self.record_of(&pool.name);
+            let (name, is_pulled) = (pool.name.clone(), pool.is_pulled());
+            let present = self.pulled.iter().find(|queue| queue.name() == name);
+            let (entrance, behind) = pool.open(record, present);
+            if let (true, Entrance::Queue(queue)) = (is_pulled, &entrance) {
+                opened.pulled.push(queue.clone());
+            }
+            opened.pools.push(entrance);
+            opened.behind.push(behind);
+        }
+        opened
     }
 
     /// The completion queues stay as long as the rings, and have a limit of the kernel's.
@@ -596,6 +613,15 @@ impl Engine {
         self.pools.push(record.clone());
         record
     }
+}
+
+/// The pools of a configuration.
+#[derive(Default)]
+struct Opened {
+    pools: Vec<Entrance>,
+    behind: Vec<Behind>,
+    /// Those that the program pulls.
+    pulled: Vec<Queue>,
 }
 
 /// Workers of a pool that run.

@@ -11,7 +11,7 @@ use super::{
     AmendError, Command, DriverChoice, Engine, EngineBuilder, InForce, Kept, Listener, Replaced, StartError, Which,
 };
 use crate::dispatch::testing::{SOON, until};
-use crate::dispatch::{Intake, Pool, RunningWorkers, Workers};
+use crate::dispatch::{Incoming, Intake, Pool, RunningWorkers, Workers};
 use crate::worker::Discard;
 
 fn anywhere() -> SocketAddr {
@@ -191,6 +191,46 @@ fn a_port_that_is_let_go_within_a_second_is_waited_for() {
 fn an_engine_may_be_shared_between_threads() {
     fn shared<T: Send + Sync>() {}
     shared::<Engine>();
+}
+
+/// An engine of one ring whose connections the program pulls.
+fn pulled(address: SocketAddr, queue: usize) -> EngineBuilder {
+    let pool = Pool::incoming("pool").queue(queue);
+    Engine::builder().rings(NonZeroUsize::MIN).pin(false).pool(pool).listen(Listener::plain(address).pool("pool"))
+}
+
+#[test]
+fn a_program_goes_on_pulling_over_other_configurations() {
+    let mut engine = pulled(anywhere(), 8).start().expect("loopback has free ports");
+    let address = engine.addresses()[0];
+    let is_pulled = |incoming: &mut Incoming| {
+        let client = connect(address);
+        let pulled = incoming.recv().expect("the pool is open").peer();
+        assert_eq!(pulled, client.local_addr().expect("connected"));
+    };
+    assert_eq!(engine.replace(pulled(address, 8)).expect("nothing differs").kept, []);
+    let mut incoming = engine.incoming("pool").expect("nobody had asked before the other configuration came");
+    for _ in 0..20 {
+        is_pulled(&mut incoming);
+        engine.replace(pulled(address, 8)).expect("nothing differs");
+        assert!(engine.incoming("pool").is_none(), "somebody has it");
+        is_pulled(&mut incoming);
+    }
+    // Another queue is another pool: what was in the former one is pulled, then it ends.
+    let waiting = connect(address);
+    until("it is accepted", || engine.snapshot().count("plain") == 41);
+    engine.replace(pulled(address, 9)).expect("the address stays");
+    let mut new = engine.incoming("pool").expect("the new pool's");
+    is_pulled(&mut new);
+    assert_eq!(incoming.recv().expect("it was queued before").peer(), waiting.local_addr().expect("connected"));
+    assert!(incoming.recv().is_none());
+    // And so is a pool that nobody pulls from any more.
+    drop(new);
+    engine.replace(pulled(address, 9)).expect("the address stays");
+    let mut last = engine.incoming("pool").expect("the new pool's");
+    is_pulled(&mut last);
+    drop(last);
+    assert!(engine.drain(SOON));
 }
 
 /// One ring for plain connections, and one listener that expects a header.

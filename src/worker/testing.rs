@@ -20,7 +20,7 @@ pub(crate) struct Running {
 impl Running {
     pub(crate) fn start(pool: Pool) -> Running {
         let record = Arc::new(PoolRecord::new(&pool.name));
-        let (Entrance::Queue(queue), Behind::Idle(workers, intake)) = pool.open(record) else {
+        let (Entrance::Queue(queue), Behind::Idle(workers, intake)) = pool.open(record, None) else {
             panic!("it has workers")
         };
         Running { queue, workers: workers.start(intake).expect("the workers start") }
