@@ -33,7 +33,8 @@
 //! # }
 //! ```
 //!
-//! The decoder alone is [`proxy::decode`]: bytes in, a value out, no sockets, clock or allocation. [`config`] reads
+//! The decoder alone is [`proxy::decode`]: bytes in, a value out, no sockets, clock or allocation; it is a crate of its own,
+//! `vestibule-proxy`. [`config`] reads
 //! Dovecot's syntax into settings; to make an engine of them is up to the program (the daemon's way is `src/cli/plan.rs`).
 //! [`Engine::replace`] puts another configuration in force while the rings go on, and [`Engine::set_trust`],
 //! [`Engine::set_bans`] and [`Engine::set_limits`] change one thing of it. An [`engine::Relay`] takes the place of a
@@ -60,16 +61,15 @@ pub mod dispatch;
 pub mod engine;
 pub mod metrics;
 pub mod net;
-pub mod proxy;
 pub mod relay;
 #[doc(hidden)] // serves the engine and the bundled tools; no part of the public interface
 pub mod ring;
-mod scan;
 pub mod stats;
 pub mod worker;
 
 pub use dispatch::{Accepted, Pool};
 pub use engine::{Engine, Listener};
+pub use vestibule_proxy as proxy;
 pub use worker::Handler;
 
 /// The version of this crate and, if it was built in its own repository, the commit: `0.1.0 (0123456789)`, with `-dirty`

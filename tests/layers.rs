@@ -14,6 +14,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("stats", &[]),
     ("metrics", &["stats"]),
     ("proxy", &["scan"]),
+    ("tokio", &["proxy"]),
     ("admission", &["net", "proxy"]),
     ("dispatch", &["net", "proxy", "stats"]),
     ("conn", &["admission", "net", "proxy"]),
@@ -25,7 +26,11 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 ];
 
 /// The only places with `unsafe`.
-const UNSAFE_PLACES: &[&str] = &["src/ring/", "src/scan/x86_64.rs"];
+const UNSAFE_PLACES: &[&str] = &["src/ring/", "proxy/src/scan/x86_64.rs"];
+
+/// Where the library's modules stand: `scan`, `proxy` and its adapter to tokio are a crate of their own, which the library
+/// re-exports.
+const ROOTS: &[&str] = &["src/", "proxy/src/"];
 
 /// Modules that cannot forbid `unsafe_code`: it lives below them, and a child cannot allow again what its parent forbids.
 const CANNOT_FORBID: &[&str] = &["ring", "scan"];
@@ -125,8 +130,9 @@ fn pure_modules_forbid_unsafe_and_the_roots_deny_it() {
             wrong.push(format!("{}: forbid(unsafe_code) is {forbids}", root.name));
         }
     }
-    let library = read("src/lib.rs");
-    assert!(library.contains("#![deny(unsafe_code)]"), "src/lib.rs denies unsafe code");
+    for root in ROOTS {
+        assert!(read(&format!("{root}lib.rs")).contains("#![deny(unsafe_code)]"), "{root}lib.rs denies unsafe code");
+    }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
@@ -170,7 +176,7 @@ fn the_reader_sees_what_it_should() {
     let mixed = Source { name: "src/conn/mod.rs".into(), text: mixed.into() };
     let seen: Vec<&str> = mixed.lines_outside_tests().map(|(_, text)| text.trim()).collect();
     assert_eq!(seen, ["struct A {", "there: u8,", "}", "fn g() {", "here();", "}", "fn last() {}"]);
-    assert!(library_sources().iter().any(|source| source.name == "src/proxy/mod.rs"), "the sources are found");
+    assert!(library_sources().iter().any(|source| source.name == "proxy/src/proxy/mod.rs"), "the sources are found");
 }
 
 struct Source {
@@ -182,7 +188,7 @@ struct Source {
 impl Source {
     /// The top-level module that the file belongs to; none for the crate root and the program's own files.
     fn module(&self) -> Option<&str> {
-        let path = self.name.strip_prefix("src/")?;
+        let path = ROOTS.iter().find_map(|root| self.name.strip_prefix(root))?;
         match path.split_once('/') {
             Some((module, _)) => Some(module),
             None => path.strip_suffix(".rs").filter(|file| !["lib", "main"].contains(file)),
@@ -229,7 +235,9 @@ impl Source {
     /// Every module of the crate that the code names, by `crate::` anywhere or by `super::` from a module's root file.
     fn crate_imports(&self) -> Vec<(usize, String)> {
         let is_root = self.module().is_some_and(|module| {
-            self.name == format!("src/{module}/mod.rs") || self.name == format!("src/{module}.rs")
+            ROOTS
+                .iter()
+                .any(|root| self.name == format!("{root}{module}/mod.rs") || self.name == format!("{root}{module}.rs"))
         });
         let mut found = Vec::new();
         for (line, text) in self.code_lines() {
@@ -294,7 +302,7 @@ const OF_THE_PROGRAM: &[&str] = &["cli", "daemon", "hex"];
 
 /// The library's sources without whole files of tests.
 fn library_sources() -> Vec<Source> {
-    let mut sources = sources_below("src");
+    let mut sources: Vec<Source> = ROOTS.iter().flat_map(|root| sources_below(root)).collect();
     let tests: Vec<String> = sources.iter().flat_map(Source::test_modules).collect();
     sources.retain(|source| {
         let of_the_program = source.module().is_some_and(|module| OF_THE_PROGRAM.contains(&module));
@@ -305,12 +313,13 @@ fn library_sources() -> Vec<Source> {
 
 /// The sources of every crate of the workspace, tests and benches included.
 fn all_sources() -> Vec<Source> {
-    ["src", "tests", "benches", "examples", "tools"].into_iter().flat_map(sources_below).collect()
+    ["src", "proxy", "tests", "benches", "examples", "tools"].into_iter().flat_map(sources_below).collect()
 }
 
 fn module_root(module: &str) -> Option<Source> {
-    [format!("src/{module}/mod.rs"), format!("src/{module}.rs")]
-        .into_iter()
+    ROOTS
+        .iter()
+        .flat_map(|root| [format!("{root}{module}/mod.rs"), format!("{root}{module}.rs")])
         .find(|name| repository().join(name).is_file())
         .map(|name| Source { text: read(&name), name })
 }

@@ -13,6 +13,7 @@ mod control;
 mod ctl;
 mod doctor;
 mod endpoints;
+mod examples;
 mod faults;
 mod floods;
 mod fuzzed;

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use quote::ToTokens;
 use syn::{Attribute, Fields, ImplItem, Item, TraitItem, Type, UseTree, Visibility};
 
+/// The module that is a crate of its own.
+const DECODER: &str = "proxy";
 const LIST: &str = "docs/public-api.txt";
 
 #[test]
@@ -58,6 +60,8 @@ impl Library {
     fn read() -> Library {
         let mut library = Library::default();
         library.read_module(Vec::new(), &repository().join("src/lib.rs"));
+        // Re-exported as a whole.
+        library.read_module(vec![DECODER.to_owned()], &repository().join("proxy/src/lib.rs"));
         library
     }
 
@@ -85,16 +89,18 @@ impl Library {
     fn listing(&self) -> Vec<String> {
         let mut shown = Shown { library: self, at: BTreeMap::new(), lines: BTreeSet::new() };
         // First those with a module of their own: names at the root are shorter ways to them.
-        for (place, items) in self.modules.iter().filter(|(place, _)| !place.is_empty() && self.is_public(place)) {
-            shown.module(place, items);
+        for place in self.modules.keys().filter(|place| !place.is_empty() && self.is_public(place)) {
+            shown.module(place);
         }
-        shown.module(&Vec::new(), &self.modules[&Vec::new()]);
+        shown.module(&Vec::new());
         shown.implementations();
         shown.lines.into_iter().collect()
     }
 
     fn is_public(&self, place: &[String]) -> bool {
-        (0..place.len()).all(|depth| {
+        // What is re-exported stands in the root as a name, not as a module.
+        let from = usize::from(place.first().is_some_and(|root| root == DECODER));
+        (from..place.len()).all(|depth| {
             self.modules[&place[..depth].to_vec()].iter().any(|item| match item {
                 Item::Mod(module) => {
                     module.ident == place[depth] && is_public(&module.vis) && !is_hidden(&module.attrs)
@@ -109,6 +115,9 @@ impl Library {
         let (first, rest) = path.split_first().filter(|_| depth < 16)?;
         let above = || place.split_last().map(|(_, above)| above.to_vec());
         match (first.as_str(), rest) {
+            ("crate", rest) if place.first().is_some_and(|root| root == DECODER) => {
+                self.resolve(&[DECODER.to_owned()], rest, depth + 1)
+            }
             ("crate", rest) => self.resolve(&[], rest, depth + 1),
             ("super", rest) => self.resolve(&above()?, rest, depth + 1),
             ("self", rest) => self.resolve(place, rest, depth + 1),
@@ -176,24 +185,24 @@ struct Shown<'a> {
 }
 
 impl Shown<'_> {
-    fn module(&mut self, place: &Place, items: &[Item]) {
+    fn module(&mut self, place: &Place) {
+        self.stands_in(place, place);
+    }
+
+    /// What a module brings, under the path of the one that re-exports it all, if it is not that itself.
+    fn stands_in(&mut self, from: &Place, place: &Place) {
         let path = |name: &str| [&["vestibule".to_owned()], &place[..], &[name.to_owned()]].concat().join("::");
-        for item in items {
+        for item in &self.library.modules[from] {
             if let Some((name, true)) = name_of(item) {
-                self.item(item, (place.clone(), name.clone()), path(&name));
+                self.item(item, (from.clone(), name.clone()), path(&name));
             }
         }
-        for one in self.library.uses(place).into_iter().filter(|one| one.public) {
+        for one in self.library.uses(from).into_iter().filter(|one| one.public) {
             if one.name == "*" {
-                let from = [&place[..], &one.path[..]].concat();
-                for item in &self.library.modules[&from] {
-                    if let Some((name, true)) = name_of(item) {
-                        self.item(item, (from.clone(), name.clone()), path(&name));
-                    }
-                }
+                self.stands_in(&[&from[..], &one.path[..]].concat(), place);
                 continue;
             }
-            match self.library.resolve(place, &one.path, 0) {
+            match self.library.resolve(from, &one.path, 0) {
                 Some(at) => {
                     let library = self.library;
                     let item = library.definition(&at.0, &at.1).expect("it was found there");

@@ -105,19 +105,19 @@ pub(super) struct Document {
 
 /// The text of the main file, which may be a pipe as well that somebody writes to; the problem if it cannot be read.
 pub(super) fn text(path: &Path) -> Result<String, Problem> {
-    let limit_of = format_args!("all files together may have {SIZE_MAX} bytes");
     let read = open(path).and_then(|file| match file.metadata()?.is_dir() {
         true => Err(io::Error::other("it is a directory")),
-        false => content_of(Awaited::new(file)?, SIZE_MAX, limit_of),
+        false => {
+            content_of(Awaited::new(file)?, SIZE_MAX, format_args!("all files together may have {SIZE_MAX} bytes"))
+        }
     });
     read.map_err(|error| Place { file: path.into(), line: 0 }.problem(format!("cannot be read: {error}")))
 }
 
 /// What comes on standard input, as [`text`].
 pub(super) fn standard_input() -> Result<String, Problem> {
-    let limit_of = format_args!("all files together may have {SIZE_MAX} bytes");
     let place = Place { file: Path::new(STANDARD_INPUT).into(), line: 0 };
-    content_of(io::stdin().lock(), SIZE_MAX, limit_of)
+    content_of(io::stdin().lock(), SIZE_MAX, format_args!("all files together may have {SIZE_MAX} bytes"))
         .map_err(|error| place.problem(format!("cannot be read: {error}")))
 }
 

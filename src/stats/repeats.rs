@@ -109,7 +109,9 @@ impl<K: Clone + Eq + Hash> Windows<K> {
     /// Ends the oldest periods, and with any of them the count of those that were not told apart.
     fn end_while(&mut self, over: impl Fn(Instant) -> bool) {
         let before = self.order.len();
-        while let Some((_, key)) = self.order.pop_front_if(|(since, _)| over(*since)) {
+        while self.order.front().is_some_and(|(since, _)| over(*since))
+            && let Some((_, key)) = self.order.pop_front()
+        {
             let count = self.seen.remove(&key).unwrap_or_default().saturating_sub(1);
             if count > 0 {
                 self.ended.push(PassedOver { key: Some(key), count });

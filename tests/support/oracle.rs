@@ -1,7 +1,7 @@
 //! A naive decoder, written line by line from the rules of the wire format: the judge of the real one.
 //!
 //! Every prefix is judged anew, byte after byte, in the order in which the rules stand in the specification. Nothing
-//! is shared with `src/proxy`, nothing is clever, and everything allocates.
+//! is shared with `proxy/src/proxy`, nothing is clever, and everything allocates.
 #![forbid(unsafe_code)]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

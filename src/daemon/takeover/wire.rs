@@ -184,7 +184,7 @@ pub fn encode(message: &Message) -> Vec<u8> {
         Message::Ask(Form::Table) => out.kind(ASK).bytes(&MAGIC).kind(TABLE),
         Message::Ask(Form::Json) => out.kind(ASK).bytes(&MAGIC).kind(JSON),
         Message::Answer(text) => {
-            let text = &text[..text.floor_char_boundary(ANSWER_MAX)];
+            let text = beginning(text, ANSWER_MAX);
             out.kind(ANSWER).number((text.len() as u32).to_be_bytes()).bytes(text.as_bytes())
         }
         Message::Refused(reason) => out.kind(REFUSED).text(reason),
@@ -246,7 +246,7 @@ impl Writer {
     }
 
     fn text(&mut self, text: &str) -> &mut Writer {
-        let text = &text[..text.floor_char_boundary(TEXT_MAX)];
+        let text = beginning(text, TEXT_MAX);
         self.count(text.len()).bytes(text.as_bytes())
     }
 
@@ -437,6 +437,12 @@ impl<'a> Reader<'a> {
         let len = self.long()? as usize;
         Ok(Connection { listener, peer, age, left, bytes: self.bytes(len)?.to_vec() })
     }
+}
+
+/// As much of a text as fits into so many bytes.
+fn beginning(text: &str, most: usize) -> &str {
+    let end = (0..=most.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    &text[..end.unwrap_or_default()]
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ impl Place {
     /// Listens beside the path first and takes its place then, so that nobody finds it half made, or refused, while another
     /// pool of this name ends.
     pub(super) fn take(path: &Path, mode: u32) -> io::Result<Place> {
-        let beside = path.with_added_extension(format!("{}.new", std::process::id()));
+        let beside = beside(path);
         let _ = fs::remove_file(&beside);
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let listener = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
@@ -53,6 +53,13 @@ impl Drop for Place {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// Another name in the same directory.
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}.new", std::process::id()));
+    name.into()
 }
 
 fn settle(listener: &OwnedFd, beside: &Path, path: &Path, mode: u32) -> io::Result<(u64, u64)> {

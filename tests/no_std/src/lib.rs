@@ -1,11 +1,13 @@
-//! `proxy` and `scan` as they stand in the library, in a crate without std, and doors that nothing can be inlined
-//! through, so that the assembly of each is whole.
+//! The decoder's crate without its default features; and its sources once more in this one, with doors that nothing can be
+//! inlined through, so that the assembly of each is whole.
 #![no_std]
 #![allow(missing_docs)]
 
-#[path = "../../../src/proxy/mod.rs"]
+pub use vestibule_proxy as whole;
+
+#[path = "../../../proxy/src/proxy/mod.rs"]
 pub mod proxy;
-#[path = "../../../src/scan/mod.rs"]
+#[path = "../../../proxy/src/scan/mod.rs"]
 mod scan;
 
 use proxy::{Class, Decoded, Encoder, Header, Rules};

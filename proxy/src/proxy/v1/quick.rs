@@ -69,7 +69,7 @@ fn text_before<const N: usize>(line: &[u8], end: u32) -> Option<&[u8; N]> {
 /// The `N` bytes from `start` on.
 #[inline(always)]
 fn text_at<const N: usize>(line: &[u8], start: u32) -> Option<&[u8; N]> {
-    line.get(start as usize..start as usize + N)?.as_array()
+    line.get(start as usize..start as usize + N)?.first_chunk()
 }
 
 /// The header at the start if it is a whole and good TCP6 line without dotted quads; `None` for all else, good or not.

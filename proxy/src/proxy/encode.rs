@@ -21,7 +21,7 @@ use super::{V2_FIXED, V2_LENGTH_MAX, V2_SIGNATURE};
 /// [again](Self::again) has its own. [`Encoder::dropped`] names what was asked for and is not sent.
 ///
 /// ```
-/// use vestibule::proxy::{Decoded, Encoder, Rules, decode};
+/// use vestibule_proxy::{Decoded, Encoder, Rules, decode};
 ///
 /// let encoder = Encoder::proxy("198.51.100.7:5000".parse()?, "192.0.2.1:143".parse()?).checksum(true);
 /// let mut buffer = [0; 64];

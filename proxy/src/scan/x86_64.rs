@@ -322,7 +322,7 @@ fn crc32c(state: u32, words: &[[u8; 8]], after: &[u8]) -> u32 {
     let mut state = _mm_crc32_u32(with_words(state.into(), words) as u32, 0);
     // Most checksums stand at the end.
     if !after.is_empty() {
-        core::hint::cold_path();
+        super::rarely();
         let (words, rest) = after.as_chunks();
         state = rest.iter().fold(with_words(state.into(), words) as u32, |state, byte| _mm_crc32_u8(state, *byte));
     }

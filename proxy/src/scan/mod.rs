@@ -97,9 +97,16 @@ fn portably<W: Work>(work: W) -> W::Output {
 #[inline(always)]
 pub(crate) fn mostly<T>(option: Option<T>) -> Option<T> {
     if option.is_none() {
-        core::hint::cold_path();
+        rarely();
     }
     option
+}
+
+/// Says that the place is rarely come to, to compilers that can be told so.
+#[inline(always)]
+fn rarely() {
+    #[cfg(vestibule_cold_path)]
+    core::hint::cold_path();
 }
 
 /// Whether the condition holds, for `?`. Says that it mostly does.
