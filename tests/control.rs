@@ -14,9 +14,9 @@ use tempfile::TempDir;
 use crate::support::backend::Backend;
 use crate::support::client::{Client, TRUSTED, loopback};
 use crate::support::cluster::backend;
-use crate::support::daemon::{Daemon, vestibule_run};
+use crate::support::daemon::{Daemon, vestibule, vestibule_run};
 use crate::support::mail::Wire;
-use crate::support::process::Finished;
+use crate::support::process::{Finished, Process};
 use crate::support::{PATIENCE, free_port, header, temp_dir, wait_until};
 
 /// A daemon that relays to two servers, and where it is asked.
@@ -320,11 +320,173 @@ fn a_ban_holds_at_once_over_a_reload_and_over_a_takeover_until_it_is_lifted() {
     }
 }
 
+/// `ctl events` that runs, and what it has printed.
+struct Follower(Process);
+
+impl Follower {
+    fn new(scene: &Scene, more: &[&str]) -> Follower {
+        let mut command = vestibule();
+        command.args(["ctl", "events"]).args(more).arg("--socket").arg(scene.socket());
+        let follower = Follower(Process::start(command));
+        follower.0.wait_for_output("-- process");
+        follower
+    }
+}
+
+#[test]
+fn what_happens_can_be_followed_also_over_a_takeover() {
+    let mut scene = Scene::new();
+    let follower = Follower::new(&scene, &[]);
+    let narrow = Follower::new(&scene, &["--kind", "ban", "--json"]);
+    drop(Client::send_to(loopback(scene.port), b"GET / HTTP/1.1\r\n\r\n").read_to_end());
+    follower.0.wait_for_output("reason=absent");
+    assert_eq!(scene.said(&["ban", "203.0.113.7", "1h"]), "203.0.113.7/32 is banned\n");
+    assert_eq!(scene.said(&["server", "imap/s1", "drain"]), "");
+    assert_eq!(scene.said(&["reload"]), "reloaded\n");
+    for words in
+        ["ban      vestibule: clients of 203.0.113.7/32", "server imap/s1: drain by", "reload   vestibule: reloaded"]
+    {
+        follower.0.wait_for_output(words);
+    }
+    narrow.0.wait_for_output("203.0.113.7/32 are banned");
+    let lines = narrow.0.output();
+    let told: Vec<Value> = lines.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    assert_eq!((told.len(), &told[0]["event"], &told[0]["level"]), (1, &"ban".into(), &"info".into()), "{lines}");
+    let next = Daemon::taking_over(&scene.directory.path().join("takeover.sock"), &scene.configuration());
+    next.wait_for_output("is ready");
+    let mut first = std::mem::replace(&mut scene.daemon, next);
+    assert_eq!(first.wait(PATIENCE).code(), Some(0), "{}", first.output());
+    for words in ["has taken over; this one finishes", "has taken over from process"] {
+        follower.0.wait_for_output(words);
+    }
+    assert_eq!(scene.said(&["unban", "203.0.113.7"]), "203.0.113.7/32 is banned no more\n");
+    follower.0.wait_for_output("are banned no more");
+    // Of the past, once.
+    let once = scene.said(&["events", "--once", "--last", "1", "--kind", "ban"]);
+    assert_eq!(once.lines().count(), 1, "{once}");
+    let wrong = scene.ctl(&["events", "--kind", "gossip"]);
+    assert!(wrong.code == Some(1) && wrong.stderr.contains("gossip is no kind of event"), "{wrong:?}");
+}
+
+#[test]
+fn a_follower_that_does_not_read_holds_nobody_up_and_is_told_how_much_it_has_lost() {
+    let scene = Scene::new();
+    let mut slow = scene.connect();
+    slow.write_all(b"{\"verb\":\"events\",\"kinds\":[\"ban\"]}\n").expect("it listens");
+    let mut talking = scene.connect();
+    // More than its buffers hold and the daemon keeps.
+    const BANS: usize = 6000;
+    for number in 0..BANS {
+        let network = format!("10.{}.{}.0/24", number / 256, number % 256);
+        assert_eq!(ask(&mut talking, &format!("{{\"verb\":\"ban\",\"network\":\"{network}\"}}"))["ok"], true);
+    }
+    let mut lines = BufReader::new(&slow).lines();
+    let mut next = || -> Value { serde_json::from_str(&lines.next().expect("more").expect("in time")).expect("JSON") };
+    assert_eq!(next()["ok"], true);
+    let (mut heard, mut lost) = (0, 0);
+    while heard + lost < BANS as u64 {
+        let told = next();
+        match told["lost"].as_u64() {
+            Some(count) => lost += count,
+            None => heard += 1,
+        }
+    }
+    assert!(lost > 0 && heard >= 1024, "{heard} heard, {lost} lost");
+    // Eight may follow.
+    let _others: Vec<Follower> = (0..7).map(|_| Follower::new(&scene, &[])).collect();
+    let refused = scene.ctl(&["events"]);
+    assert!(refused.code == Some(1) && refused.stderr.contains("8 others follow already"), "{refused:?}");
+    drop(slow);
+    assert!(wait_until(PATIENCE, || scene.ctl(&["events", "--once"]).code == Some(0)), "its place is free again");
+}
+
+#[test]
+fn one_listener_is_drained_and_comes_back_and_its_sessions_and_the_others_go_on() {
+    let second = free_port();
+    let more = format!(
+        "inet_listener imap_in {{\n    address = 127.0.0.1\n    port = {second}\n    haproxy = yes\n  }}\n  inet_listener imap_two {{"
+    );
+    let scene = Scene::with(|text| text.replace("inet_listener imap_in {", &more));
+    // The first has the other port, the one of the scene is the second.
+    let mut client = scene.client("198.51.100.7:5000");
+    assert_eq!(scene.said(&["drain", "imap-login/imap_two"]), "imap-login/imap_two is drained; its sessions go on\n");
+    let closed = || std::net::TcpStream::connect(loopback(scene.port)).is_err();
+    assert!(wait_until(PATIENCE, closed), "nobody listens there");
+    client.say("abc");
+    client.expect("abc");
+    assert!(std::net::TcpStream::connect(loopback(second)).is_ok(), "the other one is served");
+    assert_eq!(scene.said(&["reload"]).lines().last(), Some("reloaded"));
+    assert!(closed(), "a reload leaves it so");
+    let stats = scene.json(&["stats"]);
+    assert_eq!(stats["drained-listeners"], serde_json::json!(["imap-login/imap_two"]));
+    assert!(scene.said(&["stats"]).contains("drained listener         imap-login/imap_two"));
+    for (arguments, words) in [
+        (&["drain", "imap_two"][..], "is drained already"),
+        (&["drain", "imap_in"], "is the only listener that is left"),
+        (&["drain", "nobody"], "there is no listener nobody"),
+        (&["resume", "imap_in"], "is not drained"),
+    ] {
+        let answer = scene.ctl(arguments);
+        assert!(answer.code == Some(1) && answer.stderr.contains(words), "{answer:?}");
+    }
+    assert_eq!(scene.said(&["resume", "imap_two"]), "imap-login/imap_two accepts again\n");
+    drop(scene.client("198.51.100.8:5000"));
+    client.say("def");
+    client.expect("def");
+    assert_eq!(scene.json(&["stats"])["drained-listeners"], serde_json::json!([]));
+}
+
+#[test]
+fn sessions_are_ended_by_the_filters_that_show_them() {
+    let scene = Scene::new();
+    let mut clients: Vec<Wire> = (0..4).map(|number| scene.client(&format!("198.51.100.{number}:5000"))).collect();
+    assert_eq!(scene.sessions(), [2, 2]);
+    let at_first = scene.json(&["who", "--server", "s0"]);
+    let gone = at_first["sessions"].as_array().map(Vec::len).expect("a list");
+    assert_eq!(scene.said(&["kick", "--backend", "imap", "--server", "s0"]), format!("{gone} sessions are ended\n"));
+    assert!(wait_until(PATIENCE, || scene.sessions() == [0, 2]), "{:?}", scene.sessions());
+    assert_eq!(scene.said(&["kick", "--client", "203.0.113.0/24"]), "0 sessions are ended\n");
+    assert_eq!(scene.said(&["kick", "--client", "198.51.100.0/24", "--server", "s1"]), "2 sessions are ended\n");
+    clients.iter_mut().for_each(|client| assert_eq!(client.rest(), ""));
+    assert_eq!(scene.ctl(&["kick"]).code, Some(2), "all is more than anybody means");
+    let mut stream = scene.connect();
+    assert_eq!(ask(&mut stream, r#"{"verb":"kick"}"#)["ok"], false);
+    assert_eq!(ask(&mut stream, r#"{"verb":"kick","whom":"198.51.100.1","server":"s0"}"#)["ok"], false);
+}
+
+#[test]
+fn it_tells_which_configuration_is_in_force_and_what_has_failed_last() {
+    let scene = Scene::new();
+    let file = scene.daemon.file();
+    let first = scene.json(&["stats"]);
+    assert_eq!((&first["configuration"]["reloads"], &first["configuration"]["failed"]), (&0.into(), &Value::Null));
+    assert_eq!(first["configuration"]["file"], file.to_string_lossy().as_ref());
+    assert_eq!(first["pid"], scene.daemon.id());
+    std::fs::write(&file, "nonsense\n").expect("it is ours");
+    assert_eq!(scene.ctl(&["reload"]).code, Some(1));
+    let failed = scene.json(&["stats"]);
+    let errors = failed["configuration"]["failed"]["errors"].as_array().expect("errors");
+    assert!(errors.iter().any(|error| error.as_str().is_some_and(|text| text.contains("line 1"))), "{failed}");
+    let table = scene.said(&["stats"]);
+    assert!(table.contains("last reload              failed ") && table.contains(" line 1: "), "{table}");
+    assert!(table.contains("configuration            ") && table.contains("in force for"), "{table}");
+    std::fs::write(&file, scene.configuration()).expect("it is ours");
+    assert_eq!(scene.said(&["reload"]), "reloaded\n");
+    let again = scene.json(&["stats"]);
+    assert_eq!((&again["configuration"]["reloads"], &again["configuration"]["failed"]), (&1.into(), &Value::Null));
+    assert!(scene.said(&["stats"]).contains(", after 1 reload"));
+}
+
 #[test]
 fn it_tells_who_is_trusted_and_ends_the_daemon() {
     let mut scene = Scene::new();
     let trusted = scene.said(&["trust", "127.0.0.3"]);
     assert!(trusted.contains("imap-login/imap_in") && trusted.contains("127.0.0.0/29"), "{trusted}");
+    let at = format!("{} line 1", scene.daemon.file().display());
+    assert!(trusted.contains(&at), "{at} is not in {trusted}");
+    assert_eq!(scene.said(&["trust", "explain", "127.0.0.3"]), trusted);
+    assert_eq!(scene.json(&["trust", "127.0.0.3"])["listeners"][0]["at"], at);
+    assert_eq!(scene.ctl(&["trust", "explain", "this", "--json"]).code, Some(1));
     assert_eq!(scene.json(&["trust", "10.0.0.1"])["listeners"][0]["by"], Value::Null);
     assert_eq!(scene.said(&["shutdown"]), "draining, and leaving then\n");
     assert_eq!(scene.daemon.wait(PATIENCE).code(), Some(0));

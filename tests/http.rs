@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use vestibule::metrics::families;
@@ -174,7 +174,7 @@ fn document() -> String {
         "# Metrics\n\nWhat `http://ADDRESS/metrics` holds where [`http_listen`](configuration.md) is set: all of it, declared in \
          `src/metrics/families.rs`. A\ntest holds this page against the declarations and against a scrape. No label is an \
          address: who is refused stands on the\npage and in `vestibule ctl refused`. Series of reasons, diagnoses and ends are \
-         there from the first event on. Counters go\non over reloads, and begin again in a new process. How to scrape it: \
+         there from the first event on. Counters go\non over reloads and takeovers; those of the process itself begin again. How to scrape it: \
          [operations](operations.md#metrics-health-and-the-page).\n\n| name | kind | labels | meaning |\n|---|---|---|---|\n{rows}"
     )
 }
@@ -185,10 +185,12 @@ fn other_paths_and_methods_are_told_what_there_is() {
     let unknown = get(scene.http, "/nowhere", &[]);
     assert_eq!(unknown.status, 404);
     assert!(unknown.text().contains("/metrics /healthz /readyz"), "{}", unknown.text());
-    let post =
-        ask(scene.http, b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc");
+    let post = ask(
+        scene.http,
+        b"POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc",
+    );
     assert_eq!(post.map(|answer| answer.status).ok(), Some(405));
-    let head = ask(scene.http, b"HEAD / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("an answer");
+    let head = ask(scene.http, b"HEAD / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("an answer");
     assert_eq!((head.status, head.body.len()), (200, 0));
     let page = get(scene.http, "/", &[]);
     assert!(page.header.contains("content-security-policy: default-src 'none'; script-src 'nonce-"), "{}", page.header);
@@ -210,7 +212,7 @@ fn who_is_mute_slow_or_talks_nonsense_holds_nobody_up() {
     // One asks for ever and reads nothing, one begins and does not go on, others say nothing.
     let mut greedy = connect();
     greedy.set_nonblocking(true).expect("it is a socket");
-    let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(64);
+    let request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(64);
     while greedy.write(&request).is_ok() {}
     let mut begun = connect();
     begun.write_all(b"GET / HT").expect("the kernel takes the bytes");
@@ -239,6 +241,79 @@ fn a_drain_is_announced_before_listeners_close() {
     assert_eq!(get(scene.http, "/healthz", &[]).status, 200, "it is alive all the same");
     assert_eq!(sample(&scene.metrics(), "vestibule_ready "), 0.0);
     scene.serve(2, &v2());
+}
+
+#[test]
+fn a_drain_that_is_taken_back_and_asked_for_anew_has_its_whole_delay_again() {
+    let directory = temp_dir();
+    let socket = directory.path().join("control.sock");
+    let scene = Scene::new(&format!("drain_delay = 4 secs\ncontrol_socket = {}", socket.display()));
+    let ctl = |verb: &str| {
+        let done = vestibule_run(&["ctl", verb, "--socket", &socket.to_string_lossy()], b"");
+        assert_eq!(done.code, Some(0), "{done:?}");
+    };
+    ctl("drain");
+    std::thread::sleep(Duration::from_secs(2));
+    ctl("resume");
+    let again = Instant::now();
+    ctl("drain");
+    scene.daemon.wait_for_output("draining for at most");
+    // The first delay would have been over two seconds before.
+    assert!(again.elapsed() >= Duration::from_secs(4), "it drained after {:?}", again.elapsed());
+}
+
+#[test]
+fn a_name_that_somebody_else_lets_point_here_is_refused() {
+    let scene = Scene::new("http_hosts = mail1.example.com");
+    let asked = |path: &str, host: &str| {
+        let request = format!("GET {path} HTTP/1.1\r\n{host}Connection: close\r\n\r\n");
+        ask(scene.http, request.as_bytes()).expect("an answer")
+    };
+    for path in ["/", "/metrics", "/stats.json", "/history.json"] {
+        let refused = asked(path, "Host: rebound.example:9900\r\n");
+        assert_eq!(refused.status, 421, "{path}");
+        assert!(refused.text().contains("http_hosts"), "{}", refused.text());
+        for host in ["Host: localhost\r\n", "Host: 127.0.0.1:9900\r\n", "Host: MAIL1.example.com:9900\r\n"] {
+            assert_eq!(asked(path, host).status, 200, "{path} {host}");
+        }
+    }
+    assert_eq!(asked("/readyz", "Host: whatever\r\n").status, 200, "checks ask as they like");
+    let old = ask(scene.http, b"GET /metrics HTTP/1.0\r\n\r\n").expect("an answer");
+    assert_eq!(old.status, 200, "one of no browser");
+}
+
+/// Shuts down the socket on which a process listens at this port, as nobody but a test would.
+fn break_listener(pid: u32, port: u16) -> usize {
+    let process = rustix::process::Pid::from_raw(pid as i32).expect("a process");
+    let process = rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty()).expect("it runs");
+    let files = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs").flatten();
+    let numbers: Vec<i32> = files.filter_map(|file| file.file_name().to_str()?.parse().ok()).collect();
+    let mut broken = 0;
+    for number in numbers {
+        let flags = rustix::process::PidfdGetfdFlags::empty();
+        let Ok(copy) = rustix::process::pidfd_getfd(&process, number, flags) else { continue };
+        let socket = socket2::Socket::from(copy);
+        let listens = rustix::net::sockopt::socket_acceptconn(&socket).unwrap_or(false);
+        let here = socket.local_addr().ok().and_then(|address| address.as_socket());
+        if listens && here.is_some_and(|address| address.port() == port) {
+            socket.shutdown(std::net::Shutdown::Both).expect("it listens");
+            broken += 1;
+        }
+    }
+    broken
+}
+
+#[test]
+fn a_listener_that_had_to_be_given_up_is_not_ready() {
+    crate::needs_root!();
+    let scene = Scene::new("rings = 2");
+    assert_eq!(get(scene.http, "/readyz", &[]).status, 200);
+    assert_eq!(break_listener(scene.daemon.id(), scene.listener.port()), 2, "one for each ring");
+    scene.daemon.wait_for_output("is given up");
+    let unready = get(scene.http, "/readyz", &[]);
+    assert_eq!(unready.status, 503);
+    assert!(unready.text().contains("listener imap-login/imap_haproxy has failed"), "{}", unready.text());
+    assert_eq!(sample(&scene.metrics(), "vestibule_ready "), 0.0);
 }
 
 #[test]

@@ -305,3 +305,29 @@ fn connect_as(sources: std::ops::Range<u32>, to: SocketAddr) {
         }
     });
 }
+
+#[test]
+fn what_a_stricter_policy_would_refuse_is_counted_and_told_and_served() {
+    let (daemon, listener) = Daemon::haproxy(
+        "shadow_trusted_networks = 127.0.0.2\nshadow_client_rate_limit = 2\n\
+         shadow_client_banned_networks = 203.0.113.0/24",
+        "",
+    );
+    let served = |from: &str, source: &str| {
+        let client = Client::connect(from.parse().expect("an address"), listener);
+        client.send(&header(source)).expect("it listens");
+        assert_eq!(client.whoami()["client"].as_str().map(|text| text.split(':').next()), Some(Some(source)));
+    };
+    (0..5).for_each(|_| served("127.0.0.2", "198.51.100.7"));
+    served("127.0.0.3", "198.51.100.8");
+    served("127.0.0.2", "203.0.113.9");
+    let log = daemon.stop();
+    for (reason, count) in [("shadow-client-rate-limit", 3), ("shadow-untrusted", 1), ("shadow-client-banned", 1)] {
+        let row = format!("{reason:<32} {count:>4} imap-login/imap_haproxy");
+        assert!(log.contains(&row), "{row}:\n{log}");
+        assert_eq!(log.matches(&format!("reason={reason} peer=")).count(), 1, "one line of a kind:\n{log}");
+    }
+    assert!(log.contains("shadow_client_rate_limit would refuse this one (rip=198.51.100.7)"), "{log}");
+    assert!(log.contains("2 more like this suppressed (rip=198.51.100.7): reason=shadow-client-rate-limit"), "{log}");
+    assert!(!log.contains("\nclient-rate-limit"), "nobody was refused:\n{log}");
+}

@@ -10,6 +10,7 @@ mod config;
 mod conformance;
 mod container;
 mod control;
+mod counts;
 mod ctl;
 mod doctor;
 mod endpoints;

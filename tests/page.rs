@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use crate::needs;
 use crate::support::backend::Backend;
-use crate::support::browser::{CHROMIUM, Look, document, picture};
+use crate::support::browser::{CHROMIUM, Look, Visit, document, picture};
 use crate::support::client::{Client, loopback};
 use crate::support::cluster::backend;
 use crate::support::daemon::Daemon;
@@ -118,5 +118,69 @@ fn it_lives_under_load_and_can_be_looked_at() {
         picture(&scene.url(), Look { width, height: 1500, dark }, &file);
         let png = std::fs::read(&file).expect("a picture was taken");
         assert!(png.starts_with(b"\x89PNG") && png.len() > 10_000, "{name}: {} bytes", png.len());
+    }
+}
+
+#[test]
+fn it_is_used_by_keyboard_alone() {
+    needs!(CHROMIUM);
+    let scene = Scene::new();
+    for from in ["127.0.0.2", "127.0.0.3"] {
+        let client = Client::connect(from.parse().expect("an address"), scene.listener);
+        client.send(b"GET / HTTP/1.1\r\n\r\n").expect("it listens");
+        assert_eq!(client.read_to_end().0, b"");
+    }
+    let mut page = Visit::to(&scene.url(), Look { width: 1200, height: 800, dark: false });
+    page.expect("document.querySelectorAll('#refused [data-key]').length === 2");
+    // Sections have the focus that is wanted of them, so that a screen reader goes along.
+    for (key, section) in ["backends", "listeners", "refusals", "latency", "rings"].into_iter().enumerate() {
+        page.press(&(key + 1).to_string());
+        page.expect(&format!("document.activeElement.id === '{section}'"));
+    }
+    // The filter: to it, what is typed there, and out again.
+    page.press("/");
+    page.expect("document.activeElement.id === 'filter'");
+    for key in "127.0.0.3".chars() {
+        page.press(&key.to_string());
+    }
+    page.expect("document.querySelector('#filter').value === '127.0.0.3'");
+    page.expect("document.querySelectorAll('#refused [data-key]').length === 1");
+    page.expect("!document.querySelector('#refused').innerText.includes('127.0.0.2')");
+    page.press("Escape");
+    page.expect("document.querySelector('#filter').value === '' && document.activeElement === document.body");
+    page.expect("document.querySelectorAll('#refused [data-key]').length === 2");
+    // It stops and goes on.
+    page.press("p");
+    page.expect("document.querySelector('#pause').getAttribute('aria-pressed') === 'true'");
+    page.expect("document.querySelector('#live').textContent === 'paused'");
+    page.press("p");
+    page.expect("document.querySelector('#live').textContent === 'live'");
+    // Light, dark, and as the system has it; kept for the next visit.
+    let theme = |page: &mut Visit| {
+        page.evaluate("document.documentElement.dataset.theme + ' ' + getComputedStyle(document.body).backgroundColor")
+    };
+    let automatic = theme(&mut page);
+    page.press("t");
+    let light = theme(&mut page);
+    page.press("t");
+    let dark = theme(&mut page);
+    assert_eq!((&light, light != dark), (&automatic, true), "{light} {dark}");
+    assert_eq!(page.evaluate("localStorage.theme"), "dark");
+    page.press("t");
+    assert_eq!(theme(&mut page), automatic);
+    // Whoever goes from one to the next comes to everything that can be used, and sees where he is.
+    page.evaluate("document.activeElement.blur(); scrollTo(0, 0)");
+    let mut visited = Vec::new();
+    for _ in 0..60 {
+        page.press("Tab");
+        let at = page.evaluate(
+            "(() => { const e = document.activeElement, s = getComputedStyle(e); \
+             return [e.id || e.getAttribute('href') || e.tagName, s.outlineStyle !== 'none' && s.outlineWidth !== '0px']; })()",
+        );
+        visited.push((at[0].as_str().unwrap_or_default().to_owned(), at[1] == true));
+    }
+    for wanted in ["#backends", "#rings", "pause", "theme", "reasons", "filter", "/metrics"] {
+        let found = visited.iter().find(|(id, _)| id == wanted);
+        assert!(found.is_some_and(|(_, outlined)| *outlined), "{wanted}: {found:?} among {visited:?}");
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::Refusal;
 use super::bans::Bans;
-use super::table::{ClientTable, Ticket};
+use super::table::{ClientDebt, ClientTable, Ticket};
 use crate::net::{NetworkSet, canonical};
 
 /// What is allowed to one client. A client is an IPv4 or IPv6 network of the length given here; by default an IPv4
@@ -30,6 +30,9 @@ pub struct ClientLimits {
     pub banned: NetworkSet,
     /// Clients that an operator has banned for a time; as strong.
     pub bans: Bans,
+    /// Limits that are only tried (`shadow_client_*`): what they would refuse, of what these let in, is counted and told, and
+    /// served. Their own `bans` and `shadow` have no effect.
+    pub shadow: Option<Box<ClientLimits>>,
 }
 
 /// So many new connections at once, and as many again spread evenly over each period.
@@ -60,6 +63,7 @@ impl Default for ClientLimits {
             exempt: NetworkSet::default(),
             banned: NetworkSet::default(),
             bans: Bans::default(),
+            shadow: None,
         }
     }
 }
@@ -90,27 +94,35 @@ pub struct Clients(Option<Arc<Inner>>);
 struct Inner {
     limits: ClientLimits,
     table: Option<Arc<ClientTable>>,
+    /// Where the limits that are only tried count.
+    shadow: Option<Arc<ClientTable>>,
 }
 
 impl Clients {
     /// An empty table, if the limits need one.
     pub fn new(limits: ClientLimits, now: Instant) -> Clients {
-        let table = limits.counts().then(|| Arc::new(ClientTable::new(limits.table_size, now)));
-        Clients::over(limits, table)
+        Clients::over(limits, [None, None], now)
     }
 
     /// Other limits over the same table, so that what is counted stays counted; a new table if its size differs.
     pub fn changed(&self, limits: ClientLimits, now: Instant) -> Clients {
         let same_size = |inner: &&Arc<Inner>| inner.limits.table_size == limits.table_size;
-        match self.0.as_ref().filter(same_size).and_then(|inner| inner.table.clone()) {
-            Some(table) if limits.counts() => Clients::over(limits, Some(table)),
-            _ => Clients::new(limits, now),
-        }
+        let present = self.0.as_ref().filter(same_size);
+        let tables = present.map_or([None, None], |inner| [inner.table.clone(), inner.shadow.clone()]);
+        Clients::over(limits, tables, now)
     }
 
-    fn over(limits: ClientLimits, table: Option<Arc<ClientTable>>) -> Clients {
-        let needed = table.is_some() || !limits.banned.is_empty() || limits.bans.are_possible();
-        Clients(needed.then(|| Arc::new(Inner { limits, table })))
+    /// Over these tables, where there are some and the limits need them.
+    fn over(limits: ClientLimits, [table, shadow]: [Option<Arc<ClientTable>>; 2], now: Instant) -> Clients {
+        let of = |limits: &ClientLimits, present: Option<Arc<ClientTable>>| {
+            let new = || Arc::new(ClientTable::new(limits.table_size, now));
+            limits.counts().then(|| present.unwrap_or_else(new))
+        };
+        let table = of(&limits, table);
+        let shadow = limits.shadow.as_ref().and_then(|limits| of(limits, shadow));
+        let tries = limits.shadow.is_some();
+        let needed = table.is_some() || tries || !limits.banned.is_empty() || limits.bans.are_possible();
+        Clients(needed.then(|| Arc::new(Inner { limits, table, shadow })))
     }
 
     /// Whether every client is let in.
@@ -129,6 +141,41 @@ impl Clients {
             Some(table) if !inner.limits.exempt.contains(client) => table.admit(client, &inner.limits, now),
             _ => Ok(None),
         }
+    }
+
+    /// What the limits that are only tried say of a connection that was let in: whether they would have refused it. The
+    /// ticket, if there is one, must be given back to [`shadow_table`](Clients::shadow_table).
+    pub fn try_shadow(&self, client: IpAddr, now: Instant) -> Result<Option<Ticket>, Refusal> {
+        let Some(Inner { limits, shadow: table, .. }) = self.0.as_deref() else { return Ok(None) };
+        let Some(shadow) = &limits.shadow else { return Ok(None) };
+        if shadow.banned.contains(client) {
+            return Err(Refusal::ClientBanned);
+        }
+        match table {
+            Some(table) if !shadow.exempt.contains(client) => table.admit(client, shadow, now),
+            _ => Ok(None),
+        }
+    }
+
+    /// Where the limits that are only tried count.
+    pub fn shadow_table(&self) -> Option<&Arc<ClientTable>> {
+        self.0.as_ref()?.shadow.as_ref()
+    }
+
+    /// Counts a connection that was let in elsewhere, such as in another process: no limit keeps it from going on. The
+    /// ticket is given back as that of [`admit`](Clients::admit).
+    pub fn count(&self, client: IpAddr, now: Instant) -> Option<Ticket> {
+        let inner = self.0.as_ref().filter(|inner| !inner.limits.exempt.contains(client))?;
+        inner.table.as_ref()?.count(client, &inner.limits, now)
+    }
+
+    /// Goes on with what clients have spent of their rates elsewhere; at most once.
+    pub fn owe(&self, debts: &[ClientDebt], now: Instant) {
+        let Some(Inner { limits: ClientLimits { rate: Some(rate), .. }, table: Some(table), .. }) = self.0.as_deref()
+        else {
+            return;
+        };
+        debts.iter().for_each(|debt| table.owe(debt, *rate, now));
     }
 
     /// The table, if the limits need one.
@@ -233,5 +280,50 @@ mod tests {
         assert!(stricter.admit(ip("192.0.2.1"), now).is_ok());
         let larger = stricter.changed(ClientLimits { table_size: 4096, ..most(1) }, now);
         assert!(larger.admit(ip("192.0.2.1"), now).is_ok(), "another size is another table");
+    }
+
+    #[test]
+    fn what_a_client_has_spent_in_one_process_it_has_spent_in_the_next() {
+        let now = Instant::now();
+        let rate = ClientRate { connections: NonZeroU32::new(4).expect("4"), period: Duration::from_secs(60) };
+        let limits = ClientLimits { connections: NonZeroU32::new(9), rate: Some(rate), ..ClientLimits::default() };
+        let before = Clients::new(limits.clone(), now);
+        let come = |clients: &Clients, client, now| clients.admit(ip(client), now).is_ok();
+        assert!((0..3).all(|_| come(&before, "192.0.2.1", now)) && come(&before, "192.0.2.2", now));
+        let later = now + Duration::from_secs(15);
+        let debts = before.table().expect("there are limits").debts(later);
+        assert_eq!(debts.iter().map(|debt| debt.left.as_secs()).collect::<Vec<_>>(), [30], "one is whole again");
+        let next = Clients::new(limits, now);
+        assert!(come(&next, "192.0.2.1", later), "both accept for a moment");
+        next.owe(&debts, later);
+        assert!(come(&next, "192.0.2.1", later) && !come(&next, "192.0.2.1", later), "2 before, 1 and 1 here");
+        // Those that were let in there count, and spend nothing.
+        let tickets: Vec<Ticket> = (0..20).filter_map(|_| next.count(ip("192.0.2.3"), later)).collect();
+        assert_eq!(tickets.len(), 20, "whatever the limit");
+        assert_eq!(next.admit(ip("192.0.2.3"), later), Err(Refusal::ClientConnectionLimit));
+        let table = next.table().expect("there are limits");
+        tickets.into_iter().for_each(|ticket| table.release(ticket));
+        assert!((0..4).all(|_| come(&next, "192.0.2.3", later)));
+    }
+
+    #[test]
+    fn limits_that_are_tried_say_what_they_would_refuse_and_refuse_nothing() {
+        let now = Instant::now();
+        let shadow =
+            ClientLimits { connections: NonZeroU32::new(1), banned: set(&["192.0.2.9"]), ..ClientLimits::default() };
+        let limits = ClientLimits { shadow: Some(Box::new(shadow)), ..ClientLimits::default() };
+        let clients = Clients::new(limits.clone(), now);
+        assert!(!clients.are_unlimited() && clients.table().is_none());
+        let ticket = clients.try_shadow(ip("192.0.2.1"), now).expect("the first").expect("it counts");
+        for _ in 0..2 {
+            assert_eq!(clients.admit(ip("192.0.2.1"), now), Ok(None), "it is let in");
+            assert_eq!(clients.try_shadow(ip("192.0.2.1"), now), Err(Refusal::ClientConnectionLimit));
+        }
+        assert_eq!(clients.try_shadow(ip("192.0.2.9"), now), Err(Refusal::ClientBanned));
+        let after_reload = clients.changed(limits, now);
+        assert_eq!(after_reload.try_shadow(ip("192.0.2.1"), now), Err(Refusal::ClientConnectionLimit));
+        after_reload.shadow_table().expect("it counts").release(ticket);
+        assert!(after_reload.try_shadow(ip("192.0.2.1"), now).is_ok());
+        assert_eq!(Clients::new(ClientLimits::default(), now).try_shadow(ip("192.0.2.1"), now), Ok(None));
     }
 }

@@ -16,7 +16,7 @@ pub use endpoint::{EndpointId, EndpointRules, EndpointSet, NotAnEndpoint, OnMiss
 pub use limits::{CLIENTS_DEFAULT, ClientLimits, ClientRate, Clients, IPV4_PREFIX_DEFAULT, IPV6_PREFIX_DEFAULT};
 pub use pending::PendingPeers;
 pub use policy::{OnUnknown, OnUnspec, Policy};
-pub use table::{CLIENTS_MAX, CLIENTS_MIN, ClientTable, Ticket};
+pub use table::{CLIENT_DEBTS_MAX, CLIENTS_MAX, CLIENTS_MIN, ClientDebt, ClientTable, Ticket};
 
 use std::net::IpAddr;
 

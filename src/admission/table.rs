@@ -25,6 +25,18 @@ pub const CLIENTS_MIN: u32 = 1024;
 /// Most clients that a table has room for.
 pub const CLIENTS_MAX: u32 = 1 << 24;
 
+/// Most clients whose debts go from one process to another.
+pub const CLIENT_DEBTS_MAX: usize = 1 << 18;
+
+/// A client that has spent of its connection rate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientDebt {
+    /// What it is counted by: its network, as an IPv6 address.
+    pub client: [u8; 16],
+    /// How long until its allowance is whole again.
+    pub left: Duration,
+}
+
 /// The clients of all rings.
 #[derive(Debug)]
 pub struct ClientTable {
@@ -129,6 +141,52 @@ impl ClientTable {
         }
         entry.live += 1;
         Ok(Some(Ticket::new(index, way)))
+    }
+
+    /// Counts a connection of a client that was let in elsewhere, whatever the limits; nothing is spent of its rate. No ticket:
+    /// it does not count.
+    pub(super) fn count(&self, client: IpAddr, limits: &ClientLimits, now: Instant) -> Option<Ticket> {
+        limits.connections?;
+        let (index, way) = self.entry_of(limits.key(client), self.nanos(now), |entry| entry.live += 1)?;
+        Some(Ticket::new(index, way))
+    }
+
+    /// The clients whose allowance is not whole, by what they are counted by, and how long that lasts: at most
+    /// [`CLIENT_DEBTS_MAX`] of them, those first that it lasts longest for. Looks at every entry: not for the way of a
+    /// connection.
+    pub fn debts(&self, now: Instant) -> Vec<ClientDebt> {
+        let nanos = self.nanos(now);
+        let debt = |entry: &Entry| {
+            let left = entry.whole_at.checked_sub(nanos).filter(|left| *left > 0)?;
+            Some(ClientDebt { client: entry.client, left: Duration::from_nanos(left) })
+        };
+        let of_bucket = |bucket: &Mutex<Bucket>| lock(bucket).iter().filter_map(debt).collect::<Vec<_>>();
+        let mut all: Vec<ClientDebt> = self.buckets.iter().flat_map(of_bucket).collect();
+        all.sort_unstable_by_key(|debt| std::cmp::Reverse(debt.left));
+        all.truncate(CLIENT_DEBTS_MAX);
+        all
+    }
+
+    /// Puts what a client has spent elsewhere to what it has spent here, up to a whole period.
+    pub(super) fn owe(&self, debt: &ClientDebt, rate: ClientRate, now: Instant) {
+        let at = self.nanos(now);
+        self.entry_of(debt.client, at, |entry| {
+            let whole_at = entry.whole_at.max(at).saturating_add(nanos(debt.left));
+            entry.whole_at = whole_at.min(at.saturating_add(nanos(rate.period)));
+        });
+    }
+
+    /// Changes a client's entry, and tells its place.
+    fn entry_of(&self, client: [u8; 16], nanos: u64, change: impl FnOnce(&mut Entry)) -> Option<(usize, usize)> {
+        let index = (self.hash.hash_one(client) % self.buckets.len() as u64) as usize;
+        let mut bucket = lock(&self.buckets[index]);
+        let Some(way) = self.find(&mut bucket, client, nanos) else {
+            self.uncounted.fetch_add(1, Ordering::Relaxed);
+            return None;
+        };
+        bucket[way].used_at = (nanos / NANOS_A_SECOND).try_into().unwrap_or(u32::MAX);
+        change(&mut bucket[way]);
+        Some((index, way))
     }
 
     /// A connection has ended.

@@ -166,10 +166,11 @@ impl Backend {
     }
 
     /// Counts a session at a server that was chosen for it elsewhere, such as in another process, whatever the server's
-    /// state and limits. `None`: there is no server of this name.
+    /// state and limits, and though its name may have no address here. Whoever chose it has counted it among those that were
+    /// given to it. `None`: there is no server of this name.
     pub fn adopt(&mut self, server: &str, client: IpAddr, now: Instant) -> Option<ServerIndex> {
         let index = self.find(server)?;
-        self.seat(index);
+        self.count_at(index);
         let (client, nanos) = (ClientKey::of(client), self.nanos(now));
         // One that has other sessions keeps the server that it is known to have.
         if self.recall(client, nanos).is_none() {
@@ -278,13 +279,18 @@ impl Backend {
         }
     }
 
-    /// Counts a session at the server.
+    /// Gives a session to the server.
     fn seat(&mut self, index: ServerIndex) -> SocketAddr {
+        self.count_at(index);
+        let server = &mut self.servers[index.at()];
+        server.totals.sessions += 1;
+        server.settings.address.expect("a server that takes sessions has an address")
+    }
+
+    fn count_at(&mut self, index: ServerIndex) {
         let (load, server) = (&mut self.field.loads[index.at()], &mut self.servers[index.at()]);
         load.sessions += 1;
         server.sessions_max = server.sessions_max.max(load.sessions);
-        server.totals.sessions += 1;
-        server.settings.address.expect("a server that takes sessions has an address")
     }
 
     /// A place for the first who waits: at this server, or at any.

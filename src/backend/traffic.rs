@@ -69,6 +69,20 @@ impl Traffic {
         self.ends.iter().sum()
     }
 
+    /// Adds what sessions have come to elsewhere, such as in a process before this one.
+    pub fn merge(&mut self, other: &Traffic) {
+        self.from_clients += other.from_clients;
+        self.to_clients += other.to_clients;
+        self.ends.iter_mut().zip(other.ends).for_each(|(all, count)| *all += count);
+        for (all, times) in [
+            (&mut self.connect, &other.connect),
+            (&mut self.greeting, &other.greeting),
+            (&mut self.lasted, &other.lasted),
+        ] {
+            all.add(times).expect("all histograms of a kind have the same bounds");
+        }
+    }
+
     fn add(&mut self, closed: &Closed) {
         self.from_clients += closed.from_client;
         self.to_clients += closed.from_server;

@@ -79,6 +79,34 @@ pub struct ServerTotals {
     pub downs: u64,
 }
 
+impl ServerTotals {
+    /// Adds what has happened elsewhere, such as in a process before this one.
+    pub fn add(&mut self, other: &ServerTotals) {
+        let ServerTotals {
+            sessions,
+            redispatched,
+            granted,
+            connect_errors,
+            own_faults,
+            not_greeted,
+            overloaded,
+            checks_passed,
+            checks_failed,
+            downs,
+        } = *other;
+        self.sessions += sessions;
+        self.redispatched += redispatched;
+        self.granted += granted;
+        self.connect_errors += connect_errors;
+        self.own_faults += own_faults;
+        self.not_greeted += not_greeted;
+        self.overloaded += overloaded;
+        self.checks_passed += checks_passed;
+        self.checks_failed += checks_failed;
+        self.downs += downs;
+    }
+}
+
 /// What has happened at a backend since the daemon began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {

@@ -5,6 +5,9 @@ mod tables;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
 
 use crate::daemon::control::{self, Form, NotAsked, Request};
 use crate::daemon::{Error, configuration, takeover};
@@ -23,6 +26,7 @@ enum Command {
     Server(Server),
     Who(Who),
     Session(Session),
+    Events(Events),
     Refused(Refused),
     Kick(Kick),
     Trust(Trust),
@@ -158,12 +162,29 @@ struct Session {
     json: bool,
 }
 
-/// End the sessions of a client, or one session.
+/// End the sessions of a client, one session, or those that `ctl who` shows with the same filters.
 #[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  vestibule ctl kick 198.51.100.7 -c /etc/vestibule.conf
+  vestibule ctl kick --client 2001:db8::/32 --server mail1 -c /etc/vestibule.conf")]
 struct Kick {
     /// Whose: an address, a network, or a session's id
-    #[arg(value_name = "CLIENT|SESSION")]
-    whom: String,
+    #[arg(value_name = "CLIENT|SESSION", conflicts_with_all = ["client", "backend", "server"])]
+    #[arg(required_unless_present_any = ["client", "backend", "server"])]
+    whom: Option<String>,
+
+    /// Those of this client: an address or a network
+    #[arg(long, value_name = "ADDRESS[/BITS]")]
+    client: Option<String>,
+
+    /// Of them, or of all, those of this backend
+    #[arg(long, value_name = "NAME")]
+    backend: Option<String>,
+
+    /// Of them, or of all, those at servers of this name
+    #[arg(long, value_name = "NAME")]
+    server: Option<String>,
 
     #[command(flatten)]
     daemon: Whom,
@@ -199,16 +220,65 @@ struct Rebalance {
     daemon: Whom,
 }
 
-/// Accept again after `drain` or SIGUSR1; sessions that were not let go yet go on.
+/// Follow what happens, as `tail -f` does: refusals, servers, sessions ended by operators, bans, drains, reloads, takeovers.
+///
+/// These are lines of the daemon's log, by kind; of refusals that are alike one a minute. The daemon keeps the last 1024.
+/// Who reads more slowly than they come loses the oldest and is told how many; 8 may follow at a time. When another process
+/// takes over, the next one is followed.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Kinds: refusal, server, session, ban, drain, reload, takeover, ring; and log, for all other lines.
+
+Examples:
+  vestibule ctl events -c /etc/vestibule.conf
+  vestibule ctl events --kind server --kind takeover --last 100 -c /etc/vestibule.conf
+  vestibule ctl events --once --last 1024 --json -c /etc/vestibule.conf | jq -r 'select(.event == \"ban\") | .message'")]
+struct Events {
+    /// So many of the past first
+    #[arg(long, value_name = "NUMBER", default_value_t = 10)]
+    last: usize,
+
+    /// Only these kinds; all but log if none is named
+    #[arg(long = "kind", value_name = "KIND")]
+    kinds: Vec<String>,
+
+    /// Only those of the past
+    #[arg(long)]
+    once: bool,
+
+    #[command(flatten)]
+    daemon: Whom,
+
+    /// Print a line of JSON for each
+    #[arg(long)]
+    json: bool,
+}
+
+/// Accept again after `drain` or SIGUSR1, or at a listener that was drained; sessions that were not let go yet go on.
 #[derive(clap::Args)]
 struct Resume {
+    /// Only at this listener
+    #[arg(value_name = "LISTENER|SERVICE/LISTENER")]
+    listener: Option<String>,
+
     #[command(flatten)]
     daemon: Whom,
 }
 
 /// Stop accepting and finish what is there, as SIGUSR1 does; `resume` takes it back.
+///
+/// With a listener: stop accepting there and nowhere else. Its address is closed, and its sessions go on. That holds over
+/// reloads, until it is resumed or another process takes over.
 #[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  vestibule ctl drain -c /etc/vestibule.conf
+  vestibule ctl drain imap-login/imap_haproxy -c /etc/vestibule.conf")]
 struct Drain {
+    /// Only this listener
+    #[arg(value_name = "LISTENER|SERVICE/LISTENER")]
+    listener: Option<String>,
+
     #[command(flatten)]
     daemon: Whom,
 }
@@ -226,12 +296,20 @@ struct Whom {
     socket: Option<PathBuf>,
 }
 
-/// Show which listeners let an address send PROXY headers, and by which network.
+/// Show which listeners let an address send PROXY headers, by which network, and where that is written.
+///
+/// The last column is the file and the line that sets haproxy_trusted_networks for the listener: where the address is to be
+/// entered, or taken out.
 #[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  vestibule ctl trust 192.0.2.10 -c /etc/vestibule.conf
+  vestibule ctl trust explain 192.0.2.10 -c /etc/vestibule.conf
+      the same")]
 struct Trust {
     /// The peer's address
-    #[arg(value_name = "ADDRESS")]
-    address: String,
+    #[arg(value_name = "[explain] ADDRESS", num_args = 1..=2, required = true)]
+    address: Vec<String>,
 
     #[command(flatten)]
     daemon: Whom,
@@ -326,15 +404,22 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
         }
         Command::Session(Session { id, daemon, json }) => (Request::Session { id }, daemon, json),
         Command::Refused(Refused { limit, daemon, json }) => (Request::Refused { limit }, daemon, json),
-        Command::Kick(Kick { whom, daemon }) => (Request::Kick { whom }, daemon, false),
-        Command::Trust(Trust { address, daemon, json }) => (Request::Trust { address }, daemon, json),
+        Command::Kick(Kick { whom, client, backend, server, daemon }) => {
+            (Request::Kick { whom, client, backend, server }, daemon, false)
+        }
+        Command::Events(Events { last, kinds, once, daemon, json }) => {
+            return follow(&Request::Events { last, kinds, once }, daemon, json);
+        }
+        Command::Trust(Trust { address, daemon, json }) => {
+            (Request::Trust { address: address_of(&address)?.to_owned() }, daemon, json)
+        }
         Command::Ban(Ban { network, time, daemon }) => (Request::Ban { network, seconds: time }, daemon, false),
         Command::Unban(Unban { network, daemon }) => (Request::Unban { network }, daemon, false),
         Command::Bans(Bans { daemon, json }) => (Request::Bans {}, daemon, json),
         Command::Shutdown(Shutdown { daemon }) => (Request::Shutdown {}, daemon, false),
         Command::Reload(Reload { daemon }) => (Request::Reload {}, daemon, false),
-        Command::Drain(Drain { daemon }) => (Request::Drain {}, daemon, false),
-        Command::Resume(Resume { daemon }) => (Request::Resume {}, daemon, false),
+        Command::Drain(Drain { listener, daemon }) => (Request::Drain { listener }, daemon, false),
+        Command::Resume(Resume { listener, daemon }) => (Request::Resume { listener }, daemon, false),
         Command::Rebalance(Rebalance { backend, rate, daemon }) => {
             (Request::Rebalance { backend, rate }, daemon, false)
         }
@@ -364,6 +449,82 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
     };
     std::io::stdout().write_all(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The address behind `trust`, or `trust explain`.
+fn address_of(words: &[String]) -> Result<&str, Error> {
+    match words {
+        [address] => Ok(address),
+        [explain, address] if explain == "explain" => Ok(address),
+        _ => Err(format!("{} is no address", words.join(" ")).into()),
+    }
+}
+
+/// How long nobody may listen until the next process does that takes over.
+const NEXT_PATIENCE: Duration = Duration::from_secs(5);
+/// Rest between two tries.
+const NEXT_REST: Duration = Duration::from_millis(100);
+
+/// Prints what happens, of one daemon and of those that take over from it, until nobody reads it any more or none is left.
+fn follow(request: &Request, daemon: Whom, json: bool) -> Result<ExitCode, Error> {
+    let socket = match daemon.socket(request)? {
+        Ok(socket) => socket,
+        Err(exit) => return Ok(exit),
+    };
+    let mut request = request.clone();
+    let once = matches!(request, Request::Events { once: true, .. });
+    let (mut heard_any, mut patience_ends) = (false, Instant::now());
+    loop {
+        let mut enough = false;
+        let done = control::follow(&socket, &request, |told| {
+            (heard_any, patience_ends) = (true, Instant::now() + NEXT_PATIENCE);
+            enough = print(told, json, once).is_err();
+            enough
+        });
+        match done {
+            _ if enough => return Ok(ExitCode::SUCCESS),
+            Ok(()) if once => return Ok(ExitCode::SUCCESS),
+            // It is gone: perhaps another one has taken over, or is started.
+            Ok(()) | Err(NotAsked::NobodyThere(_) | NotAsked::Failed(_)) if heard_any => {
+                if Instant::now() >= patience_ends {
+                    eprintln!("{}: nobody is left to follow", socket.display());
+                    return Ok(ExitCode::FAILURE);
+                }
+                std::thread::sleep(NEXT_REST);
+                // All that the next process has to say is new.
+                if let Request::Events { last, .. } = &mut request {
+                    *last = 1024;
+                }
+            }
+            Ok(()) => return Ok(ExitCode::FAILURE),
+            Err(NotAsked::Refused(errors)) => return Err(errors.join("\n").into()),
+            Err(NotAsked::NobodyThere(error)) => {
+                let words = format!("{error}; nobody listens there: name the control_socket of a running daemon");
+                return Err(format!("{}: {words}", socket.display()).into());
+            }
+            Err(NotAsked::Failed(problem)) => return Err(format!("{}: {problem}", socket.display()).into()),
+        }
+    }
+}
+
+/// Prints a line of those who are followed, and beside them whom and until when, unless it is said `once`; an error if nobody
+/// reads it.
+fn print(told: &Value, json: bool, once: bool) -> std::io::Result<()> {
+    if let Some(lost) = told["lost"].as_u64() {
+        eprintln!("{lost} events were lost: they came faster than they were read");
+    }
+    if let (Some(why), false) = (told["end"].as_str(), once) {
+        eprintln!("-- {why}");
+    }
+    if let (Some(pid), false) = (told["pid"].as_u64(), once) {
+        eprintln!("-- process {pid}");
+    }
+    if told["event"].is_null() {
+        return Ok(());
+    }
+    let line = if json { format!("{told}\n") } else { tables::event(told) };
+    let mut out = std::io::stdout();
+    out.write_all(line.as_bytes()).and_then(|()| out.flush())
 }
 
 impl Whom {

@@ -157,6 +157,26 @@ pub const SETTINGS: &[Known] = &[
         meaning: "Clients that are refused (`client-banned`), exempt or not",
     },
     Known {
+        name: "shadow_client_connection_limit",
+        scopes: &[Global],
+        origin: Vestibule,
+        meaning: "\
+            The same as `client_connection_limit`, but only [tried](#stricter-policies-before-they-bite): what it \
+            would refuse is counted and told, and served. 0: nothing is tried",
+    },
+    Known {
+        name: "shadow_client_rate_limit",
+        scopes: &[Global],
+        origin: Vestibule,
+        meaning: "The same for `client_rate_limit`, in the same `client_rate_period`",
+    },
+    Known {
+        name: "shadow_client_banned_networks",
+        scopes: &[Global],
+        origin: Vestibule,
+        meaning: "The same for `client_banned_networks`",
+    },
+    Known {
         name: "user",
         scopes: &[Global],
         origin: Vestibule,
@@ -208,6 +228,16 @@ pub const SETTINGS: &[Known] = &[
             page](operations.md#metrics-health-and-the-page) are served by HTTP. Nobody is asked who he is there: an \
             address that others reach is warned of. Bound before the daemon is ready; a reload moves it. Unset: \
             nowhere",
+    },
+    Known {
+        name: "http_hosts",
+        scopes: &[Global],
+        origin: Vestibule,
+        meaning: "\
+            Names, at most 64, by which browsers may ask there, beside `localhost` and addresses, such as \
+            `vestibule1.example.com`. A request for another name is refused (421), so that no web site can read the \
+            page through somebody's browser by a name of its own that points here; `/healthz` and `/readyz` answer \
+            whoever asks",
     },
     Known {
         name: "login_source_ips",
@@ -322,6 +352,15 @@ pub const SETTINGS: &[Known] = &[
         meaning: "\
             Inherited. Who may send a PROXY header: IPv4 and IPv6 networks, separated by spaces or commas; no host \
             names. Empty: nobody",
+    },
+    Known {
+        name: "shadow_trusted_networks",
+        scopes: &[Global, Service, Listener],
+        origin: Vestibule,
+        meaning: "\
+            Inherited. A stricter `haproxy_trusted_networks` that is only \
+            [tried](#stricter-policies-before-they-bite): whoever comes from outside of it is counted and told, and \
+            served. Empty: nothing is tried",
     },
     Known {
         name: "haproxy_untrusted",

@@ -104,9 +104,11 @@ fn global_lines(settings: &Settings) -> Vec<Line> {
         of("drain_timeout", value::show_time(settings.drain_timeout), value::show_time(DRAIN_DEFAULT)),
         of("drain_delay", value::show_time(settings.drain_delay), "0"),
         of("log_format", word(&LogFormat::ALL, settings.log_format), word(&LogFormat::ALL, LogFormat::default())),
+        of("http_hosts", settings.http_hosts.join(" "), ""),
         of("http_listen", settings.http_listen.map_or(String::new(), |address| address.to_string()), ""),
         of("haproxy_timeout", value::show_time(defaults.timeout), value::show_time(otherwise.timeout)),
         of("haproxy_trusted_networks", networks(&defaults.networks), networks(&otherwise.networks)),
+        of("shadow_trusted_networks", networks(&defaults.shadow_networks), ""),
         of("haproxy_untrusted", untrusted(defaults.plain_untrusted), untrusted(otherwise.plain_untrusted)),
         of("header_limit", settings.header_limit, HEADER_DEFAULT),
         of(
@@ -152,8 +154,20 @@ fn global_lines(settings: &Settings) -> Vec<Line> {
 fn client_lines(clients: &Clients) -> Vec<Line> {
     let (limits, otherwise) = (&clients.limits, Clients::default());
     let rate = limits.rate.map_or(0, |rate| rate.connections.get());
+    let shadow = limits.shadow.as_deref();
     vec![
         of("client_banned_networks", networks(&clients.banned), ""),
+        of("shadow_client_banned_networks", networks(&clients.shadow_banned), ""),
+        of(
+            "shadow_client_connection_limit",
+            shadow.and_then(|limits| limits.connections).map_or(0, NonZeroU32::get),
+            0,
+        ),
+        of(
+            "shadow_client_rate_limit",
+            shadow.and_then(|limits| limits.rate).map_or(0, |rate| rate.connections.get()),
+            0,
+        ),
         of("client_connection_limit", limits.connections.map_or(0, NonZeroU32::get), 0),
         of("client_exempt_networks", networks(&clients.exempt), ""),
         of("client_ipv4_prefix", limits.ipv4_prefix, otherwise.limits.ipv4_prefix),
@@ -289,6 +303,7 @@ fn listener_lines(service: &Service, listener: &InetListener, settings: &Setting
         of("haproxy", yes_no(listener.haproxy), "no"),
         of("haproxy_timeout", value::show_time(listener.timeout), value::show_time(defaults.timeout)),
         of("haproxy_trusted_networks", networks(&listener.networks), networks(&defaults.networks)),
+        of("shadow_trusted_networks", networks(&listener.shadow_networks), networks(&defaults.shadow_networks)),
         of("haproxy_untrusted", untrusted(listener.plain_untrusted), untrusted(defaults.plain_untrusted)),
         of("haproxy_v4_in_tcp6", if listener.rules.v4_in_tcp6 { "map" } else { "reject" }, "reject"),
         of("haproxy_v6_in_tcp4", if listener.rules.v6_in_tcp4 { "map" } else { "reject" }, "reject"),

@@ -41,6 +41,8 @@ pub struct Settings {
     pub control_socket: Option<PathBuf>,
     /// Where metrics, health and the page are served by HTTP; never a port of a listener.
     pub http_listen: Option<SocketAddr>,
+    /// Names by which they may be asked for there, beside addresses and `localhost`: at most [`HTTP_HOSTS_MAX`].
+    pub http_hosts: Vec<String>,
     /// What a line of the log is like.
     pub log_format: LogFormat,
     /// What a listener has that does not say otherwise; the listeners in `services` have it filled in.
@@ -91,6 +93,8 @@ pub const DRAIN_DEFAULT: Duration = Duration::from_secs(60);
 pub const DRAIN_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Longest `drain_delay`.
 pub const DRAIN_DELAY_MAX: Duration = Duration::from_secs(60 * 60);
+/// Most `http_hosts`.
+pub const HTTP_HOSTS_MAX: usize = 64;
 /// Default of `haproxy_timeout`.
 pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(3);
 /// Longest `haproxy_timeout`: a pending connection holds a slot for so long.
@@ -174,12 +178,14 @@ pub struct Clients {
     pub exempt: Vec<Network>,
     /// `limits.banned` as it was written.
     pub banned: Vec<Network>,
+    /// `shadow_client_banned_networks` as it was written.
+    pub shadow_banned: Vec<Network>,
 }
 
 impl Default for Clients {
     fn default() -> Clients {
-        let (exempt, banned) = (Vec::new(), Vec::new());
-        Clients { limits: ClientLimits::default(), rate_period: RATE_PERIOD_DEFAULT, exempt, banned }
+        let (exempt, banned, shadow_banned) = (Vec::new(), Vec::new(), Vec::new());
+        Clients { limits: ClientLimits::default(), rate_period: RATE_PERIOD_DEFAULT, exempt, banned, shadow_banned }
     }
 }
 
@@ -263,6 +269,8 @@ pub struct Defaults {
     pub ssl: bool,
     /// `haproxy_trusted_networks`.
     pub networks: Vec<Network>,
+    /// `shadow_trusted_networks`; empty: nothing is tried.
+    pub shadow_networks: Vec<Network>,
     /// `haproxy_untrusted = plain`.
     pub plain_untrusted: bool,
     /// `haproxy_timeout`.
@@ -282,6 +290,7 @@ impl Default for Defaults {
             addresses: everywhere,
             ssl: true,
             networks: Vec::new(),
+            shadow_networks: Vec::new(),
             plain_untrusted: false,
             timeout: TIMEOUT_DEFAULT,
             pending_limit: 0,
@@ -425,6 +434,10 @@ pub struct InetListener {
     pub trusted: NetworkSet,
     /// `trusted` as it was written.
     pub networks: Vec<Network>,
+    /// Where it was written, if it was.
+    pub networks_at: Option<Place>,
+    /// Who may send one by a stricter policy that is only tried (`shadow_trusted_networks`); empty: none is.
+    pub shadow_networks: Vec<Network>,
     /// Peers outside of them are clients of their own, without a header; if not, they are turned away.
     pub plain_untrusted: bool,
     /// From accept to a complete header, 1 s..=[`TIMEOUT_MAX`].

@@ -91,7 +91,9 @@ fn without_places(text: &str) -> Settings {
     settings.backends.iter_mut().for_each(|backend| backend.at = nowhere.clone());
     for service in &mut settings.services {
         service.at = nowhere.clone();
-        service.listeners.iter_mut().for_each(|listener| listener.at = nowhere.clone());
+        for listener in &mut service.listeners {
+            (listener.at, listener.networks_at) = (nowhere.clone(), None);
+        }
     }
     settings
 }
@@ -255,6 +257,8 @@ fn where_http_is_served_is_an_address_with_a_port_that_no_listener_has() {
     let settings = loaded(&with("http_listen = [::1]:9900\ndrain_delay = 7s", "127.0.0.1")).settings;
     assert_eq!(settings.http_listen.map(|address| address.to_string()), Some("[::1]:9900".into()));
     assert_eq!(settings.drain_delay, Duration::from_secs(7));
+    let named = loaded(&with("http_hosts = Mail1.example.com. mail1", "127.0.0.1")).settings;
+    assert_eq!(named.http_hosts, ["mail1.example.com", "mail1"]);
     let off = loaded(&with("http_listen =", "*")).settings;
     assert_eq!((off.http_listen, off.drain_delay), (None, Duration::ZERO));
     for (globals, address, words) in [
@@ -269,6 +273,7 @@ fn where_http_is_served_is_an_address_with_a_port_that_no_listener_has() {
             "127.0.0.1",
             "line 1: Invalid address and port: 127.0.0.1 (write 127.0.0.1:9900 or",
         ),
+        ("http_hosts = mail1:9900", "127.0.0.1", "line 1: http_hosts: mail1:9900 is no host name"),
         ("http_listen = localhost:9900", "127.0.0.1", "line 1: Invalid address and port: localhost:9900"),
         ("http_listen = 127.0.0.1:0", "127.0.0.1", "line 1: Invalid port number 0 in 127.0.0.1:0"),
         ("drain_delay = 2 hours", "127.0.0.1", "line 1: drain_delay: 2 hours is more than 1 hours"),
@@ -1063,7 +1068,7 @@ fn a_queue_where_the_rings_serve_is_warned_of() {
 #[test]
 fn the_documents_examples_and_bounds_are_right() {
     let examples: Vec<&str> = DOCUMENT.split("```conf\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    assert_eq!(examples.len(), 8);
+    assert_eq!(examples.len(), 9);
     for example in &examples {
         assert!(!loaded(example).settings.services.is_empty());
     }

@@ -20,13 +20,14 @@ use crate::admission::{
     OnUnspec, Policy,
 };
 use crate::dispatch::{Overload, Pool};
-use crate::net::Network;
+use crate::net::{Network, NetworkSet};
 use crate::proxy::Rules;
 
 /// Below this a lost segment cannot be sent again in time (the initial retransmission timeout is 1 s, doubled after).
 const TIMEOUT_SENSIBLE: Duration = Duration::from_secs(3);
 /// Who may send a header.
 const TRUSTED: &str = "haproxy_trusted_networks";
+const SHADOW: &str = "shadow_trusted_networks";
 /// Longest ALPN name in bytes (RFC 7301).
 const ALPN_NAME_MAX: usize = 255;
 
@@ -93,6 +94,7 @@ pub(super) fn settings(root: &Path, gathered: &mut Gathered) -> Settings {
         takeover_socket: check.path(&values, "takeover_socket"),
         control_socket: check.control_socket(&values),
         http_listen: check.http_listen(&values, &services),
+        http_hosts: check.http_hosts(&values),
         log_format: check
             .choice(&values, "log_format", &LogFormat::ALL.map(|(form, word)| (word, form)))
             .unwrap_or_default(),
@@ -142,6 +144,7 @@ impl Check<'_> {
             addresses: self.addresses(values, "listen", &otherwise.addresses).unwrap_or(otherwise.addresses),
             ssl: self.global_ssl(values),
             networks: self.networks(values).unwrap_or(otherwise.networks),
+            shadow_networks: self.shadow_networks(values, &otherwise.shadow_networks),
             plain_untrusted: self.plain_untrusted(values).unwrap_or(otherwise.plain_untrusted),
             timeout: self.timeout(values).unwrap_or(otherwise.timeout),
             pending_limit: self.pending(values, "pending_listener_limit").unwrap_or(otherwise.pending_limit),
@@ -175,7 +178,27 @@ impl Check<'_> {
             banned: banned.iter().copied().collect(),
             ..ClientLimits::default()
         };
-        Clients { limits, rate_period, exempt, banned }
+        let (shadow, shadow_banned) = self.shadow_limits(values, &limits, rate_period);
+        Clients { limits: ClientLimits { shadow, ..limits }, rate_period, exempt, banned, shadow_banned }
+    }
+
+    /// Limits that are only tried, if there are some; what a client is, is the same for them.
+    fn shadow_limits(
+        &mut self,
+        values: &Values,
+        real: &ClientLimits,
+        period: Duration,
+    ) -> (Option<Box<ClientLimits>>, Vec<Network>) {
+        let most = u64::from(CLIENT_LIMIT_MAX);
+        let mut limit = |name| self.number(values, name, 0, most).and_then(|n| NonZeroU32::new(n as u32));
+        let (connections, rate) = (limit("shadow_client_connection_limit"), limit("shadow_client_rate_limit"));
+        let rate = rate.map(|connections| ClientRate { connections, period });
+        let networks = self.network_list(values, "shadow_client_banned_networks");
+        let banned: NetworkSet = networks.iter().copied().collect();
+        if connections.is_none() && rate.is_none() && banned.is_empty() {
+            return (None, networks);
+        }
+        (Some(Box::new(ClientLimits { connections, rate, banned, ..real.clone() })), networks)
     }
 
     fn rate_period(&mut self, values: &Values) -> Option<Duration> {
@@ -199,6 +222,13 @@ impl Check<'_> {
             }
         }
         networks
+    }
+
+    fn shadow_networks(&mut self, values: &Values, otherwise: &[Network]) -> Vec<Network> {
+        match values.get(SHADOW) {
+            Some(_) => self.network_list(values, SHADOW),
+            None => otherwise.to_owned(),
+        }
     }
 
     fn privileges(&mut self, values: &Values) -> Privileges {
@@ -234,6 +264,7 @@ impl Check<'_> {
             globals,
             networks_at: values.get(TRUSTED).map(|setting| &setting.at).or(globals.networks_at),
             networks: self.networks(values).unwrap_or_else(|| defaults.networks.clone()),
+            shadow_networks: self.shadow_networks(values, &defaults.shadow_networks),
             plain_untrusted: self.plain_untrusted(values).unwrap_or(defaults.plain_untrusted),
             timeout: self.timeout(values).unwrap_or(defaults.timeout),
             pending_limit: self.pending(values, "pending_listener_limit").unwrap_or(defaults.pending_limit),
@@ -331,8 +362,12 @@ impl Check<'_> {
             let words = "haproxy = yes, but haproxy_trusted_networks is empty: every connection will be refused; list the load balancers there";
             self.warn(at, format!("inet_listener {name}: {words}"));
         }
+        let shadow_networks = self.shadow_networks(values, &inherited.shadow_networks);
+        let networks_at = values.get(TRUSTED).map(|setting| &setting.at).or(inherited.networks_at).cloned();
         let listener = InetListener {
             name,
+            networks_at,
+            shadow_networks,
             addresses: addresses.unwrap_or_else(|| globals.defaults.addresses.clone()),
             port,
             ssl,
@@ -567,6 +602,24 @@ impl Check<'_> {
         delay.unwrap_or_default()
     }
 
+    fn http_hosts(&mut self, values: &Values) -> Vec<String> {
+        let names = self.with(values, "http_hosts", |text| {
+            let names: Vec<String> = value::items(text).map(|name| name.trim_end_matches('.').to_lowercase()).collect();
+            let is_name = |name: &String| {
+                let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+                !name.is_empty() && name.len() <= 253 && name.bytes().all(valid)
+            };
+            match names.iter().find(|name| !is_name(name)) {
+                Some(name) => Err(format!("http_hosts: {name} is no host name: write names without a port")),
+                None if names.len() > HTTP_HOSTS_MAX => {
+                    Err(format!("http_hosts: {} names, and {HTTP_HOSTS_MAX} may be given", names.len()))
+                }
+                None => Ok(names),
+            }
+        });
+        names.unwrap_or_default()
+    }
+
     /// Empty: nowhere.
     fn http_listen(&mut self, values: &Values, services: &[Service]) -> Option<SocketAddr> {
         let address = self.with(values, "http_listen", |text| match text {
@@ -770,6 +823,7 @@ impl Globals<'_> {
 struct Inherited<'a> {
     globals: &'a Globals<'a>,
     networks: Vec<Network>,
+    shadow_networks: Vec<Network>,
     /// Where these stand, if anywhere.
     networks_at: Option<&'a Place>,
     plain_untrusted: bool,
@@ -788,7 +842,7 @@ fn is_served_by_rings(worker: WorkerKind, workers: Option<NonZeroUsize>, listene
 
 /// Whether a setting of a listener is about the header.
 fn concerns_header(name: &str) -> bool {
-    name.starts_with("haproxy_") || [ENDPOINTS, ENDPOINT_MISSING].contains(&name)
+    name.starts_with("haproxy_") || [ENDPOINTS, ENDPOINT_MISSING, SHADOW].contains(&name)
 }
 
 /// A path as it is meant in a configuration file: relative to that file.

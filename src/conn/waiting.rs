@@ -13,6 +13,9 @@ use crate::proxy::{Command, Decoded, Head, Rules, decode};
 pub struct Terms {
     /// Who may send a header; empty: nobody.
     pub trusted: NetworkSet,
+    /// Who may send one by a stricter policy that is only tried (`shadow_trusted_networks`): whoever comes from elsewhere is
+    /// counted and told, and served. `None`: none is tried.
+    pub shadow_trusted: Option<NetworkSet>,
     /// What the grammar accepts.
     pub rules: Rules,
     /// What is demanded beyond the grammar.
@@ -32,6 +35,11 @@ impl Terms {
     /// Whether a connection of this peer has to begin with a header: decided by its address alone, before a byte is read.
     pub fn expects_header(&self, peer: IpAddr) -> bool {
         !self.plain_untrusted || self.trusted.contains(peer)
+    }
+
+    /// Whether the stricter policy that is tried would turn this peer away.
+    pub fn shadow_turns_away(&self, peer: IpAddr) -> bool {
+        self.shadow_trusted.as_ref().is_some_and(|trusted| !trusted.contains(peer))
     }
 
     /// Door 1: whether this peer may send a header at all, and whether one more may be awaited beside the listener's

@@ -2,9 +2,12 @@
 
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
-use vestibule::engine::{DriverInUse, Snapshot};
+use vestibule::engine::{DriverInUse, Ended, Snapshot};
 
 use super::control;
+
+/// Counts of what is only tried that are shown.
+const WOULD_REFUSE_MAX: usize = 64;
 
 /// All counters and latencies, in one line.
 pub fn json(snapshot: &Snapshot) -> String {
@@ -17,20 +20,21 @@ pub fn value(snapshot: &Snapshot) -> Value {
     let microseconds: Map<String, Value> =
         latencies.map(|(name, histogram)| (name.replace(' ', "-"), quantiles(histogram))).collect();
     let (endings, more) = snapshot.main_endings();
-    let ended: Vec<Value> = endings
-        .iter()
-        .map(
-            |one| json!({ "service": one.service, "listener": one.listener, "reason": one.reason, "count": one.count }),
-        )
-        .collect();
+    let ended: Vec<Value> = endings.iter().map(self::ended).collect();
     let (shown, more_servers) = snapshot.main_servers();
     let servers: Vec<Value> = shown.into_iter().map(|(backend, server)| control::server_of(backend, server)).collect();
     let driver = snapshot.driver();
+    let would_refuse: Vec<Value> = snapshot.would_refuse().iter().take(WOULD_REFUSE_MAX).map(self::ended).collect();
     json!({
         "driver": driver.map(DriverInUse::name), "driver-reason": driver.and_then(DriverInUse::instead),
-        "counters": counters(snapshot), "ended": ended, "ended-not-shown": more, "servers": servers,
+        "counters": counters(snapshot), "ended": ended, "ended-not-shown": more, "would-refuse": would_refuse,
+        "servers": servers,
         "servers-not-shown": more_servers, "microseconds": microseconds,
     })
+}
+
+fn ended(one: &Ended<'_>) -> Value {
+    json!({ "service": one.service, "listener": one.listener, "reason": one.reason, "count": one.count })
 }
 
 /// All counters by name.

@@ -3,10 +3,11 @@
 //! A thread of its own writes them, behind a bounded queue: a target that blocks or is full costs lines, never
 //! connections. Under systemd the date gives way to the journal's priority prefix (sd-daemon(3)).
 
-mod json;
+pub mod json;
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -20,6 +21,8 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 use vestibule::config::LogFormat;
+
+use super::events;
 
 /// Lines that may wait to be written; more are lost and counted.
 const LINES_MAX: usize = 8192;
@@ -38,7 +41,7 @@ pub struct Log {
 /// Starts the log. Panics are lines in it too: the default message goes to standard error at once, which may block.
 pub fn start(kind: LogFormat) -> Log {
     let lost = LostLines::default();
-    let journal = std::env::var_os("JOURNAL_STREAM").is_some();
+    let journal = std::env::var("JOURNAL_STREAM").is_ok_and(|named| is_journal(&named, io::stderr()));
     let form = Form { kind, journal };
     let (errors, errors_guard) = writer(Target { inner: io::stderr(), form, lost: lost.clone(), told: 0 });
     let (output, output_guard) = writer(io::stdout());
@@ -120,6 +123,14 @@ impl Lines {
             }
         }
     }
+}
+
+/// Whether a stream is the one that the service manager has connected to the journal: it names device and inode. A child
+/// inherits the variable though its standard error may go elsewhere.
+fn is_journal(named: &str, stream: impl AsFd) -> bool {
+    let Ok(found) = nix::sys::stat::fstat(stream) else { return false };
+    let numbers = named.split_once(':').map(|(device, inode)| (device.parse(), inode.parse()));
+    numbers == Some((Ok(found.st_dev), Ok(found.st_ino)))
 }
 
 /// What to say of lines that were lost.
@@ -234,6 +245,7 @@ where
         event.record(&mut parts);
         let service = parts.service.as_deref().unwrap_or("vestibule");
         let text = format!("{}{}", parts.message, parts.rest);
+        events::note(parts.kind.as_deref(), *event.metadata().level(), service, &text);
         self.write(&mut writer, *event.metadata().level(), service, &text)
     }
 }
@@ -242,6 +254,8 @@ where
 #[derive(Default)]
 struct Parts {
     service: Option<String>,
+    /// What kind of event it is, for those who follow them.
+    kind: Option<String>,
     message: String,
     rest: String,
 }
@@ -258,6 +272,7 @@ impl Visit for Parts {
     fn record_str(&mut self, field: &Field, value: &str) {
         match field.name() {
             "service" => self.service = Some(value.to_owned()),
+            "event" => self.kind = Some(value.to_owned()),
             _ => self.record_debug(field, &value),
         }
     }
@@ -305,5 +320,15 @@ mod tests {
         target.write_all(b"three\n").expect("it takes everything");
         let told = "<4>vestibule: Warning: 3 log lines were lost: standard error was blocked or full\n";
         assert_eq!(target.inner.lines, ["two\n", told, "three\n"]);
+    }
+
+    #[test]
+    fn the_journal_is_known_by_its_device_and_inode() {
+        let stream = tempfile::tempfile().expect("a file can be made");
+        let found = nix::sys::stat::fstat(&stream).expect("it is open");
+        let named = |device: u64, inode: u64| is_journal(&format!("{device}:{inode}"), &stream);
+        assert!(named(found.st_dev, found.st_ino));
+        assert!(!named(found.st_dev, found.st_ino + 1) && !named(found.st_dev + 1, found.st_ino));
+        assert!(!is_journal("1", &stream) && !is_journal("", &stream) && !is_journal("a:b", &stream));
     }
 }

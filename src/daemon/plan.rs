@@ -13,6 +13,7 @@ use vestibule::worker::tls::{Identity, Tls, alpn_of_service};
 use vestibule::worker::{Discard, HandOff, Handler, Whoami};
 
 use super::Error;
+use super::legacy::Legacy;
 use super::relays::{self, Backends};
 
 /// What pools are made with that is in no settings.
@@ -30,6 +31,8 @@ pub struct Means {
     pub tls_checks: Arc<AtomicU64>,
     /// Clients that operators have banned.
     pub bans: Bans,
+    /// What processes before this one have counted.
+    pub legacy: Legacy,
 }
 
 impl Default for Means {
@@ -41,6 +44,7 @@ impl Default for Means {
             session_log: None,
             tls_checks: Arc::default(),
             bans: Bans::new(),
+            legacy: Legacy::default(),
         }
     }
 }
@@ -133,6 +137,8 @@ fn engine_listener(service: &Service, listener: &InetListener, address: SocketAd
     let described = match listener.haproxy {
         true => Listener::proxy(address).timeout(listener.timeout).defer_accept(listener.defer_accept).terms(|terms| {
             terms.trusted = listener.trusted.clone();
+            let shadow = &listener.shadow_networks;
+            terms.shadow_trusted = (!shadow.is_empty()).then(|| shadow.iter().copied().collect());
             terms.rules = listener.rules;
             terms.policy = listener.policy.clone();
             terms.pending_limit = listener.pending_limit;

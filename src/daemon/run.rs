@@ -19,12 +19,13 @@ use super::configuration;
 use super::control::{self, Control, NotAsked, Request};
 use super::http::{self, Bound, Facts};
 use super::init::Successors;
+use super::legacy::Legacy;
 use super::log;
 use super::plan::{self, Means};
 use super::privileges::Target;
 use super::sessions::Sessions;
 use super::systemd::Inherited;
-use super::takeover::{self, Claim, Given, Limits, Place, Purpose};
+use super::takeover::{self, Claim, Given, Limits, Place, Predecessor, Purpose, Taken};
 use super::tier::{Event, Parts, Tier};
 use super::watcher::Watcher;
 use super::{Error, capacity, init, lock, privileges, ready, systemd};
@@ -68,8 +69,8 @@ pub fn run(file: Option<PathBuf>, takeover: Option<PathBuf>) -> Result<ExitCode,
         start(&settings, &means, target.as_ref(), takeover, &ending)?;
     ready::say(&log, &settings, engine.addresses());
     if let Some(claim) = predecessor.clone() {
-        let tell = tell.clone();
-        thread::Builder::new().name("predecessor".into()).spawn(move || await_its_end(&claim, &tell))?;
+        let (tell, legacy) = (tell.clone(), means.legacy.clone());
+        thread::Builder::new().name("predecessor".into()).spawn(move || await_its_end(&claim, &legacy, &tell))?;
     }
     let control = control.map(Arc::new);
     let parts = Parts {
@@ -99,6 +100,9 @@ pub fn run(file: Option<PathBuf>, takeover: Option<PathBuf>) -> Result<ExitCode,
     let flag = ending.clone();
     thread::Builder::new().name("signals".into()).spawn(move || forward(signals, &tell, &flag))?;
     let watched = watch(&tier, &events, &ending);
+    if let Some(place) = &*place {
+        place.conclude(|| lock(&tier).account());
+    }
     place.iter().chain(control.as_deref()).for_each(Place::leave);
     log.say(format_args!("{}", lock(&tier).snapshot()));
     if log.lost() > 0 {
@@ -161,7 +165,7 @@ fn start(
         keep_bans(means, path);
     }
     let done = match &mut claim {
-        Some(claim) => take_over(claim, &engine, publish),
+        Some(claim) => take_over(claim, &engine, means, publish),
         None => publish(),
     };
     if let Err(error) = done {
@@ -182,7 +186,7 @@ fn keep_bans(means: &Means, socket: &Path) {
         Ok(answer) => {
             let count = control::take_over_bans(&means.bans, &answer);
             if count > 0 {
-                tracing::info!("{count} bans of the process before stay in force");
+                tracing::info!(event = "ban", "{count} bans of the process before stay in force");
             }
         }
         Err(NotAsked::NobodyThere(_)) => {}
@@ -199,23 +203,39 @@ fn nobody_else_is_at(path: &Option<PathBuf>, purpose: Purpose) -> Result<(), Err
 }
 
 /// Goes on where the process before stops.
-fn take_over(claim: &mut Claim, engine: &Engine, publish: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
+fn take_over(
+    claim: &mut Claim,
+    engine: &Engine,
+    means: &Means,
+    publish: impl FnOnce() -> Result<(), String>,
+) -> Result<(), String> {
     let wanted: Vec<SocketAddr> =
         engine.addresses().iter().copied().filter(|&address| engine.expects_header_at(address)).collect();
-    let Given { pending, sessions } = claim.serve(&wanted, publish)?;
+    let Taken { given: Given { pending, sessions }, debts, account } = claim.serve(&wanted, publish)?;
+    // Before anybody can ask: counts must not seem to begin anew.
+    account.iter().for_each(|account| means.legacy.replace(account));
+    engine.take_in_client_debts(&debts);
     let (headers, live) = (pending.len(), sessions.len());
-    tracing::info!("has taken over from process {}, with {headers} pending connections and {live} sessions", claim.pid);
+    tracing::info!(
+        event = "takeover",
+        "has taken over from process {}, with {headers} pending connections and {live} sessions",
+        claim.pid
+    );
     engine.take_in(pending);
     engine.take_in_sessions(sessions);
     Ok(())
 }
 
 /// Waits until the process before has left, or has taken everything back.
-fn await_its_end(claim: &Claim, events: &Sender<Event>) {
-    match claim.await_its_end() {
-        Ok(()) => tracing::info!("process {} has left", claim.pid),
+fn await_its_end(claim: &Claim, legacy: &Legacy, events: &Sender<Event>) {
+    match claim.await_its_end(|account| legacy.replace(&account)) {
+        Ok(()) => {
+            legacy.settle();
+            tracing::info!(event = "takeover", "process {} has left", claim.pid);
+            let _ = events.send(Event::PredecessorLeft); // nobody waits for it once the process ends
+        }
         Err(error) => {
-            tracing::error!("{error}; this one ends");
+            tracing::error!(event = "takeover", "{error}; this one ends");
             let _ = events.send(Event::Failed); // it ends already
         }
     }
@@ -266,7 +286,7 @@ fn watch(tier: &Mutex<Tier>, events: &Receiver<Event>, ending: &AtomicBool) -> W
             Event::Signal(SIGHUP) => drop(tier.reload()),
             Event::Signal(SIGUSR2) => tier.start_successor(),
             Event::Signal(SIGUSR1) => tier.drain_in_a_while(),
-            Event::Drain => tier.drain_if_still_to(),
+            Event::Drain => tier.drain_if_due(),
             Event::Signal(SIGCHLD) => tier.children_ended(),
             Event::Signal(_) => {
                 told_to_end = true;
@@ -282,8 +302,10 @@ fn watch(tier: &Mutex<Tier>, events: &Receiver<Event>, ending: &AtomicBool) -> W
                 tier.end();
             }
             Event::Ended => tier.collect(),
+            Event::PredecessorLeft => tier.predecessor_left(),
+            Event::Impatient => tier.wait_no_longer(),
         }
-        if tier.is_idle() && (told_to_end || !tier.is_in_charge()) {
+        if tier.is_idle() && (told_to_end || !tier.is_in_charge() && !tier.awaits_predecessor()) {
             // Should the other process end in this moment, it is too late to accept again.
             tier.drain();
             return Watched { told_to_end, well: well && tier.is_complete() };

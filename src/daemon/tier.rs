@@ -1,5 +1,6 @@
 //! The running engine and those before it: reload, drain, and the hand-over to another process.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -10,11 +11,14 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender};
 use signal_hook::consts::SIGTERM;
 use vestibule::config::{InetListener, Service, Settings, WorkerKind};
-use vestibule::engine::{Asker, ClientCounts, Engine, LiveSession, Meter, Pending, Pulse, RefusalSeen, Snapshot};
+use vestibule::engine::{
+    Asker, ClientCounts, ClientDebt, Engine, LiveSession, Meter, Pending, Pulse, RefusalSeen, Snapshot,
+};
 use vestibule::net::Network;
 
 use super::configuration::{self, Ready};
 use super::http::{self, Bound, Facts, Http};
+use super::in_force::InForce;
 use super::plan::{self, Means};
 use super::systemd::{self, Store, Watchdog};
 use super::takeover::{Claim, Form, Given, Offered, Place, Predecessor, successor};
@@ -30,6 +34,10 @@ pub enum Event {
     Ended,
     /// The delay before a drain is over.
     Drain,
+    /// The process that this one has taken over from has left.
+    PredecessorLeft,
+    /// It was waited for long enough.
+    Impatient,
     /// Another process should have the sockets but has not, and this one cannot accept on them either; or it is the other
     /// way round, and this process is one too many.
     Failed,
@@ -56,6 +64,10 @@ pub struct Tier {
     counts: ClientCounts,
     /// The process that this one has taken over from, as long as it is to accept again should this one die.
     predecessor: Option<Arc<Claim>>,
+    /// Whether that one lives, and still counts what is to be told to the next.
+    predecessor_lives: bool,
+    /// Since it is waited for and nothing else is left to do here.
+    waits: bool,
     /// The process that was started last to take over.
     child: Option<u32>,
     finishing: Vec<Finishing>,
@@ -75,8 +87,13 @@ pub struct Tier {
     /// Where operators ask: another process's, once it has taken over.
     control: Option<Arc<Place>>,
     http: Http,
-    /// Told to drain, after a delay.
-    about_to_drain: bool,
+    /// When a drain begins that was asked for; `None`: none was, or it has begun, or was taken back.
+    drains_at: Option<Instant>,
+    /// Listeners that operators have drained, by service and name.
+    drained: BTreeSet<(String, String)>,
+    in_force: InForce,
+    /// By which names HTTP may be asked.
+    http_hosts: Arc<[String]>,
     events: Sender<Event>,
 }
 
@@ -163,8 +180,10 @@ impl Tier {
         Parts { file, settings, means, engine, predecessor, control, facts, events }: Parts,
     ) -> io::Result<Tier> {
         let mut tier = Tier {
+            in_force: InForce::now(file.clone()),
+            http_hosts: settings.http_hosts.clone().into(),
             file,
-            listeners: Served::all(&settings),
+            listeners: Served::all(&settings, &BTreeSet::new()),
             settings,
             means,
             watchdog: Watchdog::start(engine.pulse()),
@@ -174,6 +193,8 @@ impl Tier {
             ending: false,
             kept: Vec::new(),
             counts: ClientCounts::default(),
+            predecessor_lives: predecessor.is_some(),
+            waits: false,
             predecessor,
             child: None,
             finishing: Vec::new(),
@@ -183,7 +204,8 @@ impl Tier {
             complete: true,
             control,
             http: Http::new(Arc::new(facts)),
-            about_to_drain: false,
+            drains_at: None,
+            drained: BTreeSet::new(),
             events,
             finishers: Finishers::start()?,
             store: Store::default(),
@@ -212,6 +234,33 @@ impl Tier {
         self.complete
     }
 
+    /// Whether the process before this one has not left yet. What it still counts goes to the next process through this one;
+    /// so this one, if nothing else is left for it to do, waits for it, but no longer than `drain_timeout`.
+    pub fn awaits_predecessor(&mut self) -> bool {
+        if self.predecessor_lives && !std::mem::replace(&mut self.waits, true) {
+            let (limit, events) = (self.settings.drain_timeout, self.events.clone());
+            let wait = move || {
+                std::thread::sleep(limit);
+                // Nobody waits for it once the process ends.
+                let _ = events.send(Event::Impatient);
+            };
+            self.predecessor_lives = std::thread::Builder::new().name("patience".into()).spawn(wait).is_ok();
+        }
+        self.predecessor_lives
+    }
+
+    /// The process that this one has taken over from has left.
+    pub fn predecessor_left(&mut self) {
+        self.predecessor_lives = false;
+    }
+
+    /// It has not, and this one leaves without what it still counts.
+    pub fn wait_no_longer(&mut self) {
+        if std::mem::take(&mut self.predecessor_lives) {
+            tracing::warn!("the process before has not left within drain_timeout: what it still counts is lost");
+        }
+    }
+
     /// The engine that accepts, or why there is none.
     fn accepting(&self) -> Result<&Engine, &'static str> {
         self.engine.as_ref().ok_or(self.why_not())
@@ -226,11 +275,14 @@ impl Tier {
     }
 
     /// Whether balancers should send connections here, or why not.
-    fn ready(&self) -> Result<(), &'static str> {
-        if self.about_to_drain && self.engine.is_some() {
-            return Err("it is about to drain");
+    fn ready(&self) -> Result<(), String> {
+        if self.drains_at.is_some() && self.engine.is_some() {
+            return Err("it is about to drain".to_owned());
         }
-        self.accepting().map(drop)
+        match &self.accepting()?.given_up()[..] {
+            [] => Ok(()),
+            [(service, name), ..] => Err(format!("listener {service}/{name} has failed and is given up")),
+        }
     }
 
     /// Serves HTTP at an address, if there is one, from what `watcher` sees.
@@ -252,7 +304,7 @@ impl Tier {
                 Err(error) => error.to_string(),
             },
         };
-        tracing::error!("no process is started to take over: {problem}");
+        tracing::error!(event = "takeover", "no process is started to take over: {problem}");
     }
 
     /// Children have ended: that one, too, perhaps.
@@ -284,9 +336,10 @@ impl Tier {
         systemd::reloading();
         let done = self.try_reload();
         if let Err(problems) = &done {
-            problems.iter().for_each(|problem| tracing::error!("{problem}"));
-            tracing::error!("not reloaded: the configuration before stays in force");
+            problems.iter().for_each(|problem| tracing::error!(event = "reload", "{problem}"));
+            tracing::error!(event = "reload", "not reloaded: the configuration before stays in force");
         }
+        self.in_force.reloaded(done.as_ref().map(drop).map_err(Vec::as_slice));
         self.keep_sockets();
         systemd::ready(self.engine.as_ref().map_or(0, |engine| engine.addresses().len()));
         done
@@ -321,7 +374,17 @@ impl Tier {
         settings.control_socket.clone_from(&self.settings.control_socket);
         let means = Means { identity, ..self.means.clone() };
         let said = |error: &dyn std::fmt::Display| vec![error.to_string()];
-        let builder = plan::builder(&settings, &means, |_| Ok(Vec::new())).map_err(|error| said(&error))?;
+        // What was drained and is no more in the files is drained no longer.
+        let is_there = |(its, name): &(String, String)| {
+            let service = settings.services.iter().find(|service| service.name == *its);
+            service.is_some_and(|service| service.listeners.iter().any(|listener| listener.name == *name))
+        };
+        let drained: BTreeSet<(String, String)> = self.drained.iter().filter(|key| is_there(key)).cloned().collect();
+        let served = self.served(&settings);
+        if served.services.is_empty() {
+            return Err(vec!["operators have drained every listener of it: resume one of them first".to_owned()]);
+        }
+        let builder = plan::builder(&served, &means, |_| Ok(Vec::new())).map_err(|error| said(&error))?;
         let why_not = self.why_not();
         let moved = settings.http_listen != self.settings.http_listen;
         // Of the same port another address may be asked for, which this process itself has until it is closed.
@@ -333,14 +396,90 @@ impl Tier {
         let addresses = engine.addresses().len();
         warnings.extend(kept.iter().map(ToString::to_string));
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        self.listeners = Served::all(&settings);
-        (self.settings, self.means) = (settings, means);
+        self.listeners = Served::all(&settings, &drained);
+        self.http_hosts = settings.http_hosts.clone().into();
+        (self.settings, self.means, self.drained) = (settings, means, drained);
         if moved {
             self.http.close();
             http.into_iter().for_each(|bound| self.http.listen(bound));
         }
-        tracing::info!("reloaded: accepting on {addresses} addresses");
+        tracing::info!(event = "reload", "reloaded: accepting on {addresses} addresses");
         Ok(warnings)
+    }
+
+    /// Stops accepting at a listener, by its name or by SERVICE/NAME, until [`Tier::resume_listener`]. Its sessions go on, and
+    /// nobody else is concerned. Tells its full name.
+    ///
+    /// # Errors
+    /// Say why not; nothing has changed then.
+    pub fn drain_listener(&mut self, named: &str) -> Result<String, String> {
+        let key = self.find_listener(named)?;
+        let full = format!("{}/{}", key.0, key.1);
+        if !self.drained.insert(key.clone()) {
+            return Err(format!("listener {full} is drained already"));
+        }
+        if self.served(&self.settings).services.is_empty() {
+            self.drained.remove(&key);
+            return Err(format!("{full} is the only listener that is left: `vestibule ctl drain` drains the daemon"));
+        }
+        self.apply_drained().inspect_err(|_| _ = self.drained.remove(&key))?;
+        tracing::info!(event = "drain", "listener {full} is drained by an operator: its sessions go on");
+        Ok(full)
+    }
+
+    /// Accepts again at a listener that was drained.
+    ///
+    /// # Errors
+    /// Say why not; nothing has changed then.
+    pub fn resume_listener(&mut self, named: &str) -> Result<String, String> {
+        let key = self.find_listener(named)?;
+        let full = format!("{}/{}", key.0, key.1);
+        if !self.drained.remove(&key) {
+            return Err(format!("listener {full} is not drained"));
+        }
+        if let Err(error) = self.apply_drained() {
+            self.drained.insert(key);
+            return Err(error);
+        }
+        tracing::info!(event = "drain", "listener {full} accepts again: an operator has ended its drain");
+        Ok(full)
+    }
+
+    fn find_listener(&self, named: &str) -> Result<(String, String), String> {
+        let found = self.listeners.iter().filter(|one| one.is_called(named));
+        match &found.collect::<Vec<_>>()[..] {
+            [] => Err(format!("there is no listener {named}")),
+            [one] => Ok((one.service.clone(), one.name.clone())),
+            [one, ..] => {
+                Err(format!("several listeners are called {named}: say SERVICE/NAME, such as {}/{named}", one.service))
+            }
+        }
+    }
+
+    /// What is served of a configuration: all listeners that are not drained, and services that still have one.
+    fn served(&self, settings: &Settings) -> Settings {
+        let mut served = settings.clone();
+        for service in &mut served.services {
+            let drained = |listener: &InetListener| {
+                self.drained.iter().any(|(its, name)| *its == service.name && *name == listener.name)
+            };
+            service.listeners.retain(|listener| !drained(listener));
+        }
+        served.services.retain(|service| !service.listeners.is_empty());
+        served
+    }
+
+    /// Lets the running engine accept at all listeners that are not drained, and at no others.
+    fn apply_drained(&mut self) -> Result<(), String> {
+        let said = |error: &dyn std::fmt::Display| error.to_string();
+        let why_not = self.why_not();
+        let builder = plan::builder(&self.served(&self.settings), &self.means, |_| Ok(Vec::new()));
+        let builder = builder.map_err(|error| said(&error))?;
+        let engine = self.engine.as_mut().ok_or(why_not)?;
+        engine.replace(builder).map_err(|error| said(&error))?;
+        self.listeners = Served::all(&self.settings, &self.drained);
+        self.keep_sockets();
+        Ok(())
     }
 
     /// Goes on with another engine; the present one finishes what it has.
@@ -361,7 +500,10 @@ impl Tier {
             let in_time = old.retire(limit);
             let sessions = let_go(old) - before;
             if sessions > 0 {
-                tracing::info!("{sessions} sessions of the engine before did not end by themselves and were let go");
+                tracing::info!(
+                    event = "takeover",
+                    "{sessions} sessions of the engine before did not end by themselves and were let go"
+                );
             }
             if !in_time {
                 tracing::warn!("not everything of the engine before ended within drain_timeout");
@@ -387,20 +529,22 @@ impl Tier {
         }
         if self.engine.is_some() {
             // It may not have begun yet.
-            let was_to_drain = std::mem::take(&mut self.about_to_drain);
+            let was_to_drain = self.drains_at.take().is_some();
             return was_to_drain.then_some(0).ok_or_else(|| "it is not draining".to_owned());
         }
-        let next = start(&self.settings, &self.means, &[], std::mem::take(&mut self.counts))
-            .map_err(|error| error.to_string())?;
+        let served = self.served(&self.settings);
+        let next =
+            start(&served, &self.means, &[], std::mem::take(&mut self.counts)).map_err(|error| error.to_string())?;
         let sessions: Vec<LiveSession> = self.finishing.iter().flat_map(|one| one.asker.take_sessions()).collect();
         let (addresses, kept) = (next.addresses().len(), sessions.len());
         next.take_in_sessions(sessions);
         self.watchdog.follow(next.pulse());
         self.engine = Some(next);
-        (self.leaving, self.about_to_drain) = (false, false);
+        (self.leaving, self.drains_at) = (false, None);
         self.keep_sockets();
         systemd::ready(addresses);
         tracing::info!(
+            event = "drain",
             "accepting again on {addresses} addresses: an operator has ended the drain, {kept} sessions go on"
         );
         Ok(kept)
@@ -416,10 +560,10 @@ impl Tier {
     /// place while all are still served.
     pub fn drain_in_a_while(&mut self) {
         let delay = self.settings.drain_delay;
-        if delay.is_zero() || self.engine.is_none() || self.about_to_drain {
+        if delay.is_zero() || self.engine.is_none() || self.drains_at.is_some() {
             return self.drain();
         }
-        self.about_to_drain = true;
+        self.drains_at = Some(Instant::now() + delay);
         let events = self.events.clone();
         let wait = move || {
             std::thread::sleep(delay);
@@ -427,7 +571,7 @@ impl Tier {
             let _ = events.send(Event::Drain);
         };
         match std::thread::Builder::new().name("delay".into()).spawn(wait) {
-            Ok(_) => tracing::info!("not ready any more; draining in {} s", delay.as_secs()),
+            Ok(_) => tracing::info!(event = "drain", "not ready any more; draining in {} s", delay.as_secs()),
             Err(error) => {
                 tracing::warn!("draining at once, since there is no thread for drain_delay: {error}");
                 self.drain();
@@ -435,9 +579,9 @@ impl Tier {
         }
     }
 
-    /// Drains, unless that was taken back meanwhile.
-    pub fn drain_if_still_to(&mut self) {
-        if self.about_to_drain {
+    /// Drains if it is time: that may have been taken back meanwhile, and asked for anew.
+    pub fn drain_if_due(&mut self) {
+        if self.drains_at.is_some_and(|due| due <= Instant::now()) {
             self.drain();
         }
     }
@@ -454,7 +598,7 @@ impl Tier {
         let Some(engine) = self.engine.take() else { return };
         self.counts = engine.client_counts();
         self.watchdog.let_go();
-        tracing::info!("draining for at most {} s", self.settings.drain_timeout.as_secs());
+        tracing::info!(event = "drain", "draining for at most {} s", self.settings.drain_timeout.as_secs());
         self.finish(engine, |engine, limit| {
             let begun = Instant::now();
             let before = let_go(engine);
@@ -462,10 +606,17 @@ impl Tier {
             let sessions = let_go(engine) - before;
             match in_time {
                 true => {
-                    tracing::info!("drained in {} ms: {sessions} sessions were let go", begun.elapsed().as_millis())
+                    tracing::info!(
+                        event = "drain",
+                        "drained in {} ms: {sessions} sessions were let go",
+                        begun.elapsed().as_millis()
+                    )
                 }
                 false => {
-                    tracing::warn!("not everything ended within drain_timeout, {sessions} sessions were let go");
+                    tracing::warn!(
+                        event = "drain",
+                        "not everything ended within drain_timeout, {sessions} sessions were let go"
+                    );
                 }
             }
             in_time
@@ -512,6 +663,11 @@ impl Tier {
             ready: self.ready(),
             pulse: self.engine.as_ref().map(Engine::pulse),
             listeners: self.listeners.clone(),
+            http_hosts: self.http_hosts.clone(),
+            in_force: self.in_force.clone(),
+            successor: self.successor,
+            finishing: self.finishing.len(),
+            predecessor_lives: self.predecessor_lives,
             disconnect_delay: self.settings.login_proxy_max_disconnect_delay,
         }
     }
@@ -567,9 +723,9 @@ impl Predecessor for Tier {
         self.settings.http_listen.into_iter().for_each(|address| self.http.listen(Bound::Later(address)));
         let (kept, counts) = (std::mem::take(&mut self.kept), std::mem::take(&mut self.counts));
         if self.leaving {
-            return tracing::info!("nobody accepts any more: this process was told to end");
+            return tracing::info!(event = "takeover", "nobody accepts any more: this process was told to end");
         }
-        match start(&self.settings, &self.means, &kept, counts) {
+        match start(&self.served(&self.settings), &self.means, &kept, counts) {
             Ok(next) => {
                 let addresses = next.addresses().len();
                 next.take_in(pending);
@@ -578,10 +734,10 @@ impl Predecessor for Tier {
                 self.successor = None;
                 self.keep_sockets();
                 systemd::ready_instead(addresses);
-                tracing::info!("accepting again on {addresses} addresses");
+                tracing::info!(event = "takeover", "accepting again on {addresses} addresses");
             }
             Err(error) => {
-                tracing::error!("cannot accept again: {error}");
+                tracing::error!(event = "takeover", "cannot accept again: {error}");
                 let _ = self.events.send(Event::Failed);
             }
         }
@@ -598,6 +754,14 @@ impl Predecessor for Tier {
 
     fn has_left(&self) -> bool {
         self.leaving && self.is_idle()
+    }
+
+    fn account(&self) -> String {
+        self.snapshot().to_text()
+    }
+
+    fn client_debts(&self) -> Vec<ClientDebt> {
+        self.engine.as_ref().map_or_else(Vec::new, Engine::client_debts)
     }
 
     fn counters(&self, form: Form) -> String {
@@ -620,7 +784,17 @@ pub struct Glance {
     /// What the engines share.
     pub means: Means,
     /// Whether balancers should send connections here, or why not.
-    pub ready: Result<(), &'static str>,
+    pub ready: Result<(), String>,
+    /// By which names HTTP may be asked.
+    pub http_hosts: Arc<[String]>,
+    /// Which configuration is in force.
+    pub in_force: InForce,
+    /// The process that has taken over.
+    pub successor: Option<u32>,
+    /// Engines that finish what they have.
+    pub finishing: usize,
+    /// Whether the process that this one has taken over from still finishes what it has.
+    pub predecessor_lives: bool,
     /// Of the rings that accept.
     pub pulse: Option<Pulse>,
     /// The listeners of the configuration that is in force.
@@ -649,15 +823,30 @@ pub struct Served {
     pub worker: WorkerKind,
     /// The backend that its connections go to.
     pub backend: Option<String>,
+    /// Whether an operator has drained it.
+    pub drained: bool,
+    /// Where the networks are set.
+    pub networks_at: Option<String>,
 }
 
 impl Served {
-    fn all(settings: &Settings) -> Arc<[Served]> {
-        let services = settings.services.iter();
-        services.flat_map(|service| service.listeners.iter().map(|one| Served::of(settings, service, one))).collect()
+    /// Whether it is called so: NAME or SERVICE/NAME.
+    fn is_called(&self, name: &str) -> bool {
+        name == self.name || name.split_once('/') == Some((&self.service, &self.name))
     }
 
-    fn of(settings: &Settings, service: &Service, listener: &InetListener) -> Served {
+    fn all(settings: &Settings, drained: &BTreeSet<(String, String)>) -> Arc<[Served]> {
+        let services = settings.services.iter();
+        let all = services.flat_map(|service| service.listeners.iter().map(move |one| (service, one)));
+        all.map(|(service, one)| Served::of(settings, service, one, drained)).collect()
+    }
+
+    fn of(
+        settings: &Settings,
+        service: &Service,
+        listener: &InetListener,
+        drained: &BTreeSet<(String, String)>,
+    ) -> Served {
         let at = |address: &std::net::IpAddr| SocketAddr::new(*address, listener.port).to_string();
         let backend = service.backend.and_then(|index| settings.backends.get(index));
         Served {
@@ -670,11 +859,22 @@ impl Served {
             ssl: listener.ssl,
             worker: service.worker,
             backend: backend.map(|backend| backend.servers.name.clone()),
+            drained: drained.contains(&(service.name.clone(), listener.name.clone())),
+            networks_at: listener.networks_at.as_ref().map(ToString::to_string),
         }
     }
 }
 
 impl Glance {
+    /// Whether a listener, by its name or by SERVICE/NAME, is served, or why not.
+    pub fn serves(&self, named: &str) -> Result<(), String> {
+        match self.listeners.iter().find(|one| one.is_called(named)) {
+            None => Err(format!("there is no listener {named}")),
+            Some(one) if one.drained => Err(format!("listener {named} is drained by an operator")),
+            Some(_) => Ok(()),
+        }
+    }
+
     /// Who was refused of late and what they had sent, the last first.
     pub fn refusals(&self) -> Vec<RefusalSeen> {
         let mut all: Vec<RefusalSeen> = self.meters.iter().flat_map(Meter::refusals).collect();
@@ -688,6 +888,7 @@ impl Glance {
         let mut all = sum(all).expect("an engine runs or has run");
         all.add("tls-failed", self.means.tls_failures.load(Ordering::Relaxed));
         all.add("tls-checked", self.means.tls_checks.load(Ordering::Relaxed));
+        self.means.legacy.add_to(&mut all);
         all
     }
 }

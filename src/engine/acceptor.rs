@@ -318,6 +318,10 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         let expects_header = guest.brought.is_some() || door.expects_header(peer);
         let admitted = if expects_header { door.admit_peer(peer, &mut self.peers) } else { Ok(()) };
         guest.pending = expects_header && admitted.is_ok();
+        if guest.pending && door.shadow_turns_away(peer) {
+            door.counts.passed(Passage::ShadowUntrusted);
+            self.report.would_refuse(door, Refusal::Untrusted, peer, guest.peer, self.now);
+        }
         match admitted {
             Ok(()) if self.lobby.is_empty() => self.admit(guest),
             // Behind those that came before: deadlines are kept in order of arrival.
@@ -491,10 +495,16 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         let guest = self.slab.get_mut(slot).expect("the caller has it");
         let door = &self.doors[guest.listener as usize];
         let client = admitted.map_or_else(|| door.plain_client(guest.peer.ip()), Admitted::client);
-        if let Some(client) = client
-            && let Some(ticket) = self.clients.admit(client, self.now)?
-        {
-            guest.permit = permit(&self.clients, ticket);
+        let Some(client) = client else { return Ok(()) };
+        let ticket = self.clients.admit(client, self.now)?;
+        guest.permit = ticket.and_then(|ticket| permit(&self.clients, ticket));
+        match self.clients.try_shadow(client, self.now) {
+            Ok(None) => {}
+            Ok(Some(ticket)) => guest.permit = with_shadow(guest.permit.take(), &self.clients, ticket),
+            Err(refusal) => {
+                door.counts.passed(Passage::of_shadow(refusal).0);
+                self.report.would_refuse(door, refusal, client, guest.peer, self.now);
+            }
         }
         Ok(())
     }
@@ -873,6 +883,22 @@ fn is_prompt(accepted_at: Instant, now: Instant) -> bool {
 /// Makes a client's count go down when the connection ends, wherever that is.
 fn permit(clients: &Clients, ticket: Ticket) -> Option<Permit> {
     clients.table().map(|table| Permit::new(table.clone(), ticket.token()))
+}
+
+/// The same beside the count of limits that are only tried.
+fn with_shadow(permit: Option<Permit>, clients: &Clients, ticket: Ticket) -> Option<Permit> {
+    let shadow = clients.shadow_table().map(|table| Permit::new(table.clone(), ticket.token()));
+    Some(Permit::new(Arc::new(Both { _permits: [permit, shadow] }), 0))
+}
+
+/// Two counts that one connection has; both go down when it is dropped.
+struct Both {
+    _permits: [Option<Permit>; 2],
+}
+
+impl Release for Both {
+    /// Its owner is dropped right behind.
+    fn release(&self, _: u64) {}
 }
 
 impl Release for ClientTable {

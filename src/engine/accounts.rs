@@ -93,6 +93,40 @@ impl BackendAccount {
         }
     }
 
+    /// Of a backend of which nothing is known.
+    pub(super) fn empty(name: String, now: Instant) -> BackendAccount {
+        BackendAccount {
+            number: u64::MAX,
+            taken: now,
+            name,
+            waiting: 0,
+            waiting_max: 0,
+            queue: 0,
+            stick_used: 0,
+            stick_size: 0,
+            totals: Totals::default(),
+            unserved: [0; End::COUNT],
+            servers: Vec::new(),
+        }
+    }
+
+    /// Adds what a backend of this name has come to before, and servers of the same names.
+    pub(super) fn inherit(&mut self, before: &BackendAccount) {
+        let Totals { full, nobody, waited, line_full, abandoned } = before.totals;
+        self.totals.full += full;
+        self.totals.nobody += nobody;
+        self.totals.waited += waited;
+        self.totals.line_full += line_full;
+        self.totals.abandoned += abandoned;
+        self.waiting_max = self.waiting_max.max(before.waiting_max);
+        self.unserved.iter_mut().zip(before.unserved).for_each(|(all, count)| *all += count);
+        for server in &mut self.servers {
+            if let Some(same) = before.servers.iter().find(|one| one.name == server.name) {
+                server.inherit(same);
+            }
+        }
+    }
+
     /// How often sessions of its servers, and those that had none, have ended for each reason that has occurred.
     pub fn ends(&self) -> Vec<(&'static str, u64)> {
         let of_servers = self.servers.iter().map(|server| &server.traffic.ends);
@@ -127,6 +161,13 @@ impl ServerAccount {
         }
     }
 
+    /// Adds what a server of this name has come to before.
+    fn inherit(&mut self, before: &ServerAccount) {
+        self.sessions_max = self.sessions_max.max(before.sessions_max);
+        self.totals.add(&before.totals);
+        self.traffic.merge(&before.traffic);
+    }
+
     /// How often its sessions have ended for each reason that has occurred.
     pub fn ends(&self) -> Vec<(&'static str, u64)> {
         counted(&self.traffic.ends)
@@ -149,11 +190,31 @@ impl ServerAccount {
     }
 }
 
+/// Of a server of which nothing is known.
+pub(super) fn empty_server(name: String) -> ServerAccount {
+    ServerAccount {
+        name,
+        address: String::new(),
+        state: AdminState::Ready,
+        up: false,
+        since: Duration::ZERO,
+        why: String::new(),
+        backup: false,
+        weight: 0,
+        weight_now: 0.0,
+        sessions: 0,
+        sessions_max: 0,
+        limit: None,
+        totals: ServerTotals::default(),
+        traffic: Traffic::default(),
+    }
+}
+
 /// Adds the accounts of another engine. Engines of one process share their backends: of one that both know, the later
 /// view stands.
 pub(super) fn merge(all: &mut Vec<BackendAccount>, others: &[BackendAccount]) {
     for other in others {
-        match all.iter_mut().find(|one| one.number == other.number) {
+        match all.iter_mut().find(|one| one.number == other.number && one.name == other.name) {
             Some(known) if known.taken < other.taken => *known = other.clone(),
             Some(_) => {}
             None => all.push(other.clone()),

@@ -170,6 +170,11 @@ impl Door {
         Ok(())
     }
 
+    /// Whether a stricter policy that is only tried would turn a peer away.
+    pub fn shadow_turns_away(&self, peer: IpAddr) -> bool {
+        self.proxy.as_ref().is_some_and(|proxy| proxy.terms.shadow_turns_away(peer))
+    }
+
     /// A header is not awaited any more.
     pub fn settle(&mut self, peer: IpAddr, peers: &mut PendingPeers) {
         self.pending -= 1;

@@ -42,6 +42,9 @@ impl Snapshot {
             scrape.gauge(&f::PENDING, labels, pending(passages));
             scrape.count(&f::PENDING_MOVED, [service, listener, "in"], of(Passage::TakenOver));
             scrape.count(&f::PENDING_MOVED, [service, listener, "out"], of(Passage::HandedOver));
+            for (passage, _) in Passage::SHADOWS.into_iter().filter(|(passage, _)| of(*passage) > 0) {
+                scrape.count(&f::SHADOW, [service, listener, passage.name()], of(passage));
+            }
             for (passage, version, command) in Passage::HANDED_ON {
                 scrape.count(&f::HANDED_ON, [service, listener, version, command], of(passage));
             }

@@ -75,8 +75,11 @@ impl Life {
                     // Whoever waits for an answer to what came too late must not wait until the engine is gone.
                     return self.inbox.try_iter().for_each(drop);
                 }
-                Ok(Stop::Broken(error)) => tracing::error!("ring {number} is broken: {error}"),
-                Err(_) => tracing::error!("ring {number} has panicked: its connections are closed, other rings go on"),
+                Ok(Stop::Broken(error)) => tracing::error!(event = "ring", "ring {number} is broken: {error}"),
+                Err(_) => tracing::error!(
+                    event = "ring",
+                    "ring {number} has panicked: its connections are closed, other rings go on"
+                ),
             }
             failures = if begun.elapsed() < STEADY { failures + 1 } else { 1 };
             let Some(next) = self.replace(acceptor, stopped.is_ok(), failures) else { return };
@@ -97,7 +100,11 @@ impl Life {
         let plan = plan?;
         loop {
             if failures > FAILURES_MAX {
-                tracing::error!("ring {} is given up: {FAILURES_MAX} have failed one after the other", self.seat.index);
+                tracing::error!(
+                    event = "ring",
+                    "ring {} is given up: {FAILURES_MAX} have failed one after the other",
+                    self.seat.index
+                );
                 return None;
             }
             std::thread::sleep(REST * failures);
@@ -105,12 +112,17 @@ impl Life {
                 Ok(mut acceptor) => {
                     plan.apply(&mut acceptor);
                     self.tally.count(Count::RingReplaced);
-                    tracing::warn!("ring {} is replaced, with {} sessions", self.seat.index, sessions.len());
+                    tracing::warn!(
+                        event = "ring",
+                        "ring {} is replaced, with {} sessions",
+                        self.seat.index,
+                        sessions.len()
+                    );
                     acceptor.take_in_sessions(sessions);
                     return Some(acceptor);
                 }
                 Err(error) => {
-                    tracing::error!("ring {} cannot be replaced yet: {error}", self.seat.index);
+                    tracing::error!(event = "ring", "ring {} cannot be replaced yet: {error}", self.seat.index);
                     failures += 1;
                 }
             }

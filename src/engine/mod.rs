@@ -24,6 +24,7 @@ mod exposition;
 mod fault;
 #[cfg(test)]
 mod kernel;
+mod ledger;
 mod listener;
 mod mend;
 mod pools;
@@ -48,6 +49,7 @@ pub use asker::{Asker, SessionsSeen};
 #[cfg(feature = "tokio")]
 pub use awaited::AsyncEngine;
 pub use driver::{DriverChoice, DriverInUse};
+pub use ledger::NoSnapshot;
 pub use listener::{Listener, TIMEOUT_DEFAULT, TIMEOUT_MAX};
 pub use prober::{Asked, NAMES_EVERY, Resolver, ServerFinding, address_among, check_once};
 pub use refusals::{REFUSALS_MAX, REFUSED_BYTES_MAX, RefusalSeen};
@@ -63,6 +65,7 @@ pub use start::{Bound, EngineBuilder, PENDING_LIMIT_DEFAULT, PENDING_LIMIT_MAX, 
 pub use takeover::{ClientCounts, Pending};
 pub use tally::Count;
 
+pub use crate::admission::{CLIENT_DEBTS_MAX, ClientDebt};
 pub use crate::ring::SetupError;
 
 use std::fmt;
@@ -219,6 +222,12 @@ impl Engine {
             driver: self.driver.clone(),
             backends: self.backends.clone(),
         }
+    }
+
+    /// The listeners, by service and name, whose socket some ring could not accept on any more, and which it has given up;
+    /// [`replace`](Engine::replace) tries them anew. They should not be: whoever connects there may not be served.
+    pub fn given_up(&self) -> Vec<(String, String)> {
+        self.report.given_up().into_iter().map(|named| (named.service, named.name)).collect()
     }
 
     /// For a watchdog on another thread.

@@ -2,13 +2,14 @@
 //! noisy listener must not hide what befalls another. A source that goes wrong in ever new ways has a few lines, and beyond
 //! them only those of faults that nobody else has had there.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::door::Door;
 use super::refusals::{RefusalSeen, Refusals};
 use super::refused::Hook;
+use super::tally::Passage;
 use crate::admission::Refusal;
 use crate::conn::{
     Ending, Handed, Record, Severity, Wording, describe, describe_handed, describe_oddity, lazy_header_advice,
@@ -51,6 +52,8 @@ pub struct Report {
     /// How many kinds a source has had at a listener.
     kinds: Repeats<(u32, IpAddr)>,
     refused: Hook,
+    /// Listeners whose socket a ring could not accept on any more.
+    given_up: Mutex<Vec<Named>>,
 }
 
 /// What went wrong at a listener: its row, the reason, the diagnosis.
@@ -80,6 +83,8 @@ impl Kind {
     }
 }
 
+/// What kind of event these lines are, for whoever sorts them.
+const REFUSAL: &str = "refusal";
 /// Reason under which kinds are counted together.
 const OTHER: &str = "other";
 /// Reason of lines about a connection that was served.
@@ -98,7 +103,15 @@ impl Report {
     /// Nothing yet; `refused` is told of every connection that does not get in.
     pub fn new(refused: Hook) -> Report {
         let (lines, faults, kinds) = (Repeats::new(WINDOW), Repeats::new(WINDOW), Repeats::new(WINDOW));
-        Report { listeners: Mutex::default(), lines, faults, kinds, refusals: Refusals::default(), refused }
+        Report {
+            listeners: Mutex::default(),
+            lines,
+            faults,
+            kinds,
+            refusals: Refusals::default(),
+            refused,
+            given_up: Mutex::default(),
+        }
     }
 
     /// The row of a listener: its place in the report and in the counters.
@@ -162,6 +175,21 @@ impl Report {
         }
     }
 
+    /// A connection was let in, and a stricter policy that is only tried would have refused it.
+    #[cold]
+    pub fn would_refuse(&self, door: &Door, refusal: Refusal, source: IpAddr, peer: SocketAddr, now: Instant) {
+        let (passage, setting) = Passage::of_shadow(refusal);
+        let (source, reason) = (canonical(source), passage.name());
+        let kind = Kind { listener: door.row, source, reason, diagnosis: None };
+        if self.note(kind, now).is_first() {
+            let name = &door.info.name;
+            let text = format!(
+                "haproxy: {setting} would refuse this one (rip={source}): reason={reason} peer={peer} listener={name}"
+            );
+            log(&door.info, &Wording { severity: Severity::Info, text });
+        }
+    }
+
     /// A connection has passed both doors.
     #[inline]
     pub fn handed(&self, door: &Door, handed: &Handed<'_>, now: Instant) {
@@ -197,8 +225,24 @@ impl Report {
         }
     }
 
+    /// The listeners that rings have given up.
+    pub fn given_up(&self) -> Vec<Named> {
+        self.given_up.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// All listeners are hung anew.
+    pub fn begin_anew(&self) {
+        self.given_up.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// A listener is of no use any more.
     pub fn listener_failed(&self, listener: &ListenerInfo, errno: Errno) {
+        let named = Named { service: listener.service.clone(), name: listener.name.clone() };
+        let mut given_up = self.given_up.lock().unwrap_or_else(PoisonError::into_inner);
+        if !given_up.contains(&named) && given_up.len() < ROWS_MAX {
+            given_up.push(named);
+        }
+        drop(given_up);
         let text = format!(
             "listener {} has failed and is given up: {errno}; multishot accept needs Linux 5.19 or later",
             listener.name
@@ -247,7 +291,10 @@ impl Report {
 
     fn tell_one(&self, &PassedOver { key, count }: &PassedOver<Kind>) {
         let Some(Kind { listener, source, reason, diagnosis }) = key else {
-            return tracing::warn!("haproxy: {count} more suppressed from too many sources to tell apart");
+            return tracing::warn!(
+                event = REFUSAL,
+                "haproxy: {count} more suppressed from too many sources to tell apart"
+            );
         };
         // Only the advice had a line.
         if reason == Ending::ClosedEmpty.code() {
@@ -257,11 +304,16 @@ impl Report {
         let service = service.as_str();
         if reason == OTHER {
             let words = "more of other kinds suppressed";
-            return tracing::warn!(service, "haproxy: {count} {words} (rip={source}): reason={OTHER} listener={name}");
+            return tracing::warn!(
+                service,
+                event = REFUSAL,
+                "haproxy: {count} {words} (rip={source}): reason={OTHER} listener={name}"
+            );
         }
         let diagnosis = diagnosis.map_or(String::new(), |diagnosis| format!(" diagnosis={}", diagnosis.code()));
         tracing::warn!(
             service,
+            event = REFUSAL,
             "haproxy: {count} more like this suppressed (rip={source}): reason={reason} listener={name}{diagnosis}"
         );
     }
@@ -270,9 +322,9 @@ impl Report {
 fn log(listener: &ListenerInfo, Wording { severity, text }: &Wording) {
     let service = listener.service.as_str();
     match severity {
-        Severity::Info => tracing::info!(service, "{text}"),
-        Severity::Warning => tracing::warn!(service, "{text}"),
-        Severity::Error => tracing::error!(service, "{text}"),
+        Severity::Info => tracing::info!(service, event = REFUSAL, "{text}"),
+        Severity::Warning => tracing::warn!(service, event = REFUSAL, "{text}"),
+        Severity::Error => tracing::error!(service, event = REFUSAL, "{text}"),
     }
 }
 

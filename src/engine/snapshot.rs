@@ -112,6 +112,8 @@ const LOST_IN_POOL: &str = "lost-in-pool";
 const ENDINGS_SHOWN_MAX: usize = 24 << 10;
 /// Bytes that one takes beside its names.
 const ENDED_ROOM: usize = 48;
+/// Lines of the table about what is only tried.
+const WOULD_REFUSE_SHOWN_MAX: usize = 64;
 
 /// By service, listener and reason.
 type Endings = BTreeMap<(String, String, &'static str), u64>;
@@ -237,6 +239,23 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Nothing has happened.
+    pub(super) fn nothing() -> Snapshot {
+        Snapshot {
+            driver: None,
+            counters: Vec::new(),
+            endings: Endings::new(),
+            listeners: Listeners::new(),
+            diagnosed: Diagnosed::new(),
+            rings: Vec::new(),
+            pools: Vec::new(),
+            clients: (0, 0),
+            backends: Vec::new(),
+            header_wait: crate::stats::empty_histogram(),
+            accept_to_worker: crate::stats::empty_histogram(),
+        }
+    }
+
     /// What the engine's threads run on; of several engines that were added up, those of the first.
     pub fn driver(&self) -> Option<&DriverInUse> {
         self.driver.as_ref()
@@ -288,6 +307,18 @@ impl Snapshot {
         let mut all = Vec::with_capacity(self.endings.len());
         for ((service, listener, reason), &count) in &self.endings {
             all.push(Ended { service, listener, reason, count });
+        }
+        all.sort_by_key(|ended| std::cmp::Reverse(ended.count));
+        all
+    }
+
+    /// What stricter policies that are only tried would have refused, by listener, the most frequent first.
+    pub fn would_refuse(&self) -> Vec<Ended<'_>> {
+        let mut all = Vec::new();
+        for ((service, listener), passages) in &self.listeners {
+            let counted = Passage::SHADOWS.iter().map(|(passage, _)| (passage.name(), passages[*passage as usize]));
+            let counted = counted.filter(|(_, count)| *count > 0);
+            all.extend(counted.map(|(reason, count)| Ended { service, listener, reason, count }));
         }
         all.sort_by_key(|ended| std::cmp::Reverse(ended.count));
         all
@@ -425,6 +456,13 @@ impl fmt::Display for Snapshot {
         if more > 0 {
             writeln!(f, "... and {more} more")?;
         }
+        let would_refuse = self.would_refuse();
+        if !would_refuse.is_empty() {
+            writeln!(f, "\n{:<32} {:>4} listener", "would be refused", "count")?;
+        }
+        for Ended { service, listener, reason, count } in would_refuse.into_iter().take(WOULD_REFUSE_SHOWN_MAX) {
+            writeln!(f, "{reason:<32} {count:>4} {service}/{listener}")?;
+        }
         writeln!(f)?;
         write!(f, "{:<24} {:>12}", "microseconds", "count")?;
         Snapshot::QUANTILES.iter().try_for_each(|(name, _)| write!(f, " {name:>9}"))?;
@@ -452,19 +490,7 @@ mod tests {
     use super::*;
 
     fn nothing() -> Snapshot {
-        Snapshot {
-            driver: None,
-            counters: vec![],
-            endings: Endings::new(),
-            listeners: Listeners::new(),
-            diagnosed: Diagnosed::new(),
-            rings: vec![],
-            pools: vec![],
-            clients: (0, 0),
-            backends: vec![],
-            header_wait: crate::stats::empty_histogram(),
-            accept_to_worker: crate::stats::empty_histogram(),
-        }
+        Snapshot::nothing()
     }
 
     #[test]

@@ -529,6 +529,7 @@ impl Engine {
             limits: builder.clients,
         });
         self.say_what_overflows(plan.doors.len());
+        self.report.begin_anew();
         self.keep_backends(&plan);
         *lock(&self.clients) = plan.clients.clone();
         self.proxied = plan.doors.iter().map(|door| door.listener.is_proxied()).collect();

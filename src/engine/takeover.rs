@@ -13,7 +13,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use super::acceptor::Departing;
 use super::relay::LiveSession;
 use super::{Command, DRAIN_STEP, Engine, RingThread, lock};
-use crate::admission::Clients;
+use crate::admission::{ClientDebt, Clients};
 
 /// How long the rings may take to let go of their pending connections; they need milliseconds.
 const HAND_OVER_LIMIT: Duration = Duration::from_secs(5);
@@ -145,6 +145,16 @@ impl Engine {
     /// The counts of clients, for an engine that takes this one's place.
     pub fn client_counts(&self) -> ClientCounts {
         ClientCounts(lock(&self.clients).clone())
+    }
+
+    /// Clients that have spent of their connection rate, for an engine in another process.
+    pub fn client_debts(&self) -> Vec<ClientDebt> {
+        lock(&self.clients).table().map_or_else(Vec::new, |table| table.debts(Instant::now()))
+    }
+
+    /// Goes on with what clients have spent of their rates in another process; at most once.
+    pub fn take_in_client_debts(&self, debts: &[ClientDebt]) {
+        lock(&self.clients).owe(debts, Instant::now());
     }
 
     /// Leaves the counts of clients to the engine that has taken this one's place: if they are the same table, what

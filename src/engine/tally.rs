@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::admission::Refusal;
 use crate::conn::Ending;
 use crate::relay::End;
 use crate::stats::{Counters, Latency};
@@ -115,11 +116,64 @@ pub enum Passage {
     LocalUserV2,
     /// Handed on without a header.
     Plain,
+    /// Let in, though `shadow_trusted_networks` would have turned the peer away.
+    ShadowUntrusted,
+    /// Handed on, though `shadow_client_banned_networks` would have refused the client.
+    ShadowBanned,
+    /// The same by `shadow_client_connection_limit`.
+    ShadowConnections,
+    /// The same by `shadow_client_rate_limit`.
+    ShadowRate,
 }
 
 impl Passage {
     /// How many there are.
-    pub const COUNT: usize = Passage::Plain as usize + 1;
+    pub const COUNT: usize = Passage::ShadowRate as usize + 1;
+
+    /// Their names, by their numbers.
+    pub const NAMES: [&str; Passage::COUNT] = [
+        "accepted",
+        "reset-early",
+        "taken-over",
+        "handed-over",
+        "settled",
+        "awaited",
+        "proxy-v1",
+        "local-v1",
+        "local-user-v1",
+        "proxy-v2",
+        "local-v2",
+        "local-user-v2",
+        "plain",
+        "shadow-untrusted",
+        "shadow-client-banned",
+        "shadow-client-connection-limit",
+        "shadow-client-rate-limit",
+    ];
+
+    /// What stricter policies that are only tried would have refused, with the setting that says so.
+    pub const SHADOWS: [(Passage, &str); 4] = [
+        (Passage::ShadowUntrusted, "shadow_trusted_networks"),
+        (Passage::ShadowBanned, "shadow_client_banned_networks"),
+        (Passage::ShadowConnections, "shadow_client_connection_limit"),
+        (Passage::ShadowRate, "shadow_client_rate_limit"),
+    ];
+
+    /// What a refusal is that was only tried, and its setting.
+    pub fn of_shadow(refusal: Refusal) -> (Passage, &'static str) {
+        let [untrusted, banned, connections, rate] = Passage::SHADOWS;
+        match refusal {
+            Refusal::ClientBanned => banned,
+            Refusal::ClientConnectionLimit => connections,
+            Refusal::ClientRateLimit => rate,
+            _ => untrusted,
+        }
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        Passage::NAMES[self as usize]
+    }
 
     /// Those that were handed on, with the version and the command of their header.
     pub const HANDED_ON: [(Passage, &str, &str); 7] = [

@@ -3,7 +3,7 @@
 /// What the samples of a family are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Only grows, until the process ends. Its samples are called by its name and `_total`.
+    /// Only grows, as long as one process takes over from another. Its samples are called by its name and `_total`.
     Counter,
     /// Comes and goes.
     Gauge,
@@ -95,6 +95,9 @@ families! {
     Counter HANDED_ON = "vestibule_headers" "" ["service", "listener", "version", "command"];
     /// Connections that ended before they were handed on, by reason: those of the log's reason=.
     Counter REFUSED = "vestibule_refused" "" ["service", "listener", "reason"];
+    /// Connections that were let in, and that a stricter policy which is only tried would have refused. Reason:
+    /// shadow-untrusted, shadow-client-banned, shadow-client-connection-limit, shadow-client-rate-limit.
+    Counter SHADOW = "vestibule_shadow_refused" "" ["service", "listener", "reason"];
     /// Connections that looked like something an operator should know of, by diagnosis: those of the log's diagnosis=.
     Counter DIAGNOSED = "vestibule_diagnosed" "" ["service", "listener", "diagnosis"];
     /// Connections whose header is awaited.
@@ -214,6 +217,10 @@ families! {
     Counter LISTEN_DROPS = "vestibule_listen_drops" "" [];
     /// Whether every listener accepts: 1, or 0 from the beginning of a drain on.
     Gauge READY = "vestibule_ready" "" [];
+    /// Whether the last reload has failed, so that the configuration before is still in force: 1 or 0.
+    Gauge RELOAD_FAILED = "vestibule_reload_failed" "" [];
+    /// How long the configuration has been in force.
+    Gauge CONFIGURATION_SINCE = "vestibule_configuration_seconds" "seconds" [];
     /// Rings.
     Gauge RINGS = "vestibule_rings" "" [];
     /// What the rings stand on: io_uring, or epoll where that is forbidden or not wanted.

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::Request;
+use crate::daemon::control;
 
 /// Characters of what one has sent that stand in a table.
 const SENT_SHOWN_MAX: usize = 48;
@@ -32,8 +33,13 @@ pub fn show(request: &Request, answer: &Value, json: bool) -> String {
             let warnings: String = warnings.map(|warning| format!("warning: {}\n", text(warning))).collect();
             warnings + "reloaded\n"
         }
-        Request::Drain {} => "draining\n".to_owned(),
-        Request::Resume {} => format!("accepting again; {} sessions go on\n", answer["sessions"]),
+        Request::Events { .. } => String::new(),
+        Request::Drain { listener: Some(_) } => {
+            format!("{} is drained; its sessions go on\n", text(&answer["listener"]))
+        }
+        Request::Resume { listener: Some(_) } => format!("{} accepts again\n", text(&answer["listener"])),
+        Request::Drain { listener: None } => "draining\n".to_owned(),
+        Request::Resume { listener: None } => format!("accepting again; {} sessions go on\n", answer["sessions"]),
         Request::Rebalance { backend, .. } => match answer["ending"].as_u64() {
             None | Some(0) => format!("no server of {backend} has more sessions than its share\n"),
             Some(count) => format!(
@@ -125,7 +131,7 @@ fn who(answer: &Value) -> String {
 }
 
 fn trust(answer: &Value) -> String {
-    let mut table = Table::new(&["listener", "trusted", "by"]);
+    let mut table = Table::new(&["listener", "trusted", "by", "set in"]);
     for one in answer["listeners"].as_array().into_iter().flatten() {
         let by = one["by"].as_str();
         table.row([
@@ -136,9 +142,21 @@ fn trust(answer: &Value) -> String {
                 (None, _) => "no: turned away".to_owned(),
             },
             by.unwrap_or("-").to_owned(),
+            one["at"].as_str().unwrap_or("-").to_owned(),
         ]);
     }
     table.finish()
+}
+
+/// An event in one line.
+pub fn event(told: &Value) -> String {
+    let level = match text(&told["level"]) {
+        "error" => "Error: ",
+        "warning" => "Warning: ",
+        _ => "",
+    };
+    let of = |name: &str| text(&told[name]);
+    format!("{} {:<8} {}: {level}{}\n", of("time"), of("event"), of("service"), of("message"))
 }
 
 fn bans(answer: &Value) -> String {
@@ -207,14 +225,7 @@ fn text(value: &Value) -> &str {
 
 /// A time as HAProxy shows it: its two largest units.
 fn age(seconds: f64) -> String {
-    let all = seconds as u64;
-    let (days, hours, minutes, seconds) = (all / 86_400, all / 3600 % 24, all / 60 % 60, all % 60);
-    match all {
-        86_400.. => format!("{days}d{hours}h"),
-        3600.. => format!("{hours}h{minutes}m"),
-        60.. => format!("{minutes}m{seconds}s"),
-        _ => format!("{seconds}s"),
-    }
+    control::age(seconds as u64)
 }
 
 /// Columns as wide as what stands in them; the first one to the left, the others to the right.

@@ -12,8 +12,8 @@ use vestibule::engine::{
 use vestibule::net::Network;
 use vestibule::relay::{End, SessionId};
 
-use super::Control;
 use super::wire::{Form, Request, WHO_DEFAULT};
+use super::{Control, state};
 use crate::daemon::figures;
 use crate::daemon::http::refusals_of;
 use crate::daemon::tier::{Glance, Served};
@@ -40,7 +40,7 @@ pub fn answer(control: &Control, request: Request) -> Value {
 fn done(control: &Control, request: Request) -> Result<Value, Vec<String>> {
     let one = |error: String| vec![error];
     match request {
-        Request::Stats { form } => Ok(stats(&control.glance().snapshot(), form)),
+        Request::Stats { form } => Ok(stats(&control.glance(), form)),
         Request::Backends {} => Ok(backends(&control.glance().snapshot())),
         Request::Server { backend, server, state, weight } => {
             change(&control.glance(), &backend, &server, state.as_deref(), weight).map_err(one)
@@ -51,7 +51,14 @@ fn done(control: &Control, request: Request) -> Result<Value, Vec<String>> {
             Ok(who(&control.glance(), &filter, limit.unwrap_or(WHO_DEFAULT).min(WHO_MAX)))
         }
         Request::Session { id } => session(&control.glance(), &id).map_err(one),
-        Request::Kick { whom } => kick(&control.glance(), &whom).map_err(one),
+        Request::Kick { whom: Some(whom), client: None, backend: None, server: None } => {
+            kick(&control.glance(), &whom).map_err(one)
+        }
+        Request::Kick { whom: None, client, backend, server } => {
+            kick_all(&control.glance(), client.as_deref(), backend, server).map_err(one)
+        }
+        Request::Kick { .. } => Err(one("say whom, or say it by filters, not both".to_owned())),
+        Request::Events { .. } => Err(one("whoever follows is not answered here".to_owned())),
         Request::Refused { limit } => {
             let all = control.glance().refusals();
             let shown = &all[..all.len().min(limit.unwrap_or(REFUSALS_MAX))];
@@ -69,11 +76,19 @@ fn done(control: &Control, request: Request) -> Result<Value, Vec<String>> {
             let warnings = control.tier().map_err(one)?.reload()?;
             Ok(json!({ "ok": true, "warnings": warnings }))
         }
-        Request::Drain {} => {
+        Request::Drain { listener: Some(listener) } => {
+            let full = control.tier().map_err(one)?.drain_listener(&listener).map_err(one)?;
+            Ok(json!({ "ok": true, "listener": full }))
+        }
+        Request::Resume { listener: Some(listener) } => {
+            let full = control.tier().map_err(one)?.resume_listener(&listener).map_err(one)?;
+            Ok(json!({ "ok": true, "listener": full }))
+        }
+        Request::Drain { listener: None } => {
             control.tier().map_err(one)?.drain_in_a_while();
             Ok(json!({ "ok": true }))
         }
-        Request::Resume {} => {
+        Request::Resume { listener: None } => {
             let sessions =
                 control.tier().map_err(one)?.resume().map_err(|reason| one(format!("not resumed: {reason}")))?;
             Ok(json!({ "ok": true, "sessions": sessions }))
@@ -82,10 +97,15 @@ fn done(control: &Control, request: Request) -> Result<Value, Vec<String>> {
     }
 }
 
-fn stats(snapshot: &Snapshot, form: Form) -> Value {
+fn stats(glance: &Glance, form: Form) -> Value {
+    let snapshot = glance.snapshot();
     match form {
-        Form::Table => json!({ "ok": true, "text": format!("{snapshot}\n") }),
-        Form::Json => json!({ "ok": true, "stats": figures::value(snapshot) }),
+        Form::Table => json!({ "ok": true, "text": format!("{snapshot}\n{}", state::table(glance)) }),
+        Form::Json => {
+            let mut all = figures::value(&snapshot);
+            state::enter(glance, &mut all);
+            json!({ "ok": true, "stats": all })
+        }
     }
 }
 
@@ -153,7 +173,7 @@ fn change(
     weight.iter().for_each(|&weight| shared.set_weight(index, weight));
     let set = state.map(|state| state_name(state).to_owned()).into_iter();
     let set: Vec<String> = set.chain(weight.map(|weight| format!("weight {weight}"))).collect();
-    tracing::info!("server {backend}/{server}: {} by an operator", set.join(", "));
+    tracing::info!(event = "server", "server {backend}/{server}: {} by an operator", set.join(", "));
     let going = if state == Some(AdminState::Maint) { let_go(glance, backend, server) } else { 0 };
     Ok(json!({ "ok": true, "let-go": going }))
 }
@@ -194,7 +214,11 @@ fn rebalance(glance: &Glance, backend: &str, rate: u32) -> Result<Value, String>
     let over = Duration::from_secs_f64(surplus.min(active.len()) as f64 / f64::from(rate));
     let ending = end(glance, &SessionFilter { silent_since: Some(last), ..at_it }, End::Killed, over);
     let server = server.unwrap_or_default();
-    tracing::info!("{ending} sessions of server {}/{server} are ended by an operator, {rate} a second", account.name);
+    tracing::info!(
+        event = "session",
+        "{ending} sessions of server {}/{server} are ended by an operator, {rate} a second",
+        account.name
+    );
     Ok(json!({ "ok": true, "server": server, "ending": ending, "seconds": over.as_secs_f64() }))
 }
 
@@ -274,7 +298,30 @@ fn kick(glance: &Glance, whom: &str) -> Result<Value, String> {
         }
     };
     let kicked = end(glance, &filter, End::Killed, Duration::ZERO);
-    tracing::info!("{kicked} sessions of {whom} are ended by an operator");
+    tracing::info!(event = "session", "{kicked} sessions of {whom} are ended by an operator");
+    Ok(json!({ "ok": true, "kicked": kicked }))
+}
+
+/// Ends the sessions that `who` shows with the same filters. All of them is more than anybody means.
+fn kick_all(
+    glance: &Glance,
+    client: Option<&str>,
+    backend: Option<String>,
+    server: Option<String>,
+) -> Result<Value, String> {
+    if client.is_none() && backend.is_none() && server.is_none() {
+        return Err("say whom: a client or a session, or --client, --backend, --server".to_owned());
+    }
+    let of = [("client", client), ("backend", backend.as_deref()), ("server", server.as_deref())];
+    let words: Vec<String> = of.iter().filter_map(|(name, value)| Some(format!("{name} {}", (*value)?))).collect();
+    let client = client.map(network).transpose()?;
+    let kicked = end(
+        glance,
+        &SessionFilter { client, backend, server, ..SessionFilter::default() },
+        End::Killed,
+        Duration::ZERO,
+    );
+    tracing::info!(event = "session", "{kicked} sessions of {} are ended by an operator", words.join(", "));
     Ok(json!({ "ok": true, "kicked": kicked }))
 }
 
@@ -286,6 +333,7 @@ fn trust(glance: &Glance, address: &str) -> Result<Value, String> {
             served.networks.iter().filter(|network| network.contains(address)).max_by_key(|network| network.prefix());
         json!({
             "service": served.service, "listener": served.name, "by": by.map(ToString::to_string),
+            "at": served.networks_at,
             "untrusted": if served.plain_untrusted { "plain" } else { "abort" },
         })
     };
@@ -302,7 +350,7 @@ fn ban(all: &Bans, text: &str, seconds: Option<u64>) -> Result<Value, String> {
     let until = seconds.map(|seconds| now + Duration::from_secs(seconds.min(BAN_MAX.as_secs())));
     all.set(network, until, now).map_err(|error| error.to_string())?;
     let time = seconds.map_or("for good".to_owned(), |seconds| format!("for {seconds} s"));
-    tracing::info!("clients of {network} are banned {time} by an operator");
+    tracing::info!(event = "ban", "clients of {network} are banned {time} by an operator");
     Ok(json!({ "ok": true, "network": network.to_string() }))
 }
 
@@ -310,7 +358,7 @@ fn unban(all: &Bans, text: &str) -> Result<Value, String> {
     let network = network(text)?;
     match all.lift(network, Instant::now()) {
         true => {
-            tracing::info!("clients of {network} are banned no more, says an operator");
+            tracing::info!(event = "ban", "clients of {network} are banned no more, says an operator");
             Ok(json!({ "ok": true, "network": network.to_string() }))
         }
         false => Err(format!("{network} is not banned (bans shows who is; client_banned_networks is another list)")),

@@ -29,6 +29,45 @@ pub enum NotAsked {
 
 /// Says a request to the daemon at `path`; its answer.
 pub fn ask(path: &Path, request: &Request) -> Result<Value, NotAsked> {
+    let failed = |error: io::Error| NotAsked::Failed(words(&error));
+    let stream = connected(path)?;
+    let line = converse(&stream, request).map_err(failed)?;
+    understood(&line)
+}
+
+/// Says a request whose answer is followed by more, and tells of the answer and every line that comes, until `heard` says
+/// that it is enough. Without an error the daemon has said all, or is gone.
+pub fn follow(path: &Path, request: &Request, mut heard: impl FnMut(&Value) -> bool) -> Result<(), NotAsked> {
+    let failed = |error: io::Error| NotAsked::Failed(words(&error));
+    let mut stream = connected(path)?;
+    let mut text = serde_json::to_vec(request).map_err(|error| failed(error.into()))?;
+    text.push(b'\n');
+    stream.set_write_timeout(Some(ANSWER_LIMIT)).and_then(|()| stream.write_all(&text)).map_err(failed)?;
+    let mut lines = BufReader::new(stream);
+    let mut next = || {
+        let mut line = Vec::new();
+        // One of bounded length: what comes then is nonsense.
+        let read = lines.by_ref().take(ANSWER_MAX).read_until(b'\n', &mut line);
+        read.map(|_| line).map_err(failed)
+    };
+    let first = understood(&next()?)?;
+    if heard(&first) {
+        return Ok(());
+    }
+    loop {
+        let line = next()?;
+        if line.last() != Some(&b'\n') {
+            return Ok(());
+        }
+        let value = serde_json::from_slice(&line).map_err(|_| not_json())?;
+        if heard(&value) {
+            return Ok(());
+        }
+    }
+}
+
+/// A connection to a daemon that may be trusted.
+fn connected(path: &Path) -> Result<UnixStream, NotAsked> {
     let stream = UnixStream::connect(path).map_err(not_connected)?;
     let failed = |error: io::Error| NotAsked::Failed(words(&error));
     let peer = ring::peer_credentials(stream.as_fd()).map_err(failed)?;
@@ -36,9 +75,16 @@ pub fn ask(path: &Path, request: &Request) -> Result<Value, NotAsked> {
     if own != 0 && ![own, 0].contains(&peer.uid) {
         return Err(NotAsked::Failed(format!("user id {} listens there, this is {own}", peer.uid)));
     }
-    let line = converse(&stream, request).map_err(failed)?;
-    let answer: Value =
-        serde_json::from_slice(&line).map_err(|_| NotAsked::Failed("it says something else than JSON".into()))?;
+    Ok(stream)
+}
+
+fn not_json() -> NotAsked {
+    NotAsked::Failed("it says something else than JSON".into())
+}
+
+/// An answer, unless it says what is wrong.
+fn understood(line: &[u8]) -> Result<Value, NotAsked> {
+    let answer: Value = serde_json::from_slice(line).map_err(|_| not_json())?;
     if answer["ok"] == true {
         return Ok(answer);
     }

@@ -6,10 +6,13 @@
 
 mod answer;
 mod ask;
+mod follow;
+mod state;
 mod wire;
 
 pub use answer::{backend_of, server_of, take_over_bans};
-pub use ask::{NotAsked, ask};
+pub use ask::{NotAsked, ask, follow};
+pub use state::age;
 pub use wire::{Form, Request, WHO_DEFAULT};
 
 use std::io::{self, Read, Write};
@@ -93,6 +96,11 @@ impl Control {
         }
     }
 
+    /// Whether operators still ask here, and not another process.
+    fn serves(&self) -> bool {
+        self.place.listener().is_some()
+    }
+
     /// The engines as they are now, or, while the tier is busy, as they were.
     fn glance(&self) -> Glance {
         self.watcher.glance()
@@ -130,10 +138,13 @@ fn converse(stream: &UnixStream, control: &Control) -> io::Result<()> {
     }
     let mut lines = Lines::default();
     while let Some(line) = lines.next(stream)? {
-        let request = match serde_json::from_slice(&line) {
+        let request: Request = match serde_json::from_slice(&line) {
             Ok(request) => request,
             Err(error) => return say(stream, &failure(&format!("this is no request: {error}")), ANSWER_PATIENCE),
         };
+        if let Request::Events { last, kinds, once } = &request {
+            return follow::follow(stream, control, *last, kinds, *once);
+        }
         say(stream, &answer::answer(control, request), ANSWER_PATIENCE)?;
     }
     Ok(())

@@ -53,10 +53,33 @@ pub enum Request {
         /// The id.
         id: String,
     },
-    /// Ends sessions: those of an address or a network, or the one with an id.
+    /// Ends sessions: those of an address or a network, or the one with an id; or those that `who` shows with the same
+    /// filters.
     Kick {
-        /// Which.
-        whom: String,
+        /// Which; nothing: those that the filters name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        whom: Option<String>,
+        /// An address or a network.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        client: Option<String>,
+        /// A backend's name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        backend: Option<String>,
+        /// A server's name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        server: Option<String>,
+    },
+    /// What has happened of late, and what happens: the answer is followed by a line for each event.
+    Events {
+        /// So many of the past.
+        #[serde(default)]
+        last: usize,
+        /// Only of these kinds; none: all but `log`.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        kinds: Vec<String>,
+        /// Only those of the past.
+        #[serde(default)]
+        once: bool,
     },
     /// Who was refused of late.
     Refused {
@@ -89,9 +112,17 @@ pub enum Request {
     /// Reads the configuration again.
     Reload {},
     /// Stops accepting and finishes.
-    Drain {},
+    Drain {
+        /// Only at this listener, whose sessions go on: NAME or SERVICE/NAME.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        listener: Option<String>,
+    },
     /// Accepts again after that.
-    Resume {},
+    Resume {
+        /// Only at this listener.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        listener: Option<String>,
+    },
     /// Ends sessions of the server that has too many, so that their clients come to the others.
     Rebalance {
         /// Which backend.

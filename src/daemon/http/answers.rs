@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,8 +12,8 @@ use flate2::write::GzEncoder;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{
-    ACCEPT, ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap,
-    HeaderName, HeaderValue, REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    ACCEPT, ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST,
+    HeaderMap, HeaderName, HeaderValue, REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use hyper::{Method, Request, Response, StatusCode};
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -99,11 +100,18 @@ impl Answers {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return response;
         }
+        // Those two say nothing that anybody could want to know.
+        let is_health = ["/healthz", "/readyz"].contains(&path);
+        if !is_health && !headers.get_all(HOST).iter().all(|host| may_ask_for(host, &self.watcher.glance().http_hosts))
+        {
+            let text = "no name of this daemon: ask by its address, or enter the name in http_hosts\n".to_owned();
+            return finish(Plain::new(StatusCode::MISDIRECTED_REQUEST, TEXT, text), headers);
+        }
         let plain = match PATHS[known] {
             "/" => page(),
             "/metrics" => self.metrics(headers),
             "/healthz" => self.health().await,
-            "/readyz" => self.readiness(),
+            "/readyz" => self.readiness(request.uri().query()),
             "/stats.json" => Plain::ok(JSON, view::view(&self.watcher.glance(), &self.facts).to_string()),
             "/history.json" => Plain::ok(JSON, lock(&self.history).value().to_string()),
             _ => {
@@ -124,6 +132,8 @@ impl Answers {
         glance.snapshot().enter(&mut scrape);
         self.facts.enter(&mut scrape);
         scrape.gauge(&families::READY, [], glance.ready.is_ok());
+        scrape.gauge(&families::RELOAD_FAILED, [], glance.in_force.failed.is_some());
+        scrape.gauge(&families::CONFIGURATION_SINCE, [], glance.in_force.since.elapsed().as_secs_f64());
         for (path, count) in PATHS.iter().zip(&self.requests) {
             scrape.count(&families::HTTP_REQUESTS, [path], count.load(Ordering::Relaxed));
         }
@@ -141,12 +151,29 @@ impl Answers {
         }
     }
 
-    fn readiness(&self) -> Plain {
-        match self.watcher.glance().ready {
+    /// Of the daemon, or with `listener=NAME` of a listener of it.
+    fn readiness(&self, query: Option<&str>) -> Plain {
+        let glance = self.watcher.glance();
+        let listener = query.and_then(|query| query.strip_prefix("listener="));
+        let ready = glance.ready.clone().and_then(|()| listener.map_or(Ok(()), |named| glance.serves(named)));
+        match ready {
             Ok(()) => Plain::ok(TEXT, "ready\n".to_owned()),
             Err(reason) => Plain::new(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("not ready: {reason}\n")),
         }
     }
+}
+
+/// Whether a browser that asks for this host may be answered: by an address, which nobody else can give a name of their own,
+/// by `localhost`, or by a name that was configured.
+fn may_ask_for(host: &HeaderValue, names: &[String]) -> bool {
+    let Ok(host) = host.to_str() else { return false };
+    let bare = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    };
+    let name = bare.trim_end_matches('.');
+    let is_known = |known: &str| name.eq_ignore_ascii_case(known);
+    bare.parse::<IpAddr>().is_ok() || is_known("localhost") || names.iter().any(|known| is_known(known))
 }
 
 /// The time, in seconds since 1970.
@@ -238,6 +265,29 @@ mod tests {
         let response = finish(Plain::ok(TEXT, long), &with("gzip"));
         assert_eq!(response.headers().get(CONTENT_ENCODING).map(HeaderValue::as_bytes), Some(&b"gzip"[..]));
         assert!(finish(Plain::ok(TEXT, "short".into()), &with("gzip")).headers().get(CONTENT_ENCODING).is_none());
+    }
+
+    #[test]
+    fn only_names_that_are_ours_are_answered() {
+        let names = ["mail1.example.com".to_owned()];
+        for (host, answered) in [
+            ("127.0.0.1:9900", true),
+            ("192.0.2.7", true),
+            ("[::1]:9900", true),
+            ("[2001:db8::1]", true),
+            ("localhost", true),
+            ("LocalHost:9900", true),
+            ("mail1.example.com:9900", true),
+            ("MAIL1.example.com.", true),
+            ("evil.example", false),
+            ("evil.example:9900", false),
+            ("127.0.0.1.evil.example", false),
+            ("localhost.evil.example:80", false),
+            ("[evil.example]:80", false),
+            ("", false),
+        ] {
+            assert_eq!(may_ask_for(&HeaderValue::from_static(host), &names), answered, "{host}");
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub fn view(glance: &Glance, facts: &Facts) -> Value {
     let Usage { cpu, resident, files, files_max } = usage();
     json!({
         "now": now(), "version": vestibule::VERSION, "kernel": facts.kernel(), "pid": std::process::id(),
-        "started": facts.started(), "ready": glance.ready.is_ok(), "why-not-ready": glance.ready.err(),
+        "started": facts.started(), "ready": glance.ready.is_ok(), "why-not-ready": glance.ready.as_ref().err(),
         "process": { "cpu": cpu, "resident": resident, "files": files, "files-max": files_max },
         "log-lines-lost": facts.lines_lost(),
         "counters": figures::counters(&snapshot),
@@ -94,7 +94,7 @@ fn listener(
         }),
         "backend": served.and_then(|served| served.backend.as_deref()),
         "accepted": of(|one| one.accepted), "pending": of(|one| one.pending), "served": of(|one| one.handed_on),
-        "refused": of(|one| one.ended), "reasons": reasons,
+        "refused": of(|one| one.ended), "reasons": reasons, "drained": served.is_some_and(|served| served.drained),
     })
 }
 

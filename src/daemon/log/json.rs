@@ -76,7 +76,7 @@ fn now() -> String {
 }
 
 /// Days since 1970 to a date: Howard Hinnant's `civil_from_days`.
-fn stamp(seconds: u64, micros: u32) -> String {
+pub fn stamp(seconds: u64, micros: u32) -> String {
     let (days, rest) = (seconds / 86_400 + 719_468, seconds % 86_400);
     let (era, day_of_era) = (days / 146_097, days % 146_097);
     let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;

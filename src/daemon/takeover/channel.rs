@@ -157,6 +157,16 @@ impl Channel {
         let _ = self.send_until(Instant::now() + LAST_WORD_LIMIT, message, &[]);
     }
 
+    /// Sends a message without descriptors, by a time of its own.
+    pub fn send_by(&self, deadline: Instant, message: &Message) -> Result<(), Broken> {
+        self.send_until(deadline, message, &[])
+    }
+
+    /// Neither side hears anything more, but for what was said before.
+    pub fn hang_up(&self) {
+        let _ = rustix::net::shutdown(&self.socket, Shutdown::Both); // it is closed in any case
+    }
+
     /// Tells the other side to go no further.
     pub fn refuse(&self, reason: &str) {
         self.send_last(&Message::Refused(reason.to_owned()));

@@ -6,12 +6,15 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Instant;
 
-use vestibule::engine::{LiveSession, Pending};
+use vestibule::engine::{CLIENT_DEBTS_MAX, ClientDebt, LiveSession, Pending};
 
 use super::Limits;
 use super::channel::{Broken, Channel};
 use super::offer::{Given, Offered, other_version};
-use super::wire::{ADDRESSES_MAX, Connection, ENTRIES_MAX, Message, SOCKETS_MAX, Socket, VERSION, VERSION_MIN};
+use super::wire::{
+    ACCOUNT_MAX, ADDRESSES_MAX, Connection, ENTRIES_MAX, Message, SOCKETS_MAX, Socket, VERSION, VERSION_MIN,
+    WITH_SESSIONS,
+};
 
 /// The running process, which this one is about to take the place of. Dropped before [`serve`](Claim::serve), it leaves
 /// everything as it is.
@@ -21,6 +24,19 @@ pub struct Claim {
     pub pid: u32,
     sockets: Vec<Offered>,
     limits: Limits,
+    /// Parts of an account that is not complete yet.
+    account: Vec<u8>,
+}
+
+/// What goes over to this process.
+#[derive(Debug, Default)]
+pub struct Taken {
+    /// Connections of all kinds.
+    pub given: Given,
+    /// Clients that have spent of their connection rate.
+    pub debts: Vec<ClientDebt>,
+    /// What the process before has counted; `None`: it does not tell.
+    pub account: Option<String>,
 }
 
 impl Claim {
@@ -34,17 +50,18 @@ impl Claim {
         let open = || Channel::to_trusted(path, limits.start, otherwise).map_err(failed);
         let (mut channel, peer) = open()?;
         let mut sockets = ask(&channel, VERSION);
-        if let Err(Broken::Refused(_)) = sockets {
+        for version in (VERSION_MIN..VERSION).rev() {
             // One of a version before says that it does not know ours, and only then.
+            let Err(Broken::Refused(_)) = sockets else { break };
             let (other, _) = open()?;
-            if let Ok(found) = ask(&other, VERSION_MIN) {
-                tracing::warn!("process {} speaks an older version: its live sessions stay there", peer.pid);
+            if let Ok(found) = ask(&other, version) {
+                tracing::warn!("process {} speaks an older version: {}", peer.pid, what_stays(version));
                 (channel, sockets) = (other, Ok(found));
             }
         }
         let sockets = sockets.map_err(|broken| failed(broken.to_string()))?;
-        tracing::info!("takes over from process {}: {} listening sockets", peer.pid, sockets.len());
-        Ok(Claim { channel, pid: peer.pid, sockets, limits })
+        tracing::info!(event = "takeover", "takes over from process {}: {} listening sockets", peer.pid, sockets.len());
+        Ok(Claim { channel, pid: peer.pid, sockets, limits, account: Vec::new() })
     }
 
     /// Takes the sockets that are bound to this address.
@@ -72,7 +89,7 @@ impl Claim {
         &mut self,
         listeners: &[SocketAddr],
         complete: impl FnOnce() -> Result<(), String>,
-    ) -> Result<Given, String> {
+    ) -> Result<Taken, String> {
         let taken = self.take(listeners).and_then(|taken| {
             // One that was held up must not put itself in the place of a process that goes on.
             self.channel.check_time()?;
@@ -85,11 +102,19 @@ impl Claim {
         })
     }
 
-    /// Waits for the end of the process before. An error if it takes everything back and goes on.
-    pub fn await_its_end(&self) -> Result<(), String> {
-        match self.channel.receive_at_any_time() {
-            Err(Broken::Refused(reason)) => Err(format!("process {} goes on: {reason}", self.pid)),
-            _ => Ok(()),
+    /// Waits for the end of the process before; `count` is told what that one has counted, as often as it says so. An error
+    /// if it takes everything back and goes on.
+    pub fn await_its_end(&self, mut count: impl FnMut(String)) -> Result<(), String> {
+        let mut parts = Vec::new();
+        loop {
+            match self.channel.receive_at_any_time() {
+                Ok((message @ Message::Account { .. }, _)) => match assemble(&mut parts, message) {
+                    Ok(account) => account.into_iter().for_each(&mut count),
+                    Err(broken) => tracing::warn!("process {}: {broken}", self.pid),
+                },
+                Err(Broken::Refused(reason)) => return Err(format!("process {} goes on: {reason}", self.pid)),
+                _ => return Ok(()),
+            }
         }
     }
 
@@ -98,14 +123,15 @@ impl Claim {
         self.channel.send_last(&Message::Leaving);
     }
 
-    fn take(&mut self, listeners: &[SocketAddr]) -> Result<Given, Broken> {
+    fn take(&mut self, listeners: &[SocketAddr]) -> Result<Taken, Broken> {
         let wanted = listeners.iter().copied().take(ADDRESSES_MAX).collect();
         say(&self.channel, &Message::Serving(wanted)).map_err(|broken| match broken {
             Broken::Late => Broken::Unexpected(format!("it took longer than {:?} to start", self.limits.start)),
             broken => broken,
         })?;
         self.channel.allow(self.limits.taking);
-        let mut all = Given::default();
+        let mut taken = Taken::default();
+        let all = &mut taken.given;
         // Until the end, be it that of the other process.
         loop {
             match self.channel.receive() {
@@ -121,20 +147,29 @@ impl Claim {
                     let taken = entries.into_iter().zip(sockets);
                     all.sessions.extend(taken.map(|(state, (client, server))| LiveSession { client, server, state }));
                 }
-                Ok((Message::End { pending }, _)) if pending as usize == all.len() => return Ok(all),
+                Ok((Message::Clients(some), _)) if taken.debts.len() < CLIENT_DEBTS_MAX => taken.debts.extend(some),
+                Ok((message @ Message::Account { .. }, _)) => {
+                    let account = assemble(&mut self.account, message)?;
+                    taken.account = account.or(taken.account);
+                }
+                Ok((Message::End { pending }, _)) if pending as usize == all.len() => return Ok(taken),
                 Ok(_) => return Err(Broken::unexpected("its pending connections are not complete")),
                 Err(Broken::Closed) => {
                     self.outlived()?;
-                    tracing::warn!("process {} has ended before it had handed everything over", self.pid);
-                    return Ok(all);
+                    tracing::warn!(
+                        event = "takeover",
+                        "process {} has ended before it had handed everything over",
+                        self.pid
+                    );
+                    return Ok(taken);
                 }
                 Err(broken) => return Err(broken),
             }
         }
     }
 
-    fn confirm(&self, taken: Given) -> Result<Given, Broken> {
-        match self.channel.send(&Message::Taken { pending: taken.len() as u32 }, &[]) {
+    fn confirm(&self, taken: Taken) -> Result<Taken, Broken> {
+        match self.channel.send(&Message::Taken { pending: taken.given.len() as u32 }, &[]) {
             Ok(()) => Ok(taken),
             // It has thought better of it, and says so; or it has died.
             Err(Broken::Closed) => match self.channel.receive() {
@@ -153,6 +188,32 @@ impl Claim {
             false => Err(Broken::unexpected("it has closed the connection, and lives")),
         }
     }
+}
+
+/// What cannot go along from a process that speaks an older version.
+fn what_stays(version: u16) -> &'static str {
+    if version < WITH_SESSIONS {
+        "its live sessions stay there, and counting begins anew"
+    } else {
+        "counting begins anew"
+    }
+}
+
+/// Puts a part to those before it; the account, once it is complete.
+fn assemble(parts: &mut Vec<u8>, message: Message) -> Result<Option<String>, Broken> {
+    let Message::Account { first, last, part } = message else { return Ok(None) };
+    if first {
+        parts.clear();
+    }
+    parts.extend(part);
+    if parts.len() > ACCOUNT_MAX {
+        parts.clear();
+        return Err(Broken::unexpected("an account that is too long"));
+    }
+    if !last {
+        return Ok(None);
+    }
+    String::from_utf8(std::mem::take(parts)).map(Some).map_err(|_| Broken::unexpected("an account that is no text"))
 }
 
 /// Says something to a process that may have closed already: then it is to be read why.

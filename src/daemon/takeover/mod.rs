@@ -40,7 +40,7 @@ mod wire;
 use std::time::Duration;
 
 pub use ask::ask;
-pub use claim::Claim;
+pub use claim::{Claim, Taken};
 pub use offer::{Given, Offered, Place, Predecessor, Purpose, answer, may_ask};
 pub use wire::Form;
 

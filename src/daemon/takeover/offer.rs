@@ -11,16 +11,17 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::RecvTimeoutError;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType};
-use vestibule::engine::{HELD_MOVED_MAX, LiveSession, Pending};
+use vestibule::engine::{ClientDebt, HELD_MOVED_MAX, LiveSession, Pending};
 use vestibule::ring::Credentials;
 
 use super::Limits;
 use super::channel::{self, Broken, Channel};
 use super::wire::{
-    self, ADDRESSES_MAX, Connection, ENTRIES_MAX, Form, MESSAGE_MAX, Message, SOCKETS_MAX, Socket, TEXT_MAX, VERSION,
-    VERSION_MIN, WITH_SESSIONS,
+    self, ACCOUNT_PART_MAX, ADDRESSES_MAX, CLIENTS_PART_MAX, Connection, ENTRIES_MAX, Form, MESSAGE_MAX, Message,
+    SOCKETS_MAX, Socket, TEXT_MAX, VERSION, VERSION_MIN, WITH_ACCOUNTS, WITH_SESSIONS,
 };
 use crate::daemon::lock;
 
@@ -33,6 +34,10 @@ const LOOKS: u32 = if cfg!(test) { 1 } else { 100 };
 const LOOK_REST: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 20 });
 /// Rest after a failed accept.
 const REST: Duration = Duration::from_millis(500);
+/// How often a process that has been taken over from tells what it has counted, while it finishes what it has.
+const ACCOUNT_STEP: Duration = Duration::from_secs(1);
+/// How long that may take.
+const ACCOUNT_LIMIT: Duration = Duration::from_secs(2);
 
 /// A listening socket that is offered.
 pub struct Offered {
@@ -73,6 +78,16 @@ pub trait Predecessor: Send {
 
     /// What was counted so far. Asked at any time.
     fn counters(&self, form: Form) -> String;
+
+    /// The same, with what processes before this one have counted, for one that goes on with it; empty: nothing.
+    fn account(&self) -> String {
+        String::new()
+    }
+
+    /// Clients that have spent of their connection rate, after [`hand_over`](Predecessor::hand_over).
+    fn client_debts(&self) -> Vec<ClientDebt> {
+        Vec::new()
+    }
 }
 
 /// What one process gives another one. Nothing of it is given up before that one has confirmed it.
@@ -142,6 +157,8 @@ pub struct Place {
     path: PathBuf,
     purpose: Purpose,
     listening: Mutex<Option<Listening>>,
+    /// The process that has taken over, and goes on counting. Locked before the host is.
+    heir: Mutex<Option<Arc<Channel>>>,
 }
 
 #[derive(Clone)]
@@ -164,7 +181,8 @@ impl Place {
     /// Say what to do.
     pub fn prepare(path: &Path, purpose: Purpose) -> Result<Place, String> {
         examine(path)?;
-        let place = Place { path: path.to_owned(), purpose, listening: Mutex::new(None) };
+        let (listening, heir) = (Mutex::new(None), Mutex::new(None));
+        let place = Place { path: path.to_owned(), purpose, listening, heir };
         place.bind().map_err(|error| place.failed(&error))?;
         Ok(place)
     }
@@ -205,6 +223,21 @@ impl Place {
         if let Err(error) = self.bind().map_err(|error| self.failed(&error)).and_then(|()| self.publish()) {
             tracing::error!("{error}");
         }
+    }
+
+    /// Tells the process that has taken over what was counted until now, if there is one. One account after the other: what
+    /// is told later was counted later.
+    pub fn tell(&self, account: impl FnOnce() -> String) {
+        if let Some(heir) = &*lock(&self.heir) {
+            // It may have gone, or not read for a while: the next one has it all again.
+            let _ = tell(heir, &account());
+        }
+    }
+
+    /// Tells it for the last time, and that no more is to come.
+    pub fn conclude(&self, account: impl FnOnce() -> String) {
+        self.tell(account);
+        lock(&self.heir).take().iter().for_each(|heir| heir.hang_up());
     }
 
     fn bind(&self) -> io::Result<()> {
@@ -312,37 +345,110 @@ pub(super) fn converse(mut channel: Channel, place: &Place, host: &Mutex<impl Pr
             return tracing::warn!("takeover_socket: somebody is turned away: {broken}");
         }
     };
-    tracing::info!("process {} asks to take over", peer.pid);
+    tracing::info!(event = "takeover", "process {} asks to take over", peer.pid);
     let wanted = match introduce(&mut channel, host, version, limits.start) {
         Ok(wanted) => wanted,
         Err(broken) => {
             channel.refuse(&broken.to_string());
-            return tracing::warn!("process {} does not take over, everything stays: {broken}", peer.pid);
+            return tracing::warn!(
+                event = "takeover",
+                "process {} does not take over, everything stays: {broken}",
+                peer.pid
+            );
         }
     };
     if let Err(broken) = hand_over(&mut channel, &wanted, host, (peer.pid, version), limits.pending) {
         channel.refuse(&broken.to_string());
         place.take_back();
         look_for_a_while(host);
-        return tracing::error!("process {} has not taken over, this one goes on: {broken}", peer.pid);
+        return tracing::error!(
+            event = "takeover",
+            "process {} has not taken over, this one goes on: {broken}",
+            peer.pid
+        );
     }
-    tracing::info!("process {} has taken over; this one finishes what its workers hold and leaves", peer.pid);
+    tracing::info!(
+        event = "takeover",
+        "process {} has taken over; this one finishes what its workers hold and leaves",
+        peer.pid
+    );
     place.close();
-    // Nothing more is to come but its end, should that be earlier than ours.
-    let broken = match channel.receive_at_any_time() {
-        Ok((Message::Leaving, _)) => {
-            lock(host).forget();
-            return tracing::info!("process {} ends on purpose: this one does not accept again", peer.pid);
-        }
-        Ok(_) => Broken::unexpected("it says something"),
-        Err(_) if lock(host).has_left() => return,
-        Err(broken) => broken,
+    let channel = Arc::new(channel);
+    let gone = match version >= WITH_ACCOUNTS {
+        true => keep_telling(&channel, place, host, || await_its_end(&channel, host, peer.pid)),
+        false => await_its_end(&channel, host, peer.pid),
     };
+    let Some(broken) = gone else { return };
     channel.refuse("it had not left yet and goes on");
-    tracing::error!("process {} is gone, this one goes on: {broken}", peer.pid);
+    tracing::error!(event = "takeover", "process {} is gone, this one goes on: {broken}", peer.pid);
     lock(host).stay(Given::default());
     place.take_back();
     look_for_a_while(host);
+}
+
+/// Waits for the end of the process that has taken over, should that be earlier than ours. How it ended, if this one has to
+/// go on.
+fn await_its_end(channel: &Channel, host: &Mutex<impl Predecessor>, pid: u32) -> Option<Broken> {
+    let mut on_purpose = false;
+    loop {
+        match channel.receive_at_any_time() {
+            Ok((Message::Leaving, _)) if !on_purpose => {
+                on_purpose = true;
+                lock(host).forget();
+                tracing::info!(event = "takeover", "process {pid} ends on purpose: this one does not accept again");
+            }
+            // It may still want to know what is counted here.
+            Err(_) if on_purpose || lock(host).has_left() => return None,
+            Ok(_) => return Some(Broken::unexpected("it says something")),
+            Err(broken) => return Some(broken),
+        }
+    }
+}
+
+/// While `body` runs, tells the process that has taken over what is counted here.
+fn keep_telling<T>(
+    channel: &Arc<Channel>,
+    place: &Place,
+    host: &Mutex<impl Predecessor>,
+    body: impl FnOnce() -> T,
+) -> T {
+    *lock(&place.heir) = Some(channel.clone());
+    let (end, ended) = crossbeam_channel::bounded::<()>(0);
+    let tell = move || {
+        while ended.recv_timeout(ACCOUNT_STEP) == Err(RecvTimeoutError::Timeout) {
+            place.tell(|| lock(host).account());
+        }
+    };
+    let done = thread::scope(|scope| {
+        if let Err(error) = thread::Builder::new().name("accounts".into()).spawn_scoped(scope, tell) {
+            tracing::warn!("what is still counted here is told at the end only, since there is no thread: {error}");
+        }
+        let done = body();
+        drop(end);
+        done
+    });
+    *lock(&place.heir) = None;
+    done
+}
+
+/// Says an account, in as many messages as it takes.
+fn tell(channel: &Channel, account: &str) -> Result<(), Broken> {
+    let deadline = Instant::now() + ACCOUNT_LIMIT;
+    for message in account_of(account) {
+        channel.send_by(deadline, &message)?;
+    }
+    Ok(())
+}
+
+/// The messages of an account.
+fn account_of(account: &str) -> impl Iterator<Item = Message> {
+    let parts = account.as_bytes().chunks(ACCOUNT_PART_MAX);
+    let count = parts.len();
+    parts.enumerate().map(move |(number, part)| Message::Account {
+        first: number == 0,
+        last: number + 1 == count,
+        part: part.to_vec(),
+    })
 }
 
 /// The kernel takes the accepts of a dead process back only after a while: until then they may be woken in our place.
@@ -424,12 +530,16 @@ fn hand_over(
     let pending = host.hand_over(wanted).map_err(Broken::Unexpected)?;
     let (sessions, stay) = if version >= WITH_SESSIONS { host.hand_over_sessions() } else { Default::default() };
     let given = Given { pending, sessions };
+    let known = (version >= WITH_ACCOUNTS).then(|| (host.account(), host.client_debts())).unwrap_or_default();
     channel.allow(limit);
-    match give(channel, &given) {
+    match give(channel, &given, known) {
         Ok(()) => {
             let moved = given.sessions.len();
             if moved + stay > 0 {
-                tracing::info!("{moved} sessions go on in the other process, {stay} stay and finish here");
+                tracing::info!(
+                    event = "takeover",
+                    "{moved} sessions go on in the other process, {stay} stay and finish here"
+                );
             }
             host.let_go(successor);
         }
@@ -442,13 +552,21 @@ fn hand_over(
 }
 
 /// Sends the pending connections and the live sessions, and waits until the new process has them. All stay open here.
-fn give(channel: &Channel, given: &Given) -> Result<(), Broken> {
+/// `known` is what goes along with them: counts, and what clients have spent of their rates.
+fn give(channel: &Channel, given: &Given, known: (String, Vec<ClientDebt>)) -> Result<(), Broken> {
     let now = Instant::now();
     let pending = given.pending.iter().map(|one| (entry(one, now), vec![one.socket.as_fd()]));
     send_all(channel, pending, Connection::size_bound, Message::Pending)?;
     let sessions = given.sessions.iter();
     let sessions = sessions.map(|one| (one.state.clone(), vec![one.client.as_fd(), one.server.as_fd()]));
     send_all(channel, sessions, wire::size_bound, Message::Sessions)?;
+    let (account, debts) = known;
+    for some in debts.chunks(CLIENTS_PART_MAX) {
+        channel.send(&Message::Clients(some.to_vec()), &[])?;
+    }
+    for message in account_of(&account) {
+        channel.send(&message, &[])?;
+    }
     channel.send(&Message::End { pending: given.len() as u32 }, &[])?;
     match channel.receive_or_hang_up()?.0 {
         Message::Taken { pending: taken } if taken as usize == given.len() => Ok(()),

@@ -231,11 +231,11 @@ impl Stage {
                     };
                     fate::moment();
                     delays[1].into_iter().for_each(thread::sleep);
-                    let given = claim.serve(&[], || Ok(()));
+                    let taken = claim.serve(&[], || Ok(()));
                     // Whoever cannot serve ends.
-                    let Ok(given) = given else { return world.left.store(true, Ordering::SeqCst) };
+                    let Ok(taken) = taken else { return world.left.store(true, Ordering::SeqCst) };
                     world.serve(Who::New);
-                    given.sessions.iter().for_each(|one| world.read(Who::New, one.state.client.port()));
+                    taken.given.sessions.iter().for_each(|one| world.read(Who::New, one.state.client.port()));
                     fate::moment();
                     if leaves {
                         world.left.store(true, Ordering::SeqCst);

@@ -22,7 +22,7 @@ pub fn start(file: Option<&Path>, socket: &Path) -> io::Result<u32> {
         command.env_remove(name);
     }
     let child = command.spawn()?;
-    tracing::info!("process {} is started to take over", child.id());
+    tracing::info!(event = "takeover", "process {} is started to take over", child.id());
     Ok(child.id()) // SIGCHLD tells of its end
 }
 

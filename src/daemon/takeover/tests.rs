@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tempfile::TempDir;
-use vestibule::engine::{LiveSession, Pending, SessionState};
+use vestibule::engine::{ClientDebt, LiveSession, Pending, SessionState};
 use vestibule::relay::{PairState, SessionId};
 
 use super::channel::{Broken, Channel};
@@ -31,13 +31,23 @@ struct Old {
     dies: bool,
     /// or only the thread that speaks to it.
     panics: bool,
+    /// What it has counted.
+    account: String,
 }
 
 const EXIT_OF_THE_DYING: i32 = 7;
 
 impl Old {
     fn new(listener: TcpListener, pending: Vec<Pending>) -> Old {
-        Old { listener, pending, sessions: Vec::new(), calls: Vec::new(), dies: false, panics: false }
+        Old {
+            listener,
+            pending,
+            sessions: Vec::new(),
+            calls: Vec::new(),
+            dies: false,
+            panics: false,
+            account: String::new(),
+        }
     }
 }
 
@@ -80,7 +90,19 @@ impl Predecessor for Old {
     fn counters(&self, form: Form) -> String {
         format!("{form:?}")
     }
+
+    fn account(&self) -> String {
+        self.account.clone()
+    }
+
+    fn client_debts(&self) -> Vec<ClientDebt> {
+        let debt = |number: u16| ClientDebt { client: [number as u8; 16], left: Duration::from_micros(number.into()) };
+        (0..DEBTS).map(debt).collect()
+    }
 }
+
+/// More than fit in a message.
+const DEBTS: u16 = 5000;
 
 /// An old process with pending connections, and the other ends of those.
 struct Stage {
@@ -162,7 +184,7 @@ fn everything_arrives_and_the_old_process_lets_go() {
     let sockets = claim.sockets_at(stage.address);
     assert_eq!((sockets.len(), claim.sockets_at(stage.address).len()), (1, 0));
     stage.expect(&["offer"]);
-    let taken = claim.serve(&[stage.address], || Ok(())).expect("nothing is in the way").pending;
+    let taken = claim.serve(&[stage.address], || Ok(())).expect("nothing is in the way").given.pending;
     stage.expect(&["offer", "hand over of 1", "let go"]);
     assert_eq!(taken.len(), MANY);
     let now = Instant::now();
@@ -199,7 +221,7 @@ fn a_new_process_that_is_gone_before_it_has_everything_leaves_it_to_the_old_one(
     drop(channel);
     stage.expect(&["offer", "hand over of 1", "stay with 3"]);
     let mut claim = stage.claim().expect("the place is still there");
-    assert_eq!(claim.serve(&[stage.address], || Ok(())).expect("nothing is in the way").pending.len(), 3);
+    assert_eq!(claim.serve(&[stage.address], || Ok(())).expect("nothing is in the way").given.pending.len(), 3);
 }
 
 #[test]
@@ -249,7 +271,7 @@ fn an_old_process_that_dies_in_the_middle_does_not_keep_the_new_one_from_serving
         std::thread::sleep(Duration::from_millis(2));
     }
     let mut claim = Claim::open(&path, Limits::USUAL).expect("nothing is in the way");
-    assert_eq!(claim.serve(&[], || Ok(())).expect("it can serve").pending.len(), 0);
+    assert_eq!(claim.serve(&[], || Ok(())).expect("it can serve").given.pending.len(), 0);
     assert_eq!(old.wait().expect("it is a child").code(), Some(EXIT_OF_THE_DYING));
 }
 
@@ -345,7 +367,7 @@ fn what_was_said_in_time_is_heard_by_one_who_hangs_up_and_nothing_later() {
 fn whoever_says_something_else_is_told_why_he_is_turned_away() {
     let stage = Stage::new(0);
     for (first, words) in [
-        (Message::Hello { version: VERSION + 1 }, "version 3 of the takeover protocol is spoken there, version 2 here"),
+        (Message::Hello { version: VERSION + 1 }, "version 4 of the takeover protocol is spoken there, version 3 here"),
         (Message::End { pending: 0 }, "does not begin with Hello"),
     ] {
         let channel = stage.channel();
@@ -481,10 +503,11 @@ fn an_old_process_of_version_1_is_taken_over_from_without_its_sessions() {
         let say = |to: &std::os::fd::OwnedFd, bytes: &[u8]| {
             rustix::net::send(to, bytes, rustix::net::SendFlags::empty()).expect("it listens");
         };
-        let first = accept();
-        assert_ne!(hear(&first), HELLO_1, "it tries its own version first");
-        say(&first, b"\xff\x00\x09version 2");
-        drop(first);
+        for _ in 1..VERSION {
+            let first = accept();
+            assert_ne!(hear(&first), HELLO_1, "it tries its own version first, and those before it");
+            say(&first, b"\xff\x00\x09version 1");
+        }
         let second = accept();
         assert_eq!(hear(&second), HELLO_1);
         say(&second, b"\x02VESTIBUL\x00\x01\x00\x00\x00\x00");
@@ -493,8 +516,8 @@ fn an_old_process_of_version_1_is_taken_over_from_without_its_sessions() {
         assert_eq!(hear(&second), [7, 0, 0, 0, 0]);
     });
     let mut claim = Claim::open(&path, Limits::USUAL).expect("it speaks version 1, too");
-    let given = claim.serve(&[], || Ok(())).expect("nothing is in the way");
-    assert_eq!((given.pending.len(), given.sessions.len()), (0, 0));
+    let taken = claim.serve(&[], || Ok(())).expect("nothing is in the way");
+    assert_eq!((taken.given.len(), taken.account), (0, None));
     old.join().expect("it has heard what it expects");
 }
 
@@ -508,7 +531,7 @@ fn live_sessions_go_along_and_come_back_when_the_new_process_fails() {
     stage.expect(&["offer", "hand over of 1", "stay with 0"]);
     assert_eq!(stage.old.lock().expect("nobody has panicked").sessions.len(), 100);
     let mut claim = stage.claim().expect("the place is still there");
-    let taken = claim.serve(&[stage.address], || Ok(())).expect("nothing is in the way").sessions;
+    let taken = claim.serve(&[stage.address], || Ok(())).expect("nothing is in the way").given.sessions;
     assert_eq!(taken.len(), 100);
     for (one, [mut client, mut server]) in taken.into_iter().zip(ends) {
         let through = |end: &mut TcpStream, socket: std::os::fd::OwnedFd| {
@@ -518,4 +541,91 @@ fn live_sessions_go_along_and_come_back_when_the_new_process_fails() {
         through(&mut client, one.client);
         through(&mut server, one.server);
     }
+}
+
+#[test]
+fn what_was_counted_goes_along_and_is_told_until_the_old_process_has_left() {
+    let stage = Stage::new(1);
+    let set = |account: &str| stage.old.lock().expect("nobody has panicked").account = account.to_owned();
+    let long = "counted ".repeat(100_000);
+    set(&long);
+    let mut claim = stage.claim().expect("nothing is in the way");
+    let taken = claim.serve(&[stage.address], || Ok(())).expect("nothing is in the way");
+    assert_eq!((taken.account.as_ref(), taken.debts.len()), (Some(&long), usize::from(DEBTS)));
+    assert_eq!(taken.debts[4711].left, Duration::from_micros(4711));
+    stage.expect(&["offer", "hand over of 1", "let go"]);
+    set("more");
+    let told = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        let waits =
+            scope.spawn(|| claim.await_its_end(|account| told.lock().expect("nobody has panicked").push(account)));
+        let end = Instant::now() + SOON;
+        while told.lock().expect("nobody has panicked").last().is_none_or(|last| last != "more") {
+            assert!(Instant::now() < end, "it is told while both live");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        stage.place.conclude(|| "the last".to_owned());
+        waits.join().expect("nobody has panicked").expect("it has left");
+    });
+    assert_eq!(told.lock().expect("nobody has panicked").last().map(String::as_str), Some("the last"));
+}
+
+/// The same of version 2, byte by byte as it did.
+const HELLO_2: &[u8] = b"\x01VESTIBUL\x00\x02";
+
+#[test]
+fn a_new_process_of_version_2_gets_sessions_and_is_told_of_no_account() {
+    let stage = Stage::new(1);
+    stage.old.lock().expect("nobody has panicked").account = "counted".to_owned();
+    let (session, _ends) = live_session();
+    stage.old.lock().expect("nobody has panicked").sessions.push(session);
+    let new = channel::socket().expect("descriptors are left");
+    rustix::net::connect(&new, &rustix::net::SocketAddrUnix::new(stage.path()).expect("short")).expect("it listens");
+    let say = |bytes: &[u8]| rustix::net::send(&new, bytes, rustix::net::SendFlags::empty()).expect("it listens");
+    let hear = || {
+        let mut room = [0; 4096];
+        let (_, length) = rustix::net::recv(&new, &mut room[..], rustix::net::RecvFlags::empty()).expect("it answers");
+        room[..length].to_vec()
+    };
+    say(HELLO_2);
+    assert_eq!(hear(), b"\x02VESTIBUL\x00\x02\x00\x00\x00\x01", "Welcome of version 2 with one socket");
+    assert_eq!(hear()[..3], [3, 0, 1], "one listening socket");
+    say(&[&[4, 0, 1, 4, 127, 0, 0, 1][..], &stage.address.port().to_be_bytes()].concat());
+    assert_eq!(hear()[..3], [5, 0, 1], "a connection whose header is awaited");
+    assert_eq!(hear()[..3], [11, 0, 1], "a session");
+    assert_eq!(hear(), [6, 0, 0, 0, 2], "and nothing else before the end");
+    say(&[7, 0, 0, 0, 2]);
+    stage.expect(&["offer", "hand over of 1", "let go"]);
+    stage.place.conclude(|| panic!("nobody wants to know"));
+}
+
+#[test]
+fn an_old_process_of_version_2_is_taken_over_from_with_its_sessions_and_without_its_counts() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("socket");
+    let place = channel::socket().expect("descriptors are left");
+    rustix::net::bind(&place, &rustix::net::SocketAddrUnix::new(&path).expect("short")).expect("the directory is ours");
+    rustix::net::listen(&place, 4).expect("it is bound");
+    let old = std::thread::spawn(move || {
+        let channel = |socket| Channel::new(socket, SOON);
+        let accept = || rustix::net::accept(&place).expect("somebody comes");
+        let first = channel(accept());
+        assert!(matches!(first.receive(), Ok((Message::Hello { version: VERSION }, _))));
+        first.refuse("version 3 of the takeover protocol is spoken there, version 2 here: restart");
+        let second = channel(accept());
+        assert!(matches!(second.receive(), Ok((Message::Hello { version: 2 }, _))), "the one before, next");
+        second.send(&Message::Welcome { version: 2, sockets: 0 }, &[]).expect("it listens");
+        assert!(matches!(second.receive(), Ok((Message::Serving(_), _))));
+        let (session, ends) = live_session();
+        let sockets = [&session.client, &session.server].map(std::os::fd::AsFd::as_fd);
+        second.send(&Message::Sessions(vec![session.state.clone()]), &sockets).expect("it listens");
+        second.send(&Message::End { pending: 1 }, &[]).expect("it listens");
+        assert!(matches!(second.receive(), Ok((Message::Taken { pending: 1 }, _))));
+        ends
+    });
+    let mut claim = Claim::open(&path, Limits::USUAL).expect("it speaks version 2, too");
+    let taken = claim.serve(&[], || Ok(())).expect("nothing is in the way");
+    assert_eq!((taken.given.sessions.len(), taken.account, taken.debts.len()), (1, None, 0));
+    old.join().expect("it has heard what it expects");
+    claim.await_its_end(|account| panic!("{account}")).expect("it has left");
 }

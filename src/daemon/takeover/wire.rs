@@ -7,15 +7,17 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
 
-use vestibule::engine::SessionState;
+use vestibule::engine::{ClientDebt, SessionState};
 use vestibule::relay::{HalfState, PairState, SessionId, Side};
 
 /// Version of the protocol that this program speaks.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 /// Oldest version that is understood: without live sessions.
 pub const VERSION_MIN: u16 = 1;
 /// First version in which live sessions move.
 pub const WITH_SESSIONS: u16 = 2;
+/// First version in which counts and what clients have spent of their rates go along.
+pub const WITH_ACCOUNTS: u16 = 3;
 /// Most bytes of a message: one connection with the longest header that a configuration can allow fits.
 pub const MESSAGE_MAX: usize = 96 << 10;
 /// Most entries with a descriptor in one message; the kernel takes 253 (SCM_MAX_FD, unix(7)).
@@ -28,6 +30,12 @@ pub const ADDRESSES_MAX: usize = 2048;
 pub const TEXT_MAX: usize = 512;
 /// Most bytes of an answer.
 pub const ANSWER_MAX: usize = 64 << 10;
+/// Most bytes of an account in one message.
+pub const ACCOUNT_PART_MAX: usize = 64 << 10;
+/// Most bytes of an account: of some thousand servers.
+pub const ACCOUNT_MAX: usize = 32 << 20;
+/// Most clients in one message.
+pub const CLIENTS_PART_MAX: usize = 2048;
 
 const MAGIC: [u8; 8] = *b"VESTIBUL";
 
@@ -46,6 +54,18 @@ pub enum Message {
     Pending(Vec<Connection>),
     /// Live sessions, each with two descriptors: the client's and the server's. Since version 2.
     Sessions(Vec<SessionState>),
+    /// Clients that have spent of their connection rate. Since version 3.
+    Clients(Vec<ClientDebt>),
+    /// What the old process, and those before it, have counted so far: each account takes the place of the one before. It
+    /// is said before the end, and again until the old process has left. Since version 3.
+    Account {
+        /// The first part of an account.
+        first: bool,
+        /// The last one.
+        last: bool,
+        /// The text, in parts.
+        part: Vec<u8>,
+    },
     /// So many pending connections and live sessions were sent.
     End { pending: u32 },
     /// The new process has so many and goes on with them.
@@ -131,7 +151,13 @@ const LEAVING: u8 = 8;
 const ASK: u8 = 9;
 const ANSWER: u8 = 10;
 const SESSIONS: u8 = 11;
+const CLIENTS: u8 = 12;
+const ACCOUNT: u8 = 13;
 const REFUSED: u8 = 255;
+
+/// Bits of a part of an account.
+const FIRST: u8 = 1;
+const LAST: u8 = 2;
 
 /// Bits of a session.
 const AWAITS_GREETING: u8 = 1;
@@ -178,6 +204,14 @@ pub fn encode(message: &Message) -> Vec<u8> {
             let out = out.kind(SESSIONS).count(sessions.len());
             sessions.iter().fold(out, Writer::session)
         }
+        Message::Clients(clients) => {
+            let out = out.kind(CLIENTS).count(clients.len());
+            clients.iter().fold(out, |out, one| out.number(one.client).time(one.left))
+        }
+        Message::Account { first, last, part } => {
+            let out = out.kind(ACCOUNT).flags(&[(FIRST, *first), (LAST, *last)]);
+            out.number((part.len() as u32).to_be_bytes()).bytes(part)
+        }
         Message::End { pending } => out.kind(END).number(pending.to_be_bytes()),
         Message::Taken { pending } => out.kind(TAKEN).number(pending.to_be_bytes()),
         Message::Leaving => out.kind(LEAVING),
@@ -210,6 +244,8 @@ pub fn decode(packet: &[u8]) -> Result<Message, Malformed> {
         [SERVING] => Message::Serving(rest.list(ADDRESSES_MAX, Reader::address)?),
         [PENDING] => Message::Pending(rest.list(ENTRIES_MAX, Reader::connection)?),
         [SESSIONS] => Message::Sessions(rest.list(ENTRIES_MAX / 2, Reader::session)?),
+        [CLIENTS] => Message::Clients(rest.list(CLIENTS_PART_MAX, Reader::client)?),
+        [ACCOUNT] => rest.account()?,
         [END] => Message::End { pending: rest.long()? },
         [TAKEN] => Message::Taken { pending: rest.long()? },
         [LEAVING] => Message::Leaving,
@@ -338,6 +374,20 @@ impl<'a> Reader<'a> {
         }
         let text = std::str::from_utf8(self.bytes(len)?).map_err(|_| Malformed("a text that is not UTF-8"))?;
         Ok(text.to_owned())
+    }
+
+    fn client(&mut self) -> Result<ClientDebt, Malformed> {
+        Ok(ClientDebt { client: self.number()?, left: self.time()? })
+    }
+
+    fn account(&mut self) -> Result<Message, Malformed> {
+        let [flags] = self.number()?;
+        let len = self.long()? as usize;
+        if len > ACCOUNT_PART_MAX {
+            return Err(Malformed("a part of an account that is too long"));
+        }
+        let part = self.bytes(len)?.to_vec();
+        Ok(Message::Account { first: flags & FIRST != 0, last: flags & LAST != 0, part })
     }
 
     fn form(&mut self) -> Result<Form, Malformed> {
@@ -502,6 +552,9 @@ mod tests {
             Message::Serving(vec![address("192.0.2.1:143"), address("[::]:143")]),
             Message::Pending(vec![connection(b""), connection(b"PROXY TCP4 ")]),
             Message::Sessions(vec![session(b"", b""), session(b"a NOOP\r\n", b"* OK still here\r\n")]),
+            Message::Clients(vec![ClientDebt { client: [7; 16], left: Duration::from_micros(60_000_001) }]),
+            Message::Account { first: true, last: false, part: b"vestibule counts".to_vec() },
+            Message::Account { first: false, last: true, part: Vec::new() },
             Message::End { pending: 2 },
             Message::Taken { pending: 2 },
             Message::Leaving,
@@ -546,7 +599,7 @@ mod tests {
             }
         }
         for len in 0..512 {
-            let noise: Vec<u8> = (0..len).map(|_| random.u8(11..255)).collect();
+            let noise: Vec<u8> = (0..len).map(|_| random.u8(14..255)).collect();
             assert!(decode(&noise).is_err());
         }
     }
@@ -570,6 +623,10 @@ mod tests {
         assert!(decode(&long).is_err());
         assert!(decode(&encode(&Message::Sockets(vec![socket; ENTRIES_MAX + 1]))).is_err());
         assert!(decode(&encode(&Message::Serving(vec![address("192.0.2.1:1"); ADDRESSES_MAX + 1]))).is_err());
+        let debt = ClientDebt { client: [0; 16], left: Duration::ZERO };
+        assert!(decode(&encode(&Message::Clients(vec![debt; CLIENTS_PART_MAX + 1]))).is_err());
+        let part = vec![b'x'; ACCOUNT_PART_MAX + 1];
+        assert!(decode(&encode(&Message::Account { first: true, last: true, part })).is_err());
     }
 
     #[test]
@@ -594,5 +651,9 @@ mod tests {
         assert!(encode(&Message::Sockets(sockets)).len() <= MESSAGE_MAX);
         assert!(encode(&Message::Serving(vec![address; ADDRESSES_MAX])).len() <= MESSAGE_MAX);
         assert!(encode(&Message::Answer("é".repeat(ANSWER_MAX))).len() <= MESSAGE_MAX);
+        let debt = ClientDebt { client: [0; 16], left: Duration::ZERO };
+        assert!(encode(&Message::Clients(vec![debt; CLIENTS_PART_MAX])).len() <= MESSAGE_MAX);
+        let part = vec![b'x'; ACCOUNT_PART_MAX];
+        assert!(encode(&Message::Account { first: true, last: true, part }).len() <= MESSAGE_MAX);
     }
 }

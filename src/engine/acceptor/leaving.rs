@@ -141,7 +141,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             let terms = present.filter_map(|door| door.relay.as_ref()).find(serves).cloned();
             let terms = terms.unwrap_or_else(|| Arc::new(Terms::of_former_service(&session.state.service)));
             // It was let in there: a limit that it exceeds here is no reason to end it.
-            let ticket = self.clients.admit(session.state.client.ip(), self.now).ok().flatten();
+            let ticket = self.clients.count(session.state.client.ip(), self.now);
             let permit = ticket.and_then(|ticket| permit(&self.clients, ticket));
             self.relays.take_in(&mut self.driver, session, terms, permit, self.now);
         }

@@ -159,9 +159,14 @@ fn named(backend: &SharedBackend) -> Vec<Named> {
 fn no_answer(backend: &SharedBackend, server: &Named, problem: &str) {
     let (backend, Named { name, host, address, .. }) = (backend.name(), server);
     match address {
-        Some(address) => tracing::warn!("backend {backend}: server {name} stays at {address}: {host}: {problem}"),
+        Some(address) => {
+            tracing::warn!(event = "server", "backend {backend}: server {name} stays at {address}: {host}: {problem}")
+        }
         None => {
-            tracing::warn!("backend {backend}: server {name} has no address, so it serves nobody: {host}: {problem}")
+            tracing::warn!(
+                event = "server",
+                "backend {backend}: server {name} has no address, so it serves nobody: {host}: {problem}"
+            )
         }
     }
 }
@@ -170,7 +175,10 @@ fn moved(backend: &SharedBackend, server: &Named, address: Option<SocketAddr>) {
     let (backend, Named { name, host, .. }) = (backend.name(), server);
     let before = server.address.map_or("without an address".to_owned(), |before| format!("at {before}"));
     let now = address.map_or_else(String::new, |now| now.to_string());
-    tracing::info!("backend {backend}: server {name} is at {now} now, by its name {host}; it was {before}");
+    tracing::info!(
+        event = "server",
+        "backend {backend}: server {name} is at {now} now, by its name {host}; it was {before}"
+    );
 }
 
 #[cfg(test)]

@@ -125,6 +125,7 @@ struct Ended {
     listener: Arc<ListenerInfo>,
     terms: Arc<Terms>,
     server: Option<ServerIndex>,
+    elsewhere: Option<Arc<str>>,
     closed: Closed,
     active: Instant,
     at: Instant,
@@ -145,13 +146,14 @@ impl Asked {
             self.ended.pop_front();
         }
         let closed = session.closed(end, now);
-        let Session { id, addresses, listener, terms, served_by, times, .. } = session;
+        let Session { id, addresses, listener, terms, served_by, elsewhere, times, .. } = session;
         self.ended.push_back(Ended {
             id,
             addresses,
             listener,
             terms,
             server: served_by,
+            elsewhere,
             closed,
             active: times.active,
             at: now,
@@ -162,7 +164,7 @@ impl Asked {
         let mut found = Found::default();
         // The latest first.
         for one in self.ended.iter().rev() {
-            if filter.fits(&one.id, one.addresses.0, &one.terms, one.server) {
+            if filter.fits(&one.id, one.addresses.0, &one.terms, (one.server, one.elsewhere.as_ref())) {
                 found.add(limit, || one.seen(now));
             }
         }
@@ -210,7 +212,7 @@ impl<S> Relays<S> {
     fn look_at(&mut self, index: u32, looking: &mut Looking, now: Instant) {
         let Some(session) = self.sessions.id_of(index).and_then(|slot| self.sessions.get_mut(slot)) else { return };
         let filter = &looking.question.filter;
-        if !filter.fits(&session.id, session.addresses.0, &session.terms, session.chosen)
+        if !filter.fits(&session.id, session.addresses.0, &session.terms, (session.chosen, session.elsewhere.as_ref()))
             || filter.silent_since.is_some_and(|since| session.times.active > since)
         {
             return;
@@ -238,14 +240,21 @@ fn spread(over: Duration, number: u64) -> Duration {
 }
 
 impl SessionFilter {
-    fn fits(&self, id: &SessionId, client: SocketAddr, terms: &Terms, server: Option<ServerIndex>) -> bool {
+    /// `elsewhere` is the name of its server where no backend has it.
+    fn fits(
+        &self,
+        id: &SessionId,
+        client: SocketAddr,
+        terms: &Terms,
+        (server, elsewhere): (Option<ServerIndex>, Option<&Arc<str>>),
+    ) -> bool {
         self.id.is_none_or(|wanted| wanted == *id)
             && self.client.is_none_or(|network| network.contains(client.ip()))
             && self.port.is_none_or(|port| port == client.port())
             && self.backend.as_ref().is_none_or(|name| name == terms.backend.name())
             && self.server.as_ref().is_none_or(|name| {
                 let known = server.and_then(|server| terms.backend.server_name(server));
-                known.is_some_and(|known| *known == **name)
+                known.as_ref().or(elsewhere).is_some_and(|known| **known == **name)
             })
     }
 }
@@ -294,6 +303,7 @@ fn state(phase: Phase) -> &'static str {
 impl Ended {
     fn seen(&self, now: Instant) -> SessionSeen {
         let backend = &self.terms.backend;
+        let server = self.server.and_then(|server| backend.server_name(server));
         SessionSeen {
             id: self.id,
             service: self.listener.service.clone(),
@@ -301,7 +311,7 @@ impl Ended {
             client: self.addresses.0,
             destination: self.addresses.1,
             backend: backend.name().to_owned(),
-            server: self.server.and_then(|server| backend.server_name(server)).map(|name| name.to_string()),
+            server: server.or_else(|| self.elsewhere.clone()).map(|name| name.to_string()),
             state: self.closed.end.code(),
             ended: Some(now.saturating_duration_since(self.at)),
             age: self.closed.lasted,

@@ -129,6 +129,7 @@ impl<S> Relays<S> {
             times: Times { accepted, begun, chosen: chosen_at, connected, greeted, active },
             is_tls: state.is_tls,
             served_by: None,
+            elsewhere: chosen.is_none().then(|| state.server.as_str().into()),
             leaves: None,
             unasked: false,
             is_kept_alive: false,
@@ -154,7 +155,10 @@ fn state<S>(session: &mut Session<S>, now: Instant) -> Option<SessionState> {
         return None;
     }
     let Times { accepted, begun, chosen, connected, greeted, active } = session.times;
-    let server = session.terms.backend.server_name(session.chosen?)?;
+    let server = match session.chosen {
+        Some(server) => session.terms.backend.server_name(server)?,
+        None => session.elsewhere.clone()?,
+    };
     Some(SessionState {
         id: session.id,
         service: session.listener.service.clone(),

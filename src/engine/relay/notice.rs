@@ -27,11 +27,14 @@ impl SharedBackend {
     pub fn tell(&self, server: ServerIndex, change: &Change, now: Instant) {
         let (backend, name) = (self.name(), self.server_name(server).unwrap_or_default());
         match change {
-            Change::Up => tracing::info!("backend {backend}: server {name} is up again"),
-            Change::Down { why } => tracing::warn!("backend {backend}: server {name} is down: {why}"),
+            Change::Up => tracing::info!(event = "server", "backend {backend}: server {name} is up again"),
+            Change::Down { why } => tracing::warn!(event = "server", "backend {backend}: server {name} is down: {why}"),
         }
         if matches!(change, Change::Down { .. }) && !self.lock().servers(now).any(|server| server.takes_new) {
-            tracing::error!("backend {backend}: no server is left, so clients are told that nobody can serve them");
+            tracing::error!(
+                event = "server",
+                "backend {backend}: no server is left, so clients are told that nobody can serve them"
+            );
         }
     }
 
@@ -54,6 +57,7 @@ impl SharedBackend {
         if let Some(more) = self.told(Notice::Overload(server), now) {
             let (backend, name) = (self.name(), self.server_name(server).unwrap_or_default());
             tracing::warn!(
+                event = "server",
                 "backend {backend}: server {name} says that it has too many connections, and gets fewer for a while{more}"
             );
         }
@@ -63,7 +67,7 @@ impl SharedBackend {
     pub fn short_of(&self, errno: Errno, target: SocketAddr, sources: &[IpAddr], now: Instant) {
         let Some(more) = self.told(Notice::Shortage(errno.0), now) else { return };
         let (backend, missing) = (self.name(), shortage(errno, target, sources));
-        tracing::error!("backend {backend}: {missing}{more}");
+        tracing::error!(event = "server", "backend {backend}: {missing}{more}");
     }
 
     /// Sets what is wanted of a server; in [`AdminState::Maint`] its sessions are let go.

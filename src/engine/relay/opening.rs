@@ -68,6 +68,7 @@ impl<S> Relays<S> {
             times: Times::new(handoff.accepted_at, now),
             is_tls,
             served_by: None,
+            elsewhere: None,
             leaves: None,
             unasked: false,
             is_kept_alive: false,

@@ -38,6 +38,8 @@ pub struct Session<S> {
     pub early: u32,
     /// The server that it has counted at, once it does no longer.
     pub served_by: Option<ServerIndex>,
+    /// The name of its server, if no backend has it: that of the process that the session came from had it.
+    pub elsewhere: Option<Arc<str>>,
     /// By when it has to end whatever happens, and why.
     pub leaves: Option<(Instant, End)>,
     /// Its server has ended out of a silence, without a last word.
@@ -159,7 +161,7 @@ impl<S> Session<S> {
             client: self.addresses.0,
             destination: self.addresses.1,
             backend: backend.name(),
-            server: self.chosen.and_then(|server| backend.server_name(server)),
+            server: self.chosen.and_then(|server| backend.server_name(server)).or_else(|| self.elsewhere.clone()),
             end,
             header_wait: between(accepted, begun),
             queue_wait: between(begun, chosen),
