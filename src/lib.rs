@@ -41,7 +41,7 @@
 //! pool whose connections go on to a backend. Another engine, in this process or another one, takes over by
 //! [`Engine::sockets`], [`Engine::hand_over`] and [`Engine::take_in`].
 //!
-//! Features: `tokio` and `tokio-uring` bring pools on those runtimes, `tls` brings `worker::tls`; `daemon` (default) is what
+//! Features: `tokio` and `tokio-uring` bring pools on those runtimes, `tls` brings the module of that name; `daemon` (default) is what
 //! only the program needs, and contains `tls`.
 //!
 //! What always holds:
@@ -65,6 +65,8 @@ pub mod relay;
 #[doc(hidden)] // serves the engine and the bundled tools; no part of the public interface
 pub mod ring;
 pub mod stats;
+#[cfg(feature = "tls")]
+pub mod tls;
 pub mod worker;
 
 pub use dispatch::{Accepted, Pool};

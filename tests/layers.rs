@@ -17,12 +17,16 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("tokio", &["proxy"]),
     ("admission", &["net", "proxy"]),
     ("dispatch", &["net", "proxy", "stats"]),
+    ("tls", &["dispatch", "proxy"]),
     ("conn", &["admission", "net", "proxy"]),
     ("worker", &["dispatch", "proxy", "stats"]),
     ("relay", &["net", "proxy", "stats"]),
     ("backend", &["net", "proxy", "relay", "stats"]),
     ("config", &["admission", "backend", "dispatch", "net", "proxy", "relay"]),
-    ("engine", &["admission", "backend", "conn", "dispatch", "metrics", "net", "proxy", "relay", "ring", "stats"]),
+    (
+        "engine",
+        &["admission", "backend", "conn", "dispatch", "metrics", "net", "proxy", "relay", "ring", "stats", "tls"],
+    ),
 ];
 
 /// The only places with `unsafe`.
@@ -47,6 +51,8 @@ const MUST_NOT_SAY: &[(&str, &[&str])] = &[
     ("metrics", CLOCK_AND_SOCKETS),
     ("ring", &["proxy", "haproxy", "PROXY"]),
     ("dispatch", &["decode("]),
+    // It reads files of certificates, and has a word for the kernel there.
+    ("tls", &["Instant::now", "SystemTime", "TcpStream", "TcpListener", "UdpSocket", "io_uring::", "decode("]),
     ("worker", &["decode("]),
     ("config", &["decode("]),
     ("engine", &["decode("]),

@@ -4,11 +4,13 @@ use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use socket2::{Domain, SockAddr, Socket, Type};
+use tempfile::TempDir;
 
 use crate::support::client::{Client, TRUSTED, address, loopback, whoami};
 use crate::support::daemon::{Daemon, counted};
 use crate::support::swarm::{CONNECTIONS, swarm};
-use crate::support::{PATIENCE, free_port, header, is_listening, wait_until};
+use crate::support::{PATIENCE, free_port, header, is_listening, temp_dir, wait_until};
 
 #[test]
 fn term_and_int_end_it_cleanly_and_abort_pending_headers() {
@@ -38,21 +40,29 @@ fn the_closing_table_counts_what_was_done() {
     }
 }
 
-/// A daemon whose only listener speaks TLS, so that a client without a handshake holds a worker, and that client.
-fn with_a_held_worker(globals: &str) -> (Daemon, u16, Client) {
-    let port = free_port();
-    let listener = format!("inet_listener imaps {{\n address = 127.0.0.1\n port = {port}\n ssl = yes\n }}");
-    let daemon = Daemon::start(&format!("{globals}\nservice imap-login {{\n {listener}\n}}\n"), &[port]);
-    let silent = Client::connect(TRUSTED, loopback(port));
+/// A daemon of which a receiver has taken a connection and does not end it, that receiver's end, and the client.
+fn with_a_held_worker(globals: &str) -> (Daemon, u16, (Socket, TempDir, Client)) {
+    let (port, directory) = (free_port(), temp_dir());
+    let path = directory.path().join("imap.sock");
+    let listener = format!("inet_listener imap {{\n address = 127.0.0.1\n port = {port}\n }}");
+    let service = format!("worker = handoff\n handoff_socket = {}\n {listener}", path.display());
+    let daemon = Daemon::start(&format!("{globals}\nservice imap-login {{\n {service}\n}}\n"), &[port]);
+    let receiver = Socket::new(Domain::UNIX, Type::SEQPACKET, None).expect("a socket");
+    receiver.connect(&SockAddr::unix(&path).expect("a short path")).expect("the daemon listens there");
+    receiver.send(b"hello 1 8").expect("it hears");
+    let client = Client::connect(TRUSTED, loopback(port));
+    let mut record = [std::mem::MaybeUninit::uninit(); 4096];
+    assert!(receiver.recv(&mut record).expect("a connection is offered") > 0);
+    receiver.send(b"taken 0").expect("it hears");
     std::thread::sleep(Duration::from_millis(300));
-    (daemon, port, silent)
+    (daemon, port, (receiver, directory, client))
 }
 
 #[test]
 fn a_second_signal_ends_it_at_once() {
     // Also when it drains already.
     for signals in [&[Signal::TERM][..], &[Signal::USR1, Signal::TERM]] {
-        let (mut daemon, port, _silent) = with_a_held_worker("");
+        let (mut daemon, port, _held) = with_a_held_worker("");
         for &signal in signals {
             daemon.signal(signal);
             assert!(wait_until(PATIENCE, || !is_listening(loopback(port))), "the first signal stops accepting");
@@ -78,7 +88,7 @@ fn usr1_drains_and_stays_until_term() {
 
 #[test]
 fn a_drain_that_was_incomplete_before_term_is_said_by_the_exit_code() {
-    let (mut daemon, _, _silent) = with_a_held_worker("drain_timeout = 1 secs");
+    let (mut daemon, _, _held) = with_a_held_worker("drain_timeout = 1 secs");
     daemon.signal(Signal::USR1);
     daemon.wait_for_output("not everything ended within drain_timeout");
     daemon.signal(Signal::TERM);
@@ -87,19 +97,29 @@ fn a_drain_that_was_incomplete_before_term_is_said_by_the_exit_code() {
 
 #[test]
 fn workers_that_never_end_do_not_keep_the_daemon_beyond_drain_timeout() {
-    let port = free_port();
-    let configuration = format!(
-        "drain_timeout = 1 secs\nservice imap-login {{\n workers = 2\n queue = 2\n inet_listener imaps {{\n \
-         address = 127.0.0.1\n port = {port}\n ssl = yes\n }}\n}}\n"
-    );
-    let mut daemon = Daemon::start(&configuration, &[port]);
-    // Handshakes that never come: in the workers' hands, in the queue, in line, in the backlog.
+    let (mut daemon, port, held) = with_a_held_worker("drain_timeout = 1 secs");
+    // With the receiver, beyond what it takes, in the queue.
     let silent: Vec<Client> = (0..20).map(|_| Client::connect(TRUSTED, loopback(port))).collect();
     std::thread::sleep(Duration::from_millis(300));
     daemon.signal(Signal::TERM);
     let status = daemon.wait(PATIENCE);
     assert_eq!(status.code(), Some(1), "an incomplete drain is said by the exit code:\n{}", daemon.output());
     assert!(daemon.output().contains("not everything ended within drain_timeout"), "{}", daemon.output());
+    drop(held);
+    silent.iter().for_each(|client| assert_eq!(client.read_to_end().0, b""));
+}
+
+#[test]
+fn clients_that_owe_their_handshake_do_not_keep_a_drain_from_its_end() {
+    let port = free_port();
+    let listener = format!("inet_listener imaps {{\n address = 127.0.0.1\n port = {port}\n ssl = yes\n }}");
+    let globals = "drain_timeout = 2 secs\nssl_handshake_timeout = 1 hours";
+    let mut daemon = Daemon::start(&format!("{globals}\nservice imap-login {{\n {listener}\n}}\n"), &[port]);
+    let silent: Vec<Client> = (0..20).map(|_| Client::connect(TRUSTED, loopback(port))).collect();
+    std::thread::sleep(Duration::from_millis(300));
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait(PATIENCE).code(), Some(0), "{}", daemon.output());
+    assert_eq!(counted(&daemon.output(), "drained"), Some(20), "{}", daemon.output());
     silent.iter().for_each(|client| assert_eq!(client.read_to_end().0, b""));
 }
 
@@ -107,7 +127,7 @@ fn workers_that_never_end_do_not_keep_the_daemon_beyond_drain_timeout() {
 fn a_port_in_use_is_named_and_nothing_else_is_bound() {
     let (taken, free) = (free_port(), free_port());
     let holder = std::net::TcpListener::bind(loopback(taken)).expect("it was free");
-    let directory = crate::support::temp_dir();
+    let directory = temp_dir();
     let file = directory.path().join("vestibule.conf");
     let listener = |name: &str, port: u16| {
         format!(" inet_listener {name} {{\n address = 127.0.0.1\n port = {port}\n haproxy = yes\n }}\n")

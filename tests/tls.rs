@@ -2,13 +2,16 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::Command;
 use std::thread;
+
+use rustix::process::Signal;
 
 use crate::support::client::{Client, TRUSTED, loopback, whoami};
 use crate::support::daemon::{Daemon, counted, vestibule};
 use crate::support::process::run;
-use crate::support::{certificate, free_port, header, temp_dir};
+use crate::support::{PATIENCE, certificate, free_port, header, temp_dir, wait_until};
 use crate::{needs, needs_root};
 
 fn tls_configuration(port: u16, certificate: &str) -> String {
@@ -187,4 +190,97 @@ fn copy(mut from: TcpStream, mut to: TcpStream) {
         }
     }
     let _ = to.shutdown(std::net::Shutdown::Write);
+}
+
+/// What openssl says of a connection that tries to resume the session in `file`, and keeps a new one there.
+fn resuming(port: u16, version: &str, file: &Path, is_there: bool) -> String {
+    let mut openssl = Command::new("openssl");
+    openssl.args(["s_client", version, "-ign_eof", "-servername", "mail.test", "-connect"]);
+    openssl.arg(format!("127.0.0.1:{port}")).arg("-sess_out").arg(file);
+    if is_there {
+        openssl.arg("-sess_in").arg(file);
+    }
+    run(openssl, b"").stdout
+}
+
+#[test]
+fn sessions_are_resumed_also_after_a_reload_and_a_renewed_certificate_is_shown_to_the_next_client() {
+    needs!("openssl");
+    let directory = temp_dir();
+    let (first, second) = (directory.path().join("first"), directory.path().join("second"));
+    for folder in [&first, &second] {
+        std::fs::create_dir(folder).expect("a directory");
+        certificate(folder);
+    }
+    let (port, current) = (free_port(), directory.path().join("current"));
+    std::os::unix::fs::symlink(&first, &current).expect("a link");
+    let (name, key) = (current.join("crt.pem"), current.join("key.pem"));
+    let files = format!("ssl_cert = <{}\nssl_key = <{}", name.display(), key.display());
+    let listener = format!("address = 127.0.0.1\n port = {port}\n ssl = yes");
+    let daemon = Daemon::start(
+        &format!("{files}\nservice imap-login {{\n inet_listener imaps {{\n {listener}\n }}\n}}\n"),
+        &[port],
+    );
+    let reload = |times: usize| {
+        daemon.signal(Signal::HUP);
+        let reloaded = || daemon.output().matches("reloaded: accepting on").count() == times;
+        assert!(wait_until(PATIENCE, reloaded), "{}", daemon.output());
+    };
+    let shown = |said: &str| said.split("-----BEGIN CERTIFICATE-----").nth(1).map(|rest| rest[..200].to_owned());
+    let sessions = ["-tls1_2", "-tls1_3"].map(|version| (version, directory.path().join(version)));
+    for (version, file) in &sessions {
+        let full = resuming(port, version, file, false);
+        assert!(full.contains("New, TLSv1.") && full.contains("\"tls\":true"), "{full}");
+        let again = resuming(port, version, file, true);
+        assert!(again.contains("Reused, TLSv1.") && again.contains("\"tls\":true"), "{version}: {again}");
+    }
+    reload(1);
+    for (version, file) in &sessions {
+        let again = resuming(port, version, file, true);
+        assert!(again.contains("Reused, TLSv1."), "the certificate is the same: {version}: {again}");
+    }
+    let before = shown(&resuming(port, "-tls1_3", &sessions[1].1, false)).expect("a certificate");
+    std::fs::remove_file(&current).expect("it is ours");
+    std::os::unix::fs::symlink(&second, &current).expect("a link");
+    reload(2);
+    for (version, file) in &sessions {
+        let fresh = resuming(port, version, file, true);
+        assert!(fresh.contains("New, TLSv1."), "of another certificate nothing is resumed: {version}: {fresh}");
+        assert_ne!(shown(&fresh), Some(before.clone()), "the new one is shown");
+    }
+    let log = daemon.stop();
+    assert_eq!(counted(&log, "tls-resumed"), Some(4), "{log}");
+}
+
+#[test]
+fn five_hundred_silent_clients_take_no_thread_and_hold_nobody_up() {
+    needs!("openssl");
+    const SILENT: usize = 500;
+    for driver in ["io_uring", "epoll"] {
+        let port = free_port();
+        let listener = format!("address = 127.0.0.1\n port = {port}\n ssl = yes");
+        let globals = format!("driver = {driver}\nssl_handshake_timeout = 3 secs");
+        let daemon = Daemon::start(
+            &format!("{globals}\nservice imap-login {{\n inet_listener imaps {{\n {listener}\n }}\n}}\n"),
+            &[port],
+        );
+        let ask = || {
+            let mut openssl = Command::new("openssl");
+            openssl.args(["s_client", "-quiet", "-connect"]).arg(format!("127.0.0.1:{port}"));
+            let answer = whoami(run(openssl, b"").stdout.as_bytes());
+            assert_eq!(answer["tls"], true, "{answer}");
+        };
+        ask(); // whatever starts with the first connection has started
+        let threads = || std::fs::read_dir(format!("/proc/{}/task", daemon.id())).expect("it runs").count();
+        let before = threads();
+        let silent: Vec<Client> = (0..SILENT).map(|_| Client::connect(TRUSTED, loopback(port))).collect();
+        for _ in 0..5 {
+            ask();
+        }
+        assert_eq!(threads(), before, "{driver}");
+        silent.iter().for_each(|client| assert_eq!(client.read_to_end().0, b""));
+        let log = daemon.stop();
+        assert_eq!(counted(&log, "tls-failed"), Some(SILENT as u64), "{driver}: {log}");
+        assert_eq!(counted(&log, "tls-established"), Some(6), "{driver}: {log}");
+    }
 }

@@ -96,6 +96,62 @@ fn dovecot_2_4s_names_ask_for_certificates_too() {
     assert_eq!(served(port, Some(&theirs.sign("joe")), &[]), None);
 }
 
+/// Two daemons, one behind the other: the first ends TLS, and the second says what it was told of it.
+#[test]
+fn servers_are_told_of_the_clients_tls_and_of_a_verified_certificate() {
+    needs!("openssl");
+    let directory = temp_dir();
+    let ours = Authority::new("ours");
+    let joe = ours.sign("joe");
+    let (front, back) = (free_port(), free_port());
+    let behind = format!("inet_listener l {{\n address = 127.0.0.1\n port = {back}\n haproxy = yes\n }}");
+    let _behind = Daemon::start(
+        &format!("haproxy_trusted_networks = 127.0.0.1\nservice imap-login {{\n {behind}\n}}\n"),
+        &[back],
+    );
+    let listener = format!("inet_listener imaps {{\n address = 127.0.0.1\n port = {front}\n ssl = yes\n }}");
+    let asks = format!("ssl_verify_client_cert = yes\nssl_ca = <{}\n", ours.with_list().display());
+    let backend = "target = vestibule\n forward_tlvs = ssl authority alpn\n check = none";
+    let _front = Daemon::start(
+        &format!(
+            "{}{asks}service imap-login {{\n worker = relay\n backend = b\n protocol = none\n {listener}\n}}\nbackend b {{\n \
+             {backend}\n server s1 {{\n address = 127.0.0.1\n port = {back}\n }}\n}}\n",
+            pair(&certificate(directory.path()))
+        ),
+        &[front],
+    );
+    let told = |shown: &[&str]| {
+        let arguments = [shown, &["-servername", "mail.test", "-alpn", "imap"]].concat();
+        let said = s_client(front, &arguments).stdout;
+        let line = said.lines().find(|line| line.starts_with("{\"service\"")).unwrap_or_else(|| panic!("{said}"));
+        whoami(format!("{line}\n").as_bytes())["tlvs"].clone()
+    };
+    let hex = |text: &str| text.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let part = |kind: u8, text: &str| format!("{kind:02x}00{:02x}{}", text.len(), hex(text));
+    for version in ["TLSv1.2", "TLSv1.3"] {
+        let (flag, cipher) = match version {
+            "TLSv1.2" => ("-tls1_2", "ECDHE-RSA-AES256-GCM-SHA384"),
+            _ => ("-tls1_3", "TLS_AES_256_GCM_SHA384"),
+        };
+        let shown = showing(&joe);
+        let with_certificate: Vec<&str> = shown.iter().map(String::as_str).chain([flag]).collect();
+        let described = part(0x21, version) + &part(0x23, cipher);
+        for (shown, ssl) in [
+            (&[flag][..], format!("0100000000{described}")),
+            (&with_certificate, format!("0700000000{described}{}", part(0x22, "joe"))),
+        ] {
+            let all = told(shown);
+            let tlvs = all.as_array().expect("a list");
+            let value = |kind: u8| tlvs.iter().find(|tlv| tlv["type"] == kind).and_then(|tlv| tlv["value"].as_str());
+            assert_eq!((value(1), value(2)), (Some(&*hex("imap")), Some(&*hex("mail.test"))), "{all}");
+            let value = value(0x20).expect("an SSL TLV");
+            assert_eq!(value.len(), ssl.len(), "{version}: {value} {ssl}");
+            assert!(value.starts_with(&ssl[..10]) && value.contains(&described), "{version}: {value} {ssl}");
+            assert_eq!(value.contains(&part(0x22, "joe")), ssl.starts_with("07"), "{version}: {value}");
+        }
+    }
+}
+
 /// The common name of the certificate that a client sees.
 fn seen(port: u16, name: Option<&str>) -> String {
     let arguments: Vec<&str> = match name {

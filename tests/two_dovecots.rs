@@ -321,7 +321,7 @@ fn ours_by_name(text: &str, name: &str, files: &[&str; 3]) -> usize {
     let tls = "service s {\ninet_listener l {\nport = 1\nssl = yes\n}\n}\n";
     let loaded = vestibule::config::parse(Path::new("t.conf"), &format!("{text}{tls}")).expect("both read it");
     let settings = loaded.settings;
-    let matches = |masks: &[String]| masks.iter().any(|mask| vestibule::worker::tls::is_matched(name, mask));
+    let matches = |masks: &[String]| masks.iter().any(|mask| vestibule::tls::is_matched(name, mask));
     let found = settings.local_names.iter().find(|named| matches(&named.names)).map(|named| named.cert.path.clone());
     let path = found.unwrap_or_else(|| settings.ssl_cert.expect("it is named").path);
     files.iter().position(|file| path == Path::new(&format!("{file}.crt"))).expect("one of them")

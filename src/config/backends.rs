@@ -89,13 +89,7 @@ fn users(services: &[Service], backend: usize) -> impl Iterator<Item = &Service>
 
 impl Check<'_> {
     /// What a service says of relaying. Of one that does not relay, only whether it says anything.
-    pub(super) fn relay(
-        &mut self,
-        raw: &RawService,
-        worker: WorkerKind,
-        listeners: &[InetListener],
-        backends: &[RawBackend],
-    ) -> Relay {
+    pub(super) fn relay(&mut self, raw: &RawService, worker: WorkerKind, backends: &[RawBackend]) -> Relay {
         let values = &raw.values;
         if worker != WorkerKind::Relay {
             self.no_effect(values, &["backend", "idle_timeout", "log_sessions"], "without worker = relay");
@@ -103,10 +97,6 @@ impl Check<'_> {
             return Relay { protocol, backend: None, idle_timeout: IDLE_DEFAULT, log_sessions: false };
         }
         self.no_effect(values, &["workers", "queue", "overload", "residual"], "with worker = relay");
-        for listener in listeners.iter().filter(|listener| listener.ssl) {
-            let words = "ssl = yes with worker = relay is not supported yet: pass TLS through (ssl = no, to servers that speak TLS on their port), or end it at the load balancer";
-            self.problem(&listener.at, format!("inet_listener {}: {words}", listener.name));
-        }
         let protocol = self.protocol(raw);
         let backend = self.backend_of(raw, protocol, backends);
         let log_sessions = self.boolean(values, "log_sessions").unwrap_or(true);
@@ -162,7 +152,7 @@ impl Check<'_> {
     }
 
     /// A time of at least `least` seconds.
-    fn duration(&mut self, values: &Values, name: &str, least: u64, most: Duration) -> Option<Duration> {
+    pub(super) fn duration(&mut self, values: &Values, name: &str, least: u64, most: Duration) -> Option<Duration> {
         self.with(values, name, |text| match value::time(text)? {
             time if time.as_secs() >= least && time <= most => Ok(time),
             _ => {
@@ -462,6 +452,7 @@ impl Check<'_> {
             self.warn(&raw.at, format!("backend {} {words}", raw.name));
         }
         self.judge_tls(raw, &users);
+        self.judge_ended_tls(raw, backend, &users);
         self.judge_check(raw, backend, &users);
         self.judge_loops(raw, backend, services);
         if backend.target == Target::Postscreen && proxy.timeout <= GREET_WAIT && !users.is_empty() {
@@ -520,6 +511,20 @@ impl Check<'_> {
                     ),
                 );
             }
+        }
+    }
+
+    /// Servers get plaintext where TLS ends here.
+    fn judge_ended_tls(&mut self, raw: &RawBackend, backend: &Backend, users: &[&Service]) {
+        let Some(listener) = users.iter().flat_map(|user| &user.listeners).find(|listener| listener.ssl) else {
+            return;
+        };
+        let tls = |server: &&ServerSettings| TLS_PORTS.contains(&server.port);
+        if let Some(server) = backend.servers.servers.iter().find(tls) {
+            let (name, port) = (&server.name, server.port);
+            let words = format!("server {name} of backend {} waits for TLS on port {port}", raw.name);
+            let ends = format!("TLS of inet_listener {} ends here (ssl = yes)", listener.name);
+            self.warn(&listener.at, format!("{words}, but {ends}: name the server's port without TLS"));
         }
     }
 
@@ -615,9 +620,9 @@ fn starts_with_tls(listener: &InetListener) -> bool {
     !listener.ssl && TLS_PORTS.contains(&listener.port)
 }
 
-/// Ports on which a client surely does not start with TLS.
+/// Ports on which a client surely does not start with TLS, and listeners where it ends.
 fn is_clear(listener: &InetListener) -> bool {
-    [25, 110, 143, 587, 4190].contains(&listener.port)
+    listener.ssl || [25, 110, 143, 587, 4190].contains(&listener.port)
 }
 
 /// Whether a connection to the server would end at the listener, as far as this can be known without looking at the host:

@@ -316,6 +316,14 @@ pub const SETTINGS: &[Known] = &[
             names mean TLS 1.2 here, with a warning",
     },
     Known {
+        name: "ssl_handshake_timeout",
+        scopes: &[Global],
+        origin: Vestibule,
+        meaning: "\
+            From the PROXY header, or the accept where none is expected, until a client's TLS session must stand: 1 \
+            second to 1 hour. One deadline for all of the handshake: bytes that trickle in do not extend it",
+    },
+    Known {
         name: "ssl_verify_client_cert",
         scopes: &[Global],
         origin: Dovecot,
@@ -393,9 +401,7 @@ pub const SETTINGS: &[Known] = &[
         scopes: &[Service],
         origin: Vestibule,
         meaning: "\
-            Worker threads: 1 to 4096, or `auto`: none, the rings serve the connections themselves, without a queue; \
-            one per CPU that the process may use where a listener of the service has `ssl = yes`, whose handshakes \
-            wait for clients",
+            Worker threads: 1 to 4096, or `auto`: none, the rings serve the connections themselves, without a queue",
     },
     Known {
         name: "queue",
@@ -403,7 +409,7 @@ pub const SETTINGS: &[Known] = &[
         origin: Vestibule,
         meaning: "\
             Connections that may wait for a worker thread or a receiver: 1 to 1048576. Where the rings serve \
-            (`workers = auto` without `ssl = yes`) nobody waits, and it has no effect: a warning",
+            (`workers = auto`) nobody waits, and it has no effect: a warning",
     },
     Known {
         name: "overload",
@@ -491,7 +497,9 @@ pub const SETTINGS: &[Known] = &[
         name: "ssl",
         scopes: &[Listener],
         origin: Dovecot,
-        meaning: "A TLS handshake comes first; on a haproxy listener behind the PROXY header",
+        meaning: "\
+            TLS ends here: a handshake comes first, on a haproxy listener behind the PROXY header; see [TLS that \
+            ends here](#tls-that-ends-here)",
     },
     Known {
         name: "haproxy",

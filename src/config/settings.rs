@@ -53,6 +53,9 @@ pub struct Settings {
     pub ssl_key: Option<SourcedPath>,
     /// `ssl_min_protocol`.
     pub ssl_min_protocol: TlsVersion,
+    /// `ssl_handshake_timeout`: from the header, or the accept where there is none, until a TLS session must stand, 1 s..=
+    /// [`SSL_HANDSHAKE_MAX`].
+    pub ssl_handshake_timeout: Duration,
     /// Whether clients are asked for a certificate, and by whom it must be signed.
     pub client_certificates: Option<ClientCertificates>,
     /// `local_name NAME { ... }`: certificates for clients that ask for a name; the first that matches counts. At most
@@ -99,6 +102,10 @@ pub const HTTP_HOSTS_MAX: usize = 64;
 pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(3);
 /// Longest `haproxy_timeout`: a pending connection holds a slot for so long.
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(60 * 60);
+/// Default of `ssl_handshake_timeout`.
+pub const SSL_HANDSHAKE_DEFAULT: Duration = Duration::from_secs(5);
+/// Longest `ssl_handshake_timeout`: a handshake that is awaited holds a place.
+pub const SSL_HANDSHAKE_MAX: Duration = Duration::from_secs(60 * 60);
 /// Default of `client_rate_period`.
 pub const RATE_PERIOD_DEFAULT: Duration = Duration::from_secs(60);
 /// Longest `client_rate_period`.

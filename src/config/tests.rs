@@ -814,7 +814,6 @@ fn errors_of_relays() {
         ("protocol = pop3", "", "line 1: service imap-login: there is no backend pop3"),
         ("idle_timeout = 0", "", "line 3: idle_timeout: 0 is not in the range 1 secs to 1 weeks"),
         ("idle_timout = 40 mins\nbackend = x", "", "there is no backend x"),
-        ("inet_listener m {\nport = 5\nssl = yes\n}", "", "line 3: inet_listener m: ssl = yes with worker = relay is"),
         ("", "forwrd = none", "line 10: Unknown setting: backend { forwrd (did you mean forward?)"),
         ("", "cluster = x", "line 10: Unknown setting: backend { cluster (known are servers, target, forward, "),
         ("", "weight = 2", "line 10: Unknown setting: weight (it belongs inside server NAME { ... })"),

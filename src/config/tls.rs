@@ -1,5 +1,7 @@
 //! What listeners with `ssl = yes` show and demand: certificates, also by name, those of clients, the oldest version.
 
+use std::time::Duration;
+
 use super::Dovecot;
 use super::gather::{RawLocalName, Values};
 use super::settings::*;
@@ -7,13 +9,27 @@ use super::syntax::Value;
 use super::validate::{Check, beside};
 
 /// Of no effect, and empty, without a listener that needs it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Tls {
     pub(super) cert: Option<SourcedPath>,
     pub(super) key: Option<SourcedPath>,
     pub(super) min_protocol: TlsVersion,
+    pub(super) handshake_timeout: Duration,
     pub(super) client_certificates: Option<ClientCertificates>,
     pub(super) local_names: Vec<LocalName>,
+}
+
+impl Default for Tls {
+    fn default() -> Tls {
+        Tls {
+            cert: None,
+            key: None,
+            min_protocol: TlsVersion::default(),
+            handshake_timeout: SSL_HANDSHAKE_DEFAULT,
+            client_certificates: None,
+            local_names: Vec::new(),
+        }
+    }
 }
 
 impl Check<'_> {
@@ -35,7 +51,9 @@ impl Check<'_> {
             local_names.reverse();
         }
         let (min_protocol, client_certificates) = (self.min_protocol(values), self.client_certificates(values));
-        Tls { cert, key, min_protocol, client_certificates, local_names }
+        let handshake_timeout = self.duration(values, "ssl_handshake_timeout", 1, SSL_HANDSHAKE_MAX);
+        let handshake_timeout = handshake_timeout.unwrap_or(SSL_HANDSHAKE_DEFAULT);
+        Tls { cert, key, min_protocol, handshake_timeout, client_certificates, local_names }
     }
 
     /// Both files or neither.

@@ -102,6 +102,7 @@ pub(super) fn settings(root: &Path, gathered: &mut Gathered) -> Settings {
         ssl_cert: tls.cert,
         ssl_key: tls.key,
         ssl_min_protocol: tls.min_protocol,
+        ssl_handshake_timeout: tls.handshake_timeout,
         client_certificates: tls.client_certificates,
         local_names: tls.local_names,
         serve_listeners: serve,
@@ -279,7 +280,7 @@ impl Check<'_> {
             return None;
         }
         let pool = (worker != WorkerKind::Relay).then_some(()); // A relay has none.
-        let relay = self.relay(raw, worker, &listeners, globals.backends);
+        let relay = self.relay(raw, worker, globals.backends);
         let hand_off = self.hand_off(raw, worker, &listeners);
         if is_served_by_rings(worker, workers, &listeners) {
             let why = "where the rings serve: write workers = NUMBER for threads with a queue";

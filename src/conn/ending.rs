@@ -34,14 +34,18 @@ pub enum Ending {
     ClosedPartial,
     /// The pool's queue was full and its overload policy is `reject`, or its workers are gone.
     Overload,
-    /// The engine is shutting down and the header had not come.
+    /// The engine is shutting down, and the header had not come, or the TLS handshake had not ended.
     Drained,
     /// The ring failed before the connection reached its pool.
     LostInRing,
+    /// The TLS handshake has failed, or had not ended in time.
+    TlsFailed,
+    /// A health check that went no further than the TLS handshake.
+    TlsChecked,
 }
 
 impl Ending {
-    const LIFECYCLE: [Ending; 8] = [
+    const LIFECYCLE: [Ending; 10] = [
         Ending::Silent,
         Ending::Timeout,
         Ending::Shed,
@@ -50,6 +54,8 @@ impl Ending {
         Ending::Overload,
         Ending::Drained,
         Ending::LostInRing,
+        Ending::TlsFailed,
+        Ending::TlsChecked,
     ];
 
     /// Number of different codes.
@@ -69,12 +75,18 @@ impl Ending {
             Ending::Overload => "overload",
             Ending::Drained => "drained",
             Ending::LostInRing => "lost-in-ring",
+            Ending::TlsFailed => "tls-failed",
+            Ending::TlsChecked => "tls-checked",
         }
     }
 
-    /// Whether the log should say it; the others are everyday business, or said of all together, and only counted.
+    /// Whether the log should say it in the words of the header; the others are everyday business and only counted, or said
+    /// of all together, or have words of their own, as failed handshakes do.
     pub fn is_worth_a_line(self) -> bool {
-        !matches!(self, Ending::ClosedEmpty | Ending::Drained | Ending::LostInRing)
+        !matches!(
+            self,
+            Ending::ClosedEmpty | Ending::Drained | Ending::LostInRing | Ending::TlsFailed | Ending::TlsChecked
+        )
     }
 
     /// A number below [`Ending::COUNT`], one a code.

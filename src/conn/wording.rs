@@ -144,6 +144,7 @@ fn dovecot_words(ending: Ending, record: &Record<'_>) -> String {
         Ending::ClosedEmpty | Ending::ClosedPartial | Ending::Drained | Ending::LostInRing => {
             gone("haproxy", "Failed to read full header")
         }
+        Ending::TlsFailed | Ending::TlsChecked => plain("TLS handshaking failed"),
         Ending::Absent { .. } => gone("haproxy", "Failed to read valid HAproxy data"),
         Ending::Invalid { reason, .. } => match reason {
             Reason::BadVersion => value("haproxy", "Unsupported protocol version", "version", byte(13) >> 4),

@@ -11,7 +11,7 @@ use vestibule::config::{
     self, ClientCertificates, Dovecot, InetListener, Loaded, LocalName, Problem, Settings, SourcedPath, TlsVersion,
 };
 use vestibule::net::Network;
-use vestibule::worker::tls::{ClientAuthorities, Identity, TlsError};
+use vestibule::tls::{ClientAuthorities, Identity, TlsError};
 
 use super::EXIT_CONFIG;
 

@@ -3,13 +3,12 @@
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use vestibule::admission::{Bans, ClientLimits};
 use vestibule::config::{DriverKind, InetListener, Service, Settings, WorkerKind};
 use vestibule::dispatch::Pool;
-use vestibule::engine::{DriverChoice, Engine, EngineBuilder, Listener, SessionLog, cpus};
-use vestibule::worker::tls::{Identity, Tls, alpn_of_service};
+use vestibule::engine::{DriverChoice, Engine, EngineBuilder, Listener, SessionLog};
+use vestibule::tls::{Identity, Termination, alpn_of_service};
 use vestibule::worker::{Discard, HandOff, Handler, Whoami};
 
 use super::Error;
@@ -21,14 +20,10 @@ use super::relays::{self, Backends};
 pub struct Means {
     /// What listeners with `ssl = yes` show.
     pub identity: Option<Identity>,
-    /// Handshakes that have failed, of every engine.
-    pub tls_failures: Arc<AtomicU64>,
     /// The backends of relays.
     pub backends: Backends,
     /// Who is told of their sessions.
     pub session_log: Option<Arc<dyn SessionLog>>,
-    /// Health checks that ended in it.
-    pub tls_checks: Arc<AtomicU64>,
     /// Clients that operators have banned.
     pub bans: Bans,
     /// What processes before this one have counted.
@@ -39,10 +34,8 @@ impl Default for Means {
     fn default() -> Means {
         Means {
             identity: None,
-            tls_failures: Arc::default(),
             backends: Backends::default(),
             session_log: None,
-            tls_checks: Arc::default(),
             bans: Bans::new(),
             legacy: Legacy::default(),
         }
@@ -68,19 +61,22 @@ pub fn builder(
     }
     for service in &settings.services {
         builder = match service.worker {
-            WorkerKind::Whoami => builder.pool(pool(service, means, Whoami, Whoami::here())),
-            WorkerKind::Discard => builder.pool(pool(service, means, Discard, Discard)),
+            WorkerKind::Whoami => builder.pool(pool(service, Whoami, Whoami::here())),
+            WorkerKind::Discard => builder.pool(pool(service, Discard, Discard)),
             WorkerKind::HandOff => builder.pool(hand_off(service)),
             WorkerKind::Relay => {
                 let relay = relays::relay(service, settings, &means.backends);
                 builder.relay(relay.expect("the settings give every relay a backend"))
             }
         };
+        let termination = means.identity.as_ref().map(|identity| {
+            Termination::new(identity, alpn_of_service(&service.name)).timeout(settings.ssl_handshake_timeout)
+        });
         for listener in &service.listeners {
             for &address in &listener.addresses {
                 let address = SocketAddr::new(address, listener.port);
                 let sockets = open(address)?;
-                let described = engine_listener(service, listener, address);
+                let described = engine_listener(service, listener, address, termination.as_ref());
                 builder = builder.listen(sockets.into_iter().fold(described, |all, socket| all.socket(socket)));
             }
         }
@@ -98,18 +94,10 @@ pub fn driver(kind: DriverKind) -> DriverChoice {
 }
 
 /// A pool of `handler`, or, if the rings serve it, of `here`.
-fn pool(service: &Service, means: &Means, handler: impl Handler, here: impl Handler) -> Pool {
-    let pool = match (&means.identity, workers(service)) {
-        (_, None) => Pool::here(&service.name, here),
-        (Some(identity), Some(threads)) => {
-            let handler = Tls::new(identity, alpn_of_service(&service.name), handler);
-            Pool::threads(
-                &service.name,
-                threads.get(),
-                handler.count_failures_in(means.tls_failures.clone()).count_checks_in(means.tls_checks.clone()),
-            )
-        }
-        (None, Some(threads)) => Pool::threads(&service.name, threads.get(), handler),
+fn pool(service: &Service, handler: impl Handler, here: impl Handler) -> Pool {
+    let pool = match workers(service) {
+        None => Pool::here(&service.name, here),
+        Some(threads) => Pool::threads(&service.name, threads.get(), handler),
     };
     with_queue(pool, service)
 }
@@ -125,15 +113,18 @@ fn with_queue(pool: Pool, service: &Service) -> Pool {
     if service.exact_residual { pool.exact_residual() } else { pool }
 }
 
-/// Threads of a service's pool, if it has any: by its settings, or because a TLS handshake waits for its client. The
-/// workers of this program never wait otherwise, and the rings serve their connections themselves.
+/// Threads of a service's pool, if its settings give it any: the workers of this program never wait, and the rings serve
+/// their connections themselves.
 pub fn workers(service: &Service) -> Option<NonZeroUsize> {
-    let handshakes = service.listeners.iter().any(|listener| listener.ssl);
-    let threads = service.workers.or_else(|| handshakes.then(cpus));
-    threads.filter(|_| matches!(service.worker, WorkerKind::Whoami | WorkerKind::Discard))
+    service.workers.filter(|_| matches!(service.worker, WorkerKind::Whoami | WorkerKind::Discard))
 }
 
-fn engine_listener(service: &Service, listener: &InetListener, address: SocketAddr) -> Listener {
+fn engine_listener(
+    service: &Service,
+    listener: &InetListener,
+    address: SocketAddr,
+    termination: Option<&Termination>,
+) -> Listener {
     let described = match listener.haproxy {
         true => Listener::proxy(address).timeout(listener.timeout).defer_accept(listener.defer_accept).terms(|terms| {
             terms.trusted = listener.trusted.clone();
@@ -146,7 +137,10 @@ fn engine_listener(service: &Service, listener: &InetListener, address: SocketAd
         }),
         false => Listener::plain(address).trust(listener.networks.iter().copied()),
     };
-    let described =
-        described.ssl(listener.ssl).reuse_port(listener.reuse_port).log_connections(listener.log_connections);
+    let described = described.reuse_port(listener.reuse_port).log_connections(listener.log_connections);
+    let described = match termination.filter(|_| listener.ssl) {
+        Some(termination) => described.tls(termination.clone()),
+        None => described.passes_tls(listener.ssl),
+    };
     described.pool(&service.name).service(&service.name).name(&listener.name)
 }

@@ -372,6 +372,10 @@ impl Tier {
         // They are where a new process, and `ctl`, have to ask.
         settings.takeover_socket.clone_from(&self.settings.takeover_socket);
         settings.control_socket.clone_from(&self.settings.control_socket);
+        let identity = identity.map(|identity| match &self.means.identity {
+            Some(former) => identity.succeed(former),
+            None => identity,
+        });
         let means = Means { identity, ..self.means.clone() };
         let said = |error: &dyn std::fmt::Display| vec![error.to_string()];
         // What was drained and is no more in the files is drained no longer.
@@ -886,8 +890,6 @@ impl Glance {
     pub fn snapshot(&self) -> Snapshot {
         let all = self.meters.iter().map(Meter::snapshot).chain(self.past.clone());
         let mut all = sum(all).expect("an engine runs or has run");
-        all.add("tls-failed", self.means.tls_failures.load(Ordering::Relaxed));
-        all.add("tls-checked", self.means.tls_checks.load(Ordering::Relaxed));
         self.means.legacy.add_to(&mut all);
         all
     }

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use super::bytes::Bytes;
-use super::{AcceptedBuilder, Permit, Stream};
+use super::{AcceptedBuilder, Permit, Stream, TlsInfo, TlsSession};
 use crate::net::{NetworkSet, canonical_socket};
 use crate::proxy::{Endpoint, Head, Header};
 
@@ -31,35 +31,6 @@ impl ListenerInfo {
     pub(crate) fn of_former(service: String, name: String) -> ListenerInfo {
         ListenerInfo { service, name, ssl: false, checks_from: Default::default() }
     }
-}
-
-/// What a TLS handshake told.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct TlsInfo {
-    /// `TLSv1.3`, `TLSv1.2`.
-    pub version: Option<&'static str>,
-    /// The server name that the client asked for (SNI).
-    pub server_name: Option<String>,
-    /// The protocol agreed by ALPN.
-    pub alpn: Option<Vec<u8>>,
-    /// The common name in the client's certificate, empty if that has none; `None` without a certificate that was asked
-    /// for and verified.
-    pub client_name: Option<String>,
-}
-
-/// A TLS session: plaintext is read and written through it, records through the connection's socket.
-pub trait TlsSession: Send + Sync {
-    /// What the handshake told.
-    fn info(&self) -> &TlsInfo;
-    /// Reads plaintext; 0 after the peer's `close_notify`.
-    fn read(&mut self, socket: &TcpStream, buffer: &mut [u8]) -> io::Result<usize>;
-    /// Writes plaintext.
-    fn write(&mut self, socket: &TcpStream, bytes: &[u8]) -> io::Result<usize>;
-    /// Sends every record that is still held back.
-    fn flush(&mut self, socket: &TcpStream) -> io::Result<()>;
-    /// Sends `close_notify` and flushes; called once, before the socket is closed.
-    fn close(&mut self, socket: &TcpStream) -> io::Result<()>;
 }
 
 /// A connected socket of the standard library or of an asynchronous runtime.
@@ -91,6 +62,20 @@ pub struct Handoff<S = OwnedFd> {
     pub accepted_at: Instant,
     /// If it counts against its client's limit: the proof.
     pub permit: Option<Permit>,
+    /// If TLS has ended here: the session, which has taken what came behind the header.
+    pub tls: Option<Box<dyn TlsSession>>,
+}
+
+impl<S> Handoff<S> {
+    /// As [`Accepted::client`].
+    pub fn client(&self) -> SocketAddr {
+        canonical_socket(conveyed(self.head).map_or(self.peer, |(source, _)| source))
+    }
+
+    /// As [`Accepted::is_check`].
+    pub fn is_check(&self) -> bool {
+        is_check(&self.listener, self.head, self.peer)
+    }
 }
 
 /// A validated connection: the socket, the addresses that count, the header, and the bytes that came behind it.
@@ -166,15 +151,15 @@ impl Accepted {
     /// If `bytes` is shorter than the header that it should start with.
     pub(crate) fn new(handoff: Handoff, bytes: &[u8]) -> Accepted {
         assert!(handoff.head.is_none_or(|head| head.len() <= bytes.len()), "a header must come with its bytes");
-        let Handoff { socket, listener, peer, local, head, accepted_at, permit } = handoff;
+        let Handoff { socket, listener, peer, local, head, accepted_at, permit, tls } = handoff;
         let (socket, local, bytes) = (TcpStream::from(socket), known(local), Bytes::copy_of(bytes));
-        Accepted { socket, listener, peer, local, head, accepted_at, bytes, tls: None, permit }
+        Accepted { socket, listener, peer, local, head, accepted_at, bytes, tls, permit }
     }
 
     /// Back to what it was made of; the engine keeps the bytes.
     pub(crate) fn into_handoff(self) -> Handoff {
-        let Accepted { socket, listener, peer, local, head, accepted_at, permit, .. } = self;
-        Handoff { socket: socket.into(), listener, peer, local: local.into_inner(), head, accepted_at, permit }
+        let Accepted { socket, listener, peer, local, head, accepted_at, permit, tls, .. } = self;
+        Handoff { socket: socket.into(), listener, peer, local: local.into_inner(), head, accepted_at, permit, tls }
     }
 
     /// Puts a TLS session on top: it must already have consumed the residual.
@@ -183,15 +168,18 @@ impl Accepted {
         self
     }
 
+    /// Ends the TLS session, if there is one: what is to be sent over the socket then so that the client gets `last` and the
+    /// session's end; `None` where `last` can be sent as it is.
+    pub(crate) fn seal(&mut self, last: &[u8]) -> Option<Vec<u8>> {
+        Some(self.tls.take()?.seal(last))
+    }
+
     /// The same connection on a runtime's socket.
     ///
     /// # Errors
-    /// The runtime's, and `Unsupported` for a connection with a TLS session, which is bound to the blocking socket.
+    /// The runtime's.
     #[cfg(any(feature = "tokio", feature = "tokio-uring"))]
     pub(crate) fn on_runtime<S>(self, convert: impl FnOnce(TcpStream) -> io::Result<S>) -> io::Result<Accepted<S>> {
-        if self.tls.is_some() {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, "a TLS session cannot move to a runtime's socket"));
-        }
         // Now, since not every runtime's socket can tell it later.
         self.local();
         let Accepted { socket, listener, peer, local, head, accepted_at, bytes, tls, permit } = self;
@@ -219,11 +207,7 @@ impl<S> Accepted<S> {
     /// Whether it is the balancer's own connection, as far as can be seen: a health check. Such a one has a header without
     /// addresses or with the balancer's own, or comes without a header from a network that only checks.
     pub fn is_check(&self) -> bool {
-        match (self.head, self.conveyed()) {
-            (None, _) => self.listener.checks_from.contains(self.peer.ip()),
-            (Some(_), None) => true,
-            (Some(_), Some((source, _))) => canonical_socket(source).ip() == self.peer().ip(),
-        }
+        is_check(&self.listener, self.head, self.peer)
     }
 
     /// The header; `None` on a listener without `haproxy = yes`.
@@ -301,7 +285,7 @@ impl<S> Accepted<S> {
     }
 
     fn conveyed(&self) -> Option<(SocketAddr, SocketAddr)> {
-        self.head.and_then(|head| head.ip())
+        conveyed(self.head)
     }
 }
 
@@ -333,6 +317,20 @@ impl<S> fmt::Debug for Accepted<S> {
             .field("residual", &self.residual().len())
             .field("tls", &self.tls())
             .finish_non_exhaustive()
+    }
+}
+
+/// The client's address and what it has connected to, if a header says so.
+fn conveyed(head: Option<Head>) -> Option<(SocketAddr, SocketAddr)> {
+    head.and_then(|head| head.ip())
+}
+
+fn is_check(listener: &ListenerInfo, head: Option<Head>, peer: SocketAddr) -> bool {
+    let peer = canonical_socket(peer).ip();
+    match (head, conveyed(head)) {
+        (None, _) => listener.checks_from.contains(peer),
+        (Some(_), None) => true,
+        (Some(_), Some((source, _))) => canonical_socket(source).ip() == peer,
     }
 }
 
@@ -438,7 +436,8 @@ mod tests {
     #[should_panic(expected = "a header must come with its bytes")]
     fn a_header_without_its_bytes_is_a_bug() {
         let Accepted { socket, listener, peer, head, accepted_at, .. } = proxied(b"").1;
-        let handoff = Handoff { socket: socket.into(), listener, peer, local: None, head, accepted_at, permit: None };
+        let (socket, permit, tls) = (socket.into(), None, None);
+        let handoff = Handoff { socket, listener, peer, local: None, head, accepted_at, permit, tls };
         drop(Accepted::new(handoff, &V1[..10]));
     }
 

@@ -109,7 +109,8 @@ impl AcceptedBuilder {
         let head = (!header.is_empty()).then(|| whole(&header)).transpose()?;
         let listener = Arc::new(ListenerInfo { service, name: listener, ssl, checks_from: Default::default() });
         let (peer, accepted_at) = (socket.peer_addr()?, Instant::now());
-        let handoff = Handoff { socket: socket.into(), listener, peer, local: None, head, accepted_at, permit: None };
+        let (socket, permit, tls) = (socket.into(), None, None);
+        let handoff = Handoff { socket, listener, peer, local: None, head, accepted_at, permit, tls };
         Ok(Accepted::new(handoff, &[header, residual].concat()))
     }
 }

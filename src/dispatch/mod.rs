@@ -20,9 +20,10 @@ mod stream;
 pub(crate) mod sync;
 #[cfg(test)]
 pub(crate) mod testing;
+mod tls;
 
 pub(crate) use accepted::Handoff;
-pub use accepted::{Accepted, ListenerInfo, Parts, Socket, TlsInfo, TlsSession};
+pub use accepted::{Accepted, ListenerInfo, Parts, Socket};
 pub use builder::AcceptedBuilder;
 pub use bytes::INLINE_BYTES;
 pub(crate) use gate::Wake;
@@ -36,6 +37,8 @@ pub(crate) use queue::queue;
 pub use queue::{Intake, Next, Overload};
 pub(crate) use queue::{PoolRecord, Queue, Rejected, queue_of};
 pub use stream::{FINISH_BYTES_MAX, FINISH_PATIENCE_MAX, Stream};
+pub(crate) use tls::{Cut, TlsFailure, TlsHandshake, TlsTerms};
+pub use tls::{TLS_FEED_MAX, TLS_UNSENT_MAX, TlsInfo, TlsRecords, TlsSession};
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -47,6 +50,12 @@ pub(crate) use here::Hands;
 pub trait Workers: Send {
     /// Starts the workers; they take connections from `intake` until it is closed and empty.
     fn start(self: Box<Self>, intake: Intake) -> io::Result<Box<dyn RunningWorkers>>;
+
+    /// Whether they go on with a TLS session that has ended here ([`Accepted::tls`]). An engine does not start with a listener
+    /// of such connections before workers that do not.
+    fn carry_tls(&self) -> bool {
+        true
+    }
 }
 
 /// Workers that were started.
@@ -144,6 +153,14 @@ impl Pool {
     /// Whether the program pulls its connections.
     pub(crate) fn is_pulled(&self) -> bool {
         matches!(self.place, Place::Pulled)
+    }
+
+    /// Whether it goes on with a TLS session.
+    pub(crate) fn carries_tls(&self) -> bool {
+        match &self.place {
+            Place::Elsewhere(workers) => workers.carry_tls(),
+            Place::Here(_) | Place::Pulled => true,
+        }
     }
 
     /// The way in, and who is behind it. `record` is where they count; `present` is the queue of a pool of the same name that

@@ -5,6 +5,8 @@ use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
 use super::Accepted;
+#[cfg(feature = "tokio")]
+use super::TlsSession;
 
 /// Most bytes that [`Stream::finish`] reads away while it waits for the peer to close.
 pub const FINISH_BYTES_MAX: usize = 64 * 1024;
@@ -19,11 +21,19 @@ pub struct Stream<S = TcpStream> {
     accepted: Accepted<S>,
     /// Bytes of the residual that were read already.
     at: usize,
+    /// A task that waits to write, of a session to which another one reads.
+    #[cfg(feature = "tokio")]
+    writer: Option<std::task::Waker>,
 }
 
 impl<S> Stream<S> {
     pub(super) fn new(accepted: Accepted<S>) -> Stream<S> {
-        Stream { accepted, at: 0 }
+        Stream {
+            accepted,
+            at: 0,
+            #[cfg(feature = "tokio")]
+            writer: None,
+        }
     }
 
     /// The connection's metadata; its `residual()` is the whole of it, whatever was read of the stream.
@@ -43,6 +53,13 @@ impl<S> Stream<S> {
     pub(crate) fn socket_mut(&mut self) -> &mut S {
         &mut self.accepted.socket
     }
+
+    /// The socket, the session that everything has to go through, and the task that waits to write.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn secured(&mut self) -> Option<(&mut S, &mut dyn TlsSession, &mut Option<std::task::Waker>)> {
+        let Accepted { socket, tls, .. } = &mut self.accepted;
+        Some((socket, tls.as_deref_mut()?, &mut self.writer))
+    }
 }
 
 impl Stream {
@@ -54,7 +71,8 @@ impl Stream {
         let deadline = Instant::now() + patience.min(FINISH_PATIENCE_MAX);
         let Accepted { socket, tls, .. } = &mut self.accepted;
         if let Some(tls) = tls {
-            tls.close(socket)?;
+            tls.close();
+            tls.flush_over(socket)?;
         }
         socket.shutdown(Shutdown::Write)?;
         read_away(socket, deadline)
@@ -65,7 +83,7 @@ impl Read for Stream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let Accepted { socket, tls, .. } = &mut self.accepted;
         if let Some(tls) = tls {
-            return tls.read(socket, buffer);
+            return tls.read_over(socket, buffer);
         }
         match self.take_residual(buffer.len()) {
             [] => self.accepted.socket().read(buffer),
@@ -78,7 +96,7 @@ impl Write for Stream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let Accepted { socket, tls, .. } = &mut self.accepted;
         match tls {
-            Some(tls) => tls.write(socket, bytes),
+            Some(tls) => tls.write_over(socket, bytes),
             None => socket.write(bytes),
         }
     }
@@ -86,7 +104,7 @@ impl Write for Stream {
     fn flush(&mut self) -> io::Result<()> {
         let Accepted { socket, tls, .. } = &mut self.accepted;
         match tls {
-            Some(tls) => tls.flush(socket),
+            Some(tls) => tls.flush_over(socket),
             None => Ok(()),
         }
     }

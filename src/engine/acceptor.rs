@@ -12,6 +12,7 @@
 
 mod changing;
 mod leaving;
+mod shaking;
 
 pub use changing::Change;
 pub use leaving::Departing;
@@ -25,6 +26,7 @@ use std::time::{Duration, Instant};
 use super::FOREVER;
 use super::door::{Door, Failure};
 use super::fault::{self, Fault};
+use super::handshake::{FIRST_PLACE, Handshakes};
 use super::relay::{Question, Relays, SharedBackend};
 use super::report::Report;
 use super::tally::{Count, Passage, Tally};
@@ -110,6 +112,31 @@ enum State {
     Validated,
 }
 
+/// A connection that waits for room in the queue of its pool.
+#[derive(Clone, Copy, Debug)]
+enum InLine {
+    /// As it came, in a slot.
+    Plain(SlotId),
+    /// With a TLS session, among the handshakes.
+    Secured(SlotId),
+}
+
+impl<S> Guest<S> {
+    /// What whoever serves gets.
+    fn handoff(&mut self, door: &Door, admitted: Option<&Admitted>) -> Handoff<S> {
+        Handoff {
+            socket: self.socket.take().expect("it is not on offer yet"),
+            listener: door.info.clone(),
+            peer: self.peer,
+            local: door.local,
+            head: admitted.map(Admitted::head),
+            accepted_at: self.accepted_at,
+            permit: self.permit.take(),
+            tls: None,
+        }
+    }
+}
+
 /// One ring with its doors, slots and deadlines.
 pub struct Acceptor<D: Driver, K> {
     driver: D,
@@ -125,8 +152,10 @@ pub struct Acceptor<D: Driver, K> {
     relays: Relays<D::Socket>,
     /// Doors of earlier configurations that are not vacant yet.
     retired: usize,
+    /// TLS, between door 2 and whoever serves.
+    handshakes: Handshakes<D::Socket>,
     /// For each pool, the validated connections that wait for room in its queue, oldest first.
-    lines: Vec<VecDeque<SlotId>>,
+    lines: Vec<VecDeque<InLine>>,
     pending_limit: usize,
     /// Slots beyond it.
     spare: usize,
@@ -197,6 +226,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             lines: (0..parts.pools).map(|_| VecDeque::new()).collect(),
             retired: 0,
             relays: parts.relays,
+            handshakes: Handshakes::new(parts.slots),
             pending_limit: parts.pending_limit,
             spare: (parts.slots as usize).saturating_sub(parts.pending_limit),
             peers: parts.peers,
@@ -231,6 +261,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             self.handle(completion);
         }
         self.expire();
+        self.shake_on();
         self.relays.advance(&mut self.driver, self.now);
         // In this order: lines that move on leave slots for the lobby, and nothing else may happen for a long time.
         self.serve_lines();
@@ -253,6 +284,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     pub fn let_sessions_go(&mut self, within: Duration) {
         self.now = self.driver.now();
         self.relays.close_within(within, self.now);
+        self.handshakes.close_within(within, self.now);
     }
 
     /// Ends the sessions that a server has, spread over a time.
@@ -274,6 +306,10 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             }
             Completion::Read { slot, generation, result } => {
                 self.handle_read(SlotId { index: slot, generation }, result)
+            }
+            Completion::Ready { place, generation, readiness, armed } if place >= FIRST_PLACE => {
+                let readable = readiness.readable;
+                self.handshakes.handle_ready(&mut self.driver, place, generation, readable, armed);
             }
             Completion::Ready { place, generation, readiness, armed } => {
                 self.relays.handle_ready(&mut self.driver, place, generation, readiness, armed, self.now);
@@ -476,11 +512,13 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         guest.state = State::Validated;
         let door = &self.doors[guest.listener as usize];
         let pool = door.relay.is_none().then_some(door.pool);
+        let ends_tls = door.tls.is_some();
         if admitted.is_some() {
             self.tally.header_waited(self.now.saturating_duration_since(guest.accepted_at));
         }
         self.report_handed(slot, admitted);
         match pool {
+            _ if ends_tls => self.shake_hands(slot, admitted),
             Some(pool) if !self.lines[pool].is_empty() || !self.offer(slot, admitted) => self.wait_in_line(slot, pool),
             Some(_) => {}
             None => _ = self.offer(slot, admitted),
@@ -529,15 +567,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     fn offer(&mut self, slot: SlotId, admitted: Option<Admitted>) -> bool {
         let guest = self.slab.get_mut(slot).expect("the caller has it");
         let door = &self.doors[guest.listener as usize];
-        let handoff = Handoff {
-            socket: guest.socket.take().expect("it is not on offer yet"),
-            listener: door.info.clone(),
-            peer: guest.peer,
-            local: door.local,
-            head: admitted.as_ref().map(Admitted::head),
-            accepted_at: guest.accepted_at,
-            permit: guest.permit.take(),
-        };
+        let handoff = guest.handoff(door, admitted.as_ref());
         let taken = guest.waiting.taken();
         if let Some(terms) = &door.relay {
             let bytes = self.driver.bytes(slot.index, taken);
@@ -570,11 +600,16 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     }
 
     fn wait_in_line(&mut self, slot: SlotId, pool: usize) {
+        self.begin_line(pool);
+        self.lines[pool].push_back(InLine::Plain(slot));
+    }
+
+    /// Whoever waits first asks to be told when there is room.
+    fn begin_line(&mut self, pool: usize) {
         if self.lines[pool].is_empty() {
             self.tally.count(Count::Paused);
             self.look_at_lines |= !self.sink.wake_when_low(pool);
         }
-        self.lines[pool].push_back(slot);
     }
 
     /// Offers again what waits in line, after a pool said that it has room.
@@ -583,9 +618,15 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             return;
         }
         for pool in 0..self.lines.len() {
-            while let Some(&slot) = self.lines[pool].front() {
-                let admitted = self.admitted_again(slot);
-                if !self.offer(slot, admitted) {
+            while let Some(&one) = self.lines[pool].front() {
+                let taken = match one {
+                    InLine::Plain(slot) => {
+                        let admitted = self.admitted_again(slot);
+                        self.offer(slot, admitted)
+                    }
+                    InLine::Secured(slot) => self.offer_kept(slot, pool),
+                };
+                if !taken {
                     self.look_at_lines |= !self.sink.wake_when_low(pool);
                     break;
                 }
@@ -857,6 +898,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             && self.slab.is_empty()
             && self.lobby.is_empty()
             && self.relays.is_empty()
+            && self.handshakes.is_empty()
             && self.doors.iter().all(|door| door.is_closed() || door.is_vacant())
     }
 
@@ -868,8 +910,8 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         let pending = self.draining.filter(|_| !self.deadlines.is_empty()).map(|draining| draining.pending_until);
         let rests = self.doors.iter().filter_map(Door::rests_until);
         let lobby = self.lobby.iter().filter_map(|guest| self.lobby_deadline(guest));
-        let relays = self.relays.due(self.now);
-        let all = self.deadlines.next_deadline().into_iter().chain(pending).chain(rests).chain(lobby).chain(relays);
+        let served = [self.relays.due(self.now), self.handshakes.due(self.now)].into_iter().flatten();
+        let all = self.deadlines.next_deadline().into_iter().chain(pending).chain(rests).chain(lobby).chain(served);
         let next = all.min()?;
         Some(next.saturating_duration_since(self.now))
     }

@@ -8,7 +8,7 @@ use super::relay::Terms;
 use super::tally::{Passage, Row};
 use crate::admission::PendingPeers;
 use crate::conn::{Ending, Terms as HeaderTerms};
-use crate::dispatch::ListenerInfo;
+use crate::dispatch::{ListenerInfo, TlsTerms};
 use crate::ring::Errno;
 
 /// Rest after the first failed accept.
@@ -27,6 +27,8 @@ pub struct Door {
     pub pool: usize,
     /// If the ring serves its connections itself: how.
     pub relay: Option<Arc<Terms>>,
+    /// If TLS ends here: how.
+    pub tls: Option<Arc<dyn TlsTerms>>,
     /// The address of its socket.
     pub bound: SocketAddr,
     /// What a header must be like, and who may send one; `None`: no header is expected.
@@ -39,6 +41,8 @@ pub struct Door {
     pub log_connections: bool,
     /// Headers that are awaited.
     pending: u32,
+    /// Connections behind door 2 whose TLS handshake is awaited, or whose session waits for room in its pool.
+    pub shaking: u32,
     arm: Arm,
     rest: Duration,
     state: State,
@@ -102,11 +106,13 @@ impl Door {
             local: (!bound.ip().is_unspecified()).then_some(bound),
             pool,
             relay: None,
+            tls: None,
             proxy,
             counts: Arc::default(),
             row: 0,
             log_connections: false,
             pending: 0,
+            shaking: 0,
             arm: Arm::Off,
             rest: REST_MIN,
             state: State::Open,
@@ -140,9 +146,9 @@ impl Door {
         self.state == State::Vacant
     }
 
-    /// Whether headers are awaited.
+    /// Whether headers or handshakes are awaited.
     pub fn has_pending(&self) -> bool {
-        self.pending > 0
+        self.pending > 0 || self.shaking > 0
     }
 
     /// Nobody refers to it any more.

@@ -71,6 +71,9 @@ impl Snapshot {
         let (used, size) = self.clients;
         scrape.gauge(&f::CLIENT_TABLE_USED, [], used);
         scrape.gauge(&f::CLIENT_TABLE_SIZE, [], size);
+        let resumed = of("tls-resumed");
+        scrape.count(&f::TLS_SESSIONS, ["full"], of("tls-established").saturating_sub(resumed));
+        scrape.count(&f::TLS_SESSIONS, ["resumed"], resumed);
         scrape.count(&f::TLS_FAILURES, [], of("tls-failed"));
         scrape.count(&f::TLS_CHECKS, [], of("tls-checked"));
     }

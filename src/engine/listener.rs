@@ -8,9 +8,11 @@ use super::door::{Door, ProxyDoor};
 use super::report::Named;
 use crate::admission::{EndpointId, OnMissingEndpoint};
 use crate::conn::{Deadlines, Terms};
-use crate::dispatch::ListenerInfo;
+use crate::dispatch::{ListenerInfo, TlsTerms};
 use crate::net::{Network, NetworkSet};
 use crate::ring::{DEFER_ACCEPT_SECONDS, Options};
+#[cfg(feature = "tls")]
+use crate::tls::Termination;
 
 /// `haproxy_timeout` where nothing is set: from accept to the complete header.
 pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(3);
@@ -26,6 +28,7 @@ pub struct Listener {
     pub(super) service: Option<String>,
     pub(super) name: Option<String>,
     ssl: bool,
+    tls: Option<Arc<dyn TlsTerms>>,
     share_port: bool,
     defer_accept: bool,
     log_connections: bool,
@@ -50,6 +53,7 @@ impl Listener {
             service: None,
             name: None,
             ssl: false,
+            tls: None,
             share_port: false,
             defer_accept: false,
             log_connections: false,
@@ -151,10 +155,42 @@ impl Listener {
         self
     }
 
-    /// Whether a TLS handshake follows the header. The engine only passes it on: the pool's handler does the handshake.
-    pub fn ssl(mut self, ssl: bool) -> Listener {
-        self.ssl = ssl;
+    /// Ends TLS here: a handshake follows the header, on the ring that has accepted the connection, so that a client that
+    /// says nothing costs a place in a table and no thread. Whoever serves gets the connection when the session stands:
+    /// [`Accepted::into_stream`](crate::Accepted::into_stream) is plaintext then, [`Accepted::tls`](crate::Accepted::tls)
+    /// tells what was agreed, and a relay passes plaintext on to its servers.
+    ///
+    /// An engine does not start with such a listener before a pool that cannot go on with the session: one that hands off,
+    /// or one on tokio-uring.
+    ///
+    /// ```
+    /// use vestibule::tls::{Identity, Termination};
+    /// use vestibule::{Accepted, Listener};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let identity = Identity::self_signed(&["mail.example.com"])?;
+    /// let listener = Listener::proxy("192.0.2.1:993".parse()?).tls(Termination::new(&identity, &["imap"]));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, termination: Termination) -> Listener {
+        self.ssl = true;
+        self.tls = Some(Arc::new(termination));
         self
+    }
+
+    /// A TLS handshake follows the header, and is left to whoever serves: receivers of a pool that hands off, a handler with a
+    /// TLS of its own, servers of a relay. Here it only tells logs what to expect.
+    pub fn passes_tls(mut self, passes: bool) -> Listener {
+        self.ssl = passes;
+        self.tls = None;
+        self
+    }
+
+    /// Whether TLS ends here.
+    pub(super) fn ends_tls(&self) -> bool {
+        self.tls.is_some()
     }
 
     /// Whether the kernel may keep a connection to itself until data arrives, for about 1 s (TCP_DEFER_ACCEPT, tcp(7)).
@@ -213,6 +249,7 @@ impl Listener {
         let proxy = self.terms.as_ref().map(|terms| self.proxy_door(terms, exact, deadlines));
         let mut door = Door::new(Arc::new(info), bound, pool, proxy);
         door.log_connections = self.log_connections;
+        door.tls = self.tls.clone();
         door
     }
 

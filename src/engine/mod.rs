@@ -22,6 +22,7 @@ mod door;
 mod driver;
 mod exposition;
 mod fault;
+mod handshake;
 #[cfg(test)]
 mod kernel;
 mod ledger;
@@ -29,6 +30,7 @@ mod listener;
 mod mend;
 mod pools;
 mod prober;
+mod records;
 mod refusals;
 mod refused;
 mod relay;

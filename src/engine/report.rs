@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::door::Door;
+use super::handshake::Failures;
 use super::refusals::{RefusalSeen, Refusals};
 use super::refused::Hook;
 use super::tally::Passage;
@@ -54,6 +55,8 @@ pub struct Report {
     refused: Hook,
     /// Listeners whose socket a ring could not accept on any more.
     given_up: Mutex<Vec<Named>>,
+    /// TLS handshakes that have failed.
+    pub(super) handshakes: Failures,
 }
 
 /// What went wrong at a listener: its row, the reason, the diagnosis.
@@ -111,6 +114,7 @@ impl Report {
             refusals: Refusals::default(),
             refused,
             given_up: Mutex::default(),
+            handshakes: Failures::default(),
         }
     }
 
@@ -253,6 +257,7 @@ impl Report {
     /// Tells what was suppressed up to now; called at the end.
     pub fn flush(&self) {
         self.tell(&self.lines.end_all());
+        self.handshakes.flush();
     }
 
     /// Whether the log would tell what such a connection from `source` has brought, of which nothing was read.

@@ -243,7 +243,14 @@ impl EngineBuilder {
 
     /// Where a listener's connections go.
     pub(super) fn service_of(&self, listener: &Listener) -> Result<Service, StartError> {
-        let pool = self.pools.iter().position(|pool| pool.name == listener.pool).map(Service::Pool);
+        let pool = self.pools.iter().position(|pool| pool.name == listener.pool);
+        if listener.ends_tls()
+            && let Some(index) = pool
+            && !self.pools[index].carries_tls()
+        {
+            return Err(StartError::NoTls { listener: listener.address, pool: listener.pool.clone() });
+        }
+        let pool = pool.map(Service::Pool);
         let relay = || self.relays.iter().find(|relay| relay.name() == listener.pool);
         pool.or_else(|| relay().map(|relay| Service::Relay(Arc::new(relay.terms.clone()))))
             .ok_or_else(|| StartError::NoSuchPool { listener: listener.address, pool: listener.pool.clone() })
@@ -738,6 +745,13 @@ pub enum StartError {
         /// The name.
         pool: String,
     },
+    /// A listener ends TLS, and its pool cannot go on with a TLS session.
+    NoTls {
+        /// The listener's address.
+        listener: SocketAddr,
+        /// The pool's name.
+        pool: String,
+    },
     /// A listener could not be bound.
     Bind {
         /// Where.
@@ -765,6 +779,11 @@ impl fmt::Display for StartError {
             StartError::NoSuchPool { listener, pool } => {
                 write!(f, "the listener on {listener} names the pool '{pool}', which does not exist")
             }
+            StartError::NoTls { listener, pool } => write!(
+                f,
+                "the listener on {listener} ends TLS, and the pool '{pool}' cannot go on with a TLS session: one that hands \
+                 off, or one on tokio-uring, has only the plain socket"
+            ),
             StartError::Bind { address, name, error } => {
                 write!(f, "cannot listen on {address}")?;
                 if let Some(name) = name {
@@ -790,7 +809,7 @@ fn remedy(error: &io::Error) -> &'static str {
 impl std::error::Error for StartError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            StartError::NoSuchPool { .. } => None,
+            StartError::NoSuchPool { .. } | StartError::NoTls { .. } => None,
             StartError::Ring(error) => Some(error),
             StartError::Bind { error, .. } | StartError::System(error) => Some(error),
         }

@@ -51,10 +51,14 @@ pub enum Count {
     SessionTaken,
     /// Rings that had failed and were replaced.
     RingReplaced,
+    /// TLS sessions that were established, resumed ones included.
+    TlsEstablished,
+    /// TLS sessions that were resumed.
+    TlsResumed,
 }
 
 impl Count {
-    const ALL: [(Count, &str); 19] = [
+    const ALL: [(Count, &str); 21] = [
         (Count::Accepted, "accepted"),
         (Count::Proxied, "proxied"),
         (Count::Local, "local"),
@@ -74,6 +78,8 @@ impl Count {
         (Count::SessionMoved, "session-moved"),
         (Count::SessionTaken, "session-taken"),
         (Count::RingReplaced, "ring-replaced"),
+        (Count::TlsEstablished, "tls-established"),
+        (Count::TlsResumed, "tls-resumed"),
     ];
 
     /// The name of the counter in tables and in JSON.

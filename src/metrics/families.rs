@@ -116,6 +116,8 @@ families! {
     Counter ACCEPT_FAILURES = "vestibule_accept_failures" "" ["reason"];
     /// TLS handshakes that failed.
     Counter TLS_FAILURES = "vestibule_tls_failures" "" [];
+    /// TLS sessions that were established. Handshake: full, resumed.
+    Counter TLS_SESSIONS = "vestibule_tls_sessions" "" ["handshake"];
     /// Health checks that ended in a TLS handshake.
     Counter TLS_CHECKS = "vestibule_tls_checks" "" [];
 
@@ -295,6 +297,7 @@ mod tests {
                 "driver",
                 "path",
                 "kernel",
+                "handshake",
             ];
             assert!(known.contains(label), "{label}: is its number of values bounded?");
         }

@@ -41,12 +41,14 @@ pub struct Facts<'a> {
 pub struct Tls<'a> {
     /// Such as `TLSv1.3`.
     pub version: Option<&'a str>,
-    /// Such as `TLS13_AES_256_GCM_SHA384`.
+    /// Such as `TLS_AES_256_GCM_SHA384`.
     pub cipher: Option<&'a str>,
     /// The name that the client asked for.
     pub server_name: Option<&'a str>,
     /// The protocol that client and we agreed on.
     pub alpn: Option<&'a [u8]>,
+    /// The common name in the client's certificate, empty if that has none; only of a certificate that was verified.
+    pub client_name: Option<&'a str>,
 }
 
 impl Facts<'_> {

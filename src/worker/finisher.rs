@@ -81,12 +81,13 @@ impl Finisher {
     }
 
     /// Ends a conversation after `rest`; never waits. `false` if it was closed at once, because [`FINISHING_MAX`] others wait
-    /// already, a thread cannot be had, or there is a TLS session, whose end is a conversation of its own.
-    pub fn finish(&self, connection: Accepted, rest: &[u8]) -> bool {
-        let Some(running) = self.running().filter(|_| connection.tls().is_none()) else { return false };
+    /// already, or a thread cannot be had.
+    pub fn finish(&self, mut connection: Accepted, rest: &[u8]) -> bool {
+        let Some(running) = self.running() else { return false };
         let deadline = Instant::now() + self.0.patience;
+        let rest = connection.seal(rest).unwrap_or_else(|| rest.into());
         let (socket, permit) = connection.into_socket();
-        let task = Task { socket, rest: rest.into(), sent: 0, ended: false, read: 0, deadline, _permit: permit };
+        let task = Task { socket, rest, sent: 0, ended: false, read: 0, deadline, _permit: permit };
         let taken = running.inbox.try_send(task).is_ok();
         // Full only of rings that nobody has heard: then it is heard anyway.
         let _ = rustix::io::write(&running.bell, &1u64.to_ne_bytes());

@@ -2,7 +2,7 @@
 //!
 //! A pool is made by `Pool::threads`, `Pool::tokio` (feature `tokio`) or `Pool::tokio_uring` (feature `tokio-uring`), or by
 //! `Pool::here` of a handler that never waits, or by `Pool::hand_off` of other processes.
-//! Ready-made are [`Discard`], with feature `tls` [`tls::Tls`], which wraps any other, and with feature `daemon` [`Whoami`].
+//! Ready-made are [`Discard`], and with feature `daemon` [`Whoami`].
 #![forbid(unsafe_code)]
 
 mod crew;
@@ -15,8 +15,6 @@ mod quota;
 #[cfg(test)]
 mod testing;
 mod threads;
-#[cfg(feature = "tls")]
-pub mod tls;
 #[cfg(feature = "tokio")]
 mod tokio;
 #[cfg(feature = "tokio-uring")]

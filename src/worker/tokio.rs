@@ -1,10 +1,12 @@
 //! A pool on the caller's tokio runtime: one task a connection.
 
+mod secured;
+
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use ::tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use ::tokio::net::TcpStream;
@@ -63,8 +65,7 @@ impl Accepted {
     /// ```
     ///
     /// # Errors
-    /// The runtime's, and `Unsupported` for a connection with a TLS session, which is bound to the blocking socket. The
-    /// connection is closed then.
+    /// The runtime's. The connection is closed then.
     ///
     /// # Panics
     /// Outside of a tokio runtime, as tokio's own sockets do.
@@ -136,6 +137,9 @@ impl Socket for TcpStream {
 
 impl AsyncRead for Stream<TcpStream> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context, buffer: &mut ReadBuf) -> Poll<io::Result<()>> {
+        if let Some((socket, tls, writer)) = self.secured() {
+            return secured::poll_read(socket, tls, writer, context, buffer);
+        }
         let first = self.take_residual(buffer.remaining());
         if first.is_empty() {
             return Pin::new(self.socket_mut()).poll_read(context, buffer);
@@ -147,6 +151,10 @@ impl AsyncRead for Stream<TcpStream> {
 
 impl AsyncWrite for Stream<TcpStream> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if let Some((socket, tls, writer)) = self.secured() {
+            let written = secured::poll_write(socket, tls, context, bytes);
+            return secured::noted(written, writer, context);
+        }
         Pin::new(self.socket_mut()).poll_write(context, bytes)
     }
 
@@ -155,6 +163,11 @@ impl AsyncWrite for Stream<TcpStream> {
         context: &mut Context,
         slices: &[IoSlice],
     ) -> Poll<io::Result<usize>> {
+        if let Some((socket, tls, writer)) = self.secured() {
+            let first = slices.iter().find(|slice| !slice.is_empty()).map_or(&[][..], |slice| &**slice);
+            let written = secured::poll_write(socket, tls, context, first);
+            return secured::noted(written, writer, context);
+        }
         Pin::new(self.socket_mut()).poll_write_vectored(context, slices)
     }
 
@@ -163,10 +176,19 @@ impl AsyncWrite for Stream<TcpStream> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context) -> Poll<io::Result<()>> {
+        if let Some((socket, tls, writer)) = self.secured() {
+            let sent = secured::poll_send(socket, tls, context);
+            ready!(secured::noted(sent, writer, context))?;
+        }
         Pin::new(self.socket_mut()).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context) -> Poll<io::Result<()>> {
+        if let Some((socket, tls, writer)) = self.secured() {
+            tls.close();
+            let sent = secured::poll_send(socket, tls, context);
+            ready!(secured::noted(sent, writer, context))?;
+        }
         Pin::new(self.socket_mut()).poll_shutdown(context)
     }
 }

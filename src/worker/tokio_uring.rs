@@ -50,9 +50,11 @@ impl Accepted {
     /// The same connection on tokio-uring's socket, for an accept loop of the program's own; `into_parts` takes it apart.
     ///
     /// # Errors
-    /// `Unsupported` for a connection with a TLS session, which is bound to the blocking socket. The connection is closed
-    /// then.
+    /// `Unsupported` for a connection with a TLS session, which nothing would go through there. The connection is closed then.
     pub fn into_tokio_uring(self) -> io::Result<Accepted<TcpStream>> {
+        if self.tls().is_some() {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "a TLS session cannot go on over tokio-uring"));
+        }
         self.on_runtime(|socket| Ok(TcpStream::from_std(socket)))
     }
 }
@@ -85,6 +87,10 @@ where
             })?;
         }
         Ok(Box::new(crew))
+    }
+
+    fn carry_tls(&self) -> bool {
+        false
     }
 }
 

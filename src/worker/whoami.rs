@@ -56,12 +56,12 @@ impl Handler for Whoami {
 }
 
 /// Sends the line, or leaves the rest of it to `patiently`.
-fn answer(connection: Accepted, patiently: impl FnOnce(Accepted, &[u8])) {
+fn answer(mut connection: Accepted, patiently: impl FnOnce(Accepted, &[u8])) {
     LINE.with_borrow_mut(|line| {
         line.clear();
         write_line(&connection, line).expect("a vector takes every write");
-        if connection.tls().is_some() {
-            return patiently(connection, line);
+        if let Some(records) = connection.seal(line) {
+            *line = records;
         }
         let Ok(sent) = send_held_back(&connection, line) else { return };
         // Closing now puts line and FIN into one segment, which is much of what an answered connection costs.

@@ -9,3 +9,4 @@ mod forwarding;
 mod protocols;
 mod sources;
 mod tier;
+mod tls;

@@ -118,6 +118,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
                 self.conclude(&guest, Ending::LostInRing, &[]);
             }
         }
+        self.forsake_handshakes();
         for guest in std::mem::take(&mut self.lobby) {
             if guest.pending {
                 self.doors[guest.listener as usize].settle(guest.peer.ip(), &mut self.peers);

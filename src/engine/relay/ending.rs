@@ -56,9 +56,13 @@ impl<S> Relays<S> {
         if !session.pair.client_was_told() && !session.is_tls {
             let words = courtesy(session.terms.protocol, &session.terms.host, &session.id);
             // A fresh connection has room for a line; if not, there is nothing that could be said.
-            if !words.is_empty() {
-                let _ = driver.send(&session.client, words.as_bytes(), true);
+            match &mut session.tls {
+                Some(tls) => tls.farewell(driver, &session.client, words.as_bytes(), &mut self.records),
+                None if words.is_empty() => {}
+                None => _ = driver.send(&session.client, words.as_bytes(), true),
             }
+        } else if let Some(tls) = &mut session.tls {
+            tls.farewell(driver, &session.client, &[], &mut self.records);
         }
         driver.shutdown(&session.client);
         self.wheel.set(slot.index, until);
@@ -101,6 +105,11 @@ impl<S> Relays<S> {
             self.leave_server(driver, slot, end, now);
         }
         self.wheel.clear(slot.index);
+        if let Some(session) = self.sessions.get_mut(slot)
+            && let Some(tls) = session.tls.as_mut().filter(|_| !told && !session.pair.is_broken(Side::Client))
+        {
+            tls.farewell(driver, &session.client, &[], &mut self.records);
+        }
         Watch::of(slot, Side::Client, 0).end(driver);
         if let Some(session) = self.sessions.remove(slot) {
             self.witness.sees(session.addresses.0, end);

@@ -21,6 +21,9 @@ mod mail;
 mod moving;
 mod notice;
 mod opening;
+mod secured;
+#[cfg(all(test, feature = "tls"))]
+mod secured_tests;
 mod service;
 mod serving;
 mod session;
@@ -51,6 +54,7 @@ use std::time::Instant;
 use super::tally::Tally;
 use crate::backend::ServerIndex;
 use crate::conn::{Slab, SlotId};
+use crate::dispatch::TLS_FEED_MAX;
 use crate::relay::{End, Side, WINDOW_MAX, Wheel};
 use crate::ring::{BATCH_MAX, Readiness, Streams};
 use asked::Asked;
@@ -65,6 +69,8 @@ pub struct Relays<S> {
     /// Sessions that have more to do at once.
     busy: VecDeque<SlotId>,
     scratch: Box<[u8]>,
+    /// For records of TLS, on their way in and out.
+    records: Box<[u8]>,
     letterbox: Letterbox,
     /// A waker was rung: there may be mail.
     has_mail: bool,
@@ -102,6 +108,7 @@ impl<S> Relays<S> {
         Relays {
             // Zeroed by the kernel when it is touched first: a ring without sessions pays nothing.
             scratch: vec![0; WINDOW_MAX].into(),
+            records: vec![0; TLS_FEED_MAX].into(),
             sessions: Slab::new(parts.sessions),
             wheel: Wheel::new(now),
             busy: VecDeque::new(),

@@ -120,6 +120,7 @@ impl<S> Relays<S> {
             chosen,
             listener: Arc::new(ListenerInfo::of_former(state.service, state.listener)),
             pair: Pair::resume(state.pair),
+            tls: None,
             terms,
             phase: if state.awaits_greeting { Phase::Greeting } else { Phase::Open },
             opening: None,
@@ -151,7 +152,8 @@ impl<S> Relays<S> {
 
 /// What goes along with a session; `None` if it cannot move now.
 fn state<S>(session: &mut Session<S>, now: Instant) -> Option<SessionState> {
-    if !matches!(session.phase, Phase::Greeting | Phase::Open) || session.pair.held() > HELD_MOVED_MAX {
+    let can_move = matches!(session.phase, Phase::Greeting | Phase::Open) && session.tls.is_none();
+    if !can_move || session.pair.held() > HELD_MOVED_MAX {
         return None;
     }
     let Times { accepted, begun, chosen, connected, greeted, active } = session.times;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::secured::Secured;
 use super::service::{SharedBackend, Terms};
 use super::session::{Opening, Phase, Session, Times};
 use super::watch::{Watch, packed, unpacked};
@@ -11,11 +12,11 @@ use super::wire::Link;
 use super::{Relays, connect_in_turn};
 use crate::backend::{Choice, Grant, ServerIndex, Tried, Waiter};
 use crate::conn::SlotId;
-use crate::dispatch::Handoff;
+use crate::dispatch::{Handoff, TlsInfo};
 use crate::engine::fault::{self, Fault};
 use crate::net::canonical_socket;
 use crate::proxy::Command;
-use crate::relay::{Course, End, Facts, Forward, HEADER_MAX, Pair, Preface, Protocol, SessionId, Side, Whom};
+use crate::relay::{Course, End, Facts, Forward, HEADER_MAX, Pair, Preface, Protocol, SessionId, Side, Tls, Whom};
 use crate::ring::{Errno, Streams};
 
 /// So long a connection that came with LOCAL may turn out to be a look whether somebody listens.
@@ -32,15 +33,20 @@ impl<S> Relays<S> {
         now: Instant,
     ) -> Session<S> {
         let header = handoff.head.and_then(|head| head.over(bytes));
-        let early = &bytes[header.as_ref().map_or(0, |header| header.len())..];
+        // Of TLS that has ended here the handshake has taken what came behind the header.
+        let early = match handoff.tls {
+            Some(_) => &[],
+            None => &bytes[header.as_ref().map_or(0, |header| header.len())..],
+        };
         let peer = canonical_socket(handoff.peer);
         let local = || handoff.local.or_else(|| driver.local(&handoff.socket)).map_or(peer, canonical_socket);
         let addresses = match header.and_then(|header| header.head().ip()) {
             Some((source, destination)) => (canonical_socket(source), canonical_socket(destination)),
             None => (peer, local()),
         };
+        let tls = handoff.tls.as_ref().map(|tls| told(tls.info()));
         let id = SessionId::new(self.wall.micros(handoff.accepted_at), addresses.0);
-        let facts = Facts { header, client: addresses.0, destination: addresses.1, session: id, tls: None };
+        let facts = Facts { header, client: addresses.0, destination: addresses.1, session: id, tls };
         let is_local = header.is_some_and(|header| header.command() == Command::Local);
         let doubted = Phase::Doubted { until: now + DOUBT };
         let opening = Opening {
@@ -51,7 +57,8 @@ impl<S> Relays<S> {
             queue_until: None,
             connect_until: None,
         };
-        let is_tls = is_implicit_tls(addresses.1.port()) || early.starts_with(&[0x16, 0x03]);
+        let is_tls = handoff.tls.is_none() && (is_implicit_tls(addresses.1.port()) || early.starts_with(&[0x16, 0x03]));
+        let is_silent = early.is_empty() && !handoff.tls.as_ref().is_some_and(|tls| tls.is_readable());
         Session {
             client: handoff.socket,
             server: None,
@@ -59,7 +66,8 @@ impl<S> Relays<S> {
             chosen: None,
             pair: Pair::new(terms.protocol != Protocol::None && !is_tls),
             terms: terms.clone(),
-            phase: if is_local && early.is_empty() { doubted } else { Phase::Connecting },
+            phase: if is_local && is_silent { doubted } else { Phase::Connecting },
+            tls: handoff.tls.map(|tls| Box::new(Secured::new(tls))),
             opening: Some(Box::new(opening)),
             listener: handoff.listener,
             id,
@@ -84,6 +92,10 @@ impl<S> Relays<S> {
                 let session = self.sessions.get_mut(slot).expect("just put there");
                 session.leaves = self.closes_at.map(|until| (until, End::Drained));
                 Watch::of(slot, Side::Client, 0).begin(driver, &session.client);
+                // What came with the end of a handshake is not in the socket any more.
+                if session.tls.as_ref().is_some_and(|tls| tls.tls.is_readable()) {
+                    session.pair.ready(Side::Client, true, false);
+                }
                 match session.phase {
                     Phase::Doubted { until } => self.wheel.set(slot.index, until),
                     _ => self.choose(driver, slot, now),
@@ -246,7 +258,8 @@ impl<S> Relays<S> {
         session.times.greeted = now;
         session.phase = if session.server_greets() { Phase::Greeting } else { Phase::Open };
         let server = session.server.as_ref().expect("it is connected");
-        let mut link = Link { driver, client: &session.client, server };
+        let tls = session.tls.as_deref_mut();
+        let mut link = Link { driver, client: &session.client, server, tls, records: &mut self.records };
         let Opening { announcement: mut first, mut early, preface, .. } = *opening;
         let protocol = session.terms.protocol;
         let filtered = session.terms.forward == Forward::Xclient;
@@ -289,6 +302,17 @@ impl<S> Relays<S> {
         let backend = session.terms.backend.clone();
         backend.connect_failed(index, errno, now);
         backend.release(index, now);
+    }
+}
+
+/// What servers are told of TLS that has ended here.
+fn told(info: &TlsInfo) -> Tls<'_> {
+    Tls {
+        version: info.version,
+        cipher: info.cipher,
+        server_name: info.server_name.as_deref(),
+        alpn: info.alpn.as_deref(),
+        client_name: info.client_name.as_deref(),
     }
 }
 

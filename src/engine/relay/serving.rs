@@ -7,7 +7,7 @@ use super::session::Phase;
 use super::wire::Link;
 use crate::conn::SlotId;
 use crate::engine::fault::{self, Fault};
-use crate::relay::{End, Flow, Side};
+use crate::relay::{End, Flow, Pair, Side};
 use crate::ring::Streams;
 
 /// Clients of a server that learn at once that it has ended, in [`LOSSES_WITHIN`].
@@ -20,8 +20,15 @@ impl<S> Relays<S> {
         let Some(session) = self.sessions.get_mut(slot) else { return };
         let Some(server) = &session.server else { return };
         let before = (session.pair.progress(), session.pair.is_half_closed());
-        let mut link = Link { driver, client: &session.client, server };
-        let flow = session.pair.advance(&mut link, &mut self.scratch);
+        let tls = session.tls.as_deref_mut();
+        let had_unsent = tls.as_ref().is_some_and(|tls| tls.has_unsent());
+        let mut link = Link { driver, client: &session.client, server, tls, records: &mut self.records };
+        let flow = advance(&mut session.pair, &mut link, &mut self.scratch);
+        // Records that have gone out are a sign of life, too.
+        let has_unsent = link.tls.as_ref().is_some_and(|tls| tls.has_unsent());
+        if had_unsent && !has_unsent {
+            session.times.active = now;
+        }
         if !before.1 && session.pair.first_to_end() == Some(Side::Server) && session.pair.progress() == before.0 {
             session.unasked = session.is_silent(now);
         }
@@ -123,4 +130,23 @@ impl<S> Relays<S> {
         self.wheel.set(slot.index, deadline);
         self.pump(driver, slot, now);
     }
+}
+
+/// Moves what can be moved, and before and behind it what TLS holds.
+fn advance<D: Streams>(pair: &mut Pair, link: &mut Link<'_, D>, scratch: &mut [u8]) -> Flow {
+    if link.flush() {
+        pair.ready(Side::Server, true, false);
+    }
+    let mut flow = pair.advance(link, scratch);
+    // Nothing will be told of an end that was read already.
+    if flow == Flow::Idle && link.has_untold_end() {
+        pair.ready(Side::Client, true, true);
+        flow = pair.advance(link, scratch);
+    }
+    // Records that nobody has asked for, such as an answer to new keys.
+    if link.flush() {
+        pair.ready(Side::Server, true, false);
+        return if flow == Flow::Idle { Flow::More } else { flow };
+    }
+    flow
 }

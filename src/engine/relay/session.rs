@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::log::SessionRecord;
+use super::secured::Secured;
 use super::service::Terms;
 use crate::backend::{Closed, ServerIndex, Tried};
 use crate::dispatch::{ListenerInfo, Permit};
@@ -24,6 +25,8 @@ pub struct Session<S> {
     pub chosen: Option<ServerIndex>,
     pub terms: Arc<Terms>,
     pub pair: Pair,
+    /// TLS of the client, if it ends here: the pair's bytes are plaintext.
+    pub tls: Option<Box<Secured>>,
     pub phase: Phase,
     /// What is needed until the server is connected.
     pub opening: Option<Box<Opening>>,
@@ -32,7 +35,7 @@ pub struct Session<S> {
     /// Who is served, and what it has connected to.
     pub addresses: (SocketAddr, SocketAddr),
     pub times: Times,
-    /// TLS is spoken from the first byte on: nothing can be said to the client.
+    /// TLS is spoken from the first byte on and passes through: nothing can be said to the client.
     pub is_tls: bool,
     /// Bytes of the client that came with its header.
     pub early: u32,

@@ -79,7 +79,7 @@ pub fn echo() -> SocketAddr {
 }
 
 /// A server that does so with every connection.
-fn server(serve: impl Fn(TcpStream) -> std::io::Result<()> + Clone + Send + 'static) -> SocketAddr {
+pub(super) fn server(serve: impl Fn(TcpStream) -> std::io::Result<()> + Clone + Send + 'static) -> SocketAddr {
     let listener = TcpListener::bind(anywhere()).expect("loopback has free ports");
     let address = listener.local_addr().expect("bound");
     thread::spawn(move || {
@@ -144,7 +144,7 @@ fn a_server_that_refuses_gives_way_to_the_next() {
 }
 
 /// Sessions that its servers have.
-fn held(backend: &SharedBackend) -> u32 {
+pub(super) fn held(backend: &SharedBackend) -> u32 {
     backend.lock().servers(std::time::Instant::now()).map(|server| server.sessions).sum()
 }
 
@@ -200,7 +200,7 @@ fn blamed(backend: &SharedBackend) -> (u64, u64) {
     (totals.not_greeted, totals.connect_errors)
 }
 
-fn wait_for(engine: &Engine, end: &str) {
+pub(super) fn wait_for(engine: &Engine, end: &str) {
     crate::dispatch::testing::until("the session has ended", || engine.snapshot().count(end) == 1);
 }
 

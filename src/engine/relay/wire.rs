@@ -1,5 +1,6 @@
 //! A pair's two sockets.
 
+use super::secured::Secured;
 use crate::engine::fault::{self, Fault};
 use crate::relay::{Received, Sent, Side, Wire};
 use crate::ring::{Errno, Streams};
@@ -9,6 +10,10 @@ pub struct Link<'a, D: Streams> {
     pub driver: &'a mut D,
     pub client: &'a D::Socket,
     pub server: &'a D::Socket,
+    /// TLS of the client that ends here.
+    pub tls: Option<&'a mut Secured>,
+    /// For records, on their way in and out.
+    pub records: &'a mut [u8],
 }
 
 impl<'a, D: Streams> Link<'a, D> {
@@ -18,11 +23,31 @@ impl<'a, D: Streams> Link<'a, D> {
             Side::Server => self.server,
         }
     }
+
+    /// Sends records that wait for room; tells whether the server is to be read again because of it.
+    pub fn flush(&mut self) -> bool {
+        let Some(tls) = self.tls.as_deref_mut() else { return false };
+        tls.flush(self.driver, self.client, self.records);
+        tls.releases_server()
+    }
+
+    /// Whether the client has ended, which the next read will tell.
+    pub fn has_untold_end(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.has_untold_end())
+    }
 }
 
 impl<D: Streams> Wire for Link<'_, D> {
     fn receive(&mut self, side: Side, room: &mut [u8]) -> Received {
         let socket = self.socket(side);
+        match (side, self.tls.as_deref_mut()) {
+            (Side::Client, Some(tls)) => return tls.receive(self.driver, socket, room, self.records),
+            (Side::Server, Some(tls)) if tls.has_unsent() => {
+                tls.hold_server();
+                return Received::Nothing;
+            }
+            _ => {}
+        }
         loop {
             match self.driver.receive(socket, room) {
                 Ok(0) => return Received::End,
@@ -35,6 +60,9 @@ impl<D: Streams> Wire for Link<'_, D> {
     }
 
     fn send(&mut self, side: Side, bytes: &[u8], more: bool) -> Sent {
+        if let (Side::Client, Some(tls)) = (side, self.tls.as_deref_mut()) {
+            return tls.send(self.driver, self.client, bytes, self.records);
+        }
         match self.driver.send(self.socket(side), bytes, more) {
             Ok(_) if more && fault::present(Fault::LostTail) => Sent::Bytes(bytes.len()),
             Ok(count) if count < bytes.len() && fault::present(Fault::DoubleSend) => Sent::Bytes(count / 2),
@@ -46,6 +74,9 @@ impl<D: Streams> Wire for Link<'_, D> {
     }
 
     fn shutdown(&mut self, side: Side) {
-        self.driver.shutdown(self.socket(side));
+        match (side, self.tls.as_deref_mut()) {
+            (Side::Client, Some(tls)) => tls.shutdown(self.driver, self.client, self.records),
+            _ => self.driver.shutdown(self.socket(side)),
+        }
     }
 }

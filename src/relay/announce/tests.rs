@@ -156,7 +156,8 @@ fn dovecot_gets_no_unverified_name_and_no_strange_authority() {
 
 #[test]
 fn tls_that_ended_here_is_told_and_an_id_is_made() {
-    let tls = Tls { version: Some("TLSv1.3"), cipher: None, server_name: Some("mail.example"), alpn: Some(b"imap") };
+    let tls =
+        Tls { version: Some("TLSv1.3"), server_name: Some("mail.example"), alpn: Some(b"imap"), ..Tls::default() };
     let facts = Facts { tls: Some(tls), ..plain("198.51.100.7:5000", "192.0.2.1:993") };
     let (out, _) = write(&announce(Forward::ProxyV2, Target::Vestibule), &facts, Whom::Client);
     let header = read(&out);
@@ -165,6 +166,17 @@ fn tls_that_ended_here_is_told_and_an_id_is_made() {
     assert_eq!(header.authority(), Some("mail.example"));
     assert_eq!(header.unique_id(), Some(facts.session.as_str().as_bytes()));
     assert!(header.checksum().is_some() && facts.secured());
+    let shown = |name| Some(Tls { cipher: Some("TLS_AES_128_GCM_SHA256"), client_name: Some(name), ..Tls::default() });
+    let cipher = (kind::SSL_CIPHER, &b"TLS_AES_128_GCM_SHA256"[..]);
+    for (name, expected) in [
+        ("joe", ssl(7, 0, &[cipher, (kind::SSL_CN, b"joe")])),
+        ("", ssl(7, 0, &[cipher])), // a certificate without a name
+    ] {
+        let facts = Facts { tls: shown(name), ..plain("198.51.100.7:5000", "192.0.2.1:993") };
+        let (out, _) = write(&announce(Forward::ProxyV2, Target::Vestibule), &facts, Whom::Client);
+        assert_eq!(read(&out).tlv(kind::SSL), Some(&*expected));
+        assert_eq!(read(&out).ssl().map(|ssl| ssl.certificate_verified()), Some(true));
+    }
 }
 
 #[test]

@@ -86,6 +86,10 @@ pub(super) type Scratch = [u8; SCRATCH];
 const TLVS_MAX: usize = 4 + VENDOR_TLVS_MAX;
 /// `client` and `verify` in front of SSL's own TLVs.
 const SSL_FIXED: usize = 5;
+/// PP2_CLIENT_SSL.
+const ENCRYPTED: u8 = 1;
+/// PP2_CLIENT_CERT_CONN and PP2_CLIENT_CERT_SESS.
+const CERTIFICATE: u8 = 6;
 /// What an SSL value holds that does not say who the client is, in the order in which it is put.
 const DESCRIBES: [u8; 7] = [
     kind::SSL_VERSION,
@@ -191,9 +195,12 @@ impl<'a> Chosen<'a> {
         let received = facts.header.and_then(|header| Some((header.tlv(kind::SSL)?, header.ssl()?)));
         match (facts.tls, received) {
             (Some(tls), _) => {
-                let parts = [(kind::SSL_VERSION, tls.version), (kind::SSL_CIPHER, tls.cipher)];
+                let name = tls.client_name.filter(|name| !name.is_empty());
+                let parts = [(kind::SSL_VERSION, tls.version), (kind::SSL_CIPHER, tls.cipher), (kind::SSL_CN, name)];
                 let parts = parts.into_iter().filter_map(|(kind, text)| Some((kind, text?.as_bytes())));
-                self.make_ssl([1, 0, 0, 0, 0], parts, scratch);
+                // A certificate that was shown has been verified, or there would be no session.
+                let client = if tls.client_name.is_some() { ENCRYPTED | CERTIFICATE } else { ENCRYPTED };
+                self.make_ssl([client, 0, 0, 0, 0], parts, scratch);
             }
             // Dovecot before 2.4.4 believes a common name whatever `verify` says.
             (None, Some((_, ssl))) if preset.strict && claims_a_name(&ssl) => {

@@ -100,6 +100,10 @@ impl Workers for HandOff {
         crew.spawn(move || office.run())?;
         Ok(Box::new(crew))
     }
+
+    fn carry_tls(&self) -> bool {
+        false
+    }
 }
 
 #[cfg(test)]

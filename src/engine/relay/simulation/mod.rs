@@ -224,6 +224,7 @@ impl Scene {
                 head,
                 accepted_at: now,
                 permit: None,
+                tls: None,
             };
             let session = relays.prepare(driver, &self.services[service], handoff, &bytes, now);
             relays.begin(driver, session, now);

@@ -15,6 +15,15 @@ pub(super) struct Shown {
 }
 
 impl Shown {
+    /// Whether everybody sees the same certificates.
+    pub(super) fn is_same(&self, other: &Shown) -> bool {
+        let same = |one: &CertifiedKey, other: &CertifiedKey| one.cert == other.cert;
+        let named = || self.named.iter().zip(&other.named);
+        same(&self.otherwise, &other.otherwise)
+            && self.named.len() == other.named.len()
+            && named().all(|(one, other)| one.0 == other.0 && same(&one.1, &other.1))
+    }
+
     fn to(&self, name: Option<&str>) -> Arc<CertifiedKey> {
         let matches = |names: &[String]| name.is_some_and(|name| names.iter().any(|mask| is_matched(name, mask)));
         self.named.iter().find(|(names, _)| matches(names)).map_or(&self.otherwise, |(_, certified)| certified).clone()

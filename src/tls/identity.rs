@@ -12,6 +12,7 @@ use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{NoServerSessionStorage, ProducesTickets};
 use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
 use rustls::{ALL_VERSIONS, InconsistentKeys, ServerConfig, SupportedProtocolVersion};
@@ -31,6 +32,8 @@ pub struct Identity {
     shown: Shown,
     clients: Option<ClientAuthorities>,
     only_tls_1_3: bool,
+    /// What clients resume their sessions by: their own memory, sealed with a key of ours that changes twice a day.
+    tickets: Option<Arc<dyn ProducesTickets>>,
 }
 
 impl Identity {
@@ -72,9 +75,19 @@ impl Identity {
         self
     }
 
-    /// Asks clients for a certificate.
+    /// Asks clients for a certificate. Sessions are not resumed then: a client shows its certificate each time, which may have
+    /// been revoked meanwhile.
     pub fn ask_clients(self, authorities: ClientAuthorities) -> Identity {
-        Identity { clients: Some(authorities), ..self }
+        Identity { clients: Some(authorities), tickets: None, ..self }
+    }
+
+    /// Takes the place of another one. If both show the same, clients of `former` can resume their sessions.
+    pub fn succeed(self, former: &Identity) -> Identity {
+        let same = self.shown.is_same(&former.shown) && self.only_tls_1_3 == former.only_tls_1_3;
+        match same && self.tickets.is_some() && former.tickets.is_some() {
+            true => Identity { tickets: former.tickets.clone(), ..self },
+            false => self,
+        }
     }
 
     /// Whether the names in clients' certificates can be believed.
@@ -94,18 +107,39 @@ impl Identity {
         };
         let mut config = builder.with_cert_resolver(Arc::new(self.shown.clone()));
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        // Nothing of a session is kept here.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        match &self.tickets {
+            Some(tickets) => config.ticketer = tickets.clone(),
+            None => config.send_tls13_tickets = 0,
+        }
         config
     }
 
-    #[cfg(all(test, feature = "daemon"))]
-    pub(super) fn certificate(&self) -> CertificateDer<'static> {
+    /// The same with a key of its own for tickets.
+    #[cfg(test)]
+    pub(super) fn with_other_tickets(self) -> Identity {
+        Identity { tickets: ring::Ticketer::new().ok(), ..self }
+    }
+
+    #[cfg(test)]
+    pub(super) fn shares_tickets(&self, other: &Identity) -> bool {
+        let at = |identity: &Identity| identity.tickets.as_ref().map(|tickets| Arc::as_ptr(tickets).cast::<()>());
+        at(self).is_some() && at(self) == at(other)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn certificate(&self) -> CertificateDer<'static> {
         self.shown.otherwise.cert[0].clone()
     }
 
     fn certify(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Identity, rustls::Error> {
         let provider = Arc::new(ring::default_provider());
         let otherwise = Arc::new(CertifiedKey::from_der(chain, key, &provider)?);
-        Ok(Identity { provider, shown: Shown { otherwise, named: Vec::new() }, clients: None, only_tls_1_3: false })
+        let shown = Shown { otherwise, named: Vec::new() };
+        // Without a key sessions are not resumed, and all else goes on.
+        let tickets = ring::Ticketer::new().ok();
+        Ok(Identity { provider, shown, clients: None, only_tls_1_3: false, tickets })
     }
 }
 

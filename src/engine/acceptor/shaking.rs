@@ -1,0 +1,155 @@
+//! TLS between door 2 and whoever serves, where a listener ends it here.
+
+use super::{Acceptor, InLine, Sink};
+use crate::conn::{Admitted, Ending, Record, SlotId};
+use crate::dispatch::{Overload, TlsFailure};
+use crate::engine::acceptor::Declined;
+use crate::engine::handshake::{Guest, HANDSHAKES_A_TURN, Step};
+use crate::engine::tally::Count;
+use crate::net::canonical_socket;
+use crate::ring::{BATCH_MAX, Driver};
+
+impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
+    /// Begins the handshake of a connection that has passed both doors.
+    pub(super) fn shake_hands(&mut self, slot: SlotId, admitted: Option<Admitted>) {
+        let guest = self.slab.get_mut(slot).expect("the caller has it");
+        let door = &mut self.doors[guest.listener as usize];
+        let Some(tls) = door.tls.clone() else { return };
+        door.shaking += 1;
+        let handoff = guest.handoff(door, admitted.as_ref());
+        let bytes = self.driver.bytes(slot.index, guest.waiting.taken());
+        let shaking = Guest::new(guest.listener, handoff, admitted, bytes, tls.begin());
+        self.leave(slot);
+        if let Some(oldest) = self.handshakes.begin(&mut self.driver, shaking, tls.timeout(), self.now) {
+            self.refuse_handshake(oldest, Some(&too_many()));
+        }
+    }
+
+    /// Handshakes whose time is up, and a bounded number of those that have something to do.
+    pub(super) fn shake_on(&mut self) {
+        for _ in 0..BATCH_MAX {
+            let Some((guest, failure)) = self.handshakes.expire(&mut self.driver, self.now) else { break };
+            self.refuse_handshake(guest, failure.as_ref());
+        }
+        for _ in 0..HANDSHAKES_A_TURN {
+            match self.handshakes.step(&mut self.driver) {
+                None => break,
+                Some(Step::Waits) => {}
+                Some(Step::Complete(guest)) => self.deliver(guest),
+                Some(Step::Failed(guest, failure)) => self.refuse_handshake(guest, Some(&failure)),
+            }
+        }
+    }
+
+    /// Hands over a connection whose session stands.
+    fn deliver(&mut self, guest: Guest<D::Socket>) {
+        self.tally.count(Count::TlsEstablished);
+        if guest.handoff.tls.as_ref().is_some_and(|tls| tls.info().resumed) {
+            self.tally.count(Count::TlsResumed);
+        }
+        let door = &self.doors[guest.listener as usize];
+        let pool = door.pool;
+        if let Some(terms) = &door.relay {
+            let Guest { listener, handoff, admitted, bytes, .. } = guest;
+            let session = self.relays.prepare(&self.driver, terms, handoff, &bytes, self.now);
+            self.relays.begin(&mut self.driver, session, self.now);
+            self.count_handed(door, admitted.as_ref(), bytes.len());
+            self.doors[listener as usize].shaking -= 1;
+            return;
+        }
+        let back = if self.lines[pool].is_empty() { self.offer_secured(guest) } else { Some(guest) };
+        if let Some(guest) = back {
+            self.begin_line(pool);
+            self.keep(guest, pool);
+        }
+    }
+
+    /// Keeps a connection until its pool has room.
+    fn keep(&mut self, guest: Guest<D::Socket>, pool: usize) {
+        match self.handshakes.keep(guest) {
+            Ok(slot) => self.lines[pool].push_back(InLine::Secured(slot)),
+            Err(guest) => self.conclude_handshake(*guest, Ending::Overload),
+        }
+    }
+
+    /// Offers the first in line again; `false` if it has to wait on.
+    pub(super) fn offer_kept(&mut self, slot: SlotId, pool: usize) -> bool {
+        let Some(guest) = self.handshakes.kept(slot) else { return true };
+        let Some(guest) = self.offer_secured(guest) else { return true };
+        match self.handshakes.keep(guest) {
+            Ok(again) => {
+                self.lines[pool][0] = InLine::Secured(again);
+                false
+            }
+            Err(guest) => {
+                self.conclude_handshake(*guest, Ending::Overload);
+                true
+            }
+        }
+    }
+
+    /// Offers a connection with a session to its pool; it comes back if it has to wait.
+    fn offer_secured(&mut self, guest: Guest<D::Socket>) -> Option<Guest<D::Socket>> {
+        let Guest { listener, handoff, admitted, bytes, .. } = guest;
+        let door = &self.doors[listener as usize];
+        let Err(declined) = self.sink.offer(door.pool, handoff, &bytes) else {
+            self.count_handed(door, admitted.as_ref(), bytes.len());
+            self.doors[listener as usize].shaking -= 1;
+            return None;
+        };
+        let (handoff, full) = match *declined {
+            Declined::Full(handoff) => (handoff, true),
+            Declined::Closed(handoff) => (handoff, false),
+        };
+        let wait = full && self.sink.overload(door.pool) == Overload::Pause;
+        let guest = Guest { listener, handoff, admitted, bytes, handshake: None, begun: true, is_ready: false };
+        if wait {
+            return Some(guest);
+        }
+        self.conclude_handshake(guest, Ending::Overload);
+        None
+    }
+
+    /// Counts those as lost who have not reached their pools.
+    pub(super) fn forsake_handshakes(&mut self) {
+        for guest in self.handshakes.forsake() {
+            self.conclude_handshake(guest, Ending::LostInRing);
+        }
+    }
+
+    /// Ends a connection whose handshake has failed, or that has to go without a failure of its own: a drain is over.
+    fn refuse_handshake(&mut self, guest: Guest<D::Socket>, failure: Option<&TlsFailure>) {
+        let ending = match failure {
+            None => Ending::Drained,
+            Some(failure) if failure.is_how_checks_end && guest.handoff.is_check() => Ending::TlsChecked,
+            Some(_) => Ending::TlsFailed,
+        };
+        if let Some(failure) = failure.filter(|_| ending == Ending::TlsFailed) {
+            let (handoff, peer) = (&guest.handoff, canonical_socket(guest.handoff.peer));
+            let conveyed = handoff.head.and_then(|head| head.ip()).map(|(_, destination)| destination);
+            let local = || handoff.local.or_else(|| self.driver.local(&handoff.socket));
+            let destination = conveyed.or_else(local).map_or(peer, canonical_socket);
+            self.report.handshakes.note(&handoff.listener, failure, [handoff.client(), destination, peer], self.now);
+        }
+        self.conclude_handshake(guest, ending);
+    }
+
+    /// Counts and reports the end of a connection behind door 2.
+    fn conclude_handshake(&mut self, guest: Guest<D::Socket>, ending: Ending) {
+        let door = &mut self.doors[guest.listener as usize];
+        door.shaking -= 1;
+        let rules = door.proxy.as_ref().map(|proxy| proxy.terms.rules).unwrap_or_default();
+        door.counts.ended(ending);
+        let (peer, local) = (guest.handoff.peer, door.local);
+        let waited = self.now.saturating_duration_since(guest.handoff.accepted_at);
+        let record = Record { peer, local, bytes: &guest.bytes, rules, waited };
+        self.report.ended(&self.doors[guest.listener as usize], ending, &record, self.now);
+        self.descriptors_freed = true;
+    }
+}
+
+/// Why somebody who waited has to make room.
+fn too_many() -> TlsFailure {
+    let words = "too many handshakes are awaited, and this one has waited longest".to_owned();
+    TlsFailure { code: Some("shed"), is_how_checks_end: false, words }
+}

@@ -1,0 +1,296 @@
+//! TLS handshakes of one ring: between door 2 and whoever serves, for connections of listeners that end TLS.
+//!
+//! ```text
+//! acceptor --door 2--> begin --Ready--> next_ready, step --complete--> pool or relay, with a session
+//!                        |                     '--fails--> counted, told        of clients: told by an alert
+//!                        '-- deadline; too many: the oldest makes room
+//! ```
+//! A client that says nothing costs a place in the table and a watch, and no thread. What computes is bounded: at most
+//! [`HANDSHAKES_A_TURN`] steps a turn, the others are next in the turns that follow, so that nobody else on the ring is
+//! held up.
+//!
+//! Invariants: a connection is in the table until it is given back, once, complete or not; while its handshake is awaited it
+//! is watched and has one deadline, from the beginning on, whatever trickles in.
+
+mod log;
+#[cfg(all(test, feature = "tls"))]
+pub(crate) mod tests;
+
+pub use log::Failures;
+
+use std::collections::VecDeque;
+use std::io;
+use std::time::{Duration, Instant};
+
+use super::records::send_records;
+use crate::conn::{Admitted, Deadlines, Slab, SlotId};
+use crate::dispatch::{Cut, Handoff, TlsFailure, TlsHandshake};
+use crate::ring::{Errno, Streams};
+
+/// Handshakes that compute in one turn of a ring: a full one takes a fraction of a millisecond.
+pub const HANDSHAKES_A_TURN: usize = 8;
+/// Bytes read from a client at once.
+const READ_AT_ONCE: usize = 16 * 1024;
+/// Where the places of handshakes begin among those of watched sockets: behind those of sessions.
+pub const FIRST_PLACE: u32 = 1 << 30;
+
+/// A connection that has passed both doors, and its handshake.
+pub struct Guest<S> {
+    /// Index of its door.
+    pub listener: u32,
+    /// What whoever serves gets; with the session once that stands.
+    pub handoff: Handoff<S>,
+    /// How its header was judged.
+    pub admitted: Option<Admitted>,
+    /// Its header, and what came right behind.
+    pub bytes: Box<[u8]>,
+    /// Until the session stands, and is in the hand-off.
+    pub handshake: Option<Box<dyn TlsHandshake>>,
+    /// Bytes of the client's have come.
+    pub begun: bool,
+    /// It is among those that have something to do.
+    pub is_ready: bool,
+}
+
+/// What became of a step.
+pub enum Step<S> {
+    /// More has to come.
+    Waits,
+    /// The session stands.
+    Complete(Guest<S>),
+    /// It fails.
+    Failed(Guest<S>, TlsFailure),
+}
+
+/// The handshakes of a ring.
+pub struct Handshakes<S> {
+    guests: Slab<Guest<S>>,
+    limit: u32,
+    /// Made with the first handshake: most rings have none.
+    deadlines: Option<Deadlines>,
+    /// Those that have something to do, in the order in which they were told so.
+    ready: VecDeque<SlotId>,
+    scratch: Box<[u8]>,
+    /// By when all have to end.
+    closes_at: Option<Instant>,
+}
+
+impl<S> Handshakes<S> {
+    /// No handshake yet, and never more than `limit`.
+    pub fn new(limit: u32) -> Handshakes<S> {
+        Handshakes {
+            guests: Slab::new(limit),
+            limit,
+            deadlines: None,
+            ready: VecDeque::new(),
+            // Zeroed by the kernel when it is touched first: a ring without handshakes pays nothing.
+            scratch: vec![0; READ_AT_ONCE].into(),
+            closes_at: None,
+        }
+    }
+
+    /// Whether there is none, nor a session that waits for room in its pool.
+    pub fn is_empty(&self) -> bool {
+        self.guests.is_empty()
+    }
+
+    /// When there is something to do though nothing happens.
+    pub fn due(&self, now: Instant) -> Option<Instant> {
+        if !self.ready.is_empty() {
+            return Some(now);
+        }
+        let deadlines = self.deadlines.as_ref().filter(|deadlines| !deadlines.is_empty())?;
+        deadlines.next_deadline().into_iter().chain(self.closes_at).min()
+    }
+
+    /// Ends all handshakes within a time, also those that begin meanwhile.
+    pub fn close_within(&mut self, limit: Duration, now: Instant) {
+        self.closes_at = Some(now + limit);
+    }
+
+    /// Begins a handshake. Whoever has to make room for it, the one that waits longest, comes back; if nobody waits, the
+    /// newcomer itself.
+    pub fn begin<D: Streams<Socket = S>>(
+        &mut self,
+        driver: &mut D,
+        mut guest: Guest<S>,
+        timeout: Duration,
+        now: Instant,
+    ) -> Option<Guest<S>> {
+        let mut oldest = None;
+        if self.guests.is_full() {
+            oldest =
+                self.deadlines.as_mut().and_then(|deadlines| deadlines.shed(now)).map(|slot| self.take(driver, slot));
+        }
+        let early = guest.bytes.len() > guest.header_length();
+        guest.is_ready = early;
+        match self.guests.insert(guest) {
+            Ok(slot) => {
+                let deadlines = self.deadlines.get_or_insert_with(|| Deadlines::new(self.limit, now));
+                let class = deadlines.class(timeout, false);
+                deadlines.start(slot, class, now);
+                if early {
+                    self.ready.push_back(slot);
+                }
+                let guest = self.guests.get_mut(slot).expect("just put there");
+                driver.watch(place(slot), slot.generation, &guest.handoff.socket);
+                oldest
+            }
+            Err(guest) => Some(guest),
+        }
+    }
+
+    /// A watched socket is ready.
+    pub fn handle_ready<D: Streams<Socket = S>>(
+        &mut self,
+        driver: &mut D,
+        place: u32,
+        generation: u32,
+        readable: bool,
+        armed: bool,
+    ) {
+        let slot = SlotId { index: place - FIRST_PLACE, generation };
+        // One that has ended meanwhile: the end of its watch was asked for.
+        let Some(guest) = self.guests.get_mut(slot).filter(|guest| guest.handshake.is_some()) else { return };
+        if !armed {
+            driver.watch(place, generation, &guest.handoff.socket);
+        }
+        // That a client that has said nothing can be written to is nothing to act on.
+        if (readable || guest.begun) && !std::mem::replace(&mut guest.is_ready, true) {
+            self.ready.push_back(slot);
+        }
+    }
+
+    /// Does what is to be done for the one that was told first to have something to do; `None` if nobody has.
+    pub fn step<D: Streams<Socket = S>>(&mut self, driver: &mut D) -> Option<Step<S>> {
+        let slot = self.ready.pop_front()?;
+        let Some(guest) = self.guests.get_mut(slot) else { return Some(Step::Waits) };
+        guest.is_ready = false;
+        let heard = guest.begun;
+        let result = guest.go_on(driver, &mut self.scratch);
+        if guest.begun
+            && !heard
+            && let Some(deadlines) = &mut self.deadlines
+        {
+            deadlines.heard(slot);
+        }
+        Some(match result {
+            Ok(false) => Step::Waits,
+            Ok(true) => Step::Complete(self.take(driver, slot)),
+            Err(failure) => Step::Failed(self.take(driver, slot), failure),
+        })
+    }
+
+    /// One whose time is up, and why.
+    pub fn expire<D: Streams<Socket = S>>(
+        &mut self,
+        driver: &mut D,
+        now: Instant,
+    ) -> Option<(Guest<S>, Option<TlsFailure>)> {
+        let deadlines = self.deadlines.as_mut()?;
+        if let Some(expired) = deadlines.expire(now) {
+            let guest = self.take(driver, expired.slot);
+            let failure = guest.cut(Cut::Late);
+            return Some((guest, Some(failure)));
+        }
+        self.closes_at.filter(|at| *at <= now)?;
+        let slot = deadlines.shed(now)?;
+        Some((self.take(driver, slot), None))
+    }
+
+    /// Keeps a connection whose session stands, until its pool has room; it has no deadline any more. `Err`: there is no
+    /// place for it.
+    pub fn keep(&mut self, guest: Guest<S>) -> Result<SlotId, Box<Guest<S>>> {
+        self.guests.insert(guest).map_err(Box::new)
+    }
+
+    /// Gives back one that was kept.
+    pub fn kept(&mut self, slot: SlotId) -> Option<Guest<S>> {
+        self.guests.remove(slot)
+    }
+
+    /// Takes all out, without a word to the ring, which has failed. Nothing may follow.
+    pub fn forsake(&mut self) -> Vec<Guest<S>> {
+        let all: Vec<SlotId> = self.guests.ids().collect();
+        all.into_iter().filter_map(|slot| self.guests.remove(slot)).collect()
+    }
+
+    fn take<D: Streams<Socket = S>>(&mut self, driver: &mut D, slot: SlotId) -> Guest<S> {
+        if let Some(deadlines) = &mut self.deadlines {
+            deadlines.stop(slot);
+        }
+        driver.unwatch(place(slot), slot.generation);
+        self.guests.remove(slot).expect("the caller has it")
+    }
+}
+
+fn place(slot: SlotId) -> u32 {
+    FIRST_PLACE + slot.index
+}
+
+impl<S> Guest<S> {
+    /// A connection whose handshake has not begun.
+    pub fn new(
+        listener: u32,
+        handoff: Handoff<S>,
+        admitted: Option<Admitted>,
+        bytes: &[u8],
+        handshake: Box<dyn TlsHandshake>,
+    ) -> Guest<S> {
+        Guest {
+            listener,
+            handoff,
+            admitted,
+            bytes: bytes.into(),
+            handshake: Some(handshake),
+            begun: false,
+            is_ready: false,
+        }
+    }
+
+    fn header_length(&self) -> usize {
+        self.handoff.head.map_or(0, |head| head.len())
+    }
+
+    /// Why it fails that is cut short now.
+    fn cut(&self, cut: Cut) -> TlsFailure {
+        self.handshake.as_ref().expect("its session does not stand yet").cut(cut)
+    }
+
+    /// Takes what the client has sent and sends what comes of it; `true` when the session stands and is in the hand-off.
+    fn go_on<D: Streams<Socket = S>>(&mut self, driver: &mut D, scratch: &mut [u8]) -> Result<bool, TlsFailure> {
+        let header = self.header_length();
+        let handshake = self.handshake.as_mut().expect("it is awaited");
+        let mut fed = Ok(());
+        if !self.begun && self.bytes.len() > header {
+            self.begun = true;
+            fed = handshake.feed(&self.bytes[header..]);
+        }
+        let mut more = true;
+        while more && fed.is_ok() && !handshake.is_complete() {
+            match driver.receive(&self.handoff.socket, scratch) {
+                Ok(0) => return Err(handshake.cut(Cut::Closed)),
+                Ok(count) => {
+                    more = count == scratch.len();
+                    self.begun = true;
+                    fed = handshake.feed(&scratch[..count]);
+                }
+                Err(Errno(libc::EAGAIN)) => more = false,
+                Err(Errno(libc::EINTR)) => {}
+                Err(Errno(libc::ECONNRESET | libc::EPIPE)) => return Err(handshake.cut(Cut::Closed)),
+                Err(Errno(errno)) => return Err(handshake.cut(Cut::Broken(io::Error::from_raw_os_error(errno)))),
+            }
+        }
+        let sent = send_records(driver, &self.handoff.socket, &mut **handshake, scratch);
+        fed?;
+        match sent {
+            Ok(true) if handshake.is_complete() => {
+                self.handoff.tls = self.handshake.take().map(TlsHandshake::into_session);
+                Ok(true)
+            }
+            Ok(_) => Ok(false),
+            Err(Errno(libc::ECONNRESET | libc::EPIPE)) => Err(handshake.cut(Cut::Closed)),
+            Err(Errno(errno)) => Err(handshake.cut(Cut::Broken(io::Error::from_raw_os_error(errno)))),
+        }
+    }
+}

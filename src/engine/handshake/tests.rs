@@ -1,0 +1,407 @@
+//! Handshakes through real rings: clients of rustls on one side, pools of every kind on the other.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+
+use super::{Guest, Handshakes, Step};
+use crate::dispatch::testing::{SOON, V1, until};
+use crate::dispatch::{Accepted, Handoff, ListenerInfo, Pool, TlsTerms};
+use crate::engine::{Command, DriverChoice, Engine, Listener, StartError};
+use crate::ring::{Epoll, SLOT_BYTES, Sizes, Waker};
+use crate::tls::{Identity, Termination, rustls};
+
+const DRIVERS: [DriverChoice; 2] = [DriverChoice::IoUring, DriverChoice::Epoll];
+/// A deadline that passes in a test.
+const SHORT: Duration = Duration::from_millis(300);
+
+/// A client's end of a TLS connection.
+pub type Client = StreamOwned<ClientConnection, TcpStream>;
+
+pub fn identity() -> Identity {
+    Identity::self_signed(&["mail.example"]).expect("a good name")
+}
+
+/// A client that trusts `identity` alone and has said nothing yet.
+pub fn hello_of(identity: &Identity) -> ClientConnection {
+    let mut roots = RootCertStore::empty();
+    roots.add(identity.certificate()).expect("a certificate");
+    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("the provider has suites")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from("mail.example").expect("a name");
+    ClientConnection::new(Arc::new(config), name).expect("a configuration")
+}
+
+pub fn connect(identity: &Identity, to: SocketAddr) -> Client {
+    StreamOwned::new(hello_of(identity), tcp(to))
+}
+
+fn tcp(to: SocketAddr) -> TcpStream {
+    let socket = TcpStream::connect(to).expect("it listens");
+    socket.set_read_timeout(Some(SOON)).expect("a timeout above zero");
+    socket
+}
+
+fn anywhere() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+fn engine(driver: DriverChoice, listener: Listener, pool: Pool) -> Engine {
+    let name = pool.name.clone();
+    let builder = Engine::builder().driver(driver).rings(NonZeroUsize::MIN).pin(false).pool(pool);
+    builder.listen(listener.pool(name)).start().expect("loopback has free ports")
+}
+
+/// Reads all, answers it behind the client's address, and ends.
+fn answer(connection: Accepted) {
+    let client = connection.client();
+    let mut stream = connection.into_stream();
+    let mut text = Vec::new();
+    stream.read_to_end(&mut text).expect("the client sends");
+    write!(stream, "{} ", client.ip()).and_then(|()| stream.write_all(&text)).expect("the client listens");
+    stream.finish(SOON).expect("the client listens");
+}
+
+/// Says something, ends, and hears the answer.
+fn ask(mut client: Client, said: &[u8]) -> Vec<u8> {
+    client.write_all(said).expect("the ring takes it");
+    // With nothing to say nobody has shaken hands yet.
+    client.conn.complete_io(&mut client.sock).expect("they agree");
+    client.conn.send_close_notify();
+    client.flush().expect("the ring takes it");
+    let mut heard = Vec::new();
+    client.read_to_end(&mut heard).expect("TLS until close_notify");
+    heard
+}
+
+/// A name, and how a pool of that name is made.
+fn pools() -> Vec<Pool> {
+    let mut pools = vec![
+        Pool::threads("threads", 2, answer),
+        Pool::here("here", |connection: Accepted| {
+            let mut stream = connection.into_stream();
+            stream.write_all(b"127.0.0.1 here").expect("a fresh connection has room");
+            stream.finish(Duration::ZERO).expect("the client listens");
+        }),
+    ];
+    #[cfg(feature = "tokio")]
+    pools.push(tokio::pool());
+    pools
+}
+
+#[cfg(feature = "tokio")]
+mod tokio {
+    use std::sync::LazyLock;
+
+    use ::tokio::io::{AsyncReadExt, AsyncWriteExt, split};
+    use ::tokio::net::TcpStream;
+    use ::tokio::runtime::{Builder, Runtime};
+
+    use crate::dispatch::{Accepted, Pool};
+
+    static RUNTIME: LazyLock<Runtime> =
+        LazyLock::new(|| Builder::new_multi_thread().worker_threads(2).enable_io().build().expect("a runtime"));
+
+    pub(super) fn pool() -> Pool {
+        Pool::tokio("tokio", RUNTIME.handle().clone(), 64, answer)
+    }
+
+    /// Reads and writes by two tasks.
+    async fn answer(connection: Accepted<TcpStream>) {
+        let client = connection.client();
+        let (mut reader, mut writer) = split(connection.into_stream());
+        let reading = ::tokio::spawn(async move {
+            let mut text = Vec::new();
+            reader.read_to_end(&mut text).await.map(|_| text)
+        });
+        writer.write_all(format!("{} ", client.ip()).as_bytes()).await.expect("the client listens");
+        let text = reading.await.expect("no panic").expect("the client sends");
+        writer.write_all(&text).await.expect("the client listens");
+        writer.shutdown().await.expect("the client is there");
+    }
+}
+
+#[test]
+fn pools_of_every_kind_are_served_on_both_drivers() {
+    let identity = identity();
+    let said: Vec<u8> = (0..300_000u32).map(|at| (at * 7 % 251) as u8).collect();
+    for driver in DRIVERS {
+        for pool in pools() {
+            let name = pool.name.clone();
+            let listener = Listener::plain(anywhere()).tls(Termination::new(&identity, &["imap"]));
+            let mut engine = engine(driver, listener, pool);
+            for _ in 0..20 {
+                let (said, expected) = match &*name {
+                    "here" => (&b""[..], b"127.0.0.1 here".to_vec()),
+                    _ => (&said[..], [b"127.0.0.1 ", &said[..]].concat()),
+                };
+                let heard = ask(connect(&identity, engine.addresses()[0]), said);
+                assert!(heard == expected, "{name} on {driver:?}: {} bytes", heard.len());
+            }
+            assert!(engine.drain(SOON));
+            let snapshot = engine.snapshot();
+            assert_eq!((snapshot.count("tls-established"), snapshot.count("plain")), (20, 20), "{name} on {driver:?}");
+        }
+    }
+}
+
+#[test]
+fn connections_are_pulled_with_their_sessions() {
+    let identity = identity();
+    let listener = Listener::plain(anywhere()).tls(Termination::new(&identity, &[]));
+    let engine = engine(DriverChoice::Auto, listener, Pool::incoming("pulled"));
+    let mut incoming = engine.incoming("pulled").expect("nobody has taken it yet");
+    let serving = thread::spawn(move || {
+        let connection = incoming.recv().expect("one comes");
+        assert_eq!(connection.tls().and_then(|tls| tls.server_name.clone()).as_deref(), Some("mail.example"));
+        answer(connection);
+    });
+    assert_eq!(ask(connect(&identity, engine.addresses()[0]), b"a NOOP"), b"127.0.0.1 a NOOP");
+    serving.join().expect("no panic");
+}
+
+#[test]
+fn a_hello_may_be_split_anywhere_between_the_header_and_the_socket() {
+    let identity = identity();
+    for driver in DRIVERS {
+        let trusted = ["127.0.0.0/8".parse().expect("a network")];
+        let listener = Listener::proxy(anywhere()).trust(trusted).tls(Termination::new(&identity, &[]));
+        let engine = engine(driver, listener, Pool::threads("threads", 4, answer));
+        let mut clients = Vec::new();
+        for cut in [0, 1, 4, 5, 6, 100, 200, usize::MAX] {
+            let mut client = hello_of(&identity);
+            let mut hello = Vec::new();
+            client.write_tls(&mut hello).expect("a vector takes every write");
+            let cut = cut.min(hello.len());
+            let mut socket = tcp(engine.addresses()[0]);
+            socket.set_nodelay(true).expect("it is TCP");
+            socket.write_all(&[V1, &hello[..cut]].concat()).expect("connected");
+            thread::sleep(Duration::from_millis(5));
+            socket.write_all(&hello[cut..]).expect("connected");
+            clients.push(StreamOwned::new(client, socket));
+        }
+        for client in clients {
+            assert_eq!(ask(client, b"a NOOP"), b"198.51.100.7 a NOOP");
+        }
+        assert_eq!(engine.snapshot().count("proxied"), 8);
+    }
+}
+
+fn threads() -> usize {
+    std::fs::read_dir("/proc/self/task").expect("every Linux has it").count()
+}
+
+#[test]
+fn silent_clients_hold_no_thread_and_honest_ones_are_served_beside_them() {
+    const SILENT: usize = 200;
+    let identity = identity();
+    for driver in DRIVERS {
+        let termination = Termination::new(&identity, &[]).timeout(Duration::from_secs(2));
+        let engine = engine(driver, Listener::plain(anywhere()).tls(termination), Pool::threads("threads", 1, answer));
+        let silent: Vec<TcpStream> = (0..SILENT).map(|_| tcp(engine.addresses()[0])).collect();
+        for _ in 0..10 {
+            assert_eq!(ask(connect(&identity, engine.addresses()[0]), b"a"), b"127.0.0.1 a", "one worker is enough");
+        }
+        let counted = |name| engine.snapshot().count(name);
+        until("all are given up", || counted("tls-failed") == SILENT as u64);
+        for mut client in silent {
+            assert_eq!(client.read(&mut [0; 10]).expect("a close"), 0);
+        }
+        assert_eq!((counted("accepted"), counted("plain")), (SILENT as u64 + 10, 10));
+    }
+    assert!(threads() < SILENT);
+}
+
+#[test]
+fn a_client_that_trickles_does_not_move_the_deadline() {
+    let identity = identity();
+    for driver in DRIVERS {
+        let termination = Termination::new(&identity, &[]).timeout(SHORT);
+        let engine = engine(driver, Listener::plain(anywhere()).tls(termination), Pool::here("none", |_: Accepted| {}));
+        let mut hello = Vec::new();
+        hello_of(&identity).write_tls(&mut hello).expect("a vector takes every write");
+        let mut socket = tcp(engine.addresses()[0]);
+        let sent = hello.iter().take_while(|&&byte| {
+            thread::sleep(SHORT / 6);
+            socket.write_all(&[byte]).is_ok()
+        });
+        assert!(sent.count() < hello.len(), "it is aborted before the hello is whole");
+        until("it is counted", || engine.snapshot().count("tls-failed") == 1);
+    }
+}
+
+#[test]
+fn the_balancers_checks_are_counted_apart() {
+    let identity = identity();
+    let trusted = || ["127.0.0.0/8".parse().expect("a network")];
+    let listener = Listener::proxy(anywhere()).trust(trusted()).tls(Termination::new(&identity, &[]));
+    let engine = engine(DriverChoice::Auto, listener, Pool::here("none", |_: Accepted| {}));
+    let local = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
+    for said in [&b""[..], b"\x16\x03\x01", b"a NOOP\r\n"] {
+        let mut socket = tcp(engine.addresses()[0]);
+        socket.write_all(&[&local[..], said].concat()).expect("connected");
+        socket.shutdown(Shutdown::Write).expect("connected");
+        let _ = socket.read_to_end(&mut Vec::new());
+    }
+    let counted = |name| engine.snapshot().count(name);
+    until("all are counted", || counted("tls-checked") + counted("tls-failed") == 3);
+    assert_eq!((counted("tls-checked"), counted("local"), counted("local-user")), (2, 0, 0), "that is no TLS");
+}
+
+#[test]
+fn sessions_wait_for_room_in_the_queue_of_their_pool() {
+    const CLIENTS: usize = 12;
+    let identity = identity();
+    for driver in DRIVERS {
+        let pool = Pool::threads("slow", 1, |connection| {
+            thread::sleep(Duration::from_millis(10));
+            answer(connection);
+        });
+        let engine = engine(driver, Listener::plain(anywhere()).tls(Termination::new(&identity, &[])), pool.queue(1));
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|number| {
+                let client = connect(&identity, engine.addresses()[0]);
+                thread::spawn(move || ask(client, &[b'0' + number as u8]))
+            })
+            .collect();
+        for (number, client) in clients.into_iter().enumerate() {
+            let expected = [b"127.0.0.1 ", &[b'0' + number as u8][..]].concat();
+            assert_eq!(client.join().expect("no panic"), expected);
+        }
+        assert_eq!(engine.snapshot().count("plain"), CLIENTS as u64);
+    }
+}
+
+#[test]
+fn a_handshake_ends_under_the_configuration_that_it_began_under() {
+    let identity = identity();
+    for driver in DRIVERS {
+        let describe = |pool: Pool, to: SocketAddr, identity: &Identity| {
+            let name = pool.name.clone();
+            let listener = Listener::plain(to).tls(Termination::new(identity, &[])).pool(name);
+            Engine::builder().driver(driver).rings(NonZeroUsize::MIN).pin(false).pool(pool).listen(listener)
+        };
+        let said = |words: &'static [u8]| {
+            move |connection: Accepted| {
+                let mut stream = connection.into_stream();
+                stream.write_all(words).and_then(|()| stream.finish(SOON)).expect("the client listens");
+            }
+        };
+        let mut engine =
+            describe(Pool::threads("first", 1, said(b"first")), anywhere(), &identity).start().expect("free ports");
+        let address = engine.addresses()[0];
+        let mut early = connect(&identity, address);
+        let mut hello = Vec::new();
+        early.conn.write_tls(&mut hello).expect("a vector takes every write");
+        early.sock.write_all(&hello[..20]).expect("connected");
+        until("it is there", || engine.snapshot().count("accepted") == 1);
+        let renewed = self::identity();
+        engine.replace(describe(Pool::threads("second", 1, said(b"second")), address, &renewed)).expect("it is good");
+        assert_eq!(ask(connect(&renewed, address), b""), b"second", "the next client sees the new certificate");
+        early.sock.write_all(&hello[20..]).expect("connected");
+        assert_eq!(ask(early, b""), b"first");
+        assert!(engine.drain(SOON));
+    }
+}
+
+#[test]
+fn handshakes_of_a_ring_that_fails_are_counted_and_the_next_ring_shakes_hands() {
+    let identity = identity();
+    let listener = Listener::plain(anywhere()).tls(Termination::new(&identity, &[]));
+    let engine = engine(DriverChoice::Auto, listener, Pool::threads("threads", 1, answer));
+    let silent: Vec<TcpStream> = (0..5).map(|_| tcp(engine.addresses()[0])).collect();
+    let counted = |name| engine.snapshot().count(name);
+    until("all are there", || counted("accepted") == 5);
+    engine.threads[0].command(Command::Panic);
+    until("all are counted", || counted("lost-in-ring") == 5);
+    assert_eq!(ask(connect(&identity, engine.addresses()[0]), b"a"), b"127.0.0.1 a");
+    drop(silent);
+}
+
+#[test]
+fn a_drain_does_not_wait_for_the_silent() {
+    let identity = identity();
+    let termination = Termination::new(&identity, &[]).timeout(Duration::from_secs(3000));
+    let listener = Listener::plain(anywhere()).tls(termination);
+    let mut engine = engine(DriverChoice::Auto, listener, Pool::here("none", |_: Accepted| {}));
+    let mut silent = tcp(engine.addresses()[0]);
+    until("it is there", || engine.snapshot().count("accepted") == 1);
+    let begun = Instant::now();
+    assert!(engine.drain(Duration::from_secs(2)), "whoever says nothing is let go in time");
+    assert!(begun.elapsed() < SOON);
+    match silent.read(&mut [0]) {
+        Ok(count) => assert_eq!(count, 0),
+        Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
+    }
+    assert_eq!(engine.snapshot().count("drained"), 1);
+}
+
+#[test]
+fn a_pool_that_cannot_go_on_with_a_session_is_refused_at_the_start() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut pools = vec![Pool::hand_off("elsewhere", directory.path().join("x.sock").as_path())];
+    #[cfg(feature = "tokio-uring")]
+    pools.push(Pool::tokio_uring("uring", 1, 1, async |connection| drop(connection)));
+    for pool in pools {
+        let name = pool.name.clone();
+        let listener = Listener::plain(anywhere()).tls(Termination::new(&identity(), &[])).pool(name.as_str());
+        let started = Engine::builder().pool(pool).listen(listener).start();
+        let Err(error @ StartError::NoTls { .. }) = started else { panic!("{name} would speak in clear") };
+        assert!(error.to_string().contains(&format!("the pool '{name}' cannot go on with a TLS session")), "{error}");
+    }
+}
+
+/// A connection whose handshake is to begin, and its client.
+fn newcomer(terms: &Termination, number: u32) -> (TcpStream, Guest<OwnedFd>) {
+    let listening = TcpListener::bind(anywhere()).expect("loopback has free ports");
+    let client = tcp(listening.local_addr().expect("bound"));
+    let (socket, peer) = listening.accept().expect("it has connected");
+    let (service, name) = ("imap-login".into(), "imaps".into());
+    let listener = Arc::new(ListenerInfo { service, name, ssl: true, checks_from: Default::default() });
+    let accepted_at = Instant::now();
+    let (socket, permit) = (socket.into(), None);
+    let handoff = Handoff { socket, listener, peer, local: None, head: None, accepted_at, permit, tls: None };
+    (client, Guest::new(number, handoff, None, b"", terms.begin()))
+}
+
+#[test]
+fn of_too_many_the_one_makes_room_that_has_been_silent_longest() {
+    let terms = Termination::new(&identity(), &[]);
+    let waker = Waker::new().expect("descriptors are free");
+    let sizes = Sizes { slots: 1, longest: SLOT_BYTES, completions: 8 };
+    let mut driver = Epoll::new(sizes, Vec::new(), waker).expect("every kernel has epoll");
+    let (mut handshakes, now) = (Handshakes::new(3), Instant::now());
+    let (mut clients, guests): (Vec<_>, Vec<_>) = (0..5).map(|number| newcomer(&terms, number)).unzip();
+    let mut made_room = Vec::new();
+    clients[0].write_all(b"\x16\x03\x01").expect("connected");
+    for guest in guests {
+        made_room.push(handshakes.begin(&mut driver, guest, SOON, now).map(|guest| guest.listener));
+        if made_room.len() == 1 {
+            handshakes.handle_ready(&mut driver, super::FIRST_PLACE, 0, true, true);
+            assert!(matches!(handshakes.step(&mut driver), Some(Step::Waits)), "it has begun to speak");
+        }
+    }
+    assert_eq!(made_room, [None, None, None, Some(1), Some(2)]);
+    assert!(handshakes.step(&mut driver).is_none() && !handshakes.is_empty());
+}
+
+#[test]
+fn a_silent_client_takes_less_than_two_kibibytes() {
+    let terms = Termination::new(&identity(), &[]);
+    let (_client, guest) = newcomer(&terms, 0);
+    // What the table holds, and the boxes that hang on it.
+    let state = guest.handshake.as_deref().map_or(0, std::mem::size_of_val);
+    let node = 64; // of the deadlines
+    let all = std::mem::size_of::<Guest<OwnedFd>>() + state + guest.bytes.len() + node;
+    assert!(all <= 2048, "{all} bytes");
+}

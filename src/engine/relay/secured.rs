@@ -1,0 +1,140 @@
+//! TLS of a session's client that ends here: plaintext towards the pair, records towards the client.
+//!
+//! The pair knows nothing of it. What it must not see of records that the client's socket has no room for: as long as there
+//! are some, nothing is read from the server, not even its end, so that they are bounded and go out before it.
+
+use std::io::ErrorKind;
+
+use crate::dispatch::{TLS_FEED_MAX, TlsSession};
+use crate::engine::records::send_records;
+use crate::relay::{Received, Sent};
+use crate::ring::{Errno, Streams};
+
+/// The client's side of a session.
+pub struct Secured {
+    pub tls: Box<dyn TlsSession>,
+    /// The server was to be read and was not, because of records that are not sent yet.
+    waits: bool,
+    /// Our stream is to be ended behind the last record.
+    ends: bool,
+    /// The connection takes nothing any more.
+    deaf: bool,
+    /// The connection is gone, or the client has broken the protocol.
+    broken: bool,
+    /// Bytes of the client were read, and behind them its end, of which nobody was told yet.
+    untold: bool,
+}
+
+impl Secured {
+    pub fn new(tls: Box<dyn TlsSession>) -> Secured {
+        Secured { tls, waits: false, ends: false, deaf: false, broken: false, untold: false }
+    }
+
+    /// Whether records wait for room.
+    pub fn has_unsent(&self) -> bool {
+        !self.deaf && self.tls.has_unsent()
+    }
+
+    /// The server is not read now, because records wait for room; it is when they are sent.
+    pub fn hold_server(&mut self) {
+        self.waits = true;
+    }
+
+    /// Whether the server was held, and need not be any more.
+    pub fn releases_server(&mut self) -> bool {
+        !self.has_unsent() && std::mem::take(&mut self.waits)
+    }
+
+    /// Whether the client has ended, which the next read will tell.
+    pub fn has_untold_end(&self) -> bool {
+        self.untold
+    }
+
+    /// Fills `room` with what the client has sent, as long as something is there.
+    pub fn receive<D: Streams>(
+        &mut self,
+        driver: &mut D,
+        socket: &D::Socket,
+        room: &mut [u8],
+        records: &mut [u8],
+    ) -> Received {
+        let (mut count, mut more) = (0, true);
+        let at_once = records.len().min(TLS_FEED_MAX);
+        let end = loop {
+            match self.tls.read(&mut room[count..]) {
+                Ok(0) => break Received::End,
+                Ok(read) => count += read,
+                Err(error) if error.kind() != ErrorKind::WouldBlock => break Received::Broken,
+                Err(_) if self.broken => break Received::Broken,
+                Err(_) if !more => break Received::Nothing,
+                Err(_) => {
+                    match driver.receive(socket, &mut records[..at_once]) {
+                        // Of a connection that was reset the kernel tells once, and whoever wrote to it was told.
+                        Ok(0) if self.deaf => break Received::Broken,
+                        Ok(0) => break Received::End,
+                        Ok(got) => {
+                            more = got == at_once;
+                            if self.tls.feed(&records[..got]).is_err() {
+                                break Received::Broken;
+                            }
+                        }
+                        Err(Errno(libc::EAGAIN)) => more = false,
+                        Err(Errno(libc::EINTR)) => {}
+                        Err(_) => break Received::Broken,
+                    }
+                }
+            }
+            if count == room.len() {
+                return Received::Bytes(count);
+            }
+        };
+        self.broken |= end == Received::Broken;
+        self.untold = count > 0 && end != Received::Nothing;
+        if count > 0 { Received::Bytes(count) } else { end }
+    }
+
+    /// Encrypts and sends; what is taken and not sent is kept.
+    pub fn send<D: Streams>(&mut self, driver: &mut D, socket: &D::Socket, bytes: &[u8], records: &mut [u8]) -> Sent {
+        let mut count = 0;
+        loop {
+            let taken = self.tls.write(&bytes[count..]);
+            count += taken;
+            match self.flush(driver, socket, records) {
+                _ if self.deaf => return Sent::Broken,
+                true if count < bytes.len() && taken > 0 => {}
+                // It has room, and takes nothing: it has failed.
+                true if count < bytes.len() => return Sent::Broken,
+                _ => return Sent::Bytes(count),
+            }
+        }
+    }
+
+    /// Ends our stream: `close_notify`, and FIN behind it.
+    pub fn shutdown<D: Streams>(&mut self, driver: &mut D, socket: &D::Socket, records: &mut [u8]) {
+        self.tls.close();
+        self.ends = true;
+        self.flush(driver, socket, records);
+    }
+
+    /// Sends records as long as there is room; tells whether none is left.
+    pub fn flush<D: Streams>(&mut self, driver: &mut D, socket: &D::Socket, records: &mut [u8]) -> bool {
+        if self.has_unsent() {
+            match send_records(driver, socket, &mut *self.tls, records) {
+                Ok(true) => {}
+                Ok(false) => return false,
+                Err(_) => self.deaf = true,
+            }
+        }
+        if std::mem::take(&mut self.ends) && !self.deaf {
+            driver.shutdown(socket);
+        }
+        true
+    }
+
+    /// Last words to a client, and the end of our stream. What the socket has no room for is lost.
+    pub fn farewell<D: Streams>(&mut self, driver: &mut D, socket: &D::Socket, words: &[u8], records: &mut [u8]) {
+        self.tls.write(words);
+        self.tls.close();
+        self.flush(driver, socket, records);
+    }
+}
