@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// What library and daemon are built from: what else is changed makes no other program.
-const SOURCES: [&str; 5] = ["src", "proxy", "build.rs", "Cargo.toml", "Cargo.lock"];
+const SOURCES: [&str; 6] = ["src", "proxy", "daemon", "build.rs", "Cargo.toml", "Cargo.lock"];
 
 fn main() {
     SOURCES.into_iter().for_each(run_again_with);

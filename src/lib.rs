@@ -34,15 +34,14 @@
 //! ```
 //!
 //! The decoder alone is [`proxy::decode`]: bytes in, a value out, no sockets, clock or allocation; it is a crate of its own,
-//! `vestibule-proxy`. [`config`] reads
-//! Dovecot's syntax into settings; to make an engine of them is up to the program (the daemon's way is `src/cli/plan.rs`).
-//! [`Engine::replace`] puts another configuration in force while the rings go on, and [`Engine::set_trust`],
+//! `vestibule-proxy`. [`config`] reads Dovecot's syntax into settings; to make an engine of them is up to the program (the
+//! daemon's way is `daemon/src/daemon/plan.rs`). [`Engine::replace`] puts another configuration in force while the rings go on, and [`Engine::set_trust`],
 //! [`Engine::set_bans`] and [`Engine::set_limits`] change one thing of it. An [`engine::Relay`] takes the place of a
 //! pool whose connections go on to a backend. Another engine, in this process or another one, takes over by
 //! [`Engine::sockets`], [`Engine::hand_over`] and [`Engine::take_in`].
 //!
-//! Features: `tokio` and `tokio-uring` bring pools on those runtimes, `tls` brings the module of that name; `daemon` (default) is what
-//! only the program needs, and contains `tls`.
+//! Features, none by default: `tokio` and `tokio-uring` bring pools on those runtimes, `tls` brings the module of that name, `whoami` a
+//! handler for tests. The daemon is another package, `vestibule-daemon`.
 //!
 //! What always holds:
 //! - every accepted descriptor ends exactly once: dispatched, closed, or handed over to another process;

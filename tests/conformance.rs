@@ -8,7 +8,7 @@ use crate::support::temp_dir;
 
 /// One of `tools/`, run by python3.
 fn tool(name: &str, arguments: &[&str]) -> Output {
-    let script = format!("{}/tools/{name}", env!("CARGO_MANIFEST_DIR"));
+    let script = format!("{}/tools/{name}", concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     Command::new("python3").arg(script).args(arguments).output().expect("it runs")
 }
 

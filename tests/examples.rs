@@ -95,7 +95,8 @@ impl Client {
 
 #[test]
 fn every_example_is_talked_to() {
-    let entries = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples")).expect("it is there");
+    let entries =
+        std::fs::read_dir(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("examples")).expect("it is there");
     let files = entries.map(|entry| entry.expect("it can be read").path());
     let programs = files.filter(|file| file.extension().is_some_and(|extension| extension == "rs"));
     let mut names: Vec<String> =

@@ -24,7 +24,7 @@ use crate::support::{PATIENCE, free_port, header, open_connections, temp_dir, wa
 const KILLS: usize = 20;
 
 fn examples() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/handoff")
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("examples/handoff")
 }
 
 /// The receiver in Python, for `capacity` connections at a time.

@@ -95,7 +95,7 @@ struct Manager {
 
 impl Manager {
     fn start(directory: &Path, file: &Path) -> Manager {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kept/manager.py");
+        let script = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("tests/kept/manager.py");
         let mut command = Command::new("python3");
         command.arg(script).arg(directory.join("notify")).arg(vestibule().get_program());
         command.args(["serve", "-c"]).arg(file);

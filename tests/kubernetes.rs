@@ -170,7 +170,7 @@ fn the_container_file_builds_from_what_is_here_and_starts_the_daemon() {
     let rust = from[0].strip_prefix("rust:").and_then(|rest| rest.strip_suffix("-slim-trixie AS build"));
     assert!(minor(rust.expect("a tag of Debian 13")) >= minimum);
     assert_eq!(from[1..], ["debian:trixie-slim"]);
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     let copied = all("COPY").into_iter().filter(|rest| !rest.starts_with("--from=build"));
     for from in copied.filter_map(|rest| rest.split(' ').next()) {
         assert!(root.join(from).exists(), "{from}");

@@ -12,6 +12,7 @@ mod container;
 mod control;
 mod counts;
 mod ctl;
+mod dependencies;
 mod doctor;
 mod endpoints;
 mod examples;

@@ -9,7 +9,7 @@ use crate::needs;
 use crate::support::process::{Finished, run};
 
 fn packaged(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging").join(name)
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("packaging").join(name)
 }
 
 fn pages() -> Vec<PathBuf> {

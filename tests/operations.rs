@@ -45,7 +45,7 @@ fn every_diagnosis_is_documented_and_nothing_else() {
 
 #[test]
 fn the_packaged_configuration_is_right() {
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/vestibule.conf");
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/vestibule.conf");
     let checked = vestibule_run(&["check", "-c", file], b"");
     assert_eq!((checked.code, checked.stderr.as_str()), (Some(0), ""));
 }

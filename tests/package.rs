@@ -26,7 +26,7 @@ fn the_package_installs_upgrades_without_ending_a_session_and_leaves_nothing() {
     for (version, name) in [("0.1.0~test1", "old.deb"), ("0.1.0~test2", "new.deb")] {
         std::fs::rename(built(scratch.path(), version), packages.join(name)).expect("the package is there");
     }
-    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/package");
+    let here = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("tests/package");
     std::fs::copy(here.join("inside"), root.join("inside")).expect("the script can be copied");
     std::fs::copy(here.join("systemctl"), root.join("usr/local/bin/systemctl")).expect("it can be copied");
 
@@ -150,7 +150,7 @@ fn user() -> u32 {
 
 /// The program under test as a package of this version.
 fn built(directory: &Path, version: &str) -> PathBuf {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/deb/build");
+    let script = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("packaging/deb/build");
     let mut build = Command::new(script);
     build.args(["--binary", env!("CARGO_BIN_EXE_vestibule"), "--version", version, "--output"]).arg(directory);
     PathBuf::from(run(&mut build).trim_end())

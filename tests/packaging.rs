@@ -14,7 +14,7 @@ use crate::support::process::run;
 use crate::support::{header, temp_dir};
 
 fn packaged(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging").join(name)
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("packaging").join(name)
 }
 
 /// Every name that a sample may have.

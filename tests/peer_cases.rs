@@ -21,7 +21,7 @@ struct Case {
 }
 
 fn cases() -> Vec<Case> {
-    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/peers.jsonl"))
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/peers.jsonl"))
         .expect("the cases are part of the repository");
     text.lines().map(Case::read).collect()
 }
@@ -83,7 +83,7 @@ impl Case {
 fn peer_cases_are_as_many_as_the_page_says() {
     let cases = cases();
     let differ = cases.iter().filter(|case| case.differs).count();
-    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/conformance.md"))
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/conformance.md"))
         .expect("part of the repository");
     let said = format!("{} streams from the tests of other projects", cases.len());
     assert!(page.contains(&said), "the page does not say: {said}");

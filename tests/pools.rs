@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-#[cfg(feature = "tokio-uring")]
 use vestibule::dispatch::Parts;
 use vestibule::dispatch::{Accepted, Incoming, Overload, Pool};
 use vestibule::engine::EngineBuilder;
@@ -89,7 +88,6 @@ fn ten_thousand_connections_to_a_pool_of_threads() {
     assert_serves_ten_thousand(Pool::threads(POOL, 4, answer));
 }
 
-#[cfg(feature = "tokio")]
 #[test]
 fn ten_thousand_connections_to_a_tokio_runtime() {
     use tokio::io::AsyncWriteExt;
@@ -100,7 +98,6 @@ fn ten_thousand_connections_to_a_tokio_runtime() {
     }));
 }
 
-#[cfg(feature = "tokio-uring")]
 #[test]
 fn ten_thousand_connections_to_tokio_uring_runtimes() {
     assert_serves_ten_thousand(Pool::tokio_uring(POOL, 2, 1024, |connection| async move {
@@ -120,7 +117,6 @@ fn ten_thousand_connections_pulled_by_threads() {
     pulling.into_iter().for_each(|thread| thread.join().expect("no panic"));
 }
 
-#[cfg(feature = "tokio")]
 #[test]
 fn ten_thousand_connections_pulled_by_a_task_of_tokio() {
     use tokio::io::AsyncWriteExt;

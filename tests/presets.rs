@@ -10,7 +10,7 @@ fn shown(target: &str) {
     needs!("python3", "unshare");
     needs_root!();
     let mut tool = Command::new("python3");
-    tool.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tools/presets")).arg(target);
+    tool.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../tools/presets")).arg(target);
     tool.args(["--vestibule", env!("CARGO_BIN_EXE_vestibule")]);
     // It has deadlines of its own.
     let output = tool.output().expect("python3 starts");

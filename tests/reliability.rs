@@ -38,12 +38,18 @@ fn is_test(name: &str) -> bool {
 fn files(module: &str) -> Vec<PathBuf> {
     let path = module.replace("::", "/");
     let parent = path.strip_suffix("/tests").unwrap_or(&path);
-    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let package = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     let candidates = [
         format!("tests/{path}.rs"),
         format!("src/{path}.rs"),
         format!("src/{path}/mod.rs"),
         format!("src/{parent}.rs"),
+        format!("daemon/src/{path}.rs"),
+        format!("daemon/src/{path}/mod.rs"),
+        format!("daemon/src/{parent}.rs"),
+        format!("proxy/src/{path}.rs"),
+        format!("proxy/src/{path}/mod.rs"),
+        format!("proxy/src/{parent}.rs"),
     ];
     candidates.into_iter().map(|file| package.join(file)).collect()
 }

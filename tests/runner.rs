@@ -31,7 +31,7 @@ fn run_script(arguments: &[&str]) -> Finished {
     let log = directory.path().join("log");
     fs::write(&log, "").expect("it is ours");
     let mut command = Command::new("/bin/bash");
-    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/run")).args(arguments);
+    command.arg(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("tests/run")).args(arguments);
     command.env("PATH", directory.path()).env("STAND_IN_LOG", &log);
     let mut finished = run(command, b"");
     finished.stderr.push_str(&fs::read_to_string(&log).expect("it is ours"));

@@ -2,7 +2,7 @@
 //!
 //! A pool is made by `Pool::threads`, `Pool::tokio` (feature `tokio`) or `Pool::tokio_uring` (feature `tokio-uring`), or by
 //! `Pool::here` of a handler that never waits, or by `Pool::hand_off` of other processes.
-//! Ready-made are [`Discard`], and with feature `daemon` [`Whoami`].
+//! Ready-made are [`Discard`], and with feature `whoami` [`Whoami`].
 #![forbid(unsafe_code)]
 
 mod crew;
@@ -19,7 +19,7 @@ mod threads;
 mod tokio;
 #[cfg(feature = "tokio-uring")]
 mod tokio_uring;
-#[cfg(feature = "daemon")]
+#[cfg(feature = "whoami")]
 mod whoami;
 
 pub use discard::Discard;
@@ -28,7 +28,7 @@ pub use hand_off::{
     CAPACITY_MAX, HandOff, MODE_DEFAULT, RECORD_FIXED, TAKE_PATIENCE_DEFAULT, VERSION as HAND_OFF_VERSION,
 };
 pub use threads::THREADS_MAX;
-#[cfg(feature = "daemon")]
+#[cfg(feature = "whoami")]
 pub use whoami::Whoami;
 
 use crate::dispatch::Accepted;

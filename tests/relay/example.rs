@@ -40,7 +40,7 @@ fn the_example_of_a_cluster_runs_logs_in_and_cleans_up() {
 }
 
 fn command(scratch: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/cluster/run"));
+    let mut command = Command::new(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("examples/cluster/run"));
     command.args(arguments).env("VESTIBULE", env!("CARGO_BIN_EXE_vestibule")).env("TMPDIR", scratch);
     command
 }

@@ -11,7 +11,7 @@ pub fn programs() -> &'static Path {
     PROGRAMS.get_or_init(|| {
         let directory = Path::new(env!("CARGO_BIN_EXE_vestibule-profile")).parent().expect("it is in a directory");
         let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--package", "vestibule", "--package", "vestibule-load", "--bins"]);
+        build.args(["build", "--quiet", "--package", "vestibule-daemon", "--package", "vestibule-load", "--bins"]);
         build.arg("--target-dir").arg(directory.parent().expect("target/PROFILE"));
         build.args((directory.file_name() == Some("release".as_ref())).then_some("--release"));
         // What describes this package would make build scripts run again that look at it, as ring's does.

@@ -87,7 +87,7 @@ fn see_also(this: &str) -> String {
 }
 
 fn configuration_page() -> String {
-    let document = include_str!("../../../docs/configuration.md");
+    let document = include_str!("../../../../docs/configuration.md");
     let name = ".SH NAME\nvestibule.conf \\- configuration of vestibule(8)\n.SH DESCRIPTION\n";
     let head = format!(".TH vestibule.conf 5 {DATE} \"{}\"\n{name}", source());
     head + &roff::document(document) + &see_also("vestibule.conf(5)")
@@ -99,7 +99,7 @@ fn text(bytes: Vec<u8>) -> String {
 
 #[test]
 fn man_pages_and_completions_are_those_of_the_declarations() {
-    let packaging = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging");
+    let packaging = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging");
     let write = std::env::var_os("VESTIBULE_WRITE_DOCS").is_some();
     let files = files();
     for (name, wanted) in &files {
