@@ -373,6 +373,9 @@ fn a_follower_that_does_not_read_holds_nobody_up_and_is_told_how_much_it_has_los
     let scene = Scene::new();
     let mut slow = scene.connect();
     slow.write_all(b"{\"verb\":\"events\",\"kinds\":[\"ban\"]}\n").expect("it listens");
+    let mut lines = BufReader::new(&slow).lines();
+    let mut next = || -> Value { serde_json::from_str(&lines.next().expect("more").expect("in time")).expect("JSON") };
+    assert_eq!(next()["ok"], true);
     let mut talking = scene.connect();
     // More than its buffers hold and the daemon keeps.
     const BANS: usize = 6000;
@@ -380,9 +383,6 @@ fn a_follower_that_does_not_read_holds_nobody_up_and_is_told_how_much_it_has_los
         let network = format!("10.{}.{}.0/24", number / 256, number % 256);
         assert_eq!(ask(&mut talking, &format!("{{\"verb\":\"ban\",\"network\":\"{network}\"}}"))["ok"], true);
     }
-    let mut lines = BufReader::new(&slow).lines();
-    let mut next = || -> Value { serde_json::from_str(&lines.next().expect("more").expect("in time")).expect("JSON") };
-    assert_eq!(next()["ok"], true);
     let (mut heard, mut lost) = (0, 0);
     while heard + lost < BANS as u64 {
         let told = next();
@@ -398,6 +398,52 @@ fn a_follower_that_does_not_read_holds_nobody_up_and_is_told_how_much_it_has_los
     assert!(refused.code == Some(1) && refused.stderr.contains("8 others follow already"), "{refused:?}");
     drop(slow);
     assert!(wait_until(PATIENCE, || scene.ctl(&["events", "--once"]).code == Some(0)), "its place is free again");
+}
+
+/// `ctl top` in a terminal of 80x24 for a while, and how that terminal was before and after.
+fn top(scene: &Scene, end: impl FnOnce(&mut Process)) -> (String, String) {
+    let [before, after, pid] = ["before", "after", "pid"].map(|name| scene.directory.path().join(name));
+    let line = format!(
+        "stty rows 24 cols 80; stty -g > {}; {} ctl top --socket {} & echo $! > {}; wait $!; stty -g > {}",
+        before.display(),
+        vestibule().get_program().to_string_lossy(),
+        scene.socket().display(),
+        pid.display(),
+        after.display()
+    );
+    // In the background of a shell without job control it has the terminal's input all the same.
+    let line = line.replace(" & echo", " <&0 & echo");
+    let mut command = std::process::Command::new("script");
+    command.args(["-q", "-e", "-c", &line, "/dev/null"]);
+    command.env("TERM", "xterm").env("LC_ALL", "C.UTF-8").env_remove("NO_COLOR");
+    let mut terminal = Process::start(command);
+    terminal.wait_for_output("imap/s1");
+    end(&mut terminal);
+    terminal.wait(PATIENCE);
+    let read = |path| std::fs::read_to_string(path).expect("stty has written it");
+    assert_eq!(read(before), read(after), "the terminal is as it was");
+    (terminal.output(), read(pid))
+}
+
+#[test]
+fn it_is_looked_at_live_in_a_terminal_that_is_given_back() {
+    crate::needs!("script", "stty");
+    let scene = Scene::new();
+    let _client = scene.client("198.51.100.7:5000");
+    drop(Client::send_to(loopback(scene.port), b"GET / HTTP/1.1\r\n\r\n").read_to_end());
+    let pid = || {
+        let text = std::fs::read_to_string(scene.directory.path().join("pid")).expect("the shell has written it");
+        text.trim().parse::<u32>().expect("a number")
+    };
+    let (shown, _) = top(&scene, |terminal| {
+        terminal.wait_for_output("absent");
+        crate::support::process::kill_by_id(pid(), rustix::process::Signal::TERM);
+    });
+    for words in ["\x1b[?1049h", "Vestibule", "READY", "imap/s0", "http", "\x1b[?25h\x1b[?1049l"] {
+        assert!(shown.contains(words), "{words:?} is not in {shown:?}");
+    }
+    let none = scene.ctl(&["top"]);
+    assert!(none.code == Some(1) && none.stderr.contains("standard output is none"), "{none:?}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::needs;
 use crate::support::client::{Client, TRUSTED, address, loopback};
-use crate::support::daemon::{Daemon, counted};
+use crate::support::daemon::{Daemon, counted, haproxy_configuration};
 use crate::support::header::{self, SIGNATURE, hex};
 use crate::support::peers::haproxy;
 use crate::support::process::run;
@@ -264,4 +264,23 @@ fn tls_checks_of_haproxy_are_counted_and_not_logged() {
     assert!(counted(&log, "tls-checked").is_some_and(|checks| checks >= 2), "{log}");
     assert!(!log.contains("handshaking failed"), "{log}");
     assert!(!log.contains(&format!("rip={TRUSTED}")), "{log}");
+}
+
+#[test]
+fn lines_have_priorities_where_standard_error_is_the_journals_stream_and_only_there() {
+    // As systemd names it, and as a child inherits it whose standard error goes elsewhere.
+    for (stream, is_the_journals) in [("$(stat -Lc %d:%i /dev/stderr)", true), ("1:2", false)] {
+        let port = free_port();
+        let wrapper = format!("JOURNAL_STREAM={stream} exec \"$0\" \"$@\"");
+        let daemon = Daemon::start_under(&["sh", "-c", &wrapper], &haproxy_configuration(port, "", ""), &[port]);
+        send(port, b"GET / HTTP/1.1\r\n\r\n");
+        daemon.wait_for_output("reason=absent");
+        let log = daemon.stop();
+        for (marked, words) in
+            [("<3>imap-login: Error: haproxy: ", "reason=absent"), ("<6>vestibule: Info: ", "draining for at most")]
+        {
+            let line = log.lines().find(|line| line.contains(words)).expect("it was told");
+            assert_eq!(line.starts_with(marked), is_the_journals, "{stream}: {line}");
+        }
+    }
 }

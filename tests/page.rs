@@ -5,15 +5,17 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::needs;
 use crate::support::backend::Backend;
 use crate::support::browser::{CHROMIUM, Look, Visit, document, picture};
-use crate::support::client::{Client, loopback};
-use crate::support::cluster::backend;
+use crate::support::client::{Client, TRUSTED, loopback};
+use crate::support::cluster::{Cluster, Door, backend};
 use crate::support::daemon::Daemon;
+use crate::support::dovecot::{Service, missing};
 use crate::support::http::{stats, try_get};
 use crate::support::load::{load, load_beside};
+use crate::support::mail::{Imap, Wire};
 use crate::support::{PATIENCE, free_port, wait_until};
+use crate::{needs, needs_root, skip};
 
 /// A relay to two servers, of which one does not exist.
 struct Scene {
@@ -93,6 +95,17 @@ fn it_shows_what_clients_counted_and_what_is_wrong() {
         assert!(shown.contains(words), "{words} is not in:\n{shown}");
     }
     assert!(!shown.contains("<script>alert"), "what clients send never becomes markup");
+}
+
+#[test]
+fn it_says_what_an_operator_has_done_and_what_has_failed() {
+    needs!(CHROMIUM);
+    let scene = Scene::new();
+    std::fs::write(scene.daemon.file(), "nonsense\n").expect("it is ours");
+    scene.daemon.signal(rustix::process::Signal::HUP);
+    scene.daemon.wait_for_output("not reloaded: ");
+    let shown = document(&scene.url());
+    assert!(shown.contains("The last reload has failed") && shown.contains(" line 1: "), "{shown}");
 }
 
 #[test]
@@ -183,4 +196,35 @@ fn it_is_used_by_keyboard_alone() {
         let found = visited.iter().find(|(id, _)| id == wanted);
         assert!(found.is_some_and(|(_, outlined)| *outlined), "{wanted}: {found:?} among {visited:?}");
     }
+}
+
+#[test]
+fn it_shows_a_whole_cluster_as_users_of_it_are_served() {
+    needs!(CHROMIUM, "haproxy", "dovecot", "postfix", "smtp-sink");
+    needs_root!();
+    if let Some(service) = missing() {
+        skip!(format!("Dovecot's {service}"));
+    }
+    const USERS: usize = 4;
+    let cluster = Cluster::with_vestibule();
+    let user = |number: usize| {
+        let wire = Wire::connect(TRUSTED, cluster.address(Door::Clear(Service::Imap)));
+        Imap::new(wire).login(&format!("u{number}"))
+    };
+    let users: Vec<Imap> = (1..=USERS).map(user).collect();
+    let name = Door::Clear(Service::Imap).name();
+    let all = stats(cluster.http);
+    let imap = all["backends"].as_array().into_iter().flatten().find(|one| one["backend"] == name);
+    let imap = imap.unwrap_or_else(|| panic!("no {name} in {all:#}"));
+    let sessions = imap["servers"].as_array().into_iter().flatten().map(|one| one["sessions"].as_u64());
+    assert_eq!(sessions.flatten().sum::<u64>(), USERS as u64, "{imap:#}");
+    let mut page = Visit::to(&format!("http://{}/", cluster.http), Look { width: 1600, height: 1200, dark: false });
+    page.expect(&format!("document.querySelector('#tile-sessions')?.dataset.value === '{USERS}'"));
+    page.expect(&format!("document.querySelector('#backends').innerText.includes('{name}')"));
+    page.expect("document.querySelector('#ready').textContent.toLowerCase().includes('ready')");
+    assert!(page.evaluate("document.body.innerText.includes('is down')") == false, "all servers are up");
+    users.into_iter().for_each(Imap::logout);
+    page.expect("document.querySelector('#tile-sessions').dataset.value === '0'");
+    drop(page);
+    cluster.finish();
 }

@@ -553,6 +553,23 @@ fn usr2_starts_the_program_anew_and_the_service_manager_follows() {
 }
 
 #[test]
+fn the_service_manager_is_told_of_a_reload_that_has_failed_and_of_the_next_one() {
+    let scene = Scene::new("");
+    let (manager, variable) = service_manager(scene.directory.path());
+    let daemon = Daemon::start_under(&["env", &variable], &scene.configuration(), &[scene.port]);
+    told_next(&manager, "READY=1\nSTATUS=accepting on 1 addresses");
+    std::fs::write(daemon.file(), "nonsense\n").expect("it is ours");
+    daemon.signal(Signal::HUP);
+    let told = told_next(&manager, "READY=1\nSTATUS=accepting on 1 addresses; the last reload has failed: ");
+    assert!(told.contains(" line 1: "), "{told}");
+    std::fs::write(daemon.file(), scene.configuration()).expect("it is ours");
+    daemon.signal(Signal::HUP);
+    let told = told_next(&manager, "READY=1");
+    assert!(!told.contains("failed"), "{told}");
+    daemon.stop();
+}
+
+#[test]
 fn usr2_without_a_takeover_socket_says_what_is_missing() {
     let (daemon, _) = Daemon::haproxy("", "");
     daemon.signal(Signal::USR2);

@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
@@ -136,6 +137,7 @@ impl Visit {
         }
     }
 
+    /// What the browser itself is told, and what the page is.
     fn command(&mut self, method: &str, params: Value) -> Value {
         self.commands += 1;
         let id = self.commands;
@@ -168,5 +170,13 @@ impl Visit {
             let count = self.from.read(&mut room).expect("the pipe is open");
             self.read.extend_from_slice(&room[..count]);
         }
+    }
+}
+
+impl Drop for Visit {
+    /// The browser ends its own processes; whoever does not is ended by the limit.
+    fn drop(&mut self) {
+        let closed = self.to.write_all(b"{\"id\":0,\"method\":\"Browser.close\"}\0");
+        closed.is_ok().then(|| wait_until(Duration::from_secs(10), || self.process.exited().is_some()));
     }
 }

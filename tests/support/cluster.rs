@@ -90,6 +90,8 @@ impl Servers {
 /// All of it.
 pub struct Cluster {
     pub servers: Servers,
+    /// Where Vestibule shows its page.
+    pub http: SocketAddr,
     vestibule: Option<Daemon>,
     haproxy: Peer,
 }
@@ -99,18 +101,19 @@ impl Cluster {
     pub fn without_vestibule() -> Cluster {
         let servers = Servers::start();
         let haproxy = balancer(|door| servers.proxied(door));
-        Cluster { servers, vestibule: None, haproxy }
+        Cluster { servers, http: loopback(free_port()), vestibule: None, haproxy }
     }
 
     /// HAProxy, Vestibule, and the servers.
     pub fn with_vestibule() -> Cluster {
         let servers = Servers::start();
         let ports = Door::ALL.map(|_| free_port());
-        let configuration = vestibule_configuration(&servers, &ports);
+        let http = loopback(free_port());
+        let configuration = format!("http_listen = {http}\n{}", vestibule_configuration(&servers, &ports));
         let vestibule = Daemon::start(&configuration, &ports);
         let port = |door| Door::ALL.iter().position(|&other| other == door).map(|at| ports[at]);
         let haproxy = balancer(|door| vec![loopback(port(door).expect("one of all"))]);
-        Cluster { servers, vestibule: Some(vestibule), haproxy }
+        Cluster { servers, http, vestibule: Some(vestibule), haproxy }
     }
 
     /// Where clients connect.

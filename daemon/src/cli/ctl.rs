@@ -1,6 +1,7 @@
 //! `vestibule ctl`: questions to a running daemon, and what it is told to do.
 
 mod tables;
+mod top;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -27,6 +28,7 @@ enum Command {
     Who(Who),
     Session(Session),
     Events(Events),
+    Top(Top),
     Refused(Refused),
     Kick(Kick),
     Trust(Trust),
@@ -254,6 +256,19 @@ struct Events {
     json: bool,
 }
 
+/// Show it live: rates, servers, what is wrong, and who is refused, drawn anew every second.
+///
+/// Needs a terminal; 80x24 is enough, a larger one shows more. Keys: q (or Ctrl-C) leaves, p stops and goes on. What has a
+/// colour says the same in words; NO_COLOR leaves colours out.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Example:
+  vestibule ctl top -c /etc/vestibule.conf")]
+struct Top {
+    #[command(flatten)]
+    daemon: Whom,
+}
+
 /// Accept again after `drain` or SIGUSR1, or at a listener that was drained; sessions that were not let go yet go on.
 #[derive(clap::Args)]
 struct Resume {
@@ -409,6 +424,12 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
         }
         Command::Events(Events { last, kinds, once, daemon, json }) => {
             return follow(&Request::Events { last, kinds, once }, daemon, json);
+        }
+        Command::Top(Top { daemon }) => {
+            return match daemon.socket(&Request::Refused { limit: None })? {
+                Ok(socket) => top::run(&socket),
+                Err(exit) => Ok(exit),
+            };
         }
         Command::Trust(Trust { address, daemon, json }) => {
             (Request::Trust { address: address_of(&address)?.to_owned() }, daemon, json)

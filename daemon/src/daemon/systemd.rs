@@ -135,6 +135,12 @@ pub fn ready(listeners: usize) {
     tell(&[NotifyState::Ready, NotifyState::Status(&format!("accepting on {listeners} addresses"))]);
 }
 
+/// The daemon accepts as before: what it was to do instead has failed.
+pub fn reload_failed(listeners: usize, why: &str) {
+    let status = format!("accepting on {listeners} addresses; the last reload has failed: {}", why.replace('\n', " "));
+    tell(&[NotifyState::Ready, NotifyState::Status(&status)]);
+}
+
 /// The same, from a process that may have taken the place of another one: it is the main one of the service from now on.
 /// The unit needs `NotifyAccess=all` for that.
 pub fn ready_instead(listeners: usize) {

@@ -341,7 +341,11 @@ impl Tier {
         }
         self.in_force.reloaded(done.as_ref().map(drop).map_err(Vec::as_slice));
         self.keep_sockets();
-        systemd::ready(self.engine.as_ref().map_or(0, |engine| engine.addresses().len()));
+        let addresses = self.engine.as_ref().map_or(0, |engine| engine.addresses().len());
+        match done.as_ref().err().and_then(|problems| problems.first()) {
+            Some(problem) => systemd::reload_failed(addresses, problem),
+            None => systemd::ready(addresses),
+        }
         done
     }
 
@@ -764,6 +768,17 @@ impl Predecessor for Tier {
         self.snapshot().to_text()
     }
 
+    fn progress(&self) -> Option<String> {
+        let (engines, sessions) = (self.finishing.len(), self.glance().sessions());
+        match (engines, self.predecessor_lives) {
+            (0, false) => None,
+            (0, true) => {
+                Some("nothing is left to finish here but to pass on what the process before still counts".into())
+            }
+            (engines, _) => Some(format!("{engines} engines still finish here, {sessions} sessions are left")),
+        }
+    }
+
     fn client_debts(&self) -> Vec<ClientDebt> {
         self.engine.as_ref().map_or_else(Vec::new, Engine::client_debts)
     }
@@ -877,6 +892,13 @@ impl Glance {
             Some(one) if one.drained => Err(format!("listener {named} is drained by an operator")),
             Some(_) => Ok(()),
         }
+    }
+
+    /// Sessions at the servers that there are, as the engines of this process have them.
+    pub fn sessions(&self) -> u64 {
+        let snapshot = self.snapshot();
+        let servers = snapshot.backends().iter().flat_map(|backend| &backend.servers);
+        servers.map(|server| u64::from(server.sessions)).sum()
     }
 
     /// Who was refused of late and what they had sent, the last first.

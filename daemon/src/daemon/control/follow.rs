@@ -50,8 +50,9 @@ pub fn follow(stream: &UnixStream, control: &Control, last: usize, kinds: &[Stri
         [] => told.kind != "log",
         kinds => kinds.iter().any(|kind| *kind == told.kind),
     };
-    say(stream, &json!({ "ok": true, "pid": std::process::id() }), ANSWER_PATIENCE)?;
+    // In this order: whoever has the answer misses nothing that happens then.
     let mut next = events::all().last(last, wanted);
+    say(stream, &json!({ "ok": true, "pid": std::process::id() }), ANSWER_PATIENCE)?;
     loop {
         let News { lost, told } = events::all().since(next, if once { Duration::ZERO } else { STEP });
         if lost > 0 {

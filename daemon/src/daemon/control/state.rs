@@ -19,7 +19,7 @@ pub fn enter(glance: &Glance, stats: &mut Value) {
     let failed = in_force.failed.as_ref();
     stats["pid"] = std::process::id().into();
     stats["configuration"] = json!({
-        "file": in_force.file, "in-force": ago(in_force.since), "reloads": in_force.reloads,
+        "file": in_force.file.as_ref().map(|file| file.display().to_string()), "in-force": ago(in_force.since), "reloads": in_force.reloads,
         "failed": failed.map(|failed| json!({ "ago": ago(failed.at), "errors": failed.errors[..] })),
     });
     stats["ready"] = glance.ready.is_ok().into();
@@ -27,7 +27,7 @@ pub fn enter(glance: &Glance, stats: &mut Value) {
     stats["drained-listeners"] = drained(glance).collect::<Vec<_>>().into();
     stats["takeover"] = json!({
         "successor": glance.successor, "predecessor-finishes": glance.predecessor_lives,
-        "engines-that-finish": glance.finishing, "sessions-here": sessions(glance),
+        "engines-that-finish": glance.finishing, "sessions-here": glance.sessions(),
     });
 }
 
@@ -55,7 +55,7 @@ pub fn table(glance: &Glance) -> String {
     drained(glance).for_each(|listener| line("drained listener", listener));
     if glance.successor.is_some() || glance.finishing > 0 {
         let who = glance.successor.map_or(String::new(), |pid| format!("process {pid} has taken over; "));
-        let (engines, sessions) = (glance.finishing, sessions(glance));
+        let (engines, sessions) = (glance.finishing, glance.sessions());
         line("finishing", format!("{who}{engines} engines finish here, {sessions} sessions are left"));
     }
     if glance.predecessor_lives {
@@ -67,13 +67,6 @@ pub fn table(glance: &Glance) -> String {
 fn drained(glance: &Glance) -> impl Iterator<Item = String> {
     let name = |one: &Served| format!("{}/{}", one.service, one.name);
     glance.listeners.iter().filter(|one| one.drained).map(name).collect::<Vec<_>>().into_iter()
-}
-
-/// Sessions at the servers that there are, as the engines of this process have them.
-fn sessions(glance: &Glance) -> u64 {
-    let snapshot = glance.snapshot();
-    let servers = snapshot.backends().iter().flat_map(|backend| &backend.servers);
-    servers.map(|server| u64::from(server.sessions)).sum()
 }
 
 /// How long ago.

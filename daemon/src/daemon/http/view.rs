@@ -23,6 +23,7 @@ pub fn view(glance: &Glance, facts: &Facts) -> Value {
     json!({
         "now": now(), "version": vestibule::VERSION, "kernel": facts.kernel(), "pid": std::process::id(),
         "started": facts.started(), "ready": glance.ready.is_ok(), "why-not-ready": glance.ready.as_ref().err(),
+        "reload-failed": glance.in_force.failed.as_ref().and_then(|failed| failed.errors.first()),
         "process": { "cpu": cpu, "resident": resident, "files": files, "files-max": files_max },
         "log-lines-lost": facts.lines_lost(),
         "counters": figures::counters(&snapshot),

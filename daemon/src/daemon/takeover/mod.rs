@@ -6,12 +6,17 @@
 //!   |-------- Welcome, Sockets with fds -------->|  binds what is missing, starts its rings: both accept
 //!   |<------------------ Serving ----------------|
 //!   |  stops accepting, cancels reads            |
-//!   |----- Pending, Sessions with fds, End ----->|
+//!   |----- Pending, Sessions with fds ---------->|
+//!   |----- Clients, Account, End --------------->|
 //!   |<------------------- Taken -----------------|  reads on
-//!   |  finishes what its workers hold, leaves    |
+//!   |----------------- Account ----------------->|  every second, while the old one finishes what its workers hold,
+//!   |  leaves                                    |  and for the last time before it leaves
 //!   |<------------------ Leaving ----------------|  only if the new one is told to end before
 //! ```
 //! `Sessions` are relayed sessions, with the sockets of both sides; a predecessor of version 1 knows none and keeps its own.
+//!
+//! An `Account` is all that the old process, and those before it, have counted so far. It takes the place of the one before,
+//! so that nothing is counted twice, whatever is lost. One of version 2 tells none.
 //!
 //! Until `Serving` nothing has happened to the old process. Until `Taken` it keeps a descriptor of everything that it
 //! gives, and nobody reads: if the new process fails or dies, the old one goes on with all of it. After that it still

@@ -36,7 +36,9 @@ const LOOK_REST: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 20 
 const REST: Duration = Duration::from_millis(500);
 /// How often a process that has been taken over from tells what it has counted, while it finishes what it has.
 const ACCOUNT_STEP: Duration = Duration::from_secs(1);
-/// How long that may take.
+/// After so many accounts the log says what is still to be finished.
+const PROGRESS_EVERY: u32 = 10;
+/// How long an account may take.
 const ACCOUNT_LIMIT: Duration = Duration::from_secs(2);
 
 /// A listening socket that is offered.
@@ -82,6 +84,11 @@ pub trait Predecessor: Send {
     /// The same, with what processes before this one have counted, for one that goes on with it; empty: nothing.
     fn account(&self) -> String {
         String::new()
+    }
+
+    /// What is still to be finished here, in words; `None`: nothing.
+    fn progress(&self) -> Option<String> {
+        None
     }
 
     /// Clients that have spent of their connection rate, after [`hand_over`](Predecessor::hand_over).
@@ -357,7 +364,10 @@ pub(super) fn converse(mut channel: Channel, place: &Place, host: &Mutex<impl Pr
             );
         }
     };
+    // Whoever wants to tell the heir something, though everything here may have ended at once, waits for this.
+    let mut heir = lock(&place.heir);
     if let Err(broken) = hand_over(&mut channel, &wanted, host, (peer.pid, version), limits.pending) {
+        drop(heir);
         channel.refuse(&broken.to_string());
         place.take_back();
         look_for_a_while(host);
@@ -367,17 +377,16 @@ pub(super) fn converse(mut channel: Channel, place: &Place, host: &Mutex<impl Pr
             peer.pid
         );
     }
+    let channel = Arc::new(channel);
+    *heir = (version >= WITH_ACCOUNTS).then(|| channel.clone());
+    drop(heir);
     tracing::info!(
         event = "takeover",
         "process {} has taken over; this one finishes what its workers hold and leaves",
         peer.pid
     );
     place.close();
-    let channel = Arc::new(channel);
-    let gone = match version >= WITH_ACCOUNTS {
-        true => keep_telling(&channel, place, host, || await_its_end(&channel, host, peer.pid)),
-        false => await_its_end(&channel, host, peer.pid),
-    };
+    let gone = keep_telling(place, host, || await_its_end(&channel, host, peer.pid));
     let Some(broken) = gone else { return };
     channel.refuse("it had not left yet and goes on");
     tracing::error!(event = "takeover", "process {} is gone, this one goes on: {broken}", peer.pid);
@@ -405,18 +414,20 @@ fn await_its_end(channel: &Channel, host: &Mutex<impl Predecessor>, pid: u32) ->
     }
 }
 
-/// While `body` runs, tells the process that has taken over what is counted here.
-fn keep_telling<T>(
-    channel: &Arc<Channel>,
-    place: &Place,
-    host: &Mutex<impl Predecessor>,
-    body: impl FnOnce() -> T,
-) -> T {
-    *lock(&place.heir) = Some(channel.clone());
+/// While `body` runs, tells the process that has taken over what is counted here, if it wants to know, and the log how far
+/// this one has got.
+fn keep_telling<T>(place: &Place, host: &Mutex<impl Predecessor>, body: impl FnOnce() -> T) -> T {
     let (end, ended) = crossbeam_channel::bounded::<()>(0);
     let tell = move || {
+        let mut told = 0;
         while ended.recv_timeout(ACCOUNT_STEP) == Err(RecvTimeoutError::Timeout) {
             place.tell(|| lock(host).account());
+            told += 1;
+            if told % PROGRESS_EVERY == 0
+                && let Some(progress) = lock(host).progress()
+            {
+                tracing::info!(event = "takeover", "{progress}");
+            }
         }
     };
     let done = thread::scope(|scope| {
@@ -530,7 +541,7 @@ fn hand_over(
     let pending = host.hand_over(wanted).map_err(Broken::Unexpected)?;
     let (sessions, stay) = if version >= WITH_SESSIONS { host.hand_over_sessions() } else { Default::default() };
     let given = Given { pending, sessions };
-    let known = (version >= WITH_ACCOUNTS).then(|| (host.account(), host.client_debts())).unwrap_or_default();
+    let known = if version >= WITH_ACCOUNTS { (host.account(), host.client_debts()) } else { Default::default() };
     channel.allow(limit);
     match give(channel, &given, known) {
         Ok(()) => {

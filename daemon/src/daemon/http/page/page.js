@@ -319,7 +319,7 @@
   }
 
   const LISTENER_COLUMNS = [
-    ['Listener', '', (one) => [`${one.service}/${one.listener}`, el('span', { class: 'sub mono' }, one.present ? one.addresses.join(' ') : 'of a former configuration')]],
+    ['Listener', '', (one) => [`${one.service}/${one.listener}`, el('span', { class: 'sub mono' }, one.drained ? 'drained by an operator' : one.present ? one.addresses.join(' ') : 'of a former configuration')]],
     ['Expects', 'left w1', (one) => one.present ? [one.haproxy ? 'PROXY header' : 'no header', one.ssl ? ', TLS' : ''].join('') : '–'],
     ['Leads to', 'left w1', (one) => one.backend ? `backend ${one.backend}` : one.worker ? `worker ${one.worker}` : '–'],
     ['new/s', '', (one) => rate(growth(`listener ${one.service}/${one.listener}`)), 'connections a second'],
@@ -406,6 +406,10 @@
     const items = [];
     const say = (kind, key, title, more = '') => items.push({ kind, key, title, more });
     if (!stats.ready) say('bad', 'ready', 'Not ready:', stats['why-not-ready']);
+    if (stats['reload-failed']) say('bad', 'reload', 'The last reload has failed, and the configuration before is still in force:', stats['reload-failed']);
+    for (const one of stats.listeners) {
+      if (one.drained) say('warn', `drained ${one.service}/${one.listener}`, `Listener ${one.service}/${one.listener} is drained:`, 'an operator has closed it, and its sessions go on');
+    }
     for (const backend of stats.backends) {
       const serving = backend.servers.filter((server) => server.status === 'UP' || server.status === 'DRAIN');
       if (!serving.length) say('bad', `none ${backend.backend}`, `Backend ${backend.backend} has no server:`, 'its clients are turned away');
