@@ -52,6 +52,9 @@ _vestibule() {
             vestibule__subcmd__ctl,drain)
                 cmd="vestibule__subcmd__ctl__subcmd__drain"
                 ;;
+            vestibule__subcmd__ctl,events)
+                cmd="vestibule__subcmd__ctl__subcmd__events"
+                ;;
             vestibule__subcmd__ctl,help)
                 cmd="vestibule__subcmd__ctl__subcmd__help"
                 ;;
@@ -82,6 +85,9 @@ _vestibule() {
             vestibule__subcmd__ctl,stats)
                 cmd="vestibule__subcmd__ctl__subcmd__stats"
                 ;;
+            vestibule__subcmd__ctl,top)
+                cmd="vestibule__subcmd__ctl__subcmd__top"
+                ;;
             vestibule__subcmd__ctl,trust)
                 cmd="vestibule__subcmd__ctl__subcmd__trust"
                 ;;
@@ -102,6 +108,9 @@ _vestibule() {
                 ;;
             vestibule__subcmd__ctl__subcmd__help,drain)
                 cmd="vestibule__subcmd__ctl__subcmd__help__subcmd__drain"
+                ;;
+            vestibule__subcmd__ctl__subcmd__help,events)
+                cmd="vestibule__subcmd__ctl__subcmd__help__subcmd__events"
                 ;;
             vestibule__subcmd__ctl__subcmd__help,help)
                 cmd="vestibule__subcmd__ctl__subcmd__help__subcmd__help"
@@ -132,6 +141,9 @@ _vestibule() {
                 ;;
             vestibule__subcmd__ctl__subcmd__help,stats)
                 cmd="vestibule__subcmd__ctl__subcmd__help__subcmd__stats"
+                ;;
+            vestibule__subcmd__ctl__subcmd__help,top)
+                cmd="vestibule__subcmd__ctl__subcmd__help__subcmd__top"
                 ;;
             vestibule__subcmd__ctl__subcmd__help,trust)
                 cmd="vestibule__subcmd__ctl__subcmd__help__subcmd__trust"
@@ -178,6 +190,9 @@ _vestibule() {
             vestibule__subcmd__help__subcmd__ctl,drain)
                 cmd="vestibule__subcmd__help__subcmd__ctl__subcmd__drain"
                 ;;
+            vestibule__subcmd__help__subcmd__ctl,events)
+                cmd="vestibule__subcmd__help__subcmd__ctl__subcmd__events"
+                ;;
             vestibule__subcmd__help__subcmd__ctl,kick)
                 cmd="vestibule__subcmd__help__subcmd__ctl__subcmd__kick"
                 ;;
@@ -204,6 +219,9 @@ _vestibule() {
                 ;;
             vestibule__subcmd__help__subcmd__ctl,stats)
                 cmd="vestibule__subcmd__help__subcmd__ctl__subcmd__stats"
+                ;;
+            vestibule__subcmd__help__subcmd__ctl,top)
+                cmd="vestibule__subcmd__help__subcmd__ctl__subcmd__top"
                 ;;
             vestibule__subcmd__help__subcmd__ctl,trust)
                 cmd="vestibule__subcmd__help__subcmd__ctl__subcmd__trust"
@@ -283,7 +301,7 @@ _vestibule() {
             return 0
             ;;
         vestibule__subcmd__ctl)
-            opts="-h --help stats backends server who session refused kick trust ban unban bans reload drain resume rebalance shutdown help"
+            opts="-h --help stats backends server who session events top refused kick trust ban unban bans reload drain resume rebalance shutdown help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -400,8 +418,42 @@ _vestibule() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        vestibule__subcmd__ctl__subcmd__events)
+            opts="-c -h --last --kind --once --config --socket --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --last)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --kind)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         vestibule__subcmd__ctl__subcmd__help)
-            opts="stats backends server who session refused kick trust ban unban bans reload drain resume rebalance shutdown help"
+            opts="stats backends server who session events top refused kick trust ban unban bans reload drain resume rebalance shutdown help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -457,6 +509,20 @@ _vestibule() {
             return 0
             ;;
         vestibule__subcmd__ctl__subcmd__help__subcmd__drain)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        vestibule__subcmd__ctl__subcmd__help__subcmd__events)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -610,6 +676,20 @@ _vestibule() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        vestibule__subcmd__ctl__subcmd__help__subcmd__top)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         vestibule__subcmd__ctl__subcmd__help__subcmd__trust)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
@@ -653,12 +733,24 @@ _vestibule() {
             return 0
             ;;
         vestibule__subcmd__ctl__subcmd__kick)
-            opts="-c -h --config --socket --help"
+            opts="-c -h --client --backend --server --config --socket --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --client)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --backend)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --server)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --config)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -894,6 +986,32 @@ _vestibule() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        vestibule__subcmd__ctl__subcmd__top)
+            opts="-c -h --config --socket --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         vestibule__subcmd__ctl__subcmd__trust)
             opts="-c -h --config --socket --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -1097,7 +1215,7 @@ _vestibule() {
             return 0
             ;;
         vestibule__subcmd__help__subcmd__ctl)
-            opts="stats backends server who session refused kick trust ban unban bans reload drain resume rebalance shutdown"
+            opts="stats backends server who session events top refused kick trust ban unban bans reload drain resume rebalance shutdown"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1153,6 +1271,20 @@ _vestibule() {
             return 0
             ;;
         vestibule__subcmd__help__subcmd__ctl__subcmd__drain)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        vestibule__subcmd__help__subcmd__ctl__subcmd__events)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1279,6 +1411,20 @@ _vestibule() {
             return 0
             ;;
         vestibule__subcmd__help__subcmd__ctl__subcmd__stats)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        vestibule__subcmd__help__subcmd__ctl__subcmd__top)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
