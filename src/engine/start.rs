@@ -35,6 +35,7 @@ pub const PENDING_LIMIT_MAX: u32 = 1 << 20;
 const SPARE_SLOTS: u32 = 1024;
 /// Most relayed sessions of one ring.
 pub const SESSIONS_MAX: u32 = 1 << 20;
+const _: () = assert!(2 * SESSIONS_MAX <= super::handshake::FIRST_PLACE, "watched sockets have places of their own");
 /// Most rings of one engine.
 pub const RINGS_MAX: usize = 1024;
 

@@ -21,13 +21,25 @@ pub struct Secured {
     deaf: bool,
     /// The connection is gone, or the client has broken the protocol.
     broken: bool,
-    /// Bytes of the client were read, and behind them its end, of which nobody was told yet.
-    untold: bool,
+    /// There is something to be read of which nothing will be told: an end, or more than is read at once.
+    untold: Option<Untold>,
 }
+
+/// What is to be read though nothing will be told of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Untold {
+    /// More.
+    More,
+    /// An end.
+    End,
+}
+
+/// How often the client's socket is read at once: records may hold next to nothing, and cost as much as full ones.
+const READS_AT_ONCE: usize = 4;
 
 impl Secured {
     pub fn new(tls: Box<dyn TlsSession>) -> Secured {
-        Secured { tls, waits: false, ends: false, deaf: false, broken: false, untold: false }
+        Secured { tls, waits: false, ends: false, deaf: false, broken: false, untold: None }
     }
 
     /// Whether records wait for room.
@@ -45,9 +57,9 @@ impl Secured {
         !self.has_unsent() && std::mem::take(&mut self.waits)
     }
 
-    /// Whether the client has ended, which the next read will tell.
-    pub fn has_untold_end(&self) -> bool {
-        self.untold
+    /// What the next read will tell, once: whoever asks has to remember it.
+    pub fn take_untold(&mut self) -> Option<Untold> {
+        self.untold.take()
     }
 
     /// Fills `room` with what the client has sent, as long as something is there.
@@ -58,7 +70,8 @@ impl Secured {
         room: &mut [u8],
         records: &mut [u8],
     ) -> Received {
-        let (mut count, mut more) = (0, true);
+        let (mut count, mut more, mut reads) = (0, true, 0);
+        self.untold = None;
         let at_once = records.len().min(TLS_FEED_MAX);
         let end = loop {
             match self.tls.read(&mut room[count..]) {
@@ -67,12 +80,17 @@ impl Secured {
                 Err(error) if error.kind() != ErrorKind::WouldBlock => break Received::Broken,
                 Err(_) if self.broken => break Received::Broken,
                 Err(_) if !more => break Received::Nothing,
+                Err(_) if reads == READS_AT_ONCE => {
+                    self.untold = Some(Untold::More);
+                    break Received::Nothing;
+                }
                 Err(_) => {
                     match driver.receive(socket, &mut records[..at_once]) {
                         // Of a connection that was reset the kernel tells once, and whoever wrote to it was told.
                         Ok(0) if self.deaf => break Received::Broken,
                         Ok(0) => break Received::End,
                         Ok(got) => {
+                            reads += 1;
                             more = got == at_once;
                             if self.tls.feed(&records[..got]).is_err() {
                                 break Received::Broken;
@@ -89,8 +107,12 @@ impl Secured {
             }
         };
         self.broken |= end == Received::Broken;
-        self.untold = count > 0 && end != Received::Nothing;
-        if count > 0 { Received::Bytes(count) } else { end }
+        match (count, end) {
+            (0, end) => return end,
+            (_, Received::Nothing) => {}
+            _ => self.untold = Some(Untold::End),
+        }
+        Received::Bytes(count)
     }
 
     /// Encrypts and sends; what is taken and not sent is kept.

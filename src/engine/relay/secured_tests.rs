@@ -200,6 +200,30 @@ fn a_slow_client_gets_all_that_the_server_has_said_before_it_ended() {
 }
 
 #[test]
+fn records_that_hold_next_to_nothing_are_read_to_the_last() {
+    const RECORDS: usize = 60_000;
+    let identity = identity();
+    let backend = backend(&[server(echo)]);
+    for driver in DRIVERS {
+        let engine = engine(driver, &identity, &backend);
+        let mut client = connect(&identity, engine.addresses()[0]);
+        client.read_exact(&mut [0; 12]).expect("the server greets");
+        client.conn.set_buffer_limit(None);
+        // A record for each byte, all of them before anything is sent.
+        let said = bytes(RECORDS, 5);
+        for byte in &said {
+            assert_eq!(client.conn.writer().write(&[*byte]).expect("it has no limit"), 1);
+        }
+        client.conn.send_close_notify();
+        client.flush().expect("the relay takes it");
+        let mut heard = Vec::new();
+        client.read_to_end(&mut heard).expect("TLS until close_notify");
+        assert!(heard == [&said[..], b"* BYE\r\n"].concat(), "{} bytes", heard.len());
+        until("the session has ended", || held(&backend) == 0);
+    }
+}
+
+#[test]
 fn sessions_with_tls_stay_in_a_takeover_and_are_counted() {
     let identity = identity();
     let backend = backend(&[server(echo)]);

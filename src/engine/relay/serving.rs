@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Relays;
+use super::secured::Untold;
 use super::session::Phase;
 use super::wire::Link;
 use crate::conn::SlotId;
@@ -138,10 +139,15 @@ fn advance<D: Streams>(pair: &mut Pair, link: &mut Link<'_, D>, scratch: &mut [u
         pair.ready(Side::Server, true, false);
     }
     let mut flow = pair.advance(link, scratch);
-    // Nothing will be told of an end that was read already.
-    if flow == Flow::Idle && link.has_untold_end() {
-        pair.ready(Side::Client, true, true);
+    if flow == Flow::Idle
+        && let Some(untold) = link.take_untold()
+    {
+        pair.ready(Side::Client, true, untold == Untold::End);
         flow = pair.advance(link, scratch);
+        if let Some(untold) = link.take_untold() {
+            pair.ready(Side::Client, true, untold == Untold::End);
+            flow = if flow == Flow::Idle { Flow::More } else { flow };
+        }
     }
     // Records that nobody has asked for, such as an answer to new keys.
     if link.flush() {

@@ -1,6 +1,6 @@
 //! A pair's two sockets.
 
-use super::secured::Secured;
+use super::secured::{Secured, Untold};
 use crate::engine::fault::{self, Fault};
 use crate::relay::{Received, Sent, Side, Wire};
 use crate::ring::{Errno, Streams};
@@ -31,9 +31,9 @@ impl<'a, D: Streams> Link<'a, D> {
         tls.releases_server()
     }
 
-    /// Whether the client has ended, which the next read will tell.
-    pub fn has_untold_end(&self) -> bool {
-        self.tls.as_ref().is_some_and(|tls| tls.has_untold_end())
+    /// What there is to read of the client though nothing will be told of it; told once.
+    pub fn take_untold(&mut self) -> Option<Untold> {
+        self.tls.as_mut().and_then(|tls| tls.take_untold())
     }
 }
 
