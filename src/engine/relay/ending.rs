@@ -160,6 +160,11 @@ impl<S> Relays<S> {
             backend.release(grant.index, now);
         }
         for slot in self.sessions.ids().collect::<Vec<_>>() {
+            let end = match self.sessions.get_mut(slot).map(|session| session.phase) {
+                // It was told already why it is over.
+                Some(Phase::Parting { end, .. }) => end,
+                _ => end,
+            };
             self.tell(slot, Some(end), now);
             let Some(session) = self.sessions.remove(slot) else { continue };
             let backend = &session.terms.backend;
@@ -170,6 +175,7 @@ impl<S> Relays<S> {
                 backend.release(index, now);
             }
             self.tally.session_ended(end);
+            self.witness.sees(session.addresses.0, end);
         }
         if let Some(log) = &self.log {
             log.flush(&mut self.lines);

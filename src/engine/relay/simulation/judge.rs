@@ -54,13 +54,21 @@ pub struct Judge {
     pub begun: u64,
     /// Every session was ended.
     pub drained: bool,
+    /// A ring has failed just now.
+    pub broken: bool,
     /// Stages that some session has come to.
     pub reached: BTreeSet<Stage>,
 }
 
 impl Judge {
     pub fn new(promises: Vec<Promises>) -> Judge {
-        Judge { promises, books: BTreeMap::new(), begun: 0, drained: false, reached: BTreeSet::new() }
+        let (books, reached) = (BTreeMap::new(), BTreeSet::new());
+        Judge { promises, books, begun: 0, drained: false, broken: false, reached }
+    }
+
+    /// Of which service the session of a client is.
+    pub fn service_of(&self, client: usize) -> usize {
+        self.books[&client].service
     }
 
     /// A session is about to begin.
@@ -107,7 +115,8 @@ impl Judge {
                 continue;
             };
             let promises = &self.promises[book.service];
-            if !book.may_end(end, promises, kernel, self.drained) {
+            let failed = end == End::RingFailed && self.broken && !book.can_go_on(kernel);
+            if !failed && !book.may_end(end, promises, kernel, self.drained) {
                 let of = |conn: usize| &kernel.conns[conn];
                 let sides = format!("{:#?} {:#?}", of(book.client), book.server.map(of));
                 kernel.blame(format!("a session ends without reason by {end:?}: {book:?} {sides}"));
@@ -211,6 +220,13 @@ impl Book {
             kernel.blame(format!("{address} is tried again: {self:?}"));
         }
         self.tried.push(address);
+    }
+
+    /// Whether it has to go on when its ring fails. What is held for somebody who takes nothing may be too much to take along.
+    fn can_go_on(&self, kernel: &Kernel) -> bool {
+        let (client, server) = self.sides(kernel);
+        let flows = |conn: &Conn| !conn.wants_room && !conn.met_error;
+        matches!(self.stage, Stage::Greeting | Stage::Open) && flows(client) && server.is_some_and(flows)
     }
 
     fn sides<'a>(&self, kernel: &'a Kernel) -> (&'a Conn, Option<&'a Conn>) {

@@ -485,6 +485,14 @@ impl Kernel {
     }
 
     /// No watch may be left on a socket that was closed.
+    /// A ring is gone, with its watches and whatever they would have told.
+    pub fn break_ring(&mut self, ring: usize) {
+        self.told[ring].clear();
+        for conn in self.conns.iter_mut().filter(|conn| conn.ring == ring) {
+            conn.watch = None;
+        }
+    }
+
     pub fn check_watches(&mut self) {
         for index in 0..self.conns.len() {
             if self.conns[index].closed.is_some() && self.conns[index].watch.is_some() {

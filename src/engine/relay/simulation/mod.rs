@@ -6,6 +6,7 @@
 //! - nothing is left lying: a ring that waits has read, sent and passed on all that it could;
 //! - every session ends once, for a reason that is true, and every socket is closed once, after its watch;
 //! - nobody outlives a deadline, and nobody is ended before it;
+//! - a session that is open goes on, byte for byte, when its ring fails and another takes its place;
 //! - no server is tried twice by a session, and none that serves nobody;
 //! - a backend counts the sessions that are there, and nobody waits while a place is free;
 //! - a session that waits for nobody's room holds no buffer;
@@ -101,6 +102,8 @@ struct Scene {
     counts: Vec<u16>,
     letterboxes: Vec<Letterbox>,
     tally: Arc<Tally>,
+    /// Most of a ring.
+    sessions: u32,
     listener: Arc<ListenerInfo>,
     /// By the time at which they come, the last first.
     visitors: Vec<Visitor>,
@@ -110,6 +113,8 @@ struct Scene {
     deaths: Vec<(Duration, SocketAddr)>,
     /// When every session is ended.
     drains: Option<Duration>,
+    /// When a ring fails, and which; another takes its place.
+    breaks: Option<(Duration, usize)>,
     judge: Judge,
 }
 
@@ -153,6 +158,9 @@ impl Scene {
         changes.sort_unstable();
         changes.reverse();
         let drains = (rng.u8(..10) == 0).then(|| millis(&mut rng, 0..8_000));
+        // By a generator of its own: seeds of the time before keep their schedule but for that.
+        let mut faults = Rng::with_seed(seed.rotate_left(16));
+        let breaks = (faults.u8(..6) == 0).then(|| (millis(&mut faults, 0..6_000), faults.usize(..RINGS)));
         let listener = ListenerInfo {
             service: "imap-login".into(),
             name: String::new(),
@@ -167,11 +175,13 @@ impl Scene {
             backends,
             letterboxes,
             tally,
+            sessions,
             listener: Arc::new(listener),
             visitors,
             changes,
             deaths,
             drains,
+            breaks,
             judge: Judge::new(promises),
             rng,
         }
@@ -277,6 +287,10 @@ impl Scene {
                 backend.grant_places(instant);
             }
         }
+        if let Some((_, ring)) = self.breaks.filter(|(at, _)| *at <= now) {
+            self.breaks = None;
+            self.break_ring(ring, instant);
+        }
         if self.drains.is_some_and(|at| at <= now) {
             self.drains = None;
             self.visitors.clear();
@@ -285,6 +299,28 @@ impl Scene {
                 self.rings[ring].relays.let_go(None, End::Drained, Duration::ZERO, instant);
                 self.sweep(ring);
             }
+        }
+    }
+
+    /// What `engine::mend` does with sessions: those that can go on do so in the ring that takes the place of the broken one.
+    fn break_ring(&mut self, number: usize, now: Instant) {
+        let (to, moved) = crossbeam_channel::unbounded();
+        let Ring { relays, driver } = &mut self.rings[number];
+        relays.hand_over(driver, &to, now);
+        self.kernel.borrow_mut().break_ring(number);
+        relays.forsake(End::RingFailed, now);
+        self.judge.broken = true;
+        self.sweep(number);
+        self.judge.broken = false;
+        self.letterboxes[number] = Letterbox::new(None);
+        let letterbox = self.letterboxes[number].clone();
+        let parts = Parts { sessions: self.sessions, letterbox, tally: self.tally.clone(), log: None };
+        self.rings[number].relays = Relays::new(parts, now);
+        for session in moved.try_iter() {
+            let terms = self.services[self.judge.service_of(session.client.conn)].clone();
+            let Ring { relays, driver } = &mut self.rings[number];
+            relays.take_in(driver, session, terms, None, now);
+            self.sweep(number);
         }
     }
 
@@ -349,7 +385,8 @@ impl Scene {
         let others = self.visitors.last().map(|visitor| visitor.connects).into_iter().chain(kernel.next_event());
         let others = others.chain(self.changes.last().map(|(at, _)| *at)).chain(self.drains);
         let woken = self.backends.iter().filter_map(|backend| backend.lock().wake_at()).map(|at| at - start);
-        let others = others.chain(self.deaths.last().map(|(at, _)| *at)).chain(woken);
+        let others =
+            others.chain(self.breaks.map(|(at, _)| at)).chain(self.deaths.last().map(|(at, _)| *at)).chain(woken);
         let Some(next) = dues.chain(others).min() else {
             kernel.blame("nothing will ever happen, and sessions are there".into());
             return false;
