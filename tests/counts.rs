@@ -191,7 +191,7 @@ fn what_a_process_still_counts_while_it_finishes_reaches_the_newest_one() {
     third.wait_for_output(" has left");
     let log = third.stop();
     // It left before it had said anything, as a check does.
-    assert_eq!((counted(&log, "plain"), counted(&log, "tls-checked")), (Some(1), Some(1)), "{log}");
+    assert_eq!((counted(&log, "accepted"), counted(&log, "tls-checked")), (Some(1), Some(1)), "{log}");
 }
 
 #[test]

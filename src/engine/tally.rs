@@ -343,6 +343,21 @@ mod tests {
     }
 
     #[test]
+    fn every_passage_has_the_name_by_which_other_processes_know_it() {
+        for (passage, name) in [
+            (Passage::Accepted, "accepted"),
+            (Passage::HandedOver, "handed-over"),
+            (Passage::Settled, "settled"),
+            (Passage::Awaited, "awaited"),
+            (Passage::LocalUserV2, "local-user-v2"),
+            (Passage::Plain, "plain"),
+            (Passage::ShadowRate, "shadow-client-rate-limit"),
+        ] {
+            assert_eq!(passage.name(), name);
+        }
+    }
+
+    #[test]
     fn sums_up() {
         let tally = Tally::new();
         tally.count(Count::Accepted);
