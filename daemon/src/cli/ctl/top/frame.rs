@@ -385,7 +385,7 @@ mod tests {
     #[test]
     fn the_picture_in_the_document_is_what_it_draws() {
         let drawn = frame(&view(), (80, 24), BARE).iter().map(|line| line.trim_end()).collect::<Vec<_>>().join("\n");
-        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md");
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operations.md");
         let document = std::fs::read_to_string(file).expect("it is there");
         let (before, rest) = document.split_once(BEFORE_THE_PICTURE).expect("the document has a picture");
         let (_, after) = rest.split_once("\n```\n").expect("the picture has an end");
