@@ -56,6 +56,8 @@ pub struct SessionState {
     pub awaits_greeting: bool,
     /// TLS is spoken from the first byte on.
     pub is_tls: bool,
+    /// Its server has ended out of a silence, without a last word.
+    pub unasked: bool,
     /// Servers that were tried.
     pub attempts: u32,
     /// Bytes of the client that came with its header.
@@ -129,10 +131,10 @@ impl<S> Relays<S> {
             early: state.early,
             times: Times { accepted, begun, chosen: chosen_at, connected, greeted, active },
             is_tls: state.is_tls,
+            unasked: state.unasked,
             served_by: None,
             elsewhere: chosen.is_none().then(|| state.server.as_str().into()),
             leaves: None,
-            unasked: false,
             is_kept_alive: false,
             busy: false,
             _permit: permit,
@@ -171,6 +173,7 @@ fn state<S>(session: &mut Session<S>, now: Instant) -> Option<SessionState> {
         ages: [accepted, begun, chosen, connected, greeted, active].map(|then| now.saturating_duration_since(then)),
         awaits_greeting: session.phase == Phase::Greeting,
         is_tls: session.is_tls,
+        unasked: session.unasked,
         attempts: session.attempts,
         early: session.early,
         pair: session.pair.state()?,

@@ -449,6 +449,7 @@ fn state_of(client: SocketAddr, destination: SocketAddr) -> SessionState {
         ages: [Duration::from_secs(1); 6],
         awaits_greeting: false,
         is_tls: false,
+        unasked: false,
         attempts: 1,
         early: 0,
         pair: PairState::default(),

@@ -165,6 +165,7 @@ const IS_TLS: u8 = 2;
 const GREETED: u8 = 4;
 const HOLDS_END: u8 = 8;
 const CLIENT_WAS_TOLD: u8 = 16;
+const UNASKED: u8 = 32;
 /// Bits of a half.
 const ENDED: u8 = 1;
 const DEAF: u8 = 2;
@@ -294,6 +295,7 @@ impl Writer {
             (GREETED, pair.greeted),
             (HOLDS_END, pair.holds_end),
             (CLIENT_WAS_TOLD, pair.client_was_told),
+            (UNASKED, state.unasked),
         ];
         let first = match pair.first_to_end {
             None => NOBODY,
@@ -463,6 +465,7 @@ impl<'a> Reader<'a> {
             ages,
             awaits_greeting: flags & AWAITS_GREETING != 0,
             is_tls: flags & IS_TLS != 0,
+            unasked: flags & UNASKED != 0,
             attempts,
             early,
             pair,
@@ -522,6 +525,7 @@ mod tests {
             ages: [6, 5, 4, 3, 2, 1].map(Duration::from_micros),
             awaits_greeting: false,
             is_tls: for_client.is_empty(),
+            unasked: !for_client.is_empty(),
             attempts: 2,
             early: 9,
             pair: PairState {

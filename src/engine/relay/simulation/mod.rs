@@ -49,7 +49,8 @@ const CAUGHT_WITHIN: u64 = 1_000;
 /// Seeds that failed once, kept for ever. 2, 7: a session whose one side ended after a long silence left the other no time to
 /// answer. 8, 40: one that was told goodbye and did not leave was told again, for ever, or made the ring panic. 39, 231: one that
 /// had ended and was then reset was served on. 262: one waited in line twice as long as it may.
-const REGRESSIONS: [u64; 7] = [2, 7, 8, 39, 40, 231, 262];
+/// 4242: one whose server had left unasked went to another ring, where nobody knew of it.
+const REGRESSIONS: [u64; 8] = [2, 7, 8, 39, 40, 231, 262, 4242];
 /// Turns after which a run is stuck.
 const TURNS_MAX: usize = 100_000;
 const RINGS: usize = 2;
