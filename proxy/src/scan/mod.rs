@@ -103,6 +103,7 @@ pub(crate) fn mostly<T>(option: Option<T>) -> Option<T> {
 }
 
 /// Says that the place is rarely come to, to compilers that can be told so.
+#[allow(clippy::incompatible_msrv)] // the build script has asked the compiler
 #[inline(always)]
 fn rarely() {
     #[cfg(vestibule_cold_path)]
