@@ -46,7 +46,7 @@ pub trait TlsRecords: Send + Sync {
 /// An established TLS session: what the peer sends is fed to it and read from it as plaintext, plaintext is written to it
 /// and comes out as records. It knows no socket and never waits.
 ///
-/// Whoever has a socket that waits uses [`read_over`](dyn TlsSession::read_over) and its sisters.
+/// Whoever has a socket that waits uses `read_over` and its sisters.
 pub trait TlsSession: TlsRecords {
     /// What the handshake told.
     fn info(&self) -> &TlsInfo;
@@ -111,7 +111,7 @@ impl dyn TlsSession + '_ {
         fed.and(flushed)
     }
 
-    /// Writes plaintext over a blocking socket. What was taken may still have to be [flushed](dyn TlsSession::flush_over):
+    /// Writes plaintext over a blocking socket. What was taken may still have to be flushed (`flush_over`):
     /// an error of the socket is told by the next call then.
     ///
     /// # Errors
