@@ -522,9 +522,9 @@ impl Check<'_> {
         let tls = |server: &&ServerSettings| TLS_PORTS.contains(&server.port);
         if let Some(server) = backend.servers.servers.iter().find(tls) {
             let (name, port) = (&server.name, server.port);
-            let words = format!("server {name} of backend {} waits for TLS on port {port}", raw.name);
-            let ends = format!("TLS of inet_listener {} ends here (ssl = yes)", listener.name);
-            self.warn(&listener.at, format!("{words}, but {ends}: name the server's port without TLS"));
+            let ends = format!("inet_listener {}: TLS ends here (ssl = yes)", listener.name);
+            let words = format!("server {name} of backend {} waits for it on port {port}", raw.name);
+            self.warn(&listener.at, format!("{ends}, but {words}: name its port without TLS"));
         }
     }
 

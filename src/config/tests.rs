@@ -975,6 +975,16 @@ fn warnings_of_relays() {
             "",
             "line 6: backend imap: clients of inet_listener s start with TLS, those of i do not",
         ),
+        (
+            "inet_listener i {\nport = 5\nssl = yes\n}\ninet_listener s {\nport = 993\n}",
+            "",
+            "backend imap: clients of inet_listener s start with TLS, those of i do not",
+        ),
+        (
+            "inet_listener i {\nport = 5\nssl = yes\n}",
+            "servers = 10.0.0.1:993\ncheck = connect",
+            "line 3: inet_listener i: TLS ends here (ssl = yes), but server 10.0.0.1 of backend imap waits for it on port 993",
+        ),
     ] {
         let found = warnings(&relay(service, backend));
         assert!(found.contains(words), "{service} / {backend}: {found}\n  is not {words}");

@@ -84,6 +84,11 @@ fn imap_and_pop3_by_tls_with_dovecots_that_get_plaintext() {
         assert_eq!(counted(&log, "tls-established"), Some(5), "{log}");
         assert_eq!(counted(&log, "tls-failed").unwrap_or(0), 0, "{log}");
         assert_eq!(log.matches("Session started").count(), log.matches(" end=").count(), "{log}");
+        let started = log.lines().filter(|line| line.contains("Session started"));
+        assert!(
+            started.clone().count() == 5 && started.into_iter().all(|line| line.ends_with(" tls=TLSv1.3")),
+            "{log}"
+        );
         assert!(!log.contains("Error"), "{log}");
     }
 }

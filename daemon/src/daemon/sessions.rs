@@ -57,6 +57,9 @@ fn describe(line: &mut String, session: &SessionRecord<'_>) -> std::fmt::Result 
     if session.retries > 0 {
         write!(line, " retries={}", session.retries)?;
     }
+    if let Some(version) = session.tls.and_then(|tls| tls.version) {
+        write!(line, " tls={version}")?;
+    }
     let Some(end) = session.end else { return Ok(()) };
     let (greeting, lasted, idle) = (seconds(&session.greeting), seconds(&session.lasted), seconds(&session.idle));
     write!(line, " banner={greeting:.3} dur={lasted:.3} idle={idle:.3}")?;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::dispatch::ListenerInfo;
+use crate::dispatch::{ListenerInfo, TlsInfo};
 use crate::relay::{End, SessionId};
 
 /// Hears of every session of the services that log them. Called on the rings' threads: it must not wait.
@@ -52,4 +52,6 @@ pub struct SessionRecord<'a> {
     pub from_server: u64,
     /// Servers that had been tried in vain.
     pub retries: u32,
+    /// If the client's TLS ends here: what was agreed.
+    pub tls: Option<&'a TlsInfo>,
 }

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use fastrand::Rng;
+use socket2::SockRef;
 
 use super::Relay;
 use super::tests::{backend, held, server, wait_for};
@@ -221,6 +222,37 @@ fn records_that_hold_next_to_nothing_are_read_to_the_last() {
         assert!(heard == [&said[..], b"* BYE\r\n"].concat(), "{} bytes", heard.len());
         until("the session has ended", || held(&backend) == 0);
     }
+}
+
+#[test]
+fn a_check_that_goes_as_far_as_the_session_reaches_no_server() {
+    let identity = identity();
+    let backend = backend(&[server(echo)]);
+    let trusted = ["127.0.0.0/8".parse().expect("a network")];
+    let listener = Listener::proxy(SocketAddr::from(([127, 0, 0, 1], 0))).trust(trusted).pool("imap-login");
+    let engine = Engine::builder()
+        .rings(NonZeroUsize::MIN)
+        .pin(false)
+        .relay(Relay::new("imap-login", &backend))
+        .listen(listener.tls(Termination::new(&identity, &[])))
+        .start()
+        .expect("loopback has free ports");
+    let Client { mut conn, mut sock } = connect(&identity, engine.addresses()[0]);
+    let mut hello = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0".to_vec();
+    conn.write_tls(&mut hello).expect("a vector takes every write");
+    sock.write_all(&hello).expect("connected");
+    while conn.is_handshaking() {
+        conn.read_tls(&mut sock).expect("the ring answers");
+        conn.process_new_packets().expect("they agree");
+    }
+    // The last word and the end in one segment: a session that is doubted has not much time.
+    let mut last = Vec::new();
+    conn.write_tls(&mut last).expect("a vector takes every write");
+    SockRef::from(&sock).send_with_flags(&last, libc::MSG_MORE).expect("connected");
+    sock.shutdown(Shutdown::Write).expect("connected");
+    wait_for(&engine, "probe");
+    let given = backend.lock().servers(std::time::Instant::now()).next().expect("it has one").totals.sessions;
+    assert_eq!((given, engine.snapshot().count("tls-established")), (0, 1));
 }
 
 #[test]

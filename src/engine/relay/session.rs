@@ -175,6 +175,7 @@ impl<S> Session<S> {
             from_client: self.pair.from_client() + u64::from(self.early),
             from_server: self.pair.from_server(),
             retries: self.attempts.saturating_sub(1),
+            tls: self.tls.as_ref().map(|secured| secured.tls.info()),
         }
     }
 
