@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::client::{Client, TRUSTED};
+use crate::support::client::Client;
 use crate::support::daemon::{Daemon, counted};
 use crate::support::header::hex;
 use crate::support::peers::{Peer, haproxy, nginx_stream};
@@ -79,7 +79,7 @@ fn haproxy_sends_a_checksum_and_a_unique_id() {
     let types: Vec<&Value> = tlvs.iter().map(|tlv| &tlv["type"]).collect();
     assert_eq!(types, [3, 5]);
     let id = String::from_utf8(hex(tlvs[1]["value"].as_str().expect("a text"))).expect("the format is ASCII");
-    assert!(id.starts_with("7F000001:"), "{id}");
+    assert!(id.starts_with("7F000005:"), "{id}");
     assert_no_complaint(&daemon.stop());
 }
 
@@ -193,7 +193,8 @@ fn one_server(server: SocketAddr, options: &str) -> String {
 
 /// Connects through `front` and gives the answer with the client's own address.
 fn ask(front: &Peer) -> (Value, SocketAddr) {
-    let client = Client::connect(TRUSTED, front.address());
+    // By an address that the balancer itself does not connect from.
+    let client = Client::connect([127, 0, 0, 5].into(), front.address());
     (client.whoami(), client.local())
 }
 
