@@ -11,6 +11,8 @@
 
 mod cipher;
 mod clients;
+#[cfg(test)]
+mod cost;
 mod failure;
 mod handshake;
 mod identity;

@@ -13,7 +13,7 @@ use crate::dispatch::{
     Cut, TLS_FEED_MAX, TLS_UNSENT_MAX, TlsFailure, TlsHandshake, TlsInfo, TlsRecords, TlsSession, TlsTerms,
 };
 
-fn identity() -> Identity {
+pub(super) fn identity() -> Identity {
     Identity::self_signed(&["mail.example"]).expect("a good name")
 }
 
@@ -22,7 +22,11 @@ fn begin(identity: &Identity) -> Box<dyn TlsHandshake> {
 }
 
 /// What a client that trusts `identity` alone is made of.
-fn configuration(identity: &Identity, version: &'static SupportedProtocolVersion, alpn: &[&str]) -> Arc<ClientConfig> {
+pub(super) fn configuration(
+    identity: &Identity,
+    version: &'static SupportedProtocolVersion,
+    alpn: &[&str],
+) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(identity.certificate()).expect("a certificate");
     let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
@@ -35,7 +39,7 @@ fn configuration(identity: &Identity, version: &'static SupportedProtocolVersion
     Arc::new(config)
 }
 
-fn client_of(config: &Arc<ClientConfig>) -> ClientConnection {
+pub(super) fn client_of(config: &Arc<ClientConfig>) -> ClientConnection {
     let name = ServerName::try_from("mail.example").expect("a name");
     ClientConnection::new(config.clone(), name).expect("a configuration")
 }
@@ -45,7 +49,7 @@ fn client(identity: &Identity, version: &'static SupportedProtocolVersion, alpn:
 }
 
 /// What a client has to send now.
-fn said(client: &mut ClientConnection) -> Vec<u8> {
+pub(super) fn said(client: &mut ClientConnection) -> Vec<u8> {
     let mut bytes = Vec::new();
     while client.wants_write() {
         client.write_tls(&mut bytes).expect("a vector takes every write");
