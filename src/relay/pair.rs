@@ -216,10 +216,11 @@ impl Pair {
         self.server.received
     }
 
-    /// Changes whenever bytes have moved, in or out: what was read, and how much of it is held.
-    pub fn progress(&self) -> (u64, usize) {
-        let held = self.client.held.rest().len() + self.server.held.rest().len();
-        (self.client.received + self.server.received, held)
+    /// Changes whenever bytes have moved, in or out, or a side takes none any more: what was read, how much of it is held, and
+    /// how many sides are deaf.
+    pub fn progress(&self) -> (u64, usize, u8) {
+        let deaf = u8::from(self.client.deaf) + u8::from(self.server.deaf);
+        (self.client.received + self.server.received, self.held(), deaf)
     }
 
     /// Whether the server has said something.
@@ -240,6 +241,14 @@ impl Pair {
     /// Whether one of the two has ended its stream.
     pub fn is_half_closed(&self) -> bool {
         self.client.is_over() || self.server.is_over()
+    }
+
+    /// Whether a side has said something that was not read, as the other takes nothing more for now.
+    pub fn has_unread(&self, side: Side) -> bool {
+        match side {
+            Side::Client => self.client.readable,
+            Side::Server => self.server.readable,
+        }
     }
 
     /// Who has ended first, if somebody has.

@@ -100,7 +100,8 @@ impl<S> Relays<S> {
     pub(super) fn must_linger(&mut self, slot: SlotId, now: Instant) -> bool {
         let session = self.sessions.get_mut(slot).expect("the caller has it");
         let delay = session.terms.disconnect_delay;
-        let unasked = session.is_silent(now);
+        // Whoever has said something that the server did not take waits for an answer.
+        let unasked = session.is_silent(now) && !session.pair.has_unread(Side::Client);
         let Some(server) = session.chosen.filter(|_| unasked && !delay.is_zero() && !session.pair.is_half_closed())
         else {
             return false;

@@ -271,12 +271,10 @@ impl Book {
         if server.is_some_and(|server| server.read > 0) { Duration::ZERO } else { self.since }
     }
 
-    /// How long nobody had said anything when the server ended; where nobody ever has, since it was connected.
-    fn silence(&self, client: &Conn, server: &Conn) -> Duration {
-        match (client.active, server.active) {
-            (None, None) => server.read_end.map_or(Duration::ZERO, |end| end.saturating_sub(self.since)),
-            _ => server.silence,
-        }
+    /// How long nobody had said anything when the server ended; where nobody ever had, since it was connected.
+    fn silence(&self, server: &Conn) -> Duration {
+        let connected = || server.read_end.map_or(Duration::ZERO, |end| end.saturating_sub(self.since));
+        server.silence.unwrap_or_else(connected)
     }
 
     /// Since when one side's stream has ended.
@@ -294,7 +292,7 @@ impl Book {
         let unheard = server.is_some_and(|server| server.read == 0);
         match end {
             End::ClientClosed | End::ServerClosed | End::ServerLeft => server.is_some_and(|server| {
-                let unasked = self.silence(client, server) >= UNASKED_AFTER && end != End::ClientClosed;
+                let unasked = self.silence(server) >= UNASKED_AFTER && end != End::ClientClosed;
                 let fitting = unasked == (end == End::ServerLeft);
                 is_orderly(client, server) && first_is(end, client, server) && fitting
             }),

@@ -42,7 +42,7 @@ pub struct Conn {
     pub read: usize,
     pub read_end: Option<Duration>,
     /// How long nothing had gone in or out at either side then.
-    pub silence: Duration,
+    pub silence: Option<Duration>,
     pub met_error: bool,
     fin: bool,
     reset: bool,
@@ -149,7 +149,7 @@ impl Conn {
             inbound_max,
             read: 0,
             read_end: None,
-            silence: Duration::ZERO,
+            silence: None,
             met_error: false,
             fin: false,
             reset: false,
@@ -733,7 +733,7 @@ impl Kernel {
             conn.read_end = Some(now);
             let sides = [Some(index), conn.partner].into_iter().flatten();
             let active = sides.filter_map(|side| self.conns[side].active).max();
-            self.conns[index].silence = active.map_or(Duration::ZERO, |active| now - active);
+            self.conns[index].silence = active.map(|active| now - active);
         }
         error.map_or(Ok(0), |errno| Err(Errno(errno)))
     }
@@ -744,6 +744,8 @@ impl Kernel {
         let conn = &mut self.conns[index];
         if let Some(errno) = conn.error.take().or(conn.reset.then_some(libc::EPIPE)) {
             conn.met_error = true;
+            // A sign of life, as every end is.
+            conn.active = Some(now);
             return Err(Errno(errno));
         }
         let legal = conn.state == State::Open && !conn.shut && !bytes.is_empty();
