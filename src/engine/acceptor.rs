@@ -486,7 +486,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         if self.driver.capacity(slot.index) < room {
             if !self.driver.lengthen(slot.index, at) {
                 // Who comes next finds some free.
-                (0..LONG_SPARE).for_each(|_| self.shed_long());
+                let _ = (0..LONG_SPARE).all(|_| self.shed_long());
                 return self.close(slot, Ending::Shed, at);
             }
             self.note_long(slot);
@@ -727,7 +727,8 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         self.long.push_back(slot);
     }
 
-    fn shed_long(&mut self) {
+    /// `false`: nobody has held his for long, and looking again would find nobody either.
+    fn shed_long(&mut self) -> bool {
         while self.long.front().is_some_and(|slot| self.slab.get(*slot).is_none()) {
             self.long.pop_front();
         }
@@ -736,10 +737,10 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             let guest = self.slab.get(*slot);
             guest.is_some_and(|guest| guest.state == State::Reading && now >= guest.accepted_at + LONG_SILENCE)
         };
-        if let Some(slot) = self.of_the_most(self.long.iter().copied().filter(is_old)) {
-            self.deadlines.stop(slot);
-            self.cancel(slot, Ending::Shed);
-        }
+        let Some(slot) = self.of_the_most(self.long.iter().copied().filter(is_old)) else { return false };
+        self.deadlines.stop(slot);
+        self.cancel(slot, Ending::Shed);
+        true
     }
 
     /// Makes room for those in the backlogs at the cost of those who have said nothing for long. The end of each ends the
