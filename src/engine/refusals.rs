@@ -14,6 +14,8 @@ pub const REFUSALS_MAX: usize = 256;
 pub const REFUSED_BYTES_MAX: usize = 96;
 /// Characters that are kept of its line in the log, about.
 const TEXT_MAX: usize = 512;
+/// A kind's line is put into words at most once in this time: a flood must not cost what its words do.
+const TEXT_EVERY: Duration = Duration::from_secs(1);
 
 /// Connections that were refused alike.
 #[derive(Clone, Debug)]
@@ -34,7 +36,7 @@ pub struct RefusalSeen {
     pub advice: Option<&'static str>,
     /// How the last one that had sent something began, at most [`REFUSED_BYTES_MAX`] bytes.
     pub bytes: Vec<u8>,
-    /// What the log says of the last one, whether or not it had a line.
+    /// What the log says of one of the last second before `last`, whether or not it had a line.
     pub text: String,
     /// How many there were since this kind is remembered, at least 1.
     pub count: u64,
@@ -62,14 +64,23 @@ struct Remembered {
     peer: SocketAddr,
     bytes: Vec<u8>,
     text: String,
+    /// When `text` was put into words.
+    worded: Option<Instant>,
     count: u64,
     first: Instant,
     last: Instant,
 }
 
 impl Refusals {
-    /// A connection was refused.
-    pub fn note(&self, kind: Kind, peer: SocketAddr, bytes: &[u8], text: Option<&str>, now: Instant) {
+    /// A connection was refused; `text` gives the log's words for it.
+    pub fn note(
+        &self,
+        kind: Kind,
+        peer: SocketAddr,
+        bytes: &[u8],
+        now: Instant,
+        text: impl FnOnce() -> Option<String>,
+    ) {
         let mut inner = self.lock();
         inner.count(kind);
         let remembered = inner.place_of(kind, peer, now);
@@ -79,9 +90,11 @@ impl Refusals {
             remembered.bytes.clear();
             remembered.bytes.extend_from_slice(&bytes[..bytes.len().min(REFUSED_BYTES_MAX)]);
         }
-        if let Some(text) = text {
-            remembered.text.clear();
-            remembered.text.extend(text.chars().take(TEXT_MAX));
+        if remembered.worded.is_none_or(|then| now.saturating_duration_since(then) >= TEXT_EVERY)
+            && let Some(text) = text()
+        {
+            remembered.text = text.chars().take(TEXT_MAX).collect();
+            remembered.worded = Some(now);
         }
     }
 
@@ -120,8 +133,8 @@ impl Inner {
     /// The kind's own place, or a free one, or that of the kind that has not come for longest.
     fn place_of(&mut self, kind: Kind, peer: SocketAddr, now: Instant) -> &mut Remembered {
         let at = self.kinds.iter().position(|known| known.kind == kind).unwrap_or_else(|| {
-            let newcomer =
-                Remembered { kind, peer, bytes: Vec::new(), text: String::new(), count: 0, first: now, last: now };
+            let (bytes, text) = (Vec::new(), String::new());
+            let newcomer = Remembered { kind, peer, bytes, text, worded: None, count: 0, first: now, last: now };
             if self.kinds.len() < REFUSALS_MAX {
                 self.kinds.push(newcomer);
                 return self.kinds.len() - 1;
@@ -177,9 +190,10 @@ mod tests {
     #[test]
     fn alike_refusals_are_counted_in_one_place_and_keep_what_was_sent() {
         let (refusals, start) = (Refusals::default(), Instant::now());
-        refusals.note(kind(1), PEER, b"GET / HTTP/1.1", Some("first"), start);
-        refusals.note(kind(1), PEER, b"", Some("second"), start + Duration::from_secs(3));
-        refusals.note(kind(2), PEER, &[b'x'; 1000], None, start + Duration::from_secs(4));
+        let second = start + Duration::from_secs(3);
+        refusals.note(kind(1), PEER, b"GET / HTTP/1.1", start, || Some("first".into()));
+        refusals.note(kind(1), PEER, b"", second, || Some("second".into()));
+        refusals.note(kind(2), PEER, &[b'x'; 1000], start + Duration::from_secs(4), || None);
         let seen = refusals.seen(&named(), start + Duration::from_secs(5));
         assert_eq!(seen.len(), 2);
         assert_eq!((seen[0].source.to_string(), seen[0].bytes.len()), ("0.0.0.2".into(), REFUSED_BYTES_MAX));
@@ -190,10 +204,24 @@ mod tests {
     }
 
     #[test]
+    fn words_are_made_once_a_second() {
+        let (refusals, start) = (Refusals::default(), Instant::now());
+        let at = |millis| start + Duration::from_millis(millis);
+        for millis in [0, 1, 999] {
+            refusals.note(kind(1), PEER, b"", at(millis), || {
+                if millis == 0 { Some("first".into()) } else { unreachable!() }
+            });
+        }
+        refusals.note(kind(1), PEER, b"", at(1000), || Some("second".into()));
+        let seen = refusals.seen(&named(), at(1000));
+        assert_eq!((seen[0].count, &*seen[0].text), (4, "second"));
+    }
+
+    #[test]
     fn the_table_is_bounded_and_forgets_who_has_not_come_for_longest() {
         let (refusals, start) = (Refusals::default(), Instant::now());
         for source in 0..=REFUSALS_MAX as u32 {
-            refusals.note(kind(source), PEER, b"", None, start + Duration::from_millis(source.into()));
+            refusals.note(kind(source), PEER, b"", start + Duration::from_millis(source.into()), || None);
         }
         let seen = refusals.seen(&named(), start + Duration::from_secs(1));
         assert_eq!(seen.len(), REFUSALS_MAX);

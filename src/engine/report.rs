@@ -165,17 +165,17 @@ impl Report {
         let kind = Kind { listener: door.row, source, reason: ending.code(), diagnosis };
         let kind = self.kind_unasked(kind, record, now);
         let noted = self.note(kind, now);
-        let wording = describe(ending, record, diagnosis);
-        if let Some(wording) = &wording {
-            self.refusals.note(kind, record.peer, record.bytes, Some(&wording.text), now);
+        let wording = || describe(ending, record, diagnosis);
+        if ending.is_worth_a_line() {
+            self.refusals.note(kind, record.peer, record.bytes, now, || wording().map(|wording| wording.text));
         }
-        match wording {
-            Some(wording) if noted.is_first() => log(&door.info, &wording),
-            _ if was_mute && noted.nth == Some(LAZY_AFTER) => {
-                let text = lazy_header_advice(source, ending);
-                log(&door.info, &Wording { severity: Severity::Warning, text });
-            }
-            _ => {}
+        if noted.is_first()
+            && let Some(wording) = wording()
+        {
+            log(&door.info, &wording);
+        } else if was_mute && noted.nth == Some(LAZY_AFTER) {
+            let text = lazy_header_advice(source, ending);
+            log(&door.info, &Wording { severity: Severity::Warning, text });
         }
     }
 
@@ -273,16 +273,16 @@ impl Report {
     }
 
     fn note(&self, kind: Kind, now: Instant) -> Noted<Kind> {
-        let noted = self.lines.note(if self.is_told(kind, now) { kind } else { kind.other() }, now);
+        let noted = self
+            .lines
+            .note_known(&kind, now)
+            .unwrap_or_else(|| self.lines.note(if self.is_told(kind, now) { kind } else { kind.other() }, now));
         self.tell(&noted.ended);
         noted
     }
 
-    /// Whether such an event is one of those that are told apart.
+    /// Whether such an event, which had no line of late, is one of those that are told apart.
     fn is_told(&self, kind: Kind, now: Instant) -> bool {
-        if self.lines.seen(&kind, now) > 0 {
-            return true;
-        }
         let is_new = self.faults.note((kind.listener, kind.reason, kind.diagnosis), now).is_first();
         let of_source = self.kinds.note((kind.listener, kind.source), now).nth;
         is_new || of_source.is_some_and(|nth| nth <= KINDS_TOLD_MAX)

@@ -67,6 +67,15 @@ impl<K: Clone + Eq + Hash> Repeats<K> {
         Noted { nth: windows.note(key, now), ended: std::mem::take(&mut windows.ended) }
     }
 
+    /// An event of a key that its period has seen before; `None`, and nothing is counted: it has not.
+    pub fn note_known(&self, key: &K, now: Instant) -> Option<Noted<K>> {
+        let mut windows = self.lock();
+        windows.end_old(now, self.period);
+        let seen = windows.seen.get_mut(key)?;
+        *seen += 1;
+        Some(Noted { nth: Some(*seen), ended: std::mem::take(&mut windows.ended) })
+    }
+
     /// How many events of this key its period has seen up to `now`.
     pub fn seen(&self, key: &K, now: Instant) -> u64 {
         let mut windows = self.lock();

@@ -297,11 +297,11 @@ impl Receiver {
     /// # Errors
     /// Why it is to go.
     fn hear(&mut self) -> Result<bool, String> {
-        let mut message = [0; MESSAGE_MAX];
+        let mut message = [const { MaybeUninit::uninit() }; MESSAGE_MAX];
         match rustix::net::recv(&self.socket, &mut message[..], RecvFlags::DONTWAIT | RecvFlags::TRUNC) {
             Ok((_, 0)) => Err("it has closed".to_owned()),
             Ok((_, length)) if length > MESSAGE_MAX => Err(format!("a message of {length} bytes")),
-            Ok((_, length)) => self.obey(&message[..length]).map(|()| true),
+            Ok(((heard, _), _)) => self.obey(heard).map(|()| true),
             Err(Errno::AGAIN) => Ok(false),
             // Told before what it has said: it went without having read everything.
             Err(Errno::INTR | Errno::CONNRESET) => Ok(true),

@@ -110,7 +110,7 @@ pub struct Args {
     pub header: Headers,
 
     /// The right answer: whoami (checked against the header), answer (any, then the end), close (the end, no answer),
-    /// banner[:PREFIX] (a line; the client leaves), any [default: whoami; with --hold: any]
+    /// refused (the same by FIN or RST and at any time), banner[:PREFIX] (a line; the client leaves), any [default: whoami; with --hold: any]
     #[arg(short, long, value_name = "WHAT", help_heading = "Connections")]
     pub expect: Option<Expect>,
 

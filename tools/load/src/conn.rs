@@ -152,8 +152,11 @@ impl Conn {
 
     /// connect(2) is through, or not.
     pub fn handle_connected(&mut self, result: io::Result<usize>, now: Instant) -> Step {
-        if let Err(error) = result {
-            return failed(Phase::Connect, &error);
+        match result {
+            // The refusal was quicker than this end of the handshake.
+            Err(error) if self.is_refused_by(&error) => return over(Outcome::Ok),
+            Err(error) => return failed(Phase::Connect, &error),
+            Ok(_) => {}
         }
         self.connected_at = Some(now);
         if self.brief.script.delay > Duration::ZERO {
@@ -230,6 +233,10 @@ impl Conn {
     /// The run is over: the outcome of a connection that is still open.
     pub fn handle_run_over(&self) -> Outcome {
         if self.is_held() { Outcome::Ok } else { Outcome::Unfinished }
+    }
+
+    fn is_refused_by(&self, error: &io::Error) -> bool {
+        self.brief.deserves == Deserves::Refusal && error.kind() == io::ErrorKind::ConnectionReset
     }
 
     /// Whether it is being held open.
@@ -396,6 +403,13 @@ mod tests {
         assert_eq!(refused, Step::Over(Outcome::Ok, Leave::Close));
         let answered = end(&mut conn("silent"), &Expect::Whoami, b"hello");
         assert_eq!(answered, Step::Over(Outcome::Wrong(Wrong::AnsweredRefusal), Leave::Close));
+    }
+
+    #[test]
+    fn only_who_is_to_be_refused_may_be_reset_at_the_connect() {
+        let connect = |name| conn(name).handle_connected(Err(reset()), Instant::now());
+        assert_eq!(connect("silent"), Step::Over(Outcome::Ok, Leave::Close));
+        assert!(matches!(connect("normal"), Step::Over(Outcome::Failed(Failure { phase: Phase::Connect, .. }), _)));
     }
 
     #[test]

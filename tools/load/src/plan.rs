@@ -126,6 +126,14 @@ impl Plan {
         (0..self.threads).map(|thread| self.share(thread)).collect()
     }
 
+    /// What the receiver has to do with a connection that behaves like that.
+    pub fn deserves(&self, behaviour: Behaviour) -> Deserves {
+        match behaviour.deserves() {
+            Deserves::Answer if self.expect == Expect::Refused => Deserves::Refusal,
+            other => other,
+        }
+    }
+
     /// Whether connections stay open after their answer.
     pub fn holds(&self) -> bool {
         matches!(self.mode, Mode::Hold { .. })

@@ -243,10 +243,11 @@ impl<'a> Swarm<'a> {
             // Otherwise Nagle's algorithm joins the pieces again. Should it fail, they are joined: no harm.
             let _ = sockopt::set_tcp_nodelay(socket, true);
         }
-        let hold = self.plan.holds() && kind.deserves() == Deserves::Answer;
+        let deserves = self.plan.deserves(kind);
+        let hold = self.plan.holds() && deserves == Deserves::Answer;
         Brief {
             behaviour,
-            deserves: kind.deserves(),
+            deserves,
             script,
             sent,
             source,

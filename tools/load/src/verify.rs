@@ -18,6 +18,8 @@ pub enum Expect {
     Answer,
     /// The end without a byte.
     Close,
+    /// The end without a byte, by FIN or RST and at any time, the connect included.
+    Refused,
     /// A line with this beginning; then the client leaves.
     Banner(String),
     /// A byte or the end, whichever is first.
@@ -97,8 +99,11 @@ impl FromStr for Expect {
             ("whoami", "") => Ok(Expect::Whoami),
             ("answer", "") => Ok(Expect::Answer),
             ("close", "") => Ok(Expect::Close),
+            ("refused", "") => Ok(Expect::Refused),
             ("any", "") => Ok(Expect::Any),
-            _ => Err(format!("no expectation `{text}`; there are whoami, answer, close, banner[:PREFIX], any")),
+            _ => {
+                Err(format!("no expectation `{text}`; there are whoami, answer, close, refused, banner[:PREFIX], any"))
+            }
         }
     }
 }
@@ -140,6 +145,7 @@ impl Expect {
         match (facts.deserves, self) {
             (Deserves::Nothing, _) | (_, Expect::Any) => Ok(()),
             (Deserves::Refusal, _) => empty(received, Wrong::AnsweredRefusal),
+            (Deserves::Answer, Expect::Refused) => empty(received, Wrong::AnsweredRefusal),
             (Deserves::Answer, Expect::Close) => empty(received, Wrong::UnexpectedAnswer),
             (Deserves::Answer, _) if received.is_empty() => Err(Wrong::NoAnswer),
             (Deserves::Answer, Expect::Answer) => Ok(()),

@@ -10,6 +10,7 @@ mod machine;
 mod measure;
 mod pending;
 mod proc;
+mod receiver;
 mod relay;
 mod report;
 mod rounds;
@@ -91,6 +92,12 @@ enum Command {
     /// The tokio relay that `relay` measures; until it is ended
     #[command(hide = true)]
     ServeRelayTokio(relay::floor::Args),
+    /// The process that takes what a floor hands off, by its standard input; until that ends
+    #[command(hide = true)]
+    ServeTaker,
+    /// A daemon, and the process that takes what it hands off; until it is ended
+    #[command(hide = true)]
+    ServeReceiver(receiver::Args),
     /// The tokio server that `compare` measures; until it is ended
     ServeTokio(serve::Args),
 }
@@ -119,6 +126,8 @@ fn run(command: Command) -> Result<(), String> {
         Command::ServeEngine(args) => scale::serve(&args),
         Command::ServeFloor(args) => serve::floor(&args),
         Command::ServeRelayFloor(args) => relay::floor::serve(&args),
+        Command::ServeTaker => receiver::take(),
+        Command::ServeReceiver(args) => receiver::serve(&args),
         Command::ServeRelayTokio(args) => relay::tokio::serve(&args),
         Command::ServeTokio(args) => serve::tokio(&args),
     }

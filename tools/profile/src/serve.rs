@@ -11,6 +11,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use vestibule::ring::{Completion, Driver, Options, ReadMode, Ring, Sizes, Waker, bind_group};
 
+use crate::receiver;
 use crate::systems::FIXED_LINE;
 
 /// Connections that the floor reads from at once.
@@ -30,18 +31,26 @@ pub struct Args {
     /// Answer one line before the close
     #[arg(long)]
     answer: bool,
+    /// Close what was accepted unread
+    #[arg(long)]
+    refuse: bool,
+    /// Pass each descriptor to a second process, which closes it
+    #[arg(long, conflicts_with_all = ["answer", "refuse"])]
+    hand_off: bool,
     /// Set TCP_DEFER_ACCEPT to 1 second
     #[arg(long)]
     defer_accept: bool,
 }
 
-/// Accepts, reads once, closes; with `answer` a line goes out in the segment of the FIN. Looks at nothing that it reads.
+/// Accepts, reads once, closes; with `answer` a line goes out in the segment of the FIN, with `hand_off` a second process
+/// gets the descriptor, with `refuse` nothing is read. Looks at nothing that it reads.
 pub fn floor(args: &Args) -> Result<(), String> {
     let failed = |error: io::Error| format!("floor on {}: {error}", args.listen);
     let options = Options { defer_accept: args.defer_accept, share_port: false };
     let listeners = bind_group(args.listen, 1, options).map_err(failed)?;
     let mut ring =
         Ring::new(FLOOR_SIZES, listeners, Waker::new().map_err(failed)?).map_err(|error| error.to_string())?;
+    let taker = args.hand_off.then(receiver::second_process).transpose()?;
     let mut sockets: Vec<Option<OwnedFd>> = (0..FLOOR_SLOTS).map(|_| None).collect();
     let mut free: Vec<u32> = (0..FLOOR_SLOTS).collect();
     ring.accept(0);
@@ -51,18 +60,22 @@ pub fn floor(args: &Args) -> Result<(), String> {
             match completion {
                 Completion::Accepted { socket, armed, .. } => {
                     // Without a free slot the connection is closed unread.
-                    if let Some(slot) = free.pop() {
+                    if !args.refuse
+                        && let Some(slot) = free.pop()
+                    {
                         ring.read(slot, 0, &socket, 0, ReadMode::Take);
                         sockets[slot as usize] = Some(socket);
                     }
                     rearm(&mut ring, armed);
                 }
                 Completion::Read { slot, .. } => {
-                    if let Some(socket) = sockets[slot as usize].take()
-                        && args.answer
-                    {
+                    let socket = sockets[slot as usize].take();
+                    if let (Some(socket), true) = (&socket, args.answer) {
                         // Who has gone gets no answer.
-                        let _ = SockRef::from(&socket).send_with_flags(FIXED_LINE.as_bytes(), MSG_MORE | MSG_NOSIGNAL);
+                        let _ = SockRef::from(socket).send_with_flags(FIXED_LINE.as_bytes(), MSG_MORE | MSG_NOSIGNAL);
+                    }
+                    if let (Some(socket), Some(taker)) = (&socket, &taker) {
+                        receiver::pass(taker, socket).map_err(failed)?;
                     }
                     free.push(slot);
                 }

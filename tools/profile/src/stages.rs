@@ -139,7 +139,7 @@ fn one(bench: &Bench, args: &Args, pace: Pace) -> Result<Run, String> {
     let mut stages = of_engine(&snapshot);
     let seen = match args.job {
         Job::Whoami => (&outcome.report.latency.first_byte, &outcome.curves.first_byte),
-        Job::Discard => (&outcome.report.latency.end, &outcome.curves.end),
+        _ => (&outcome.report.latency.end, &outcome.curves.end),
     };
     stages.push(Stage {
         name: if args.job == Job::Whoami { "client: start to first byte" } else { "client: start to end" },
@@ -163,6 +163,7 @@ fn engine(args: &Args) -> Result<Engine, String> {
     let pool = match args.job {
         Job::Whoami => Pool::threads(POOL, 1, Whoami),
         Job::Discard => Pool::threads(POOL, 1, Discard),
+        other => return Err(format!("no stages to measure for job {other}; there are discard and whoami")),
     };
     let address = crate::server::free_address();
     let trusted = "127.0.0.0/8".parse().expect("a network");

@@ -22,6 +22,12 @@ pub enum Job {
     Discard,
     /// Read the header, answer one line, close.
     Whoami,
+    /// Refuse a peer outside the trusted networks, unread.
+    Refuse,
+    /// Read the header, pass the descriptor to another process, which closes it.
+    #[value(name = "handoff")]
+    #[serde(rename = "handoff")]
+    HandOff,
 }
 
 /// A program.
@@ -34,7 +40,7 @@ pub enum Program {
     #[value(name = "vestibule-epoll")]
     #[serde(rename = "vestibule-epoll")]
     VestibuleEpoll,
-    /// HAProxy: `accept-proxy`, `tcp-request content reject`.
+    /// HAProxy: `accept-proxy`, `tcp-request content reject`; `tcp-request connection reject` for who is refused.
     Haproxy,
     /// nginx's stream module: `listen ... proxy_protocol`, `return`.
     Nginx,
@@ -75,12 +81,12 @@ impl Tools {
     }
 }
 
-use Job::{Discard, Whoami};
+use Job::{Discard, HandOff, Refuse, Whoami};
 use Program::{Dovecot, Floor, Haproxy, Nginx, Tokio, Vestibule, VestibuleEpoll};
 
 /// Everything that can be compared: (job, program, TCP_DEFER_ACCEPT). nginx's stream module has that option from 1.25.5,
 /// Dovecot has none, and the tokio server does without, as those do that one finds.
-const ALL: [(Job, Program, bool); 18] = [
+const ALL: [(Job, Program, bool); 26] = [
     (Discard, Floor, true),
     (Discard, Vestibule, true),
     (Discard, VestibuleEpoll, true),
@@ -99,6 +105,14 @@ const ALL: [(Job, Program, bool); 18] = [
     (Whoami, Nginx, false),
     (Whoami, Tokio, false),
     (Whoami, Dovecot, false),
+    (Refuse, Floor, true),
+    (Refuse, Vestibule, true),
+    (Refuse, Haproxy, true),
+    (Refuse, Floor, false),
+    (Refuse, Vestibule, false),
+    (Refuse, Haproxy, false),
+    (HandOff, Floor, true),
+    (HandOff, Vestibule, true),
 ];
 
 /// What the floor answers: as long as a line of `whoami`.
@@ -115,7 +129,8 @@ impl System {
     /// The answer that `vestibule-load` is to expect of it.
     pub fn expected(self) -> &'static str {
         match (self.job, self.program) {
-            (Discard, _) => "close",
+            (Discard | HandOff, _) => "close",
+            (Refuse, _) => "refused",
             (Whoami, Vestibule | VestibuleEpoll) => "whoami",
             (Whoami, Dovecot) => "banner:* OK",
             (Whoami, _) => "answer",
@@ -163,6 +178,8 @@ impl fmt::Display for Job {
         f.write_str(match self {
             Discard => "discard",
             Whoami => "whoami",
+            Refuse => "refuse",
+            HandOff => "handoff",
         })
     }
 }
@@ -214,39 +231,55 @@ pub fn write(directory: &TempDir, name: &str, text: &str) -> Result<PathBuf, Str
     Ok(path)
 }
 
-/// The built-in configuration but for the driver, the worker, the port and, where asked, TCP_DEFER_ACCEPT.
-pub fn vestibule_configuration(driver: &str, job: Job, defer: bool, address: SocketAddr) -> String {
+/// The built-in configuration but for the driver, the worker, the trusted networks, the port and, where asked,
+/// TCP_DEFER_ACCEPT. `hand_off` is where the other process connects, if that is the job.
+pub fn vestibule_configuration(driver: &str, system: System, address: SocketAddr, hand_off: &Path) -> String {
+    let worker = match system.job {
+        Discard | Refuse => "discard".to_owned(),
+        Whoami => "whoami".to_owned(),
+        HandOff => format!("handoff\n  handoff_socket = {}", hand_off.display()),
+    };
+    let trusted = if system.job == Refuse { "192.0.2.0/24" } else { "127.0.0.0/8" };
     format!(
-        "driver = {driver}\nhaproxy_trusted_networks = 127.0.0.0/8\n\
-         service bench {{\n  worker = {job}\n  inet_listener proxy {{\n    address = {ip}\n    port = {port}\n    \
+        "driver = {driver}\nhaproxy_trusted_networks = {trusted}\n\
+         service bench {{\n  worker = {worker}\n  inet_listener proxy {{\n    address = {ip}\n    port = {port}\n    \
          haproxy = yes\n    defer_accept = {defer}\n  }}\n}}\n",
         ip = address.ip(),
         port = address.port(),
-        defer = if defer { "yes" } else { "no" },
+        defer = if system.defer { "yes" } else { "no" },
     )
 }
 
 fn vestibule(tools: &Tools, system: System, address: SocketAddr) -> Result<Recipe, String> {
     let directory = temp_dir();
     let driver = if system.program == VestibuleEpoll { "epoll" } else { "io_uring" };
-    let text = vestibule_configuration(driver, system.job, system.defer, address);
-    let mut command = Command::new(&tools.vestibule);
-    command.arg("serve").arg("-c").arg(write(&directory, "vestibule.conf", &text)?);
+    let hand_off = directory.path().join("handoff.sock");
+    let configuration =
+        write(&directory, "vestibule.conf", &vestibule_configuration(driver, system, address, &hand_off))?;
+    let mut command = if system.job == HandOff {
+        let mut receiver = Command::new(&tools.profile);
+        receiver.arg("serve-receiver").arg(&hand_off).arg(&tools.vestibule);
+        receiver
+    } else {
+        Command::new(&tools.vestibule)
+    };
+    command.arg("serve").arg("-c").arg(configuration);
     Ok(Recipe { name: system.to_string(), command, address, directory: Some(directory) })
 }
 
 fn haproxy(system: System, address: SocketAddr) -> io::Result<vestibule_peers::Recipe> {
     let defer = if system.defer { " defer-accept" } else { "" };
+    let rule = if system.job == Refuse { "connection" } else { "content" };
     let text = format!(
         "global\n  nbthread 1\n  maxconn 8000\ndefaults\n  mode tcp\n  timeout client 10s\n  timeout connect 1s\n  \
-         timeout server 10s\nfrontend bench\n  bind {address} accept-proxy{defer}\n  tcp-request content reject\n"
+         timeout server 10s\nfrontend bench\n  bind {address} accept-proxy{defer}\n  tcp-request {rule} reject\n"
     );
     vestibule_peers::Recipe::haproxy(&text, vec![address])
 }
 
 fn nginx(system: System, address: SocketAddr) -> io::Result<vestibule_peers::Recipe> {
     let answer = match system.job {
-        Discard => "",
+        Discard | Refuse | HandOff => "",
         Whoami => {
             r#"{"version":"v2","client":"$proxy_protocol_addr:$proxy_protocol_port","destination":"$proxy_protocol_server_addr:$proxy_protocol_server_port","peer":"$remote_addr:$remote_port","local":"$server_addr:$server_port","tls":false,"tlvs":[],"residual":""}\n"#
         }
@@ -286,9 +319,12 @@ fn dovecot(address: SocketAddr) -> io::Result<vestibule_peers::Recipe> {
 fn own(tools: &Tools, subcommand: &str, system: System, address: SocketAddr) -> Command {
     let mut command = Command::new(&tools.profile);
     command.args([subcommand, &address.to_string()]);
-    if system.job == Whoami {
-        command.arg("--answer");
-    }
+    match system.job {
+        Discard => &mut command,
+        Whoami => command.arg("--answer"),
+        Refuse => command.arg("--refuse"),
+        HandOff => command.arg("--hand-off"),
+    };
     if system.defer {
         command.arg("--defer-accept");
     }

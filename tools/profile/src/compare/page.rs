@@ -11,9 +11,11 @@ use crate::report::{Cell, Page, number};
 use crate::stats::Spread;
 use crate::systems::{Job, Program};
 
-const JOBS: [(Job, &str); 2] = [
+const JOBS: [(Job, &str); 4] = [
     (Job::Discard, "Job discard: read the header, dispatch, close without an answer"),
     (Job::Whoami, "Job whoami: the same with one line of answer"),
+    (Job::Refuse, "Job refuse: a peer outside the trusted networks, closed unread"),
+    (Job::HandOff, "Job handoff: read the header, pass the descriptor to a second process, which closes it"),
 ];
 
 /// The bars.
@@ -223,7 +225,8 @@ fn method(page: &mut Page, results: &Results, bench: &Bench) {
     page.paragraph(&format!(
         "Servers on CPU {}, clients on CPU {}. The floor is a program on the same ring as Vestibule's: multishot accept, \
          getpeername, one read, close; it neither parses nor dispatches, and answers with MSG_MORE before the close. \
-         Vestibule hands every connection to a worker thread on the same core.",
+         For the job refuse it closes what it has accepted; for handoff it passes each descriptor through a socket of \
+         AF_UNIX to a second process, whose CPU time counts with its own.",
         bench.server_cpu, bench.client_cpu
     ));
     page.table(

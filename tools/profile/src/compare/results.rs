@@ -134,7 +134,7 @@ impl LatencyRound {
         let Round { cpu_us, others_core, lost, .. } = round;
         let Outcome { report, curves } = outcome;
         let (until, quantiles, curve) = match job {
-            Job::Discard => ("end", report.latency.end, curves.end),
+            Job::Discard | Job::Refuse | Job::HandOff => ("end", report.latency.end, curves.end),
             Job::Whoami => ("first byte", report.latency.first_byte, curves.first_byte),
         };
         let (p50, p99, p999) = (quantiles.p50, quantiles.p99, quantiles.p999);
