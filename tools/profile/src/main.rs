@@ -15,6 +15,7 @@ mod relay;
 mod report;
 mod rounds;
 mod scale;
+mod scrape;
 mod serve;
 mod server;
 mod stages;
@@ -71,6 +72,8 @@ enum Command {
     Relay(relay::Args),
     /// Whether a connection costs the same with many established ones, many trusted networks, many listeners
     Scale(scale::Args),
+    /// CPU time of a scrape of the metrics beside HAProxy's exporter
+    Scrape(scrape::Args),
     /// How long a connection takes inside Vestibule, from the engine's own histograms
     Stages(stages::Args),
     /// System calls and io_uring operations a connection, counted
@@ -121,6 +124,7 @@ fn run(command: Command) -> Result<(), String> {
         Command::RelayBackend(args) => relay::backend::serve(&args),
         Command::RelayClient(args) => relay::client::serve(&args),
         Command::Scale(args) => scale::run(&args),
+        Command::Scrape(args) => scrape::run(&args),
         Command::Stages(args) => stages::run(&args),
         Command::Syscalls(args) => syscalls::run(&args),
         Command::ServeEngine(args) => scale::serve(&args),

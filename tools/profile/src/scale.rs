@@ -4,9 +4,10 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use vestibule::admission::{BANS_MAX, Bans, ClientLimits};
 use vestibule::dispatch::{Accepted, Pool};
 use vestibule::engine::{Engine, Listener};
 use vestibule::net::Network;
@@ -39,7 +40,7 @@ Examples:
   vestibule-profile scale --rounds 10 --established 1,50000
 
 Job discard, with TCP_DEFER_ACCEPT. Varies one thing at a time: connections that workers already
-hold, trusted networks, listeners. The peer that connects is trusted by the last network of the
+hold, trusted networks, banned clients (each until a time), listeners. The peer that connects is trusted by the last network of the
 list.")]
 pub struct Args {
     /// Rounds: each measures every point once
@@ -58,6 +59,11 @@ pub struct Args {
     #[arg(long, value_delimiter = ',', value_name = "N,...", default_value = "1,256,65536",
           value_parser = clap::value_parser!(u32).range(1..=NETWORKS_MAX as i64))]
     networks: Vec<u32>,
+
+    /// Banned clients, each for an hour; none of them connects
+    #[arg(long, value_delimiter = ',', value_name = "N,...", default_value = "0,10000",
+          value_parser = clap::value_parser!(u32).range(0..=BANS_MAX as i64))]
+    bans: Vec<u32>,
 
     /// Listeners; the load is on one of them
     #[arg(long, value_delimiter = ',', value_name = "N,...", default_value = "1,8,64",
@@ -80,6 +86,9 @@ pub struct ServeArgs {
     /// Trusted networks
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=NETWORKS_MAX as i64))]
     networks: u32,
+    /// Banned clients
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=BANS_MAX as i64))]
+    bans: u32,
     /// Listeners beside the one for connections to keep
     #[arg(long, value_name = "N", default_value_t = 1)]
     listeners: u32,
@@ -92,6 +101,7 @@ struct Point {
     count: u32,
     established: u32,
     networks: u32,
+    bans: u32,
     listeners: u32,
 }
 
@@ -168,7 +178,7 @@ pub fn run(args: &Args) -> Result<(), String> {
 }
 
 fn points(args: &Args, room: u32) -> Vec<Point> {
-    let plain = Point { what: "", count: 0, established: 1, networks: 1, listeners: 1 };
+    let plain = Point { what: "", count: 0, established: 1, networks: 1, bans: 0, listeners: 1 };
     let established = args.established.iter().map(|&count| count.min(room)).map(|count| Point {
         what: "established connections",
         count,
@@ -178,7 +188,8 @@ fn points(args: &Args, room: u32) -> Vec<Point> {
     let networks =
         args.networks.iter().map(|&count| Point { what: "trusted networks", count, networks: count, ..plain });
     let listeners = args.listeners.iter().map(|&count| Point { what: "listeners", count, listeners: count, ..plain });
-    established.chain(networks).chain(listeners).collect()
+    let bans = args.bans.iter().map(|&count| Point { what: "banned clients", count, bans: count, ..plain });
+    established.chain(networks).chain(bans).chain(listeners).collect()
 }
 
 /// A fresh engine as the point wants it, under load.
@@ -187,6 +198,7 @@ fn measure_point(bench: &Bench, point: Point, time: Duration) -> Result<Round, S
     let mut command = Command::new(&bench.tools.profile);
     command.args(["serve-engine", &address.to_string(), "--hold", &hold.to_string()]);
     command.args(["--networks", &point.networks.to_string(), "--listeners", &point.listeners.to_string()]);
+    command.args(["--bans", &point.bans.to_string()]);
     let recipe = Recipe { name: "vestibule's engine".into(), command, address, directory: None };
     let server = Server::start(recipe, bench.server_cpu)?;
     let _held = keep(bench, &server, hold, point.established)?;
@@ -203,9 +215,9 @@ fn keep(bench: &Bench, server: &Server, hold: SocketAddr, count: u32) -> Result<
     let more = ["--hold", &count_text, "--rate", &rate, "-d", "300s"];
     let load = Load { target: hold, more: &more, ..bench.load(server, "any", Pace::Given) };
     let (client, _files) = load.start()?;
-    let end = std::time::Instant::now() + PATIENCE;
+    let end = Instant::now() + PATIENCE;
     while established(hold)? < u64::from(count) {
-        if std::time::Instant::now() > end {
+        if Instant::now() > end {
             let there = established(hold)?;
             return Err(format!("{there} of {count} connections are held; vestibule-load said:\n{}", client.output()));
         }
@@ -268,7 +280,9 @@ pub fn serve(args: &ServeArgs) -> Result<(), String> {
     let kept: Mutex<Vec<Accepted>> = Mutex::default();
     let keep = move |connection: Accepted| kept.lock().expect("no holder of the lock panics").push(connection);
     let listener = |address: SocketAddr, pool: &str| Listener::proxy(address).trust(networks(args.networks)).pool(pool);
-    let mut builder = Engine::builder().pool(Pool::threads("close", 1, Discard)).pool(Pool::threads("keep", 1, keep));
+    let limits = ClientLimits { bans: bans(args.bans), ..ClientLimits::default() };
+    let mut builder = Engine::builder().client_limits(limits);
+    builder = builder.pool(Pool::here("close", Discard)).pool(Pool::threads("keep", 1, keep));
     for _ in 1..args.listeners {
         builder = builder.listen(listener(SocketAddr::new(args.listen.ip(), 0), "close"));
     }
@@ -277,6 +291,18 @@ pub fn serve(args: &ServeArgs) -> Result<(), String> {
     loop {
         std::thread::park();
     }
+}
+
+/// So many clients, none of which is a peer of documentation or measurement.
+fn bans(count: u32) -> Bans {
+    const AN_HOUR: Duration = Duration::from_secs(3600);
+    let (bans, now) = (Bans::new(), Instant::now());
+    for index in 0..count {
+        let [_, b, c, d] = index.to_be_bytes();
+        let client = Network::new([10, b, c, d].into(), 32).expect("32 bits fit");
+        bans.set(client, Some(now + AN_HOUR), now).expect("the table has room for them");
+    }
+    bans
 }
 
 /// So many networks that cannot be merged into fewer; the last one is the loopback.
@@ -304,7 +330,7 @@ mod tests {
 
     #[test]
     fn a_point_is_set_beside_the_first_of_its_kind() {
-        let point = |what, count| Point { what, count, established: 1, networks: 1, listeners: 1 };
+        let point = |what, count| Point { what, count, established: 1, networks: 1, bans: 0, listeners: 1 };
         let one = |what, count, rounds: &[f64]| Measured {
             point: point(what, count),
             rounds: rounds.iter().map(|cpu| Round::test(*cpu)).collect(),

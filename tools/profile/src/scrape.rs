@@ -1,0 +1,322 @@
+//! `scrape`: what it costs a server to be asked for its metrics, beside HAProxy's exporter.
+
+use std::fmt::{self, Write as _};
+use std::io::{Read, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use serde::Serialize;
+use vestibule_peers::{find_program, temp_dir};
+
+use crate::bench::{self, Bench};
+use crate::machine::Machine;
+use crate::measure::used_by;
+use crate::report::{Cell, FORMAT, Page, number};
+use crate::rounds::{SEED, Subject, rounds};
+use crate::server::{Recipe, Server, free_address, is_interrupted};
+use crate::stats::{Spread, ratios};
+use crate::systems::{Tools, version, write};
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// An answer is at most so long.
+const ANSWER_MAX: u64 = 1 << 26;
+/// Scrapes before it is measured.
+const WARM_UP: u32 = 20;
+
+/// What `scrape` takes.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  vestibule-profile scrape
+  vestibule-profile scrape --listeners 8 --servers 4 --rounds 11
+
+Each scrape is a connection of its own that asks for /metrics and gets the whole answer,
+uncompressed. HAProxy has a frontend for each listener, and its servers in one backend.")]
+pub struct Args {
+    /// Rounds: each measures both
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    rounds: u16,
+
+    /// Scrapes a round
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    scrapes: u32,
+
+    /// Listeners
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=512))]
+    listeners: u32,
+
+    /// Servers of the backend
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=250))]
+    servers: u32,
+
+    #[command(flatten)]
+    bench: bench::Args,
+}
+
+/// Who is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Exporter {
+    Vestibule,
+    Haproxy,
+}
+
+/// One in one round.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Round {
+    /// CPU time of the server a scrape, microseconds.
+    cpu_us: f64,
+    /// Lines that are samples.
+    samples: usize,
+    /// Bytes of the body.
+    bytes: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct Measured {
+    exporter: Exporter,
+    rounds: Vec<Round>,
+    cpu_us: Option<Spread>,
+    /// Vestibule's CPU / this one's, round by round.
+    ratio: Option<Spread>,
+    failure: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Results {
+    tool: &'static str,
+    format: u32,
+    machine: Machine,
+    haproxy: String,
+    listeners: u32,
+    servers: u32,
+    order_seed: u64,
+    measured: Vec<Measured>,
+}
+
+impl fmt::Display for Measured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.exporter.name())
+    }
+}
+
+impl Subject for Measured {
+    fn failure(&mut self) -> &mut Option<String> {
+        &mut self.failure
+    }
+}
+
+impl Exporter {
+    fn name(self) -> &'static str {
+        match self {
+            Exporter::Vestibule => "Vestibule",
+            Exporter::Haproxy => "HAProxy's exporter",
+        }
+    }
+
+    /// A metric of each server: there must be as many samples of it as servers.
+    fn of_each_server(self) -> &'static str {
+        match self {
+            Exporter::Vestibule => "vestibule_server_up{",
+            Exporter::Haproxy => "haproxy_server_sessions_total{",
+        }
+    }
+
+    fn recipe(self, tools: &Tools, args: &Args) -> Result<Recipe, String> {
+        let (address, directory) = (free_address(), temp_dir());
+        let command = match self {
+            Exporter::Vestibule => {
+                let mut command = Command::new(&tools.vestibule);
+                let file = write(&directory, "vestibule.conf", &vestibule(address, args))?;
+                command.arg("serve").arg("-c").arg(file);
+                command
+            }
+            Exporter::Haproxy => {
+                let recipe = vestibule_peers::Recipe::haproxy(&haproxy(address, args), vec![address]);
+                return Recipe::of(self.name().to_owned(), recipe);
+            }
+        };
+        Ok(Recipe { name: self.name().to_owned(), command, address, directory: Some(directory) })
+    }
+}
+
+/// Measures and writes the report.
+pub fn run(args: &Args) -> Result<(), String> {
+    find_program("haproxy").ok_or("haproxy is not installed")?;
+    let bench = Bench::new(&args.bench)?;
+    let one = |exporter| Measured { exporter, rounds: Vec::new(), cpu_us: None, ratio: None, failure: None };
+    let mut measured = vec![one(Exporter::Vestibule), one(Exporter::Haproxy)];
+    let say = |line| bench.say(line);
+    rounds("round", usize::from(args.rounds), &mut measured, say, |one| {
+        let round = measure(&bench, one.exporter, args)?;
+        one.rounds.push(round);
+        Ok(format!("{:8.1} us CPU a scrape, {} samples, {} bytes", round.cpu_us, round.samples, round.bytes))
+    });
+    if measured.iter().any(|one| one.rounds.is_empty()) {
+        return Err("one of both could not be measured: see above".to_owned());
+    }
+    conclude(&mut measured);
+    let results = Results {
+        tool: "vestibule-profile scrape",
+        format: FORMAT,
+        machine: Machine::here(&bench.tools),
+        haproxy: version(&find_program("haproxy").unwrap_or_default(), "-v"),
+        listeners: args.listeners,
+        servers: args.servers,
+        order_seed: SEED,
+        measured,
+    };
+    print!("{}", text(&results));
+    let files = page(&results).write(&Bench::prefix(&args.bench, "scrape"), &results)?;
+    bench.say(format!("wrote {} and {}", files[0].display(), files[1].display()));
+    Ok(())
+}
+
+fn measure(bench: &Bench, exporter: Exporter, args: &Args) -> Result<Round, String> {
+    let server = Server::start(exporter.recipe(&bench.tools, args)?, bench.server_cpu)?;
+    for _ in 0..WARM_UP {
+        check(&scrape(server.address)?, exporter, args.servers)?;
+    }
+    let (used, body) = used_by(bench, server.pid(), || {
+        let mut last = String::new();
+        for _ in 0..args.scrapes {
+            if is_interrupted() {
+                return Err("interrupted".to_owned());
+            }
+            last = scrape(server.address)?;
+        }
+        Ok(last)
+    })?;
+    check(&body, exporter, args.servers)?;
+    let samples = body.lines().filter(|line| !line.starts_with('#') && line.contains(' ')).count();
+    let cpu_us = used.cpu().as_secs_f64() * 1e6 / f64::from(args.scrapes);
+    Ok(Round { cpu_us, samples, bytes: body.len() })
+}
+
+/// Head and body of the answer.
+fn scrape(address: SocketAddr) -> Result<String, String> {
+    let ask = || {
+        let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        write!(stream, "GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.take(ANSWER_MAX).read_to_string(&mut answer)?;
+        std::io::Result::Ok(answer)
+    };
+    ask().map_err(|error| format!("a scrape of {address}: {error}"))
+}
+
+fn check(answer: &str, exporter: Exporter, servers: u32) -> Result<(), String> {
+    if !answer.starts_with("HTTP/1.1 200 ") {
+        return Err(format!("it answers {:?}", answer.lines().next().unwrap_or_default()));
+    }
+    let found = answer.lines().filter(|line| line.starts_with(exporter.of_each_server())).count();
+    if found == servers as usize { Ok(()) } else { Err(format!("{found} of {servers} servers are in its answer")) }
+}
+
+fn vestibule(address: SocketAddr, args: &Args) -> String {
+    let mut text = format!(
+        "http_listen = {address}\nhaproxy_trusted_networks = 127.0.0.0/8\nservice imap-login {{\n  worker = relay\n  \
+         backend = imap\n"
+    );
+    for number in 0..args.listeners {
+        let place = free_address();
+        let _ = write!(
+            text,
+            "  inet_listener l{number} {{\n    address = {}\n    port = {}\n    haproxy = yes\n  }}\n",
+            place.ip(),
+            place.port()
+        );
+    }
+    text.push_str("}\nbackend imap {\n  check = none\n");
+    for number in 1..=args.servers {
+        let _ = write!(text, "  server s{number} {{\n    address = 192.0.2.{number}\n    port = 143\n  }}\n");
+    }
+    text.push_str("}\n");
+    text
+}
+
+fn haproxy(address: SocketAddr, args: &Args) -> String {
+    let mut text = format!(
+        "global\n  nbthread 1\n  maxconn 8000\ndefaults\n  mode tcp\n  timeout client 10s\n  timeout connect 1s\n  \
+         timeout server 10s\nfrontend metrics\n  mode http\n  bind {address}\n  http-request use-service \
+         prometheus-exporter if {{ path /metrics }}\n"
+    );
+    for number in 0..args.listeners {
+        let _ = write!(text, "frontend l{number}\n  bind {} accept-proxy\n  default_backend imap\n", free_address());
+    }
+    text.push_str("backend imap\n");
+    for number in 1..=args.servers {
+        let _ = writeln!(text, "  server s{number} 192.0.2.{number}:143");
+    }
+    text
+}
+
+fn conclude(measured: &mut [Measured]) {
+    let ours = measured[0].rounds.clone();
+    for one in measured {
+        one.cpu_us = Spread::over(&one.rounds, |round| round.cpu_us);
+        one.ratio = Spread::of(ratios(&ours, &one.rounds, |round| round.cpu_us));
+    }
+}
+
+fn text(results: &Results) -> String {
+    let mut text = format!(
+        "\n{} listeners, {} servers\n\n| exporter | CPU us/scrape (min-max) | Vestibule / this | samples | bytes |\n\
+         |---|---|---|---|---|\n",
+        results.listeners, results.servers
+    );
+    for one in &results.measured {
+        let (Some(cpu), Some(ratio), Some(last)) = (one.cpu_us, one.ratio, one.rounds.last()) else { continue };
+        let _ = writeln!(
+            text,
+            "| {one} | {:.0} ({:.0}–{:.0}) | {:.2} ({:.2}–{:.2}) | {} | {} |",
+            cpu.median, cpu.min, cpu.max, ratio.median, ratio.min, ratio.max, last.samples, last.bytes
+        );
+    }
+    text
+}
+
+fn page(results: &Results) -> Page {
+    let mut page = Page::new("What a scrape costs", &results.machine);
+    page.paragraph(&format!(
+        "CPU time of the server a scrape of /metrics, microseconds, with {} listeners and {} servers and no traffic: median, \
+         smallest and largest of the rounds, each of which starts both afresh on one core, in an order that is shuffled \
+         (seed {}). {}.",
+        results.listeners, results.servers, results.order_seed, results.haproxy
+    ));
+    page.table(
+        &["exporter", "CPU µs", "min–max", "Vestibule / this", "samples", "bytes"],
+        results.measured.iter().filter_map(|one| {
+            let (cpu, ratio, last) = (one.cpu_us?, one.ratio?, one.rounds.last()?);
+            Some(vec![
+                one.exporter.name().into(),
+                number(Some(cpu.median), 0),
+                Cell::Number(format!("{:.0}–{:.0}", cpu.min, cpu.max)),
+                Cell::Verdict(ratio.median <= 1.0, format!("{:.2}", ratio.median)),
+                Cell::Number(last.samples.to_string()),
+                Cell::Number(last.bytes.to_string()),
+            ])
+        }),
+    );
+    page.left_out(results.measured.iter().filter_map(|one| Some((one.to_string(), one.failure.as_deref()?))));
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_counts_only_with_all_servers_in_it() {
+        let sample = |number: u32| format!("vestibule_server_up{{server=\"s{number}\"}} 0\n");
+        let answer = format!("HTTP/1.1 200 OK\r\n\r\n{}{}", sample(1), sample(2));
+        assert_eq!(check(&answer, Exporter::Vestibule, 2), Ok(()));
+        assert!(check(&answer, Exporter::Vestibule, 3).is_err());
+        assert!(check(&answer, Exporter::Haproxy, 2).is_err());
+        assert!(check("HTTP/1.1 404 Not Found\r\n\r\n", Exporter::Vestibule, 0).is_err());
+    }
+}
