@@ -13,11 +13,10 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::io::{self, Write};
-use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use libc::{MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, MSG_PEEK};
+use libc::{MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL};
 use serde::ser::{Serialize, Serializer};
 use socket2::SockRef;
 
@@ -81,8 +80,7 @@ fn send_held_back(connection: &Accepted, line: &[u8]) -> io::Result<usize> {
 
 /// Whether a close would reset the connection, and with it destroy the line that waits to be sent.
 fn has_unread(connection: &Accepted) -> bool {
-    let peeked = SockRef::from(connection).recv_with_flags(&mut [MaybeUninit::uninit()], MSG_PEEK | MSG_DONTWAIT);
-    peeked.is_ok_and(|count| count > 0)
+    rustix::io::ioctl_fionread(connection).is_ok_and(|count| count > 0)
 }
 
 fn answer_patiently(connection: Accepted, rest: &[u8]) -> io::Result<()> {

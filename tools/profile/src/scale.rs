@@ -40,8 +40,8 @@ Examples:
   vestibule-profile scale --rounds 10 --established 1,50000
 
 Job discard, with TCP_DEFER_ACCEPT. Varies one thing at a time: connections that workers already
-hold, trusted networks, banned clients (each until a time), listeners. The peer that connects is trusted by the last network of the
-list.")]
+hold, trusted networks, banned clients (each until a time), listeners. The peer that connects is
+trusted by the last network of the list.")]
 pub struct Args {
     /// Rounds: each measures every point once
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]

@@ -66,8 +66,8 @@ impl Comparison {
 #[test]
 fn compare_writes_a_report_that_stands_alone() {
     let comparison = Comparison::of("vestibule,floor,tokio", &["--svg", "picture.svg"]);
-    // Two jobs, with and without TCP_DEFER_ACCEPT, which tokio has not.
-    for (program, settings) in [("vestibule", 4), ("floor", 4), ("tokio", 2)] {
+    // Three jobs with and without TCP_DEFER_ACCEPT, which tokio has not, nor a refusal; and handoff.
+    for (program, settings) in [("vestibule", 7), ("floor", 7), ("tokio", 2)] {
         comparison.assert_measured(program, settings);
         for summary in comparison.summaries(program) {
             assert!(summary["latency"]["p99"]["median"].as_f64().is_some_and(|micros| micros > 0.0), "{summary}");
