@@ -5,6 +5,7 @@
 mod bench;
 mod compare;
 mod flame;
+mod handshake;
 mod load;
 mod machine;
 mod measure;
@@ -22,6 +23,7 @@ mod stages;
 mod stats;
 mod syscalls;
 mod systems;
+mod versus;
 
 use std::process::ExitCode;
 
@@ -66,6 +68,8 @@ enum Command {
     Compare(compare::Args),
     /// Where a server's CPU time goes, kernel and user, as a flame graph
     Flame(flame::Args),
+    /// CPU time of a full TLS handshake beside HAProxy
+    Handshake(handshake::Args),
     /// Memory and CPU of connections that send no header, and how exactly their deadline is kept
     Pending(pending::Args),
     /// A relayed session beside HAProxy, nginx, a tokio relay and the floor: CPU, memory, latency
@@ -119,6 +123,7 @@ fn run(command: Command) -> Result<(), String> {
     match command {
         Command::Compare(args) => compare::run(&args),
         Command::Flame(args) => flame::run(&args),
+        Command::Handshake(args) => handshake::run(&args),
         Command::Pending(args) => pending::run(&args),
         Command::Relay(args) => relay::run(&args),
         Command::RelayBackend(args) => relay::backend::serve(&args),

@@ -13,16 +13,17 @@ use vestibule_peers::{find_program, temp_dir};
 use crate::bench::{self, Bench};
 use crate::machine::Machine;
 use crate::measure::used_by;
-use crate::report::{Cell, FORMAT, Page, number};
-use crate::rounds::{SEED, Subject, rounds};
+use crate::report::{FORMAT, Page};
 use crate::server::{Recipe, Server, free_address, is_interrupted};
-use crate::stats::{Spread, ratios};
 use crate::systems::{Tools, version, write};
+use crate::versus::{Round, Versus};
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// An answer is at most so long.
 const ANSWER_MAX: u64 = 1 << 26;
+/// Most of the other's CPU time that ours may be.
+const AT_MOST: f64 = 1.0;
 /// Scrapes before it is measured.
 const WARM_UP: u32 = 20;
 
@@ -64,27 +65,6 @@ enum Exporter {
     Haproxy,
 }
 
-/// One in one round.
-#[derive(Clone, Copy, Debug, Serialize)]
-struct Round {
-    /// CPU time of the server a scrape, microseconds.
-    cpu_us: f64,
-    /// Lines that are samples.
-    samples: usize,
-    /// Bytes of the body.
-    bytes: usize,
-}
-
-#[derive(Debug, Serialize)]
-struct Measured {
-    exporter: Exporter,
-    rounds: Vec<Round>,
-    cpu_us: Option<Spread>,
-    /// Vestibule's CPU / this one's, round by round.
-    ratio: Option<Spread>,
-    failure: Option<String>,
-}
-
 #[derive(Debug, Serialize)]
 struct Results {
     tool: &'static str,
@@ -93,30 +73,20 @@ struct Results {
     haproxy: String,
     listeners: u32,
     servers: u32,
-    order_seed: u64,
-    measured: Vec<Measured>,
+    #[serde(flatten)]
+    both: Versus<Exporter>,
 }
 
-impl fmt::Display for Measured {
+impl fmt::Display for Exporter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.exporter.name())
-    }
-}
-
-impl Subject for Measured {
-    fn failure(&mut self) -> &mut Option<String> {
-        &mut self.failure
+        f.write_str(match self {
+            Exporter::Vestibule => "Vestibule",
+            Exporter::Haproxy => "HAProxy's exporter",
+        })
     }
 }
 
 impl Exporter {
-    fn name(self) -> &'static str {
-        match self {
-            Exporter::Vestibule => "Vestibule",
-            Exporter::Haproxy => "HAProxy's exporter",
-        }
-    }
-
     /// A metric of each server: there must be as many samples of it as servers.
     fn of_each_server(self) -> &'static str {
         match self {
@@ -136,10 +106,10 @@ impl Exporter {
             }
             Exporter::Haproxy => {
                 let recipe = vestibule_peers::Recipe::haproxy(&haproxy(address, args), vec![address]);
-                return Recipe::of(self.name().to_owned(), recipe);
+                return Recipe::of(self.to_string(), recipe);
             }
         };
-        Ok(Recipe { name: self.name().to_owned(), command, address, directory: Some(directory) })
+        Ok(Recipe { name: self.to_string(), command, address, directory: Some(directory) })
     }
 }
 
@@ -147,18 +117,13 @@ impl Exporter {
 pub fn run(args: &Args) -> Result<(), String> {
     find_program("haproxy").ok_or("haproxy is not installed")?;
     let bench = Bench::new(&args.bench)?;
-    let one = |exporter| Measured { exporter, rounds: Vec::new(), cpu_us: None, ratio: None, failure: None };
-    let mut measured = vec![one(Exporter::Vestibule), one(Exporter::Haproxy)];
-    let say = |line| bench.say(line);
-    rounds("round", usize::from(args.rounds), &mut measured, say, |one| {
-        let round = measure(&bench, one.exporter, args)?;
-        one.rounds.push(round);
-        Ok(format!("{:8.1} us CPU a scrape, {} samples, {} bytes", round.cpu_us, round.samples, round.bytes))
-    });
-    if measured.iter().any(|one| one.rounds.is_empty()) {
-        return Err("one of both could not be measured: see above".to_owned());
-    }
-    conclude(&mut measured);
+    let both = Versus::measure(
+        &bench,
+        ("scrape", AT_MOST),
+        args.rounds,
+        [Exporter::Vestibule, Exporter::Haproxy],
+        |exporter| measure(&bench, exporter, args),
+    )?;
     let results = Results {
         tool: "vestibule-profile scrape",
         format: FORMAT,
@@ -166,10 +131,9 @@ pub fn run(args: &Args) -> Result<(), String> {
         haproxy: version(&find_program("haproxy").unwrap_or_default(), "-v"),
         listeners: args.listeners,
         servers: args.servers,
-        order_seed: SEED,
-        measured,
+        both,
     };
-    print!("{}", text(&results));
+    print!("\n{} listeners, {} servers\n{}", args.listeners, args.servers, results.both.text());
     let files = page(&results).write(&Bench::prefix(&args.bench, "scrape"), &results)?;
     bench.say(format!("wrote {} and {}", files[0].display(), files[1].display()));
     Ok(())
@@ -193,7 +157,7 @@ fn measure(bench: &Bench, exporter: Exporter, args: &Args) -> Result<Round, Stri
     check(&body, exporter, args.servers)?;
     let samples = body.lines().filter(|line| !line.starts_with('#') && line.contains(' ')).count();
     let cpu_us = used.cpu().as_secs_f64() * 1e6 / f64::from(args.scrapes);
-    Ok(Round { cpu_us, samples, bytes: body.len() })
+    Ok(Round { cpu_us, detail: format!("{samples} samples, {} bytes", body.len()) })
 }
 
 /// Head and body of the answer.
@@ -255,54 +219,15 @@ fn haproxy(address: SocketAddr, args: &Args) -> String {
     text
 }
 
-fn conclude(measured: &mut [Measured]) {
-    let ours = measured[0].rounds.clone();
-    for one in measured {
-        one.cpu_us = Spread::over(&one.rounds, |round| round.cpu_us);
-        one.ratio = Spread::of(ratios(&ours, &one.rounds, |round| round.cpu_us));
-    }
-}
-
-fn text(results: &Results) -> String {
-    let mut text = format!(
-        "\n{} listeners, {} servers\n\n| exporter | CPU us/scrape (min-max) | Vestibule / this | samples | bytes |\n\
-         |---|---|---|---|---|\n",
-        results.listeners, results.servers
-    );
-    for one in &results.measured {
-        let (Some(cpu), Some(ratio), Some(last)) = (one.cpu_us, one.ratio, one.rounds.last()) else { continue };
-        let _ = writeln!(
-            text,
-            "| {one} | {:.0} ({:.0}–{:.0}) | {:.2} ({:.2}–{:.2}) | {} | {} |",
-            cpu.median, cpu.min, cpu.max, ratio.median, ratio.min, ratio.max, last.samples, last.bytes
-        );
-    }
-    text
-}
-
 fn page(results: &Results) -> Page {
     let mut page = Page::new("What a scrape costs", &results.machine);
     page.paragraph(&format!(
         "CPU time of the server a scrape of /metrics, microseconds, with {} listeners and {} servers and no traffic: median, \
          smallest and largest of the rounds, each of which starts both afresh on one core, in an order that is shuffled \
          (seed {}). {}.",
-        results.listeners, results.servers, results.order_seed, results.haproxy
+        results.listeners, results.servers, results.both.order_seed, results.haproxy
     ));
-    page.table(
-        &["exporter", "CPU µs", "min–max", "Vestibule / this", "samples", "bytes"],
-        results.measured.iter().filter_map(|one| {
-            let (cpu, ratio, last) = (one.cpu_us?, one.ratio?, one.rounds.last()?);
-            Some(vec![
-                one.exporter.name().into(),
-                number(Some(cpu.median), 0),
-                Cell::Number(format!("{:.0}–{:.0}", cpu.min, cpu.max)),
-                Cell::Verdict(ratio.median <= 1.0, format!("{:.2}", ratio.median)),
-                Cell::Number(last.samples.to_string()),
-                Cell::Number(last.bytes.to_string()),
-            ])
-        }),
-    );
-    page.left_out(results.measured.iter().filter_map(|one| Some((one.to_string(), one.failure.as_deref()?))));
+    results.both.table(&mut page);
     page
 }
 

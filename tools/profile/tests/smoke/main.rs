@@ -3,6 +3,6 @@
 mod compare;
 mod programs;
 mod relay;
-mod scrape;
 #[path = "../../../../tests/support/skip.rs"]
 mod skip;
+mod versus;
