@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -29,15 +30,16 @@ fn whoever_connects_while_the_daemon_is_killed_is_served_by_the_next_one() {
     let file = directory.path().join("vestibule.conf");
     std::fs::write(&file, haproxy_configuration(port, "rings = 2", "")).expect("a file in a temporary directory");
     let mut manager = Manager::start(directory.path(), &file);
+    let mut outages = Vec::new();
     assert!(wait_until(PATIENCE, || is_listening(loopback(port))), "it listens");
-    let (tally, over) = (Tally::default(), AtomicBool::new(false));
+    let (tally, over, begun) = (Tally::default(), AtomicBool::new(false), Instant::now());
     thread::scope(|scope| {
         for _ in 0..CLIENTS {
             scope.spawn(|| connect_on(port, &tally, &over));
         }
         for _ in 0..kills {
             thread::sleep(BETWEEN_KILLS);
-            manager.kill();
+            outages.push(manager.kill());
             // The next kill is to hit one that serves.
             let served = tally.served.load(Ordering::Relaxed);
             assert!(wait_until(PATIENCE, || tally.served.load(Ordering::Relaxed) > served + CLIENTS), "{tally:?}");
@@ -45,10 +47,17 @@ fn whoever_connects_while_the_daemon_is_killed_is_served_by_the_next_one() {
         over.store(true, Ordering::Relaxed);
     });
     let of = |count: &AtomicUsize| count.load(Ordering::Relaxed);
-    println!("{kills} kills: {tally:?}");
+    let losses = tally.losses.lock().expect("nobody panics").clone();
+    let all = of(&tally.served) + losses.len();
+    let rate = all as f64 / begun.elapsed().as_secs_f64();
+    println!("{kills} kills, {all} connections at {rate:.0} a second, {} lost: {tally:?}", losses.len());
     assert_eq!((of(&tally.refused), of(&tally.unanswered)), (0, 0), "{tally:?}");
-    // Accepted by one that was killed then: at most what was under way.
-    assert!(of(&tally.lost) <= kills * CLIENTS, "{tally:?}");
+    // Accepted by one that was killed then: under way when it was, and begun before the next one.
+    for (begun, ended) in &losses {
+        let cut = |(killed, restarted): &(Instant, Instant)| ended >= killed && begun <= restarted;
+        assert!(outages.iter().any(cut), "a connection was lost while nobody was killed");
+    }
+    assert!(losses.len() <= kills * CLIENTS, "at most what was under way: {}", losses.len());
 }
 
 /// What clients saw.
@@ -56,8 +65,8 @@ fn whoever_connects_while_the_daemon_is_killed_is_served_by_the_next_one() {
 struct Tally {
     served: AtomicUsize,
     refused: AtomicUsize,
-    /// Connected, and cut before the answer.
-    lost: AtomicUsize,
+    /// Connected, and cut before the answer: when each was begun and cut.
+    losses: Mutex<Vec<(Instant, Instant)>>,
     /// Connected, and nothing came.
     unanswered: AtomicUsize,
 }
@@ -69,21 +78,26 @@ fn connect_on(port: u16, tally: &Tally, over: &AtomicBool) {
         next += step;
         thread::sleep(next.saturating_duration_since(Instant::now()));
         next = next.max(Instant::now() - step);
+        let begun = Instant::now();
         let what = match TcpStream::connect_timeout(&loopback(port), PATIENCE) {
             Ok(stream) => ask(stream, tally),
-            Err(_) => &tally.refused,
+            Err(_) => Some(&tally.refused),
         };
-        what.fetch_add(1, Ordering::Relaxed);
+        match what {
+            Some(count) => _ = count.fetch_add(1, Ordering::Relaxed),
+            None => tally.losses.lock().expect("nobody panics").push((begun, Instant::now())),
+        }
     }
 }
 
-fn ask(mut stream: TcpStream, tally: &Tally) -> &AtomicUsize {
+/// How a conversation went; `None`: it was cut.
+fn ask(mut stream: TcpStream, tally: &Tally) -> Option<&AtomicUsize> {
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     let mut said = String::new();
     match stream.write_all(HEADER).and_then(|()| stream.read_to_string(&mut said)) {
-        Ok(_) if said.contains("198.51.100.7:5000") => &tally.served,
-        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => &tally.unanswered,
-        _ => &tally.lost,
+        Ok(_) if said.contains("198.51.100.7:5000") => Some(&tally.served),
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Some(&tally.unanswered),
+        _ => None,
     }
 }
 
@@ -91,6 +105,8 @@ fn ask(mut stream: TcpStream, tally: &Tally) -> &AtomicUsize {
 struct Manager {
     child: Child,
     starts: BufReader<ChildStdout>,
+    /// The daemon that was started last.
+    current: Pid,
 }
 
 impl Manager {
@@ -101,22 +117,30 @@ impl Manager {
         command.args(["serve", "-c"]).arg(file);
         let started = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
         let mut child = started.expect("python3 starts");
-        let starts = BufReader::new(child.stdout.take().expect("it is piped"));
-        Manager { child, starts }
+        let mut starts = BufReader::new(child.stdout.take().expect("it is piped"));
+        let current = next_start(&mut starts);
+        Manager { child, starts, current }
     }
 
-    /// Kills the daemon that was started last.
-    fn kill(&mut self) {
-        let mut line = String::new();
+    /// Kills the daemon that was started last: when, and when that was dead and another one begun.
+    fn kill(&mut self) -> (Instant, Instant) {
+        let killed = Instant::now();
+        kill_process(self.current, Signal::KILL).expect("it runs");
+        self.current = next_start(&mut self.starts);
+        (killed, Instant::now())
+    }
+}
+
+/// The process that is started next.
+fn next_start(starts: &mut impl BufRead) -> Pid {
+    let mut line = String::new();
+    loop {
+        line.clear();
+        assert!(starts.read_line(&mut line).expect("it tells of its starts") > 0, "the manager has ended");
         // The manager's own line of a start, or the daemon's.
-        let pid = loop {
-            line.clear();
-            assert!(self.starts.read_line(&mut line).expect("it tells of its starts") > 0, "the manager has ended");
-            if let Ok(pid) = line.trim().parse() {
-                break Pid::from_raw(pid).expect("no process has the number 0");
-            }
-        };
-        kill_process(pid, Signal::KILL).expect("it runs");
+        if let Ok(pid) = line.trim().parse() {
+            return Pid::from_raw(pid).expect("no process has the number 0");
+        }
     }
 }
 
