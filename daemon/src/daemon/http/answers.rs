@@ -251,6 +251,8 @@ fn pack(body: &str) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use vestibule::conn::Ending;
+
     use super::*;
 
     fn with(encoding: &'static str) -> HeaderMap {
@@ -288,6 +290,13 @@ mod tests {
         ] {
             assert_eq!(may_ask_for(&HeaderValue::from_static(host), &names), answered, "{host}");
         }
+    }
+
+    #[test]
+    fn the_page_has_words_for_every_reason() {
+        let missing: Vec<&str> =
+            Ending::codes().into_iter().filter(|code| !PAGE[2].contains(&format!("    '{code}': "))).collect();
+        assert!(missing.is_empty(), "{missing:?}");
     }
 
     #[test]

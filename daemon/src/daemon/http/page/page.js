@@ -2,7 +2,7 @@
 // Everything here is drawn by textContent and the like: what clients have sent never becomes markup.
 (() => {
   const POLL = 1000, PATIENCE = 5000, RATE_OVER = 5, KEEP = 600;
-  const HARMLESS = new Set(['closed-empty', 'drained']);
+  const HARMLESS = new Set(['closed-empty', 'drained', 'tls-checked']);
   const WORDS = {
     'untrusted': 'the peer is not in haproxy_trusted_networks',
     'absent': 'no PROXY header came first',
@@ -28,7 +28,50 @@
     'client-banned': 'the client is in client_banned_networks',
     'client-connection-limit': 'the client has too many connections at a time',
     'client-rate-limit': 'the client connects too often',
+    'endpoint-refused': 'the client came through a private endpoint that is not allowed',
+    'endpoint-missing': 'only some private endpoints are allowed, and the header names none',
+    'bad-version': 'the header has a version that does not exist',
+    'bad-command': 'the header says neither LOCAL nor PROXY',
+    'bad-family': 'the header names an address family that does not exist',
+    'bad-transport': 'the header names a transport that does not exist',
+    'header-too-long': 'the header is longer than header_limit',
+    'address-truncated': 'the header is too short for its addresses',
+    'tlv-truncated': 'a TLV of the header runs past its end',
+    'bad-tlv': 'a TLV of the header has an impossible length',
+    'duplicate-tlv': 'the header has a TLV twice that may be there once',
+    'bad-checksum': 'the checksum of the header is wrong: its bytes were changed on the way',
+    'line-too-long': 'the header of version 1 has no end of its line',
+    'bad-line-ending': 'the header of version 1 ends its line with CR or LF alone',
+    'bad-spacing': 'the header of version 1 has too few or too many fields, or not one space between them',
+    'bad-address': 'the header of version 1 names no IP address',
+    'bad-port': 'the header of version 1 names no port',
+    'family-mismatch': 'the header of version 1 names an address of another family than it says',
+    'tls-failed': 'the TLS handshake failed, or was not over in time',
+    'tls-checked': "the balancer's check of the TLS port, nothing to worry about",
   };
+  /** What can be done where the bytes tell no more. */
+  const REMEDIES = {
+    'untrusted': 'if it is a balancer of yours, add it to haproxy_trusted_networks; else close the port to it',
+    'absent': 'switch the PROXY protocol on at the balancer, or send these clients to a listener without haproxy = yes',
+    'silent': 'a balancer sends its header at once: look for one that does not, or a scanner',
+    'timeout': 'look for packet loss between the balancer and here',
+    'shed': 'raise pending_limit or LimitNOFILE=, or find the peer that opens so many',
+    'overload': 'more workers, or a longer queue',
+    'listener-pending-limit': 'raise pending_listener_limit, or find the peer that opens so many',
+    'peer-pending-limit': 'raise pending_peer_limit, or see what this peer does',
+    'version-refused': 'let the balancer send the other version, or allow this one by haproxy_versions',
+    'unknown-refused': 'haproxy_unknown = peer serves them',
+    'unspec-refused': 'haproxy_unspec = peer serves them',
+    'checksum-missing': 'switch checksums on at the balancer (HAProxy: proxy-v2-options crc32c)',
+    'second-header': 'switch the PROXY protocol off at one of the two balancers',
+    'client-banned': 'vestibule ctl bans shows those of operators',
+    'client-connection-limit': 'client_exempt_networks for those that may, or raise client_connection_limit',
+    'client-rate-limit': 'client_exempt_networks for those that may, or raise client_rate_limit',
+    'endpoint-refused': 'add it to client_allowed_endpoints if it may connect',
+    'header-too-long': 'raise header_limit, or let the balancer send fewer TLVs',
+    'tls-failed': 'the line in the log says what the client did not like: an old version, or the certificate',
+  };
+  const remedy = (one) => one.advice ?? REMEDIES[one.reason];
   const $ = (query, root = document) => root.querySelector(query);
   const SVG = 'http://www.w3.org/2000/svg';
 
@@ -260,7 +303,7 @@
     const tiles = [
       ['accepted', 'Connections', rate(growth('all accepted')), 'a second', rates('all accepted'), `${number(values.get('all accepted'))} so far`, values.get('all accepted')],
       ['served', 'Handed on', rate(growth('all served')), 'a second', rates('all served'), `${number(values.get('all served'))} so far`, values.get('all served')],
-      ['refused', 'Ended before', rate(growth('all refused')), 'a second', rates('all refused'), `${number(values.get('all refused'))} so far`, values.get('all refused')],
+      ['refused', 'Not handed on', rate(growth('all refused')), 'a second', rates('all refused'), `${number(values.get('all refused'))} so far`, values.get('all refused')],
       ['sessions', 'Sessions', number(values.get('all sessions')), `now${limit}`, line('all sessions'), waiting ? `${number(waiting)} wait for a server` : 'nobody waits for a server', values.get('all sessions')],
       ['pending', 'Headers awaited', number(sum(stats.rings.map((ring) => ring.pending))), 'now', null, 'from accept to a complete header', sum(stats.rings.map((ring) => ring.pending))],
     ];
@@ -327,7 +370,7 @@
     ['Awaited', 'w3', (one) => count(one.pending), 'connections whose header is awaited'],
     ['Accepted', 'w1', (one) => count(one.accepted)],
     ['Handed on', 'w1', (one) => count(one.served), 'to a backend or a worker'],
-    ['Ended before', 'wrap', (one) => count(one.refused, Object.keys(one.reasons).some((reason) => !HARMLESS.has(reason))), 'refused, or gone'],
+    ['Not handed on', 'wrap', (one) => count(one.refused, Object.keys(one.reasons).some((reason) => !HARMLESS.has(reason))), 'refused, or gone'],
     ['Mostly because', 'left w2', (one) => {
       const [reason, times] = Object.entries(one.reasons).sort((a, b) => b[1] - a[1])[0] ?? [];
       return reason ? `${reason} (${number(times)})` : el('span', { class: 'zero' }, '–');
@@ -378,6 +421,13 @@
       node.one = one;
     });
   }
+  /** What is known of the TLS that a client came by. */
+  function tls(of) {
+    if (!of) return null;
+    const certificate = of.certificate ? `a certificate${of['certificate-name'] ? ` of ${of['certificate-name']}` : ''}` : null;
+    return [of.version ?? 'yes', of.sni ? `for ${of.sni}` : null, certificate, { here: 'up to here', peer: 'up to the peer' }[of.ends]]
+      .filter((part) => part).join(', ');
+  }
   function makeRefusal(one) {
     const button = el('button', { type: 'button', 'aria-expanded': 'false' },
       el('span', { class: 'source mono' }, one.source),
@@ -395,8 +445,8 @@
   }
   function drawDetail(detail, one) {
     const lines = [
-      ['Why', WORDS[one.reason] ?? 'the header breaks a rule of the protocol'], ['What to do', one.advice],
-      ['Peer', one.peer], ['Began', `${span(one.first)} ago`], ['Sent', one.sent || 'nothing that was read'], ['In hex', one.hex], ['In the log', one.text],
+      ['Why', WORDS[one.reason] ?? 'the header breaks a rule of the protocol'], ['What to do', remedy(one)],
+      ['Peer', one.peer], ['TLS', tls(one.tls)], ['Began', `${span(one.first)} ago`], ['Sent', one.sent || 'nothing that was read'], ['In hex', one.hex], ['In the log', one.text],
     ].filter(([, value]) => value);
     keyed(detail, lines.flatMap(([name, value]) => [[`${name}.`, name, 'dt'], [name, value, 'dd']]), ([key]) => key,
       ([, , kind]) => el(kind, { class: kind === 'dd' ? 'mono' : null }), (node, [, value]) => put(node, value));
@@ -421,20 +471,23 @@
     const late = stats.refusals.filter((one) => one.last < 60 && !HARMLESS.has(one.reason));
     const groups = new Map();
     for (const one of late) {
-      const key = `${one.service}/${one.listener}: ${one.reason}`;
+      // What was recognised stands by itself: a balancer that is missing is not to be one of many scanners.
+      const key = `${one.service}/${one.listener}: ${one.reason}${one.diagnosis ? ` (${one.diagnosis})` : ''}`;
       groups.set(key, [...(groups.get(key) ?? []), one]);
     }
     const worst = [...groups].map(([key, all]) => [key, all, sum(all.map((one) => one.count))]).sort((a, b) => b[2] - a[2]);
     for (const [key, all, times] of worst.slice(0, 3)) {
       const sources = [...new Set(all.sort((a, b) => b.count - a.count).map((one) => one.source))];
+      const since = span(Math.max(...all.map((one) => one.first)));
       const more = sources.length > 3 ? ` and ${sources.length - 3} more` : '';
-      const advice = all.find((one) => one.advice)?.advice;
-      say('warn', `refused ${key}`, `Refused at ${key}, ${number(times)} times of late.`,
+      const advice = all.find((one) => one.advice)?.advice ?? REMEDIES[all[0].reason];
+      say('warn', `refused ${key}`, `Refused at ${key}, ${number(times)} ${times === 1 ? 'time' : 'times'} in ${since}.`,
         `${capital(WORDS[all[0].reason] ?? 'the header breaks a rule of the protocol')}. From ${sources.slice(0, 3).join(', ')}${more}.${advice ? ` ${capital(advice)}.` : ''}`);
     }
     if (worst.length > 3) {
       const others = worst.slice(3);
-      say('warn', 'refused others', `Refused for ${others.length} other reasons, ${number(sum(others.map((group) => group[2])))} times of late:`, others.slice(0, 5).map((group) => group[0].split(': ')[1]).join(', '));
+      const reasons = [...new Set(others.map(([, all]) => all[0].reason))];
+      say('warn', 'refused others', `Refused for other reasons, ${number(sum(others.map((group) => group[2])))} times:`, `${reasons.slice(0, 5).join(', ')}${reasons.length > 5 ? ` and ${reasons.length - 5} more` : ''}; see below`);
     }
     const counters = { ...stats.counters, 'log-lines-lost': stats['log-lines-lost'] };
     for (const [name, words] of [['cq-overflow', 'turns found a completion queue full'], ['ring-replaced', 'rings had failed and were replaced'],
