@@ -29,6 +29,7 @@ const SHOWN_FROM: f64 = 0.0005;
 Examples:
   vestibule-profile syscalls
   vestibule-profile syscalls --job discard --systems vestibule,haproxy -n 50000
+  vestibule-profile syscalls --systems vestibule -c 4096
 
 Counts by tracepoints through perf(1), system calls and io_uring operations; where perf is not
 there or not allowed, by strace(1), which sees system calls only. Counting slows a server down:
@@ -37,6 +38,10 @@ pub struct Args {
     /// Connections
     #[arg(short = 'n', long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(100..=10_000_000))]
     connections: u64,
+
+    /// Connections at any time
+    #[arg(short = 'c', long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    in_flight: u16,
 
     /// What servers have to do
     #[arg(long, value_enum, default_value_t = Job::Whoami)]
@@ -94,8 +99,8 @@ pub fn run(args: &Args) -> Result<(), String> {
             continue;
         }
         let one = match counter {
-            Counter::Perf => by_perf(&bench, system, args.connections)?,
-            Counter::Strace => by_strace(&bench, system, args.connections)?,
+            Counter::Perf => by_perf(&bench, system, args)?,
+            Counter::Strace => by_strace(&bench, system, args)?,
         };
         bench.say(format!("{system:<36} {:.2} system calls a connection", each(&one, total(&one.system_calls))));
         counted.push(one);
@@ -131,15 +136,16 @@ fn pids(root: u32) -> Vec<String> {
 }
 
 /// perf counts while the load generator, its own child, runs.
-fn by_perf(bench: &Bench, system: System, connections: u64) -> Result<Counted, String> {
+fn by_perf(bench: &Bench, system: System, args: &Args) -> Result<Counted, String> {
     let server = bench.warm(system)?;
     let files = temp_dir();
     let counts = files.path().join("counts");
     let under = ["perf", "stat", "-x,", "-e", "syscalls:sys_enter_*", "-e", "io_uring:*", "-p"].map(String::from);
     let under = under.into_iter().chain([pids(server.pid()).join(","), "-o".into(), counts.display().to_string()]);
     let under: Vec<String> = under.chain(["--".into()]).collect();
-    let load = bench.load(&server, system.expected(), Pace::Count(connections));
-    let outcome = Load { under: &under, ..load }.run()?;
+    let in_flight = args.in_flight.to_string();
+    let load = bench.load(&server, system.expected(), Pace::Count(args.connections));
+    let outcome = Load { under: &under, more: &["-c", &in_flight], ..load }.run()?;
     let said = fs::read_to_string(&counts).map_err(|error| format!("perf has counted nothing: {error}"))?;
     let mut counted = Counted {
         system,
@@ -159,7 +165,7 @@ fn by_perf(bench: &Bench, system: System, connections: u64) -> Result<Counted, S
     }
 }
 
-fn by_strace(bench: &Bench, system: System, connections: u64) -> Result<Counted, String> {
+fn by_strace(bench: &Bench, system: System, args: &Args) -> Result<Counted, String> {
     let server = bench.warm(system)?;
     let files = temp_dir();
     let counts = files.path().join("counts");
@@ -170,7 +176,9 @@ fn by_strace(bench: &Bench, system: System, connections: u64) -> Result<Counted,
     }
     let mut strace = Process::start(command, &[bench.client_cpu])?;
     pause(ATTACH)?;
-    let outcome = bench.load(&server, system.expected(), Pace::Count(connections)).run()?;
+    let in_flight = args.in_flight.to_string();
+    let load = bench.load(&server, system.expected(), Pace::Count(args.connections));
+    let outcome = Load { more: &["-c", &in_flight], ..load }.run()?;
     strace.interrupt(DETACH).map_err(|error| format!("strace {error}"))?;
     let table = read(&counts)?;
     let system_calls: BTreeMap<String, u64> = strace_counts(&table).collect();
