@@ -11,6 +11,7 @@ use serde_json::Value;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tempfile::TempDir;
 
+use crate::needs;
 use crate::support::backend::Backend;
 use crate::support::client::{Client, TRUSTED, loopback};
 use crate::support::cluster::backend;
@@ -153,6 +154,88 @@ fn sessions_are_shown_found_and_ended() {
     assert_eq!(scene.ctl(&["kick", "nobody"]).code, Some(1));
     let log = scene.daemon.stop();
     assert!(log.contains("imap/s0 ") && log.contains("killed                              2\n"), "{log}");
+}
+
+/// `openssl s_client` that waits for a greeting over TLS.
+fn openssl(port: u16) -> Process {
+    let mut command = std::process::Command::new("openssl");
+    command.args(["s_client", "-quiet", "-servername", "mail.test", "-connect"]).arg(loopback(port).to_string());
+    let client = Process::start(command);
+    client.wait_for_output("* OK s");
+    client
+}
+
+#[test]
+fn sessions_and_refusals_tell_of_tls() {
+    needs!("openssl");
+    let tls_port = free_port();
+    let listener = format!("inet_listener imaps_in {{\n address = 127.0.0.1\n port = {tls_port}\n ssl = yes\n }}\n  ");
+    let with_tls = |text: String| text.replace("inet_listener imap_in", &format!("{listener}inet_listener imap_in"));
+    let mut scene = Scene::with(with_tls);
+    let plain = scene.client("198.51.100.7:5000");
+    // The balancer has ended TLS, and its client has shown a certificate.
+    let mut conveyed = Wire::connect(TRUSTED, loopback(scene.port));
+    let ssl = [&b"\x03\x00\x00\x00\x00\x21\x00\x07TLSv1.2"[..], b"\x22\x00\x04jane"].concat();
+    let source: SocketAddr = "198.51.100.8:5000".parse().expect("an address");
+    let tlvs: [(u8, &[u8]); 2] = [(0x02, b"imap.test"), (0x20, &ssl)];
+    conveyed.send(&header::v2(source, "192.0.2.1:143".parse().expect("an address"), &tlvs));
+    conveyed.expect("* OK s");
+    let here = openssl(tls_port);
+    let tls_of = |arguments: &[&str]| {
+        let all = scene.json(&[&["who"], arguments].concat());
+        let sessions = all["sessions"].as_array().expect("a list").iter();
+        sessions.map(|one| one["tls"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(tls_of(&[]).len(), 3);
+    assert_eq!(tls_of(&["--tls", "no"]), [Value::Null]);
+    assert_eq!(tls_of(&["--tls", "yes"]).len(), 2);
+    let at_peer = serde_json::json!({
+        "ends": "peer", "version": "TLSv1.2", "sni": "imap.test", "certificate": true, "certificate-name": "jane"
+    });
+    assert_eq!(tls_of(&["--sni", "IMAP.test"]), [at_peer]);
+    let ended_here = serde_json::json!({
+        "ends": "here", "version": "TLSv1.3", "sni": "mail.test", "certificate": false, "certificate-name": null
+    });
+    assert_eq!(tls_of(&["--sni", "mail.test"]), [ended_here]);
+    let table = scene.said(&["who"]);
+    assert!(table.contains(" TLSv1.3 mail.test  ") && table.contains(" TLSv1.2 imap.test certificate  "), "{table}");
+    let id = scene.json(&["who", "--sni", "imap.test"])["sessions"][0]["session"].as_str().expect("text").to_owned();
+    let shown = scene.said(&["session", &id]);
+    assert!(shown.contains("tls          TLSv1.2 imap.test certificate of jane, up to the peer\n"), "{shown}");
+    // Who is refused: a client of TLS that is banned, and one that speaks none where it has to.
+    assert_eq!(scene.said(&["ban", "198.51.100.9"]), "198.51.100.9/32 is banned\n");
+    let banned: SocketAddr = "198.51.100.9:5000".parse().expect("an address");
+    let bytes = header::v2(banned, "192.0.2.1:143".parse().expect("an address"), &tlvs);
+    assert_eq!(Client::send_to(loopback(scene.port), &bytes).read_to_end().0, b"");
+    Client::send_to(loopback(tls_port), b"a NOOP\r\n").read_to_end();
+    let refused = || scene.json(&["refused"])["refusals"].clone();
+    let of = |reason: &str| {
+        let all = refused();
+        let found = all.as_array().into_iter().flatten().find(|one| one["reason"] == reason);
+        found.map(|one| (one["tls"].clone(), one["text"].as_str().unwrap_or_default().to_owned()))
+    };
+    assert!(wait_until(PATIENCE, || of("tls-failed").is_some()), "{}", refused());
+    let (tls, text) = of("tls-failed").expect("it was just there");
+    assert_eq!((&tls["ends"], &tls["version"], &tls["certificate"]), (&"here".into(), &Value::Null, &Value::Null));
+    assert!(text.starts_with("TLS handshaking failed (rip=127.0.0.1): no TLS: first=a\\x20NOOP"), "{text}");
+    assert!(scene.said(&["refused"]).contains(&text), "why it has failed stands below the table");
+    let (tls, _) = of("client-banned").expect("it is refused at once");
+    assert_eq!((&tls["ends"], &tls["sni"], &tls["certificate"]), (&"peer".into(), &"imap.test".into(), &true.into()));
+    // What moves to another process is known by TLS, though not by which.
+    let next = Daemon::taking_over(&scene.directory.path().join("takeover.sock"), &with_tls(scene.configuration()));
+    next.wait_for_output("is ready");
+    drop(here);
+    let mut first = std::mem::replace(&mut scene.daemon, next);
+    assert_eq!(first.wait(PATIENCE).code(), Some(0), "{}", first.output());
+    let moved = scene.json(&["who", "--tls", "yes"]);
+    let tls = &moved["sessions"][0]["tls"];
+    assert_eq!(
+        (&tls["ends"], &tls["certificate"], &tls["version"]),
+        (&"peer".into(), &true.into(), &Value::Null),
+        "{moved}"
+    );
+    assert_eq!(scene.json(&["who", "--tls", "no"])["sessions"].as_array().map(Vec::len), Some(1));
+    drop((plain, conveyed));
 }
 
 #[test]
@@ -369,6 +452,33 @@ fn what_happens_can_be_followed_also_over_a_takeover() {
 }
 
 #[test]
+fn the_log_can_be_followed_with_its_sessions() {
+    let scene = Scene::new();
+    let mut command = vestibule();
+    command.args(["ctl", "log", "--last", "1024", "--socket"]).arg(scene.socket());
+    let follower = Process::start(command);
+    follower.wait_for_output("-- process");
+    let client = scene.client("198.51.100.7:5000");
+    follower.wait_for_output(" imap-login: Info: relay(imap/s0): Session started (rip=198.51.100.7");
+    drop(client);
+    follower.wait_for_output(" end=client-closed/");
+    drop(Client::send_to(loopback(scene.port), b"GET / HTTP/1.1\r\n\r\n").read_to_end());
+    follower.wait_for_output(" imap-login: Error: haproxy: Client disconnected");
+    // Who follows events only is spared the sessions, and of the past they are not kept.
+    let events = scene.said(&["events", "--once", "--last", "1024"]);
+    assert!(events.contains("reason=absent") && !events.contains("relay("), "{events}");
+    drop(follower);
+    let kept = || scene.said(&["log", "--once", "--last", "1024"]).matches("relay(imap/").count();
+    assert!(kept() >= 2, "they have been kept meanwhile");
+    let no_more = || {
+        let before = kept();
+        drop(scene.client("198.51.100.8:5000"));
+        kept() == before
+    };
+    assert!(wait_until(PATIENCE, no_more), "nobody follows any more");
+}
+
+#[test]
 fn a_follower_that_does_not_read_holds_nobody_up_and_is_told_how_much_it_has_lost() {
     let scene = Scene::new();
     let mut slow = scene.connect();
@@ -398,52 +508,6 @@ fn a_follower_that_does_not_read_holds_nobody_up_and_is_told_how_much_it_has_los
     assert!(refused.code == Some(1) && refused.stderr.contains("8 others follow already"), "{refused:?}");
     drop(slow);
     assert!(wait_until(PATIENCE, || scene.ctl(&["events", "--once"]).code == Some(0)), "its place is free again");
-}
-
-/// `ctl top` in a terminal of 80x24 for a while, and how that terminal was before and after.
-fn top(scene: &Scene, end: impl FnOnce(&mut Process)) -> (String, String) {
-    let [before, after, pid] = ["before", "after", "pid"].map(|name| scene.directory.path().join(name));
-    let line = format!(
-        "stty rows 24 cols 80; stty -g > {}; {} ctl top --socket {} & echo $! > {}; wait $!; stty -g > {}",
-        before.display(),
-        vestibule().get_program().to_string_lossy(),
-        scene.socket().display(),
-        pid.display(),
-        after.display()
-    );
-    // In the background of a shell without job control it has the terminal's input all the same.
-    let line = line.replace(" & echo", " <&0 & echo");
-    let mut command = std::process::Command::new("script");
-    command.args(["-q", "-e", "-c", &line, "/dev/null"]);
-    command.env("TERM", "xterm").env("LC_ALL", "C.UTF-8").env_remove("NO_COLOR");
-    let mut terminal = Process::start(command);
-    terminal.wait_for_output("imap/s1");
-    end(&mut terminal);
-    terminal.wait(PATIENCE);
-    let read = |path| std::fs::read_to_string(path).expect("stty has written it");
-    assert_eq!(read(before), read(after), "the terminal is as it was");
-    (terminal.output(), read(pid))
-}
-
-#[test]
-fn it_is_looked_at_live_in_a_terminal_that_is_given_back() {
-    crate::needs!("script", "stty");
-    let scene = Scene::new();
-    let _client = scene.client("198.51.100.7:5000");
-    drop(Client::send_to(loopback(scene.port), b"GET / HTTP/1.1\r\n\r\n").read_to_end());
-    let pid = || {
-        let text = std::fs::read_to_string(scene.directory.path().join("pid")).expect("the shell has written it");
-        text.trim().parse::<u32>().expect("a number")
-    };
-    let (shown, _) = top(&scene, |terminal| {
-        terminal.wait_for_output("absent");
-        crate::support::process::kill_by_id(pid(), rustix::process::Signal::TERM);
-    });
-    for words in ["\x1b[?1049h", "Vestibule", "READY", "imap/s0", "http", "\x1b[?25h\x1b[?1049l"] {
-        assert!(shown.contains(words), "{words:?} is not in {shown:?}");
-    }
-    let none = scene.ctl(&["top"]);
-    assert!(none.code == Some(1) && none.stderr.contains("standard output is none"), "{none:?}");
 }
 
 #[test]
@@ -536,6 +600,67 @@ fn it_tells_who_is_trusted_and_ends_the_daemon() {
     assert_eq!(scene.json(&["trust", "10.0.0.1"])["listeners"][0]["by"], Value::Null);
     assert_eq!(scene.said(&["shutdown"]), "draining, and leaving then\n");
     assert_eq!(scene.daemon.wait(PATIENCE).code(), Some(0));
+}
+
+/// How many connections of a network `ctl trust` tells of, and whether it knows when the last one came.
+fn brought(scene: &Scene, network: &str) -> (u64, bool) {
+    let all = scene.json(&["trust"]);
+    let networks = all["listeners"][0]["networks"].as_array().expect("networks");
+    let found = networks.iter().find(|one| one["network"] == network).unwrap_or_else(|| panic!("{network} in {all}"));
+    (found["connections"].as_u64().expect("a number"), found["last"].is_u64())
+}
+
+#[test]
+fn it_tells_which_networks_were_used_and_who_came_from_outside_over_a_reload_and_a_takeover() {
+    const NETWORKS: &str = "haproxy_trusted_networks = 127.0.0.0/29";
+    let more = |text: String| text.replace(NETWORKS, &format!("{NETWORKS} 127.0.0.2 192.0.2.0/24 10.0.0.1"));
+    let mut scene = Scene::with(more);
+    let from = |host: u8| {
+        let client = Client::connect([127, 0, 0, host].into(), loopback(scene.port));
+        client.send(&header::local()).expect("it listens");
+        client
+    };
+    let clients: Vec<Client> = [1, 2, 2, 3].map(from).into();
+    assert!(wait_until(PATIENCE, || brought(&scene, "127.0.0.0/29").0 + brought(&scene, "127.0.0.2/32").0 == 4));
+    assert_eq!(brought(&scene, "127.0.0.2/32"), (2, true), "the longest network counts");
+    assert_eq!(brought(&scene, "192.0.2.0/24"), (0, false));
+    // From outside: a scanner, and a balancer that nobody has entered.
+    for (host, bytes) in [(9, &b""[..]), (10, b"PROXY TCP4 198.51.100.7 192.0.2.1 5000 143\r\n"), (10, b"")] {
+        let client = Client::connect([127, 0, 0, host].into(), loopback(scene.port));
+        let _ = client.send(bytes); // it may be gone already
+        assert_eq!(client.read_to_end().0, b"");
+    }
+    let outside = scene.json(&["trust"])["outside"].clone();
+    let counted = |host: u8| {
+        let network = format!("127.0.0.{host}/32");
+        let found = outside.as_array().into_iter().flatten().find(|one| one["network"] == network.as_str());
+        found.map(|one| (one["count"].clone(), one["listener"].clone(), one["first"].as_f64() >= one["last"].as_f64()))
+    };
+    assert_eq!(counted(9), Some((1.into(), "imap_in".into(), true)), "{outside}");
+    assert_eq!(counted(10), Some((2.into(), "imap_in".into(), true)), "{outside}");
+    let table = scene.said(&["trust"]);
+    assert!(
+        table.contains("127.0.0.2/32 ") && table.contains("  never  ") && table.contains("127.0.0.10/32 "),
+        "{table}"
+    );
+    let one = scene.said(&["trust", "127.0.0.2"]);
+    assert!(one.contains(" 127.0.0.2/32            2 "), "{one}");
+    // A reload that takes one network out and keeps the others.
+    let other = more(scene.configuration()).replace(" 10.0.0.1", "");
+    std::fs::write(scene.daemon.file(), &other).expect("it is ours");
+    assert_eq!(scene.said(&["reload"]), "reloaded\n");
+    let _again = from(2);
+    assert!(wait_until(PATIENCE, || brought(&scene, "127.0.0.2/32") == (3, true)), "{}", scene.said(&["trust"]));
+    assert!(scene.said(&["trust"]).contains("127.0.0.9/32 "), "who came from outside is remembered");
+    assert!(!scene.said(&["trust"]).contains("10.0.0.1/32"));
+    let next = Daemon::taking_over(&scene.directory.path().join("takeover.sock"), &other);
+    next.wait_for_output("is ready");
+    let mut first = std::mem::replace(&mut scene.daemon, next);
+    drop(clients);
+    assert_eq!(first.wait(PATIENCE).code(), Some(0), "{}", first.output());
+    scene.daemon.wait_for_output(" has left");
+    assert_eq!(brought(&scene, "127.0.0.2/32"), (3, true));
+    assert_eq!(brought(&scene, "127.0.0.0/29"), (2, true));
 }
 
 #[test]

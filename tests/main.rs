@@ -58,6 +58,7 @@ mod support;
 mod takeover;
 mod tls;
 mod tls_policy;
+mod top;
 mod two_dovecots;
 mod upgrade;
 mod version;

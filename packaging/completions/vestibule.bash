@@ -61,6 +61,9 @@ _vestibule() {
             vestibule__subcmd__ctl,kick)
                 cmd="vestibule__subcmd__ctl__subcmd__kick"
                 ;;
+            vestibule__subcmd__ctl,log)
+                cmd="vestibule__subcmd__ctl__subcmd__log"
+                ;;
             vestibule__subcmd__ctl,rebalance)
                 cmd="vestibule__subcmd__ctl__subcmd__rebalance"
                 ;;
@@ -117,6 +120,9 @@ _vestibule() {
                 ;;
             vestibule__subcmd__ctl__subcmd__help,kick)
                 cmd="vestibule__subcmd__ctl__subcmd__help__subcmd__kick"
+                ;;
+            vestibule__subcmd__ctl__subcmd__help,log)
+                cmd="vestibule__subcmd__ctl__subcmd__help__subcmd__log"
                 ;;
             vestibule__subcmd__ctl__subcmd__help,rebalance)
                 cmd="vestibule__subcmd__ctl__subcmd__help__subcmd__rebalance"
@@ -195,6 +201,9 @@ _vestibule() {
                 ;;
             vestibule__subcmd__help__subcmd__ctl,kick)
                 cmd="vestibule__subcmd__help__subcmd__ctl__subcmd__kick"
+                ;;
+            vestibule__subcmd__help__subcmd__ctl,log)
+                cmd="vestibule__subcmd__help__subcmd__ctl__subcmd__log"
                 ;;
             vestibule__subcmd__help__subcmd__ctl,rebalance)
                 cmd="vestibule__subcmd__help__subcmd__ctl__subcmd__rebalance"
@@ -301,7 +310,7 @@ _vestibule() {
             return 0
             ;;
         vestibule__subcmd__ctl)
-            opts="-h --help stats backends server who session events top refused kick trust ban unban bans reload drain resume rebalance shutdown help"
+            opts="-h --help stats backends server who session events log top refused kick trust ban unban bans reload drain resume rebalance shutdown help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -453,7 +462,7 @@ _vestibule() {
             return 0
             ;;
         vestibule__subcmd__ctl__subcmd__help)
-            opts="stats backends server who session events top refused kick trust ban unban bans reload drain resume rebalance shutdown help"
+            opts="stats backends server who session events log top refused kick trust ban unban bans reload drain resume rebalance shutdown help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -551,6 +560,20 @@ _vestibule() {
             return 0
             ;;
         vestibule__subcmd__ctl__subcmd__help__subcmd__kick)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        vestibule__subcmd__ctl__subcmd__help__subcmd__log)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -748,6 +771,36 @@ _vestibule() {
                     return 0
                     ;;
                 --server)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        vestibule__subcmd__ctl__subcmd__log)
+            opts="-c -h --last --once --config --socket --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --last)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -1065,7 +1118,7 @@ _vestibule() {
             return 0
             ;;
         vestibule__subcmd__ctl__subcmd__who)
-            opts="-c -h --client --backend --server --limit --config --socket --json --help"
+            opts="-c -h --client --backend --server --tls --sni --limit --config --socket --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1080,6 +1133,14 @@ _vestibule() {
                     return 0
                     ;;
                 --server)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --tls)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --sni)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -1215,7 +1276,7 @@ _vestibule() {
             return 0
             ;;
         vestibule__subcmd__help__subcmd__ctl)
-            opts="stats backends server who session events top refused kick trust ban unban bans reload drain resume rebalance shutdown"
+            opts="stats backends server who session events log top refused kick trust ban unban bans reload drain resume rebalance shutdown"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1299,6 +1360,20 @@ _vestibule() {
             return 0
             ;;
         vestibule__subcmd__help__subcmd__ctl__subcmd__kick)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        vestibule__subcmd__help__subcmd__ctl__subcmd__log)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

@@ -119,8 +119,9 @@ impl Refusal {
     }
 }
 
-/// Door 1: only trusted peers may send a header. An empty set trusts nobody.
-pub fn admit_peer(trusted: &NetworkSet, peer: IpAddr) -> Result<(), Refusal> {
+/// Door 1: only trusted peers may send a header. An empty set trusts nobody. Tells by which of the
+/// [networks](NetworkSet::networks) a peer is trusted.
+pub fn admit_peer(trusted: &NetworkSet, peer: IpAddr) -> Result<usize, Refusal> {
     // spec 2 SHOULD "proper access filtering"
-    if trusted.contains(peer) { Ok(()) } else { Err(Refusal::Untrusted) }
+    trusted.locate(peer).ok_or(Refusal::Untrusted)
 }

@@ -43,13 +43,14 @@ impl Terms {
     }
 
     /// Door 1: whether this peer may send a header at all, and whether one more may be awaited beside the listener's
-    /// `pending` ones. Counts it in `peers` if so.
-    pub fn admit_peer(&self, peer: IpAddr, pending: u32, peers: &mut PendingPeers) -> Result<(), Ending> {
-        admit_peer(&self.trusted, peer).map_err(Ending::Refused)?;
+    /// `pending` ones. Counts it in `peers` if so, and tells by which of the [networks](NetworkSet::networks) it is trusted.
+    pub fn admit_peer(&self, peer: IpAddr, pending: u32, peers: &mut PendingPeers) -> Result<usize, Ending> {
+        let by = admit_peer(&self.trusted, peer).map_err(Ending::Refused)?;
         if self.pending_limit != 0 && pending >= self.pending_limit {
             return Err(Ending::Refused(Refusal::ListenerPendingLimit));
         }
-        peers.enter(peer).map_err(Ending::Refused)
+        peers.enter(peer).map_err(Ending::Refused)?;
+        Ok(by)
     }
 }
 

@@ -11,7 +11,7 @@ use super::v1_words::v1_words;
 use crate::admission::Refusal;
 use crate::net::{canonical_socket, is_private};
 use crate::proxy::{
-    Decoded, Diagnosis, Escaped, Reason, Rules, Version, What, decode, diagnose, diagnose_header, kind,
+    Decoded, Diagnosis, Escaped, Header, Reason, Rules, Version, What, decode, diagnose, diagnose_header, kind,
     starts_like_header, walk,
 };
 
@@ -39,7 +39,15 @@ pub struct Record<'a> {
 /// A peer that leaves without a byte after this time has waited for something; a check of the port leaves at once.
 pub const SILENCE_MIN: Duration = Duration::from_millis(500);
 
-impl Record<'_> {
+impl<'a> Record<'a> {
+    /// The header, if it is complete.
+    pub fn header(&self) -> Option<Header<'a>> {
+        match decode(self.bytes, &self.rules) {
+            Decoded::Complete(header) => Some(header),
+            _ => None,
+        }
+    }
+
     /// Whose doing it is: the client that the header names where a limit on clients decided, else the peer.
     pub fn culprit(&self, ending: Ending) -> IpAddr {
         let client = match (ending, decode(self.bytes, &self.rules)) {

@@ -182,6 +182,9 @@ pub(crate) trait TlsHandshake: TlsRecords {
     /// Whether the session is established.
     fn is_complete(&self) -> bool;
 
+    /// The server name that the client has asked for (SNI), if it has said so by now.
+    fn server_name(&self) -> Option<&str>;
+
     /// Why it fails that was cut short.
     fn cut(&self, cut: Cut) -> TlsFailure;
 

@@ -352,16 +352,20 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         let peer = guest.peer.ip();
         // Of one that was brought a part of the header may have been read: it does not become a client of its own.
         let expects_header = guest.brought.is_some() || door.expects_header(peer);
-        let admitted = if expects_header { door.admit_peer(peer, &mut self.peers) } else { Ok(()) };
+        let admitted = if expects_header { door.admit_peer(peer, &mut self.peers) } else { Ok(None) };
         guest.pending = expects_header && admitted.is_ok();
+        // Who was brought is counted where it was accepted.
+        if let (Ok(Some(network)), None) = (admitted, &guest.brought) {
+            door.trusted_by(network, self.now);
+        }
         if guest.pending && door.shadow_turns_away(peer) {
             door.counts.passed(Passage::ShadowUntrusted);
             self.report.would_refuse(door, Refusal::Untrusted, peer, guest.peer, self.now);
         }
         match admitted {
-            Ok(()) if self.lobby.is_empty() => self.admit(guest),
+            Ok(_) if self.lobby.is_empty() => self.admit(guest),
             // Behind those that came before: deadlines are kept in order of arrival.
-            Ok(()) => self.lobby.push_back(guest),
+            Ok(_) => self.lobby.push_back(guest),
             Err(ending) => {
                 self.descriptors_freed = true;
                 self.turn_away(&guest, ending);
@@ -794,6 +798,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             door,
             ending,
             &Record { peer: guest.peer, local: door.local, bytes, rules, waited },
+            None,
             self.now,
         );
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::relay::Terms;
 use super::tally::{Passage, Row};
+use super::uses::Use;
 use crate::admission::PendingPeers;
 use crate::conn::{Ending, Terms as HeaderTerms};
 use crate::dispatch::{ListenerInfo, TlsTerms};
@@ -37,6 +38,8 @@ pub struct Door {
     pub row: u32,
     /// Its counters.
     pub counts: Arc<Row>,
+    /// By index of its trusted networks: how each is used.
+    uses: Box<[Arc<Use>]>,
     /// Every connection gets a line in the log.
     pub log_connections: bool,
     /// Headers that are awaited.
@@ -109,6 +112,7 @@ impl Door {
             tls: None,
             proxy,
             counts: Arc::default(),
+            uses: Box::default(),
             row: 0,
             log_connections: false,
             pending: 0,
@@ -159,6 +163,7 @@ impl Door {
     /// The same for another place in the report and in the counters than the first.
     pub fn in_row(mut self, row: u32, counts: Arc<Row>) -> Door {
         (self.row, self.counts) = (row, counts);
+        self.count_uses();
         self
     }
 
@@ -167,13 +172,28 @@ impl Door {
         self.proxy.as_ref().is_some_and(|proxy| proxy.terms.expects_header(peer))
     }
 
-    /// Door 1: lets a peer in or not; whose header is to be awaited counts as pending from now on.
-    pub fn admit_peer(&mut self, peer: IpAddr, peers: &mut PendingPeers) -> Result<(), Ending> {
-        let Some(proxy) = &self.proxy else { return Ok(()) };
-        proxy.terms.admit_peer(peer, self.pending, peers)?;
+    /// Door 1: lets a peer in or not; whose header is to be awaited counts as pending from now on. Tells by which of its
+    /// networks the peer is trusted.
+    pub fn admit_peer(&mut self, peer: IpAddr, peers: &mut PendingPeers) -> Result<Option<usize>, Ending> {
+        let Some(proxy) = &self.proxy else { return Ok(None) };
+        let by = proxy.terms.admit_peer(peer, self.pending, peers)?;
         self.pending += 1;
         self.counts.passed(Passage::Awaited);
-        Ok(())
+        Ok(Some(by))
+    }
+
+    /// A connection was let in by one of its networks.
+    pub fn trusted_by(&self, network: usize, now: Instant) {
+        // Networks beyond those that are told apart have no place.
+        if let Some(used) = self.uses.get(network) {
+            used.note(now);
+        }
+    }
+
+    /// Counts by the networks that are trusted now.
+    pub fn count_uses(&mut self) {
+        let networks = self.proxy.as_ref().map_or(&[][..], |proxy| proxy.terms.trusted.networks());
+        self.uses = self.counts.uses_of(networks);
     }
 
     /// Whether a stricter policy that is only tried would turn a peer away.

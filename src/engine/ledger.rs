@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use super::accounts::{self, BackendAccount, ServerAccount};
-use super::snapshot::{PoolAccount, RingAccount, Snapshot};
+use super::snapshot::{PoolAccount, RingAccount, Snapshot, Uses};
 use super::tally::Passage;
 use crate::backend::{ServerTotals, Totals, Traffic};
 use crate::relay::End;
@@ -58,6 +58,9 @@ impl Snapshot {
         }
         for ((service, listener, diagnosis), count) in &self.diagnosed {
             out.line("diagnosed", &[service, listener, diagnosis], [*count]);
+        }
+        for ((service, listener, network), Uses { connections, last }) in &self.trusted {
+            out.line("trusted", &[service, listener, network], [*connections, *last]);
         }
         for (number, ring) in self.rings.iter().enumerate() {
             let RingAccount { accepted, pending, turns, cq_overflows, stale, phantom, replaced } = *ring;
@@ -151,6 +154,11 @@ impl Snapshot {
                 if let Some(at) = Passage::NAMES.iter().position(|name| *name == what) {
                     self.listeners.entry((service, listener)).or_insert([0; Passage::COUNT])[at] += count;
                 }
+            }
+            "trusted" => {
+                let key = (parts.text()?, parts.text()?, parts.text()?);
+                let [connections, last] = parts.numbers()?;
+                self.trusted.entry(key).or_default().add(&Uses { connections, last });
             }
             "ring" => {
                 let number = usize::try_from(parts.number()?).ok().filter(|number| *number < RINGS_MAX)?;
@@ -412,6 +420,10 @@ mod tests {
         passages[Passage::Settled as usize] = 4;
         all.listeners.insert(("imap\tlogin".into(), "a\\b\n".into()), passages);
         all.diagnosed.insert(("imap-login".into(), "imap".into(), "http"), 1);
+        all.trusted.insert(
+            ("imap-login".into(), "imap".into(), "10.0.0.0/8".into()),
+            Uses { connections: 7, last: 1_800_000_000 },
+        );
         all.rings = vec![RingAccount { accepted: 7, pending: 2, turns: 99, ..RingAccount::default() }; 2];
         let mut waits = crate::stats::empty_histogram();
         [1, 17, 17, 123_456].into_iter().for_each(|micros| waits.saturating_record(micros));
@@ -478,7 +490,13 @@ mod tests {
         (mail.sessions, mail.sessions_max, mail.totals.sessions, mail.state) = (2, 2, 5, AdminState::Drain);
         server(&mut backend, "mail2".into());
         now.backends = vec![backend];
+        let network = ("imap-login".into(), "imap".into(), "10.0.0.0/8".into());
+        now.trusted.insert(network, Uses { connections: 2, last: 1_800_000_009 });
         now.inherit(&before);
+        let used =
+            now.network_use("imap-login", "imap", "10.0.0.0/8".parse().expect("a network")).expect("it was used");
+        let since = used.last.duration_since(std::time::UNIX_EPOCH).expect("later");
+        assert_eq!((used.connections, since.as_secs()), (9, 1_800_000_009));
         assert_eq!((now.count("accepted"), now.count("proxied")), (8, 5));
         let [backend] = now.backends() else { panic!("one backend: {now:?}") };
         let [mail1, mail2] = &backend.servers[..] else { panic!("two servers: {backend:?}") };

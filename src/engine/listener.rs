@@ -113,6 +113,7 @@ impl Listener {
             (Some(terms), Some(proxy)) if proxy.terms.trusted != terms.trusted => {
                 let trusted = terms.trusted.clone();
                 proxy.terms = Arc::new(Terms { trusted, ..Terms::clone(&proxy.terms) });
+                door.count_uses();
             }
             (None, None) if door.info.checks_from != self.exempt => {
                 let (service, name) = (door.info.service.clone(), door.info.name.clone());

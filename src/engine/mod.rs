@@ -28,6 +28,7 @@ mod kernel;
 mod ledger;
 mod listener;
 mod mend;
+mod outsiders;
 mod pools;
 mod prober;
 mod records;
@@ -44,6 +45,8 @@ mod takeover;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod tls_seen;
+mod uses;
 
 pub use accounts::{BackendAccount, ServerAccount};
 pub use amend::{AmendError, InForce, Which};
@@ -53,6 +56,7 @@ pub use awaited::AsyncEngine;
 pub use driver::{DriverChoice, DriverInUse};
 pub use ledger::NoSnapshot;
 pub use listener::{Listener, TIMEOUT_DEFAULT, TIMEOUT_MAX};
+pub use outsiders::{OUTSIDERS_MAX, OutsiderSeen};
 pub use prober::{Asked, NAMES_EVERY, Resolver, ServerFinding, address_among, check_once};
 pub use refusals::{REFUSALS_MAX, REFUSED_BYTES_MAX, RefusalSeen};
 pub use refused::Refused;
@@ -62,10 +66,12 @@ pub use relay::{
     SharedBackend,
 };
 pub use replace::{Kept, Replaced};
-pub use snapshot::{Ended, ListenerAccount, Meter, RingAccount, Snapshot};
+pub use snapshot::{Ended, ListenerAccount, Meter, NetworkUse, RingAccount, Snapshot};
 pub use start::{Bound, EngineBuilder, PENDING_LIMIT_DEFAULT, PENDING_LIMIT_MAX, RINGS_MAX, StartError, cpus};
 pub use takeover::{ClientCounts, Pending};
 pub use tally::Count;
+pub use tls_seen::{TlsEnd, TlsSeen};
+pub use uses::NETWORKS_TOLD_MAX;
 
 pub use crate::admission::{CLIENT_DEBTS_MAX, ClientDebt};
 pub use crate::ring::SetupError;

@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::report::{Kind, Named};
+use super::tls_seen::TlsSeen;
 use crate::proxy::Diagnosis;
 
 /// Kinds of refusals (listener, source, reason, diagnosis) that are remembered, those that came last.
@@ -38,12 +39,22 @@ pub struct RefusalSeen {
     pub bytes: Vec<u8>,
     /// What the log says of one of the last second before `last`, whether or not it had a line.
     pub text: String,
+    /// TLS of one that came by it, no later than that.
+    pub tls: Option<TlsSeen>,
     /// How many there were since this kind is remembered, at least 1.
     pub count: u64,
     /// How long ago the first one of them came.
     pub first: Duration,
     /// How long ago the last one came.
     pub last: Duration,
+}
+
+/// What is said of one.
+pub(super) struct Words {
+    /// As in the log.
+    pub text: String,
+    /// What is known of the TLS that it came by.
+    pub tls: Option<TlsSeen>,
 }
 
 /// The table, shared by all rings; only refusals come here.
@@ -66,21 +77,15 @@ struct Remembered {
     text: String,
     /// When `text` was put into words.
     worded: Option<Instant>,
+    tls: Option<TlsSeen>,
     count: u64,
     first: Instant,
     last: Instant,
 }
 
 impl Refusals {
-    /// A connection was refused; `text` gives the log's words for it.
-    pub fn note(
-        &self,
-        kind: Kind,
-        peer: SocketAddr,
-        bytes: &[u8],
-        now: Instant,
-        text: impl FnOnce() -> Option<String>,
-    ) {
+    /// A connection was refused; `told` gives the log's words for it, and what is known of its TLS.
+    pub fn note(&self, kind: Kind, peer: SocketAddr, bytes: &[u8], now: Instant, told: impl FnOnce() -> Option<Words>) {
         let mut inner = self.lock();
         inner.count(kind);
         let remembered = inner.place_of(kind, peer, now);
@@ -91,10 +96,13 @@ impl Refusals {
             remembered.bytes.extend_from_slice(&bytes[..bytes.len().min(REFUSED_BYTES_MAX)]);
         }
         if remembered.worded.is_none_or(|then| now.saturating_duration_since(then) >= TEXT_EVERY)
-            && let Some(text) = text()
+            && let Some(Words { text, tls }) = told()
         {
             remembered.text = text.chars().take(TEXT_MAX).collect();
             remembered.worded = Some(now);
+            if tls.is_some() {
+                remembered.tls = tls;
+            }
         }
     }
 
@@ -134,7 +142,8 @@ impl Inner {
     fn place_of(&mut self, kind: Kind, peer: SocketAddr, now: Instant) -> &mut Remembered {
         let at = self.kinds.iter().position(|known| known.kind == kind).unwrap_or_else(|| {
             let (bytes, text) = (Vec::new(), String::new());
-            let newcomer = Remembered { kind, peer, bytes, text, worded: None, count: 0, first: now, last: now };
+            let newcomer =
+                Remembered { kind, peer, bytes, text, worded: None, tls: None, count: 0, first: now, last: now };
             if self.kinds.len() < REFUSALS_MAX {
                 self.kinds.push(newcomer);
                 return self.kinds.len() - 1;
@@ -161,6 +170,7 @@ impl Remembered {
             advice: self.kind.diagnosis.map(Diagnosis::advice),
             bytes: self.bytes.clone(),
             text: self.text.clone(),
+            tls: self.tls.clone(),
             count: self.count,
             first: now.saturating_duration_since(self.first),
             last: now.saturating_duration_since(self.last),
@@ -181,6 +191,10 @@ mod tests {
         }
     }
 
+    fn words(text: &str) -> Option<Words> {
+        Some(Words { text: text.into(), tls: None })
+    }
+
     fn named() -> Vec<Named> {
         vec![Named { service: "imap-login".into(), name: "imap".into() }]
     }
@@ -191,8 +205,8 @@ mod tests {
     fn alike_refusals_are_counted_in_one_place_and_keep_what_was_sent() {
         let (refusals, start) = (Refusals::default(), Instant::now());
         let second = start + Duration::from_secs(3);
-        refusals.note(kind(1), PEER, b"GET / HTTP/1.1", start, || Some("first".into()));
-        refusals.note(kind(1), PEER, b"", second, || Some("second".into()));
+        refusals.note(kind(1), PEER, b"GET / HTTP/1.1", start, || words("first"));
+        refusals.note(kind(1), PEER, b"", second, || words("second"));
         refusals.note(kind(2), PEER, &[b'x'; 1000], start + Duration::from_secs(4), || None);
         let seen = refusals.seen(&named(), start + Duration::from_secs(5));
         assert_eq!(seen.len(), 2);
@@ -208,11 +222,9 @@ mod tests {
         let (refusals, start) = (Refusals::default(), Instant::now());
         let at = |millis| start + Duration::from_millis(millis);
         for millis in [0, 1, 999] {
-            refusals.note(kind(1), PEER, b"", at(millis), || {
-                if millis == 0 { Some("first".into()) } else { unreachable!() }
-            });
+            refusals.note(kind(1), PEER, b"", at(millis), || if millis == 0 { words("first") } else { unreachable!() });
         }
-        refusals.note(kind(1), PEER, b"", at(1000), || Some("second".into()));
+        refusals.note(kind(1), PEER, b"", at(1000), || words("second"));
         let seen = refusals.seen(&named(), at(1000));
         assert_eq!((seen[0].count, &*seen[0].text), (4, "second"));
     }

@@ -7,15 +7,17 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::door::Door;
-use super::handshake::Failures;
-use super::refusals::{RefusalSeen, Refusals};
+use super::handshake::{Failures, failure_words};
+use super::outsiders::{OutsiderSeen, Outsiders};
+use super::refusals::{RefusalSeen, Refusals, Words};
 use super::refused::Hook;
 use super::tally::Passage;
+use super::tls_seen::TlsSeen;
 use crate::admission::Refusal;
 use crate::conn::{
     Ending, Handed, Record, Severity, Wording, describe, describe_handed, describe_oddity, lazy_header_advice,
 };
-use crate::dispatch::ListenerInfo;
+use crate::dispatch::{ListenerInfo, TlsFailure, TlsInfo};
 use crate::net::canonical;
 use crate::proxy::Diagnosis;
 use crate::ring::Errno;
@@ -48,6 +50,7 @@ pub struct Report {
     listeners: Mutex<Vec<Named>>,
     lines: Repeats<Kind>,
     refusals: Refusals,
+    outsiders: Outsiders,
     /// Which faults had a line, whoever's they were. What these two pass over is told by `lines`.
     faults: Repeats<Fault>,
     /// How many kinds a source has had at a listener.
@@ -56,7 +59,7 @@ pub struct Report {
     /// Listeners whose socket a ring could not accept on any more.
     given_up: Mutex<Vec<Named>>,
     /// TLS handshakes that have failed.
-    pub(super) handshakes: Failures,
+    handshakes: Failures,
 }
 
 /// What went wrong at a listener: its row, the reason, the diagnosis.
@@ -112,6 +115,7 @@ impl Report {
             faults,
             kinds,
             refusals: Refusals::default(),
+            outsiders: Outsiders::default(),
             refused,
             given_up: Mutex::default(),
             handshakes: Failures::default(),
@@ -141,6 +145,11 @@ impl Report {
         self.refusals.seen(&self.listeners(), now)
     }
 
+    /// Who has come from outside of the trusted networks, the last first.
+    pub fn outsiders(&self, now: Instant) -> Vec<OutsiderSeen> {
+        self.outsiders.seen(&self.listeners(), now)
+    }
+
     /// How often there was each diagnosis, by listener.
     pub fn diagnosed(&self) -> Vec<(Named, Diagnosis, u64)> {
         let listeners = self.listeners();
@@ -153,8 +162,8 @@ impl Report {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A connection was closed in the vestibule.
-    pub fn ended(&self, door: &Door, ending: Ending, record: &Record<'_>, now: Instant) {
+    /// A connection was closed in the vestibule; `tls` is that which has ended here.
+    pub fn ended(&self, door: &Door, ending: Ending, record: &Record<'_>, tls: Option<&TlsInfo>, now: Instant) {
         self.refused.tell(&door.info, ending, record);
         let was_mute = record.was_mute(ending);
         if !ending.is_worth_a_line() && !was_mute {
@@ -162,12 +171,20 @@ impl Report {
         }
         let source = record.culprit(ending);
         let diagnosis = record.diagnosis(ending);
+        if ending == Ending::Refused(Refusal::Untrusted) {
+            self.outsiders.note(door.row, record.peer, (record.bytes, diagnosis), now);
+        }
         let kind = Kind { listener: door.row, source, reason: ending.code(), diagnosis };
         let kind = self.kind_unasked(kind, record, now);
         let noted = self.note(kind, now);
         let wording = || describe(ending, record, diagnosis);
         if ending.is_worth_a_line() {
-            self.refusals.note(kind, record.peer, record.bytes, now, || wording().map(|wording| wording.text));
+            let conveyed = || record.header().as_ref().and_then(TlsSeen::conveyed);
+            let told = || {
+                let tls = tls.map(TlsSeen::here).or_else(conveyed);
+                wording().map(|wording| Words { text: wording.text, tls })
+            };
+            self.refusals.note(kind, record.peer, record.bytes, now, told);
         }
         if noted.is_first()
             && let Some(wording) = wording()
@@ -176,6 +193,28 @@ impl Report {
         } else if was_mute && noted.nth == Some(LAZY_AFTER) {
             let text = lazy_header_advice(source, ending);
             log(&door.info, &Wording { severity: Severity::Warning, text });
+        }
+    }
+
+    /// A TLS handshake has failed, whose client, destination and peer are these. Nobody is told of those that say nothing.
+    pub fn handshake_failed(
+        &self,
+        door: &Door,
+        failure: &TlsFailure,
+        of: [SocketAddr; 3],
+        (bytes, server_name): (&[u8], Option<&str>),
+        now: Instant,
+    ) {
+        self.handshakes.note(&door.info, failure, of, now);
+        let [client, _, peer] = of;
+        if failure.code.is_some() {
+            let reason = Ending::TlsFailed.code();
+            let kind = Kind { listener: door.row, source: canonical(client.ip()), reason, diagnosis: None };
+            let told = || {
+                let tls = Some(TlsSeen::failed(server_name));
+                Some(Words { text: failure_words(client.ip(), failure), tls })
+            };
+            self.refusals.note(kind, peer, bytes, now, told);
         }
     }
 
@@ -364,7 +403,7 @@ mod tests {
         let (report, now) = (Report::default(), Instant::now());
         let absent = Ending::Absent { at: 1 };
         for (row, bytes) in [(0, &b"GET / "[..]), (0, b"GET / "), (0, b"EHLO x\r\n"), (1, b"GET / ")] {
-            report.ended(&door(row), absent, &record(bytes), now);
+            report.ended(&door(row), absent, &record(bytes), None, now);
         }
         for (row, diagnosis, seen) in [(0, Diagnosis::Http, 2), (0, Diagnosis::Smtp, 1), (1, Diagnosis::Http, 1)] {
             assert_eq!(report.lines.seen(&kind(row, "absent", Some(diagnosis)), now), seen, "{row} {diagnosis:?}");
@@ -399,16 +438,16 @@ mod tests {
     #[test]
     fn an_untrusted_peer_is_asked_until_it_brings_a_header_and_then_is_of_one_kind() {
         let (report, now) = (Report::default(), Instant::now());
-        report.ended(&door(0), UNTRUSTED, &record(b""), now);
+        report.ended(&door(0), UNTRUSTED, &record(b""), None, now);
         assert!(report.asks_for_bytes(0, PEER, UNTRUSTED, now), "it may have checked the port first");
-        report.ended(&door(0), UNTRUSTED, &record(b"PROXY TCP4 198.5"), now);
+        report.ended(&door(0), UNTRUSTED, &record(b"PROXY TCP4 198.5"), None, now);
         assert!(!report.asks_for_bytes(0, PEER, UNTRUSTED, now));
         assert!(report.asks_for_bytes(1, PEER, UNTRUSTED, now), "another listener has a line of its own");
-        report.ended(&door(0), UNTRUSTED, &record(b""), now);
+        report.ended(&door(0), UNTRUSTED, &record(b""), None, now);
         let without = kind(0, "untrusted", None);
         assert_eq!([without, without.with_header()].map(|kind| report.lines.seen(&kind, now)), [1, 2]);
         for _ in 0..ASKED_MAX {
-            report.ended(&door(1), UNTRUSTED, &record(b"EHLO x\r\n"), now);
+            report.ended(&door(1), UNTRUSTED, &record(b"EHLO x\r\n"), None, now);
         }
         assert!(!report.asks_for_bytes(1, PEER, UNTRUSTED, now), "a scanner is not asked for ever");
     }

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::AddAssign;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::accounts::{self, BackendAccount, ServerAccount};
 use super::driver::DriverInUse;
+use super::outsiders::OutsiderSeen;
 use super::refusals::RefusalSeen;
 use super::relay::SharedBackend;
 use super::report::{Named, Report};
@@ -15,6 +16,7 @@ use super::tally::{Count, Passage, Tally, end_name};
 use crate::admission::{ClientTable, Clients};
 use crate::conn::Ending;
 use crate::dispatch::PoolRecord;
+use crate::net::Network;
 use crate::relay::End;
 use crate::stats::Histogram;
 
@@ -56,6 +58,7 @@ impl Meter {
         let backends = self.backends.iter().map(|backend| BackendAccount::of(backend, now)).collect();
         let rings = self.rings.iter().map(|ring| RingAccount::of(ring)).collect();
         let (endings, listeners, diagnosed) = (self.endings(), self.listeners(), self.diagnosed());
+        let trusted = self.trusted(now);
         let clients = self.clients.table().map_or((0, 0), |table| (table.known(now), table.room()));
         Snapshot {
             driver: Some(self.driver.clone()),
@@ -63,6 +66,7 @@ impl Meter {
             endings,
             listeners,
             diagnosed,
+            trusted,
             rings,
             pools,
             clients,
@@ -75,6 +79,24 @@ impl Meter {
     /// Who was refused of late, and what they had sent, the last first.
     pub fn refusals(&self) -> Vec<RefusalSeen> {
         self.report.refusals(Instant::now())
+    }
+
+    /// Who has come from outside of the trusted networks of late, the last first.
+    pub fn outsiders(&self) -> Vec<OutsiderSeen> {
+        self.report.outsiders(Instant::now())
+    }
+
+    fn trusted(&self, now: Instant) -> Trusted {
+        let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mut all = Trusted::new();
+        for (row, Named { service, name }) in self.report.listeners().into_iter().enumerate() {
+            for (network, connections, last) in self.rings.iter().flat_map(|ring| ring.uses(row)) {
+                let last = clock.saturating_sub(now.saturating_duration_since(last)).as_secs();
+                let used = all.entry((service.clone(), name.clone(), network.to_string())).or_default();
+                used.add(&Uses { connections, last });
+            }
+        }
+        all
     }
 
     fn listeners(&self) -> Listeners {
@@ -123,6 +145,35 @@ type Listeners = BTreeMap<(String, String), [u64; Passage::COUNT]>;
 
 /// By service, listener and diagnosis.
 type Diagnosed = BTreeMap<(String, String, &'static str), u64>;
+
+/// By service, listener and trusted network.
+type Trusted = BTreeMap<(String, String, String), Uses>;
+
+/// How a trusted network was used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Uses {
+    /// Connections that were let in.
+    pub connections: u64,
+    /// When the last one was, by the clock of the system: seconds since 1970.
+    pub last: u64,
+}
+
+impl Uses {
+    pub(super) fn add(&mut self, other: &Uses) {
+        self.connections += other.connections;
+        self.last = self.last.max(other.last);
+    }
+}
+
+/// How a listener's trusted network was used, at the moment of a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NetworkUse {
+    /// Connections from it that were let in, at least 1.
+    pub connections: u64,
+    /// When the last one was, to the second.
+    pub last: SystemTime,
+}
 
 /// A ring at the moment of a snapshot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -229,6 +280,7 @@ pub struct Snapshot {
     pub(super) endings: Endings,
     pub(super) listeners: Listeners,
     pub(super) diagnosed: Diagnosed,
+    pub(super) trusted: Trusted,
     pub(super) rings: Vec<RingAccount>,
     pub(super) pools: Vec<PoolAccount>,
     /// Clients that the table of limits knows, and has room for.
@@ -247,6 +299,7 @@ impl Snapshot {
             endings: Endings::new(),
             listeners: Listeners::new(),
             diagnosed: Diagnosed::new(),
+            trusted: Trusted::new(),
             rings: Vec::new(),
             pools: Vec::new(),
             clients: (0, 0),
@@ -349,6 +402,15 @@ impl Snapshot {
         all
     }
 
+    /// How a trusted network of a listener was used, by the listener's service and name; `None`: never, or it is none of the
+    /// first [`NETWORKS_TOLD_MAX`](super::NETWORKS_TOLD_MAX). A connection counts at the longest of the networks that hold
+    /// its peer.
+    pub fn network_use(&self, service: &str, listener: &str, network: Network) -> Option<NetworkUse> {
+        let key = (service.to_owned(), listener.to_owned(), network.to_string());
+        let &Uses { connections, last } = self.trusted.get(&key)?;
+        Some(NetworkUse { connections, last: UNIX_EPOCH + Duration::from_secs(last) })
+    }
+
     /// The rings, by number.
     pub fn rings(&self) -> &[RingAccount] {
         &self.rings
@@ -419,6 +481,9 @@ impl AddAssign<&Snapshot> for Snapshot {
         }
         for (key, count) in &other.diagnosed {
             *self.diagnosed.entry(key.clone()).or_default() += count;
+        }
+        for (key, uses) in &other.trusted {
+            self.trusted.entry(key.clone()).or_default().add(uses);
         }
         self.rings.resize(self.rings.len().max(other.rings.len()), RingAccount::default());
         self.rings.iter_mut().zip(&other.rings).for_each(|(ring, other)| ring.add(other));

@@ -2,10 +2,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::uses::{Use, Uses};
 use crate::admission::Refusal;
 use crate::conn::Ending;
+use crate::net::Network;
 use crate::relay::End;
 use crate::stats::{Counters, Latency};
 
@@ -193,33 +195,43 @@ impl Passage {
     ];
 }
 
-/// The counters of a listener: its connections' endings, then their passages.
+/// The counters of a listener in one ring.
 #[derive(Debug)]
-pub struct Row(Counters);
+pub struct Row {
+    /// Its connections' endings, then their passages.
+    counters: Counters,
+    /// Of its trusted networks.
+    uses: Uses,
+}
 
 impl Default for Row {
     fn default() -> Row {
-        Row(Counters::new(Ending::COUNT + Passage::COUNT))
+        Row { counters: Counters::new(Ending::COUNT + Passage::COUNT), uses: Uses::default() }
     }
 }
 
 impl Row {
     /// A connection has ended.
     pub fn ended(&self, ending: Ending) {
-        self.0.bump(ending.index());
+        self.counters.bump(ending.index());
     }
 
     /// A connection has come so far.
     pub fn passed(&self, passage: Passage) {
-        self.0.bump(Ending::COUNT + passage as usize);
+        self.counters.bump(Ending::COUNT + passage as usize);
+    }
+
+    /// Where uses of its trusted networks are counted, by index.
+    pub fn uses_of(&self, networks: &[Network]) -> Box<[Arc<Use>]> {
+        self.uses.of(networks)
     }
 
     fn ends(&self) -> impl Iterator<Item = u64> {
-        (0..Ending::COUNT).map(|index| self.0.get(index))
+        (0..Ending::COUNT).map(|index| self.counters.get(index))
     }
 
     fn passages(&self) -> [u64; Passage::COUNT] {
-        std::array::from_fn(|index| self.0.get(Ending::COUNT + index))
+        std::array::from_fn(|index| self.counters.get(Ending::COUNT + index))
     }
 }
 
@@ -281,6 +293,11 @@ impl Tally {
     /// What befell the connections of the listener, by [`Passage`].
     pub fn passages(&self, row: usize) -> [u64; Passage::COUNT] {
         self.lock_rows().get(row).map_or([0; Passage::COUNT], |row| row.passages())
+    }
+
+    /// How the listener's trusted networks were used: how many connections of each were let in, and when last.
+    pub fn uses(&self, row: usize) -> Vec<(Network, u64, Instant)> {
+        self.lock_rows().get(row).map_or_else(Vec::new, |row| row.uses.read())
     }
 
     /// Connections whose header is awaited.

@@ -4,6 +4,7 @@
 //! addresses and configured networks all pass through [`canonical`] before they are compared or logged.
 #![forbid(unsafe_code)]
 
+use std::cmp::Reverse;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
@@ -97,69 +98,116 @@ impl FromStr for Network {
     }
 }
 
-/// A set of networks that answers membership in logarithmic time, whatever its size.
+/// A set of networks that answers membership in logarithmic time, whatever its size, and by which of them it is.
 ///
-/// Invariant: each family's ranges are sorted, disjoint and not adjacent, so one binary search decides.
+/// Invariant: the networks are sorted, each once; each family's spans are sorted and disjoint, and each names the longest
+/// network around it, so one binary search decides.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NetworkSet {
-    v4: Vec<(u32, u32)>,
-    v6: Vec<(u128, u128)>,
+    networks: Vec<Network>,
+    v4: Vec<Span<u32>>,
+    v6: Vec<Span<u128>>,
 }
+
+/// Addresses from the first to the last, and the index of their network.
+type Span<T> = (T, T, u32);
 
 impl NetworkSet {
     /// Whether the address, IPv4-mapped or not, lies in any of the networks.
     pub fn contains(&self, address: IpAddr) -> bool {
+        self.locate(address).is_some()
+    }
+
+    /// The longest of the networks that the address, IPv4-mapped or not, lies in: its index among
+    /// [`networks`](NetworkSet::networks).
+    pub fn locate(&self, address: IpAddr) -> Option<usize> {
         match canonical(address) {
             IpAddr::V4(ip) => within(&self.v4, u32::from(ip)),
             IpAddr::V6(ip) => within(&self.v6, u128::from(ip)),
         }
     }
 
+    /// The networks, sorted, each once.
+    pub fn networks(&self) -> &[Network] {
+        &self.networks
+    }
+
     /// Whether no address at all is inside.
     pub fn is_empty(&self) -> bool {
-        self.v4.is_empty() && self.v6.is_empty()
+        self.networks.is_empty()
+    }
+
+    fn of(mut networks: Vec<Network>) -> NetworkSet {
+        networks.sort_unstable_by_key(|network| network.0);
+        networks.dedup();
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for (index, Network(net)) in networks.iter().enumerate() {
+            match net {
+                IpNet::V4(n) => v4.push((u32::from(n.network()).into(), u32::from(n.broadcast()).into(), index as u32)),
+                IpNet::V6(n) => v6.push((u128::from(n.network()), u128::from(n.broadcast()), index as u32)),
+            }
+        }
+        let v4 = Spans::of(v4).into_iter().map(|(first, last, index)| (first as u32, last as u32, index)).collect();
+        NetworkSet { networks, v4, v6: Spans::of(v6) }
     }
 }
 
 impl Extend<Network> for NetworkSet {
     fn extend<I: IntoIterator<Item = Network>>(&mut self, networks: I) {
-        let more: NetworkSet = networks.into_iter().collect();
-        self.v4 = merged([&self.v4[..], &more.v4].concat(), |end| end.checked_add(1));
-        self.v6 = merged([&self.v6[..], &more.v6].concat(), |end| end.checked_add(1));
+        *self = NetworkSet::of(self.networks.drain(..).chain(networks).collect());
     }
 }
 
 impl FromIterator<Network> for NetworkSet {
     fn from_iter<I: IntoIterator<Item = Network>>(networks: I) -> Self {
-        let (mut v4, mut v6) = (Vec::new(), Vec::new());
-        for Network(net) in networks {
-            match net {
-                IpNet::V4(n) => v4.push((u32::from(n.network()), u32::from(n.broadcast()))),
-                IpNet::V6(n) => v6.push((u128::from(n.network()), u128::from(n.broadcast()))),
-            }
-        }
-        NetworkSet { v4: merged(v4, |end| end.checked_add(1)), v6: merged(v6, |end| end.checked_add(1)) }
+        NetworkSet::of(networks.into_iter().collect())
     }
 }
 
-fn within<T: Ord + Copy>(ranges: &[(T, T)], address: T) -> bool {
-    let after = ranges.partition_point(|&(first, _)| first <= address);
-    after > 0 && address <= ranges[after - 1].1
+fn within<T: Ord + Copy>(spans: &[Span<T>], address: T) -> Option<usize> {
+    let after = spans.partition_point(|&(first, ..)| first <= address);
+    let &(_, last, network) = spans[..after].last()?;
+    (address <= last).then_some(network as usize)
 }
 
-fn merged<T: Ord + Copy>(mut ranges: Vec<(T, T)>, next: impl Fn(T) -> Option<T>) -> Vec<(T, T)> {
-    ranges.sort_unstable();
-    let mut out: Vec<(T, T)> = Vec::with_capacity(ranges.len());
-    for (first, last) in ranges {
-        match out.last_mut() {
-            Some(previous) if next(previous.1).is_none_or(|adjacent| first <= adjacent) => {
-                previous.1 = previous.1.max(last);
+/// Cuts networks, which nest or are disjoint, into spans.
+#[derive(Default)]
+struct Spans {
+    done: Vec<Span<u128>>,
+    /// The networks around the address that comes next, the shortest first: the last address of each, and its index.
+    around: Vec<(u128, u32)>,
+    /// `None`: behind the last address that there is.
+    next: Option<u128>,
+}
+
+impl Spans {
+    fn of(mut networks: Vec<Span<u128>>) -> Vec<Span<u128>> {
+        networks.sort_unstable_by_key(|&(first, last, _)| (first, Reverse(last)));
+        let mut spans = Spans::default();
+        for (first, last, index) in networks {
+            spans.leave(|end| end < first);
+            if let (Some(&(_, around)), Some(next)) = (spans.around.last(), spans.next)
+                && next < first
+            {
+                spans.done.push((next, first - 1, around));
             }
-            _ => out.push((first, last)),
+            spans.next = Some(first);
+            spans.around.push((last, index));
+        }
+        spans.leave(|_| true);
+        spans.done.shrink_to_fit();
+        spans.done
+    }
+
+    /// Comes to the end of the innermost networks whose last address is such a one.
+    fn leave(&mut self, is_over: impl Fn(u128) -> bool) {
+        while let Some((end, index)) = self.around.pop_if(|(end, _)| is_over(*end)) {
+            if let Some(next) = self.next.filter(|next| *next <= end) {
+                self.done.push((next, end, index));
+            }
+            self.next = end.checked_add(1);
         }
     }
-    out.shrink_to_fit();
-    out
 }
 
 /// Whether a source address can be a client at all: not multicast, unspecified or limited broadcast.
@@ -214,10 +262,14 @@ mod tests {
                 .map(net)
                 .collect();
         let set: NetworkSet = list.iter().copied().collect();
-        assert_eq!(set.v4.len(), 3, "adjacent and nested networks merge");
+        let longest = |address| list.iter().filter(|n| n.contains(address)).max_by_key(|n| n.prefix());
         for text in [
             "9.255.255.255",
             "10.0.0.0",
+            "10.0.255.255",
+            "10.1.0.0",
+            "10.1.255.255",
+            "10.2.0.0",
             "10.127.255.255",
             "10.128.0.0",
             "10.255.255.255",
@@ -236,7 +288,27 @@ mod tests {
             "0.0.0.0",
         ] {
             let address: IpAddr = text.parse().expect("an address");
-            assert_eq!(set.contains(address), list.iter().any(|n| n.contains(address)), "{text}");
+            assert_eq!(set.locate(address).map(|index| &set.networks()[index]), longest(address), "{text}");
+            assert_eq!(set.contains(address), longest(address).is_some(), "{text}");
+        }
+    }
+
+    #[test]
+    fn networks_are_told_apart_down_to_the_last_address() {
+        let list = ["0.0.0.0/0", "255.255.255.254/31", "255.255.255.255", "::/0", "ffff::/16"].map(net);
+        let mut set: NetworkSet = list[..2].iter().copied().collect();
+        set.extend(list[1..].iter().copied());
+        assert_eq!(set, list.into_iter().rev().collect(), "whatever the order, and each once");
+        for (text, by) in [
+            ("0.0.0.0", "0.0.0.0/0"),
+            ("255.255.255.253", "0.0.0.0/0"),
+            ("255.255.255.254", "255.255.255.254/31"),
+            ("255.255.255.255", "255.255.255.255/32"),
+            ("fffe::", "::/0"),
+            ("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "ffff::/16"),
+        ] {
+            let index = set.locate(text.parse().expect("an address")).expect("all are inside");
+            assert_eq!(set.networks()[index].to_string(), by, "{text}");
         }
     }
 

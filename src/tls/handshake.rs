@@ -95,6 +95,10 @@ impl TlsHandshake for Handshake {
         self.tls.as_ref().is_some_and(|tls| !tls.is_handshaking())
     }
 
+    fn server_name(&self) -> Option<&str> {
+        self.tls.as_ref().and_then(|tls| tls.server_name())
+    }
+
     fn cut(&self, cut: Cut) -> TlsFailure {
         TlsFailure::from(match cut {
             Cut::Closed => Failure::of_closed(self.first),

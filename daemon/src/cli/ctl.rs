@@ -28,6 +28,7 @@ enum Command {
     Who(Who),
     Session(Session),
     Events(Events),
+    Log(Log),
     Top(Top),
     Refused(Refused),
     Kick(Kick),
@@ -101,7 +102,9 @@ struct Server {
 /// Show who was refused of late, why, and what they had sent, the last first.
 ///
 /// Connections that were refused alike (listener, source, reason and what their bytes look like) stand in one line, with
-/// their number; the daemon remembers 256 such lines. Bytes that are not printable ASCII stand as \\xNN.
+/// their number; the daemon remembers 256 such lines. Bytes that are not printable ASCII stand as \\xNN. Of a client that speaks
+/// TLS, here or with the balancer, stand there what is known of it: the version, the server name that it has asked for, and
+/// whether it has shown a certificate. Why a TLS handshake has failed here stands below the table.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -121,7 +124,17 @@ struct Refused {
 }
 
 /// Show the sessions that there are, the oldest first.
+///
+/// Where a client speaks TLS, its version stands there, the server name that it has asked for and whether it has shown a
+/// certificate: of TLS that ends here as it was agreed, of TLS that ends at the balancer as its header says. What TLS passes
+/// through to a server holds nobody knows here. After a takeover no more is known of a balancer's than that it is there,
+/// and of the certificate.
 #[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  vestibule ctl who --client 198.51.100.0/24 -c /etc/vestibule.conf
+  vestibule ctl who --tls no --server mail1 -c /etc/vestibule.conf
+  vestibule ctl who --json -c /etc/vestibule.conf | jq -r '.sessions[].tls.version' | sort | uniq -c")]
 struct Who {
     /// Only those of this client: an address or a network
     #[arg(long, value_name = "ADDRESS[/BITS]")]
@@ -134,6 +147,14 @@ struct Who {
     /// Only those at servers of this name
     #[arg(long, value_name = "NAME")]
     server: Option<String>,
+
+    /// Only those whose client speaks TLS, wherever that ends; or only the others
+    #[arg(long, value_name = "yes|no", value_parser = yes_or_no)]
+    tls: Option<bool>,
+
+    /// Only those whose client has asked for this server name by TLS
+    #[arg(long, value_name = "NAME")]
+    sni: Option<String>,
 
     /// Most that are shown, up to 10000
     #[arg(long, value_name = "NUMBER", default_value_t = control::WHO_DEFAULT)]
@@ -229,7 +250,8 @@ struct Rebalance {
 /// takes over, the next one is followed.
 #[derive(clap::Args)]
 #[command(after_help = "\
-Kinds: refusal, server, session, ban, drain, reload, takeover, ring; and log, for all other lines.
+Kinds: refusal, server, session, ban, drain, reload, takeover, ring; relay, for the lines of relayed sessions, which are kept \
+only while somebody follows them; and log, for all other lines.
 
 Examples:
   vestibule ctl events -c /etc/vestibule.conf
@@ -240,9 +262,38 @@ struct Events {
     #[arg(long, value_name = "NUMBER", default_value_t = 10)]
     last: usize,
 
-    /// Only these kinds; all but log if none is named
+    /// Only these kinds; all but relay and log if none is named
     #[arg(long = "kind", value_name = "KIND")]
     kinds: Vec<String>,
+
+    /// Only those of the past
+    #[arg(long)]
+    once: bool,
+
+    #[command(flatten)]
+    daemon: Whom,
+
+    /// Print a line of JSON for each
+    #[arg(long)]
+    json: bool,
+}
+
+/// Follow the daemon's log, wherever that goes, as `tail -f` does.
+///
+/// These are its lines from now on, and those that are kept of the last 1024; those of relayed sessions are told only from now
+/// on, and while somebody follows them they take the places of others sooner. It is `ctl events` with all kinds: who reads more
+/// slowly than lines come loses the oldest and is told how many, and when another process takes over, the next one is followed.
+/// Where the log goes stays as it is.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  vestibule ctl log -c /etc/vestibule.conf
+  vestibule ctl log --last 1024 --once -c /etc/vestibule.conf
+  vestibule ctl log --json -c /etc/vestibule.conf | jq -r 'select(.level != \"info\") | .message'")]
+struct Log {
+    /// So many of the past first
+    #[arg(long, value_name = "NUMBER", default_value_t = 10)]
+    last: usize,
 
     /// Only those of the past
     #[arg(long)]
@@ -311,19 +362,27 @@ struct Whom {
     socket: Option<PathBuf>,
 }
 
-/// Show which listeners let an address send PROXY headers, by which network, and where that is written.
+/// Show which networks may send PROXY headers and when each was used last, and who has come from outside; or what becomes
+/// of one address.
 ///
-/// The last column is the file and the line that sets haproxy_trusted_networks for the listener: where the address is to be
-/// entered, or taken out.
+/// Without an address: for each network of haproxy_trusted_networks how many connections it has brought and when the last one
+/// came; a balancer that is gone shows there. Below them stand the last 256 peers that were turned away because no network
+/// holds them, with what they had sent first where that is known; a balancer that is missing shows there.
+///
+/// With an address: which listeners let it send headers, and by which network. The last column is the file and the line
+/// that sets haproxy_trusted_networks for the listener: where an address is to be entered, or taken out.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
+  vestibule ctl trust -c /etc/vestibule.conf
+  vestibule ctl trust -c /etc/vestibule.conf --json | jq -r '.listeners[].networks[] | select(.last == null) | .network'
+      networks that nobody has come from
   vestibule ctl trust 192.0.2.10 -c /etc/vestibule.conf
   vestibule ctl trust explain 192.0.2.10 -c /etc/vestibule.conf
       the same")]
 struct Trust {
-    /// The peer's address
-    #[arg(value_name = "[explain] ADDRESS", num_args = 1..=2, required = true)]
+    /// A peer's address
+    #[arg(value_name = "[explain] ADDRESS", num_args = 1..=2)]
     address: Vec<String>,
 
     #[command(flatten)]
@@ -406,6 +465,14 @@ fn seconds(text: &str) -> Result<u64, String> {
     }
 }
 
+fn yes_or_no(text: &str) -> Result<bool, String> {
+    match text {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        other => Err(format!("it is yes or no, not {other}")),
+    }
+}
+
 /// Runs the subcommand.
 pub fn run(args: Args) -> Result<ExitCode, Error> {
     let (request, daemon, json) = match args.command {
@@ -414,8 +481,8 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
         }
         Command::Backends(Backends { daemon, json }) => (Request::Backends {}, daemon, json),
         Command::Server(Server { server, change, daemon }) => (change_of(&server, &change)?, daemon, false),
-        Command::Who(Who { client, backend, server, limit, daemon, json }) => {
-            (Request::Who { client, backend, server, limit: Some(limit) }, daemon, json)
+        Command::Who(Who { client, backend, server, tls, sni, limit, daemon, json }) => {
+            (Request::Who { client, backend, server, tls, sni, limit: Some(limit) }, daemon, json)
         }
         Command::Session(Session { id, daemon, json }) => (Request::Session { id }, daemon, json),
         Command::Refused(Refused { limit, daemon, json }) => (Request::Refused { limit }, daemon, json),
@@ -423,7 +490,16 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
             (Request::Kick { whom, client, backend, server }, daemon, false)
         }
         Command::Events(Events { last, kinds, once, daemon, json }) => {
-            return follow(&Request::Events { last, kinds, once }, daemon, json);
+            return follow(
+                &Request::Events { last, kinds, once },
+                daemon,
+                if json { told_as_json } else { tables::event },
+            );
+        }
+        Command::Log(Log { last, once, daemon, json }) => {
+            let kinds = control::KINDS.map(str::to_owned).into();
+            let form = if json { told_as_json } else { tables::log_line };
+            return follow(&Request::Events { last, kinds, once }, daemon, form);
         }
         Command::Top(Top { daemon }) => {
             return match daemon.socket(&Request::Refused { limit: None })? {
@@ -432,7 +508,7 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
             };
         }
         Command::Trust(Trust { address, daemon, json }) => {
-            (Request::Trust { address: address_of(&address)?.to_owned() }, daemon, json)
+            (Request::Trust { address: address_of(&address)?.map(str::to_owned) }, daemon, json)
         }
         Command::Ban(Ban { network, time, daemon }) => (Request::Ban { network, seconds: time }, daemon, false),
         Command::Unban(Unban { network, daemon }) => (Request::Unban { network }, daemon, false),
@@ -472,11 +548,12 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The address behind `trust`, or `trust explain`.
-fn address_of(words: &[String]) -> Result<&str, Error> {
+/// The address behind `trust`, or `trust explain`, if there is one.
+fn address_of(words: &[String]) -> Result<Option<&str>, Error> {
     match words {
-        [address] => Ok(address),
-        [explain, address] if explain == "explain" => Ok(address),
+        [] => Ok(None),
+        [address] => Ok(Some(address)),
+        [explain, address] if explain == "explain" => Ok(Some(address)),
         _ => Err(format!("{} is no address", words.join(" ")).into()),
     }
 }
@@ -487,7 +564,7 @@ const NEXT_PATIENCE: Duration = Duration::from_secs(5);
 const NEXT_REST: Duration = Duration::from_millis(100);
 
 /// Prints what happens, of one daemon and of those that take over from it, until nobody reads it any more or none is left.
-fn follow(request: &Request, daemon: Whom, json: bool) -> Result<ExitCode, Error> {
+fn follow(request: &Request, daemon: Whom, form: fn(&Value) -> String) -> Result<ExitCode, Error> {
     let socket = match daemon.socket(request)? {
         Ok(socket) => socket,
         Err(exit) => return Ok(exit),
@@ -499,7 +576,7 @@ fn follow(request: &Request, daemon: Whom, json: bool) -> Result<ExitCode, Error
         let mut enough = false;
         let done = control::follow(&socket, &request, |told| {
             (heard_any, patience_ends) = (true, Instant::now() + NEXT_PATIENCE);
-            enough = print(told, json, once).is_err();
+            enough = print(told, form, once).is_err();
             enough
         });
         match done {
@@ -530,7 +607,7 @@ fn follow(request: &Request, daemon: Whom, json: bool) -> Result<ExitCode, Error
 
 /// Prints a line of those who are followed, and beside them whom and until when, unless it is said `once`; an error if nobody
 /// reads it.
-fn print(told: &Value, json: bool, once: bool) -> std::io::Result<()> {
+fn print(told: &Value, form: fn(&Value) -> String, once: bool) -> std::io::Result<()> {
     if let Some(lost) = told["lost"].as_u64() {
         eprintln!("{lost} events were lost: they came faster than they were read");
     }
@@ -543,9 +620,12 @@ fn print(told: &Value, json: bool, once: bool) -> std::io::Result<()> {
     if told["event"].is_null() {
         return Ok(());
     }
-    let line = if json { format!("{told}\n") } else { tables::event(told) };
     let mut out = std::io::stdout();
-    out.write_all(line.as_bytes()).and_then(|()| out.flush())
+    out.write_all(form(told).as_bytes()).and_then(|()| out.flush())
+}
+
+fn told_as_json(told: &Value) -> String {
+    format!("{told}\n")
 }
 
 impl Whom {

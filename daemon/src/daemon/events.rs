@@ -2,6 +2,7 @@
 //! oldest and are told how many; whoever makes a line never waits for them.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -15,8 +16,11 @@ use super::log::json::stamp;
 pub const EVENTS_MAX: usize = 1024;
 /// Characters of one that are kept.
 const TEXT_MAX: usize = 1024;
-/// The kinds, and `log` for all other lines.
-pub const KINDS: [&str; 9] = ["refusal", "server", "session", "ban", "drain", "reload", "takeover", "ring", "log"];
+/// The kinds: `log` for all lines that are of no other, and [`RELAY`].
+pub const KINDS: [&str; 10] =
+    ["refusal", "server", "session", "ban", "drain", "reload", "takeover", "ring", "log", RELAY];
+/// The lines of relayed sessions: there may be thousands a second, so that they are kept only while somebody follows them.
+pub const RELAY: &str = "relay";
 
 /// One of them.
 #[derive(Debug)]
@@ -67,6 +71,31 @@ pub struct Events {
 struct Kept {
     next: u64,
     ring: VecDeque<Arc<Told>>,
+}
+
+/// How many follow the sessions of relays.
+static WHO_FOLLOW_RELAYS: AtomicUsize = AtomicUsize::new(0);
+
+/// As long as there is one, the lines of relayed sessions are kept.
+pub struct FollowsRelays(());
+
+impl FollowsRelays {
+    /// One more.
+    pub fn begin() -> FollowsRelays {
+        WHO_FOLLOW_RELAYS.fetch_add(1, Ordering::Relaxed);
+        FollowsRelays(())
+    }
+
+    /// Whether there is one.
+    pub fn is_anybody() -> bool {
+        WHO_FOLLOW_RELAYS.load(Ordering::Relaxed) > 0
+    }
+}
+
+impl Drop for FollowsRelays {
+    fn drop(&mut self) {
+        WHO_FOLLOW_RELAYS.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Those of this process.

@@ -9,6 +9,7 @@ use std::sync::Mutex;
 use tracing::Level;
 use vestibule::engine::{SessionLog, SessionRecord};
 
+use super::events::{self, FollowsRelays, RELAY};
 use super::lock;
 use super::log::Lines;
 
@@ -32,8 +33,14 @@ impl SessionLog for Sessions {
             Some(end) if end.is_trouble() => Level::WARN,
             _ => Level::INFO,
         };
+        let service = session.listener.service.as_str();
         // A String takes everything.
-        let _ = self.lines.write(lines, level, &session.listener.service, |line| describe(line, session));
+        let _ = self.lines.write(lines, level, service, |line| describe(line, session));
+        if FollowsRelays::is_anybody() {
+            let mut text = String::new();
+            let _ = describe(&mut text, session);
+            events::note(Some(RELAY), level, service, &text);
+        }
     }
 
     fn flush(&self, lines: &mut String) {

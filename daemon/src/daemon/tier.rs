@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, Sender};
 use signal_hook::consts::SIGTERM;
 use vestibule::config::{InetListener, Service, Settings, WorkerKind};
 use vestibule::engine::{
-    Asker, ClientCounts, ClientDebt, Engine, LiveSession, Meter, Pending, Pulse, RefusalSeen, Snapshot,
+    Asker, ClientCounts, ClientDebt, Engine, LiveSession, Meter, OutsiderSeen, Pending, Pulse, RefusalSeen, Snapshot,
 };
 use vestibule::net::Network;
 
@@ -904,6 +904,13 @@ impl Glance {
     /// Who was refused of late and what they had sent, the last first.
     pub fn refusals(&self) -> Vec<RefusalSeen> {
         let mut all: Vec<RefusalSeen> = self.meters.iter().flat_map(Meter::refusals).collect();
+        all.sort_by_key(|one| one.last);
+        all
+    }
+
+    /// Who has come from outside of the trusted networks of late, the last first.
+    pub fn outsiders(&self) -> Vec<OutsiderSeen> {
+        let mut all: Vec<OutsiderSeen> = self.meters.iter().flat_map(Meter::outsiders).collect();
         all.sort_by_key(|one| one.last);
         all
     }

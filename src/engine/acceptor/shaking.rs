@@ -129,7 +129,10 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             let conveyed = handoff.head.and_then(|head| head.ip()).map(|(_, destination)| destination);
             let local = || handoff.local.or_else(|| self.driver.local(&handoff.socket));
             let destination = conveyed.or_else(local).map_or(peer, canonical_socket);
-            self.report.handshakes.note(&handoff.listener, failure, [handoff.client(), destination, peer], self.now);
+            let door = &self.doors[guest.listener as usize];
+            let name = guest.handshake.as_ref().and_then(|handshake| handshake.server_name());
+            let of = [handoff.client(), destination, peer];
+            self.report.handshake_failed(door, failure, of, (&guest.bytes, name), self.now);
         }
         self.conclude_handshake(guest, ending);
     }
@@ -143,7 +146,8 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         let (peer, local) = (guest.handoff.peer, door.local);
         let waited = self.now.saturating_duration_since(guest.handoff.accepted_at);
         let record = Record { peer, local, bytes: &guest.bytes, rules, waited };
-        self.report.ended(&self.doors[guest.listener as usize], ending, &record, self.now);
+        let tls = guest.handoff.tls.as_ref().map(|tls| tls.info());
+        self.report.ended(&self.doors[guest.listener as usize], ending, &record, tls, self.now);
         self.descriptors_freed = true;
     }
 }

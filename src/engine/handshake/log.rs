@@ -57,6 +57,11 @@ impl Failures {
     }
 }
 
+/// What is said of a failure to whoever asks.
+pub fn failure_words(rip: IpAddr, failure: &TlsFailure) -> String {
+    format!("{WORDS} (rip={rip}): {failure}")
+}
+
 fn tell(ended: &[PassedOver<Kind>]) {
     for PassedOver { key, count } in ended {
         match key {

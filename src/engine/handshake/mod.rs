@@ -16,7 +16,7 @@ mod log;
 #[cfg(all(test, feature = "tls"))]
 pub(crate) mod tests;
 
-pub use log::Failures;
+pub use log::{Failures, failure_words};
 
 use std::collections::VecDeque;
 use std::io;

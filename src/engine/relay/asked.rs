@@ -13,6 +13,7 @@ use super::service::Terms;
 use super::session::{Phase, Session};
 use crate::backend::{Closed, ServerIndex};
 use crate::dispatch::ListenerInfo;
+use crate::engine::tls_seen::TlsSeen;
 use crate::net::Network;
 use crate::relay::{End, SessionId};
 
@@ -38,6 +39,10 @@ pub struct SessionFilter {
     pub server: Option<String>,
     /// With this id.
     pub id: Option<SessionId>,
+    /// Whose client speaks TLS, wherever that ends; `false`: whose client does not.
+    pub tls: Option<bool>,
+    /// Whose client has asked for this server name (SNI).
+    pub server_name: Option<String>,
     /// In which nobody has said anything since then.
     pub silent_since: Option<Instant>,
 }
@@ -74,6 +79,8 @@ pub struct SessionSeen {
     pub from_client: u64,
     /// Bytes from the server to the client.
     pub from_server: u64,
+    /// TLS of the client, if it speaks that.
+    pub tls: Option<TlsSeen>,
 }
 
 /// A question to a ring.
@@ -129,6 +136,9 @@ struct Ended {
     closed: Closed,
     active: Instant,
     at: Instant,
+    tls: Option<Box<TlsSeen>>,
+    /// TLS has passed through.
+    is_tls: bool,
 }
 
 impl Asked {
@@ -146,7 +156,8 @@ impl Asked {
             self.ended.pop_front();
         }
         let closed = session.closed(end, now);
-        let Session { id, addresses, listener, terms, served_by, elsewhere, times, .. } = session;
+        let here = session.tls.as_ref().map(|secured| Box::new(TlsSeen::here(secured.tls.info())));
+        let Session { id, addresses, listener, terms, served_by, elsewhere, times, conveyed, is_tls, .. } = session;
         self.ended.push_back(Ended {
             id,
             addresses,
@@ -157,6 +168,8 @@ impl Asked {
             closed,
             active: times.active,
             at: now,
+            tls: here.or(conveyed),
+            is_tls,
         });
     }
 
@@ -164,7 +177,10 @@ impl Asked {
         let mut found = Found::default();
         // The latest first.
         for one in self.ended.iter().rev() {
-            if filter.fits(&one.id, one.addresses.0, &one.terms, (one.server, one.elsewhere.as_ref())) {
+            let name = one.tls.as_ref().and_then(|tls| tls.server_name.as_deref());
+            if filter.fits(&one.id, one.addresses.0, &one.terms, (one.server, one.elsewhere.as_ref()))
+                && filter.fits_tls(one.tls.is_some() || one.is_tls, name)
+            {
                 found.add(limit, || one.seen(now));
             }
         }
@@ -213,6 +229,7 @@ impl<S> Relays<S> {
         let Some(session) = self.sessions.id_of(index).and_then(|slot| self.sessions.get_mut(slot)) else { return };
         let filter = &looking.question.filter;
         if !filter.fits(&session.id, session.addresses.0, &session.terms, (session.chosen, session.elsewhere.as_ref()))
+            || !filter.fits_tls(session.speaks_tls(), session.server_name())
             || filter.silent_since.is_some_and(|since| session.times.active > since)
         {
             return;
@@ -259,6 +276,17 @@ impl SessionFilter {
     }
 }
 
+impl SessionFilter {
+    /// `name` is that which the client has asked for.
+    fn fits_tls(&self, is_tls: bool, name: Option<&str>) -> bool {
+        self.tls.is_none_or(|wanted| wanted == is_tls)
+            && self
+                .server_name
+                .as_deref()
+                .is_none_or(|wanted| name.is_some_and(|name| name.eq_ignore_ascii_case(wanted)))
+    }
+}
+
 impl Found {
     fn add(&mut self, limit: usize, seen: impl FnOnce() -> SessionSeen) {
         self.count += 1;
@@ -285,6 +313,7 @@ fn seen<S>(session: &Session<S>, now: Instant) -> SessionSeen {
         active: session.times.active,
         from_client: record.from_client,
         from_server: record.from_server,
+        tls: session.tls_seen(),
     }
 }
 
@@ -319,6 +348,7 @@ impl Ended {
             active: self.active,
             from_client: self.closed.from_client,
             from_server: self.closed.from_server,
+            tls: self.tls.as_deref().cloned().or_else(|| self.is_tls.then(TlsSeen::passed_on)),
         }
     }
 }

@@ -16,6 +16,7 @@ use super::session::{Phase, Session, Times};
 use super::watch::Watch;
 use crate::conn::SlotId;
 use crate::dispatch::{ListenerInfo, Permit};
+use crate::engine::tls_seen::TlsSeen;
 use crate::relay::{End, Pair, PairState, SessionId, Side};
 use crate::ring::Streams;
 
@@ -56,6 +57,10 @@ pub struct SessionState {
     pub awaits_greeting: bool,
     /// TLS is spoken from the first byte on.
     pub is_tls: bool,
+    /// The client's TLS ends at the peer, as its header has told. What else that told of it does not move.
+    pub tls_at_peer: bool,
+    /// The client has shown a certificate there.
+    pub tls_certificate: bool,
     /// Its server has ended out of a silence, without a last word.
     pub unasked: bool,
     /// Servers that were tried.
@@ -123,6 +128,7 @@ impl<S> Relays<S> {
             listener: Arc::new(ListenerInfo::of_former(state.service, state.listener)),
             pair: Pair::resume(state.pair),
             tls: None,
+            conveyed: state.tls_at_peer.then(|| Box::new(TlsSeen::known_before(state.tls_certificate))),
             terms,
             phase: if state.awaits_greeting { Phase::Greeting } else { Phase::Open },
             opening: None,
@@ -173,6 +179,8 @@ fn state<S>(session: &mut Session<S>, now: Instant) -> Option<SessionState> {
         ages: [accepted, begun, chosen, connected, greeted, active].map(|then| now.saturating_duration_since(then)),
         awaits_greeting: session.phase == Phase::Greeting,
         is_tls: session.is_tls,
+        tls_at_peer: session.conveyed.is_some(),
+        tls_certificate: session.conveyed.as_ref().is_some_and(|tls| tls.certificate == Some(true)),
         unasked: session.unasked,
         attempts: session.attempts,
         early: session.early,

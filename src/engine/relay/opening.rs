@@ -14,6 +14,7 @@ use crate::backend::{Choice, Grant, ServerIndex, Tried, Waiter};
 use crate::conn::SlotId;
 use crate::dispatch::{Handoff, TlsInfo};
 use crate::engine::fault::{self, Fault};
+use crate::engine::tls_seen::TlsSeen;
 use crate::net::canonical_socket;
 use crate::proxy::Command;
 use crate::relay::{Course, End, Facts, Forward, HEADER_MAX, Pair, Preface, Protocol, SessionId, Side, Tls, Whom};
@@ -68,6 +69,7 @@ impl<S> Relays<S> {
             terms: terms.clone(),
             phase: if is_local && is_silent { doubted } else { Phase::Connecting },
             tls: handoff.tls.map(|tls| Box::new(Secured::new(tls))),
+            conveyed: header.as_ref().and_then(TlsSeen::conveyed).map(Box::new),
             opening: Some(Box::new(opening)),
             listener: handoff.listener,
             id,

@@ -9,6 +9,7 @@ use super::secured::Secured;
 use super::service::Terms;
 use crate::backend::{Closed, ServerIndex, Tried};
 use crate::dispatch::{ListenerInfo, Permit};
+use crate::engine::tls_seen::TlsSeen;
 use crate::relay::{End, Pair, Preface, Protocol, SessionId, Side};
 
 /// A server that ends after so long a silence does so unasked.
@@ -27,6 +28,8 @@ pub struct Session<S> {
     pub pair: Pair,
     /// TLS of the client, if it ends here: the pair's bytes are plaintext.
     pub tls: Option<Box<Secured>>,
+    /// TLS of the client that ends at the peer, as its header has told.
+    pub conveyed: Option<Box<TlsSeen>>,
     pub phase: Phase,
     /// What is needed until the server is connected.
     pub opening: Option<Box<Opening>>,
@@ -192,6 +195,25 @@ impl<S> Session<S> {
             greeting: has_greeted.then(|| greeted.saturating_duration_since(connected)),
             lasted: now.saturating_duration_since(accepted),
         }
+    }
+
+    /// Whether the client speaks TLS, wherever that ends.
+    pub fn speaks_tls(&self) -> bool {
+        self.tls.is_some() || self.conveyed.is_some() || self.is_tls
+    }
+
+    /// The server name that the client has asked for by TLS, where that is known.
+    pub fn server_name(&self) -> Option<&str> {
+        match &self.tls {
+            Some(secured) => secured.tls.info().server_name.as_deref(),
+            None => self.conveyed.as_ref().and_then(|tls| tls.server_name.as_deref()),
+        }
+    }
+
+    /// What is known of the client's TLS.
+    pub fn tls_seen(&self) -> Option<TlsSeen> {
+        let here = self.tls.as_ref().map(|secured| TlsSeen::here(secured.tls.info()));
+        here.or_else(|| self.conveyed.as_deref().cloned()).or_else(|| self.is_tls.then(TlsSeen::passed_on))
     }
 
     /// Whether the server speaks first.

@@ -11,6 +11,9 @@ use crate::daemon::control;
 /// Characters of what one has sent that stand in a table.
 const SENT_SHOWN_MAX: usize = 48;
 
+/// Failed TLS handshakes that are told of below a table.
+const WORDS_SHOWN_MAX: usize = 16;
+
 /// The answer to a request: as a table, or as it came.
 pub fn show(request: &Request, answer: &Value, json: bool) -> String {
     match request {
@@ -49,7 +52,8 @@ pub fn show(request: &Request, answer: &Value, json: bool) -> String {
             ),
         },
         Request::Shutdown {} => "draining, and leaving then\n".to_owned(),
-        Request::Trust { .. } => trust(answer),
+        Request::Trust { address: Some(_) } => trust(answer),
+        Request::Trust { address: None } => trusted(answer),
         Request::Ban { .. } => format!("{} is banned\n", text(&answer["network"])),
         Request::Unban { .. } => format!("{} is banned no more\n", text(&answer["network"])),
         Request::Bans {} => bans(answer),
@@ -109,7 +113,7 @@ fn backend_line(out: &mut String, backend: &Value) {
 }
 
 fn who(answer: &Value) -> String {
-    let mut table = Table::new(&["client", "server", "service", "state", "age", "idle", "in", "out", "session"]);
+    let mut table = Table::new(&["client", "server", "service", "state", "age", "idle", "in", "out", "tls", "session"]);
     for session in answer["sessions"].as_array().into_iter().flatten() {
         table.row([
             text(&session["client"]).to_owned(),
@@ -120,6 +124,7 @@ fn who(answer: &Value) -> String {
             age(session["idle"].as_f64().unwrap_or(0.0)),
             session["bytes-in"].to_string(),
             session["bytes-out"].to_string(),
+            tls(&session["tls"]),
             text(&session["session"]).to_owned(),
         ]);
     }
@@ -130,33 +135,120 @@ fn who(answer: &Value) -> String {
     out
 }
 
+/// What is known of a client's TLS, in a few words.
+fn tls(tls: &Value) -> String {
+    if tls.is_null() {
+        return "-".to_owned();
+    }
+    let version = match (tls["version"].as_str(), text(&tls["ends"])) {
+        (Some(version), _) => version,
+        (None, "server") => "passed on",
+        (None, _) => "yes",
+    };
+    let certificate = (tls["certificate"] == true).then_some("certificate");
+    [Some(version), tls["sni"].as_str(), certificate].into_iter().flatten().collect::<Vec<_>>().join(" ")
+}
+
 fn trust(answer: &Value) -> String {
-    let mut table = Table::new(&["listener", "trusted", "by", "set in"]);
+    let mut table = Table::new(&["listener", "trusted", "by", "connections", "last", "set in"]);
     for one in answer["listeners"].as_array().into_iter().flatten() {
         let by = one["by"].as_str();
         table.row([
-            format!("{}/{}", text(&one["service"]), text(&one["listener"])),
+            listener_name(one),
             match (by, text(&one["untrusted"])) {
                 (Some(_), _) => "yes".to_owned(),
                 (None, "plain") => "no: a client of its own".to_owned(),
                 (None, _) => "no: turned away".to_owned(),
             },
             by.unwrap_or("-").to_owned(),
+            one["connections"].as_u64().map_or("-".to_owned(), |count| count.to_string()),
+            last_used(one, by.is_some()),
             one["at"].as_str().unwrap_or("-").to_owned(),
         ]);
     }
     table.finish()
 }
 
+/// How long ago a network was used.
+fn last_used(one: &Value, is_trusted: bool) -> String {
+    match one["last"].as_f64() {
+        Some(ago) => age(ago),
+        None if is_trusted => "never".to_owned(),
+        None => "-".to_owned(),
+    }
+}
+
+/// The networks of all listeners, below them who has come from outside, and what can be done about those that were
+/// recognised.
+fn trusted(answer: &Value) -> String {
+    let mut table = Table::new(&["network", "connections", "last", "listener", "set in"]);
+    for listener in answer["listeners"].as_array().into_iter().flatten() {
+        for network in listener["networks"].as_array().into_iter().flatten() {
+            table.row([
+                text(&network["network"]).to_owned(),
+                network["connections"].to_string(),
+                last_used(network, true),
+                listener_name(listener),
+                listener["at"].as_str().unwrap_or("-").to_owned(),
+            ]);
+        }
+    }
+    let mut out = table.finish();
+    let outside = answer["outside"].as_array().map_or(&[][..], Vec::as_slice);
+    if outside.is_empty() {
+        return out + "\nnobody has come from outside\n";
+    }
+    let mut table = Table::new(&["from outside", "count", "first", "last", "listener", "diagnosis", "first sent"]);
+    for one in outside {
+        let sent: String = text(&one["sent"]).chars().take(SENT_SHOWN_MAX).collect();
+        table.row([
+            text(&one["network"]).to_owned(),
+            one["count"].to_string(),
+            age(one["first"].as_f64().unwrap_or(0.0)),
+            age(one["last"].as_f64().unwrap_or(0.0)),
+            listener_name(one),
+            one["diagnosis"].as_str().unwrap_or("-").to_owned(),
+            if sent.is_empty() { "-".to_owned() } else { sent },
+        ]);
+    }
+    out.push('\n');
+    out.push_str(&table.finish());
+    add_advice(&mut out, outside);
+    out
+}
+
+fn listener_name(one: &Value) -> String {
+    format!("{}/{}", text(&one["service"]), text(&one["listener"]))
+}
+
+/// What can be done, once a diagnosis.
+fn add_advice(out: &mut String, all: &[Value]) {
+    let advice: BTreeMap<&str, &str> =
+        all.iter().filter_map(|one| Some((one["diagnosis"].as_str()?, one["advice"].as_str()?))).collect();
+    for (diagnosis, advice) in advice {
+        // A String takes everything.
+        let _ = writeln!(out, "{diagnosis}: {advice}");
+    }
+}
+
 /// An event in one line.
 pub fn event(told: &Value) -> String {
+    format!("{} {:<8} {}", text(&told["time"]), text(&told["event"]), said(told, ""))
+}
+
+/// The same as a line of the log.
+pub fn log_line(told: &Value) -> String {
+    format!("{} {}", text(&told["time"]), said(told, "Info: "))
+}
+
+/// `info` stands before what is neither a warning nor an error.
+fn said(told: &Value, info: &str) -> String {
     let level = match text(&told["level"]) {
         "error" => "Error: ",
         "warning" => "Warning: ",
-        _ => "",
+        _ => info,
     };
-    let of = |name: &str| text(&told[name]);
-    format!("{} {:<8} {}: {level}{}\n", of("time"), of("event"), of("service"), of("message"))
+    format!("{}: {level}{}\n", text(&told["service"]), text(&told["message"]))
 }
 
 fn bans(answer: &Value) -> String {
@@ -169,26 +261,26 @@ fn bans(answer: &Value) -> String {
 
 /// A line a kind, and below the table what can be done about those that were recognised.
 fn refused(answer: &Value) -> String {
-    let mut table = Table::new(&["source", "listener", "last", "count", "reason", "diagnosis", "peer", "sent"]);
-    let all = || answer["refusals"].as_array().into_iter().flatten();
-    for one in all() {
+    let mut table = Table::new(&["source", "listener", "last", "count", "reason", "diagnosis", "peer", "tls", "sent"]);
+    let all = answer["refusals"].as_array().map_or(&[][..], Vec::as_slice);
+    for one in all {
         table.row([
             text(&one["source"]).to_owned(),
-            format!("{}/{}", text(&one["service"]), text(&one["listener"])),
+            listener_name(one),
             age(one["last"].as_f64().unwrap_or(0.0)),
             one["count"].to_string(),
             text(&one["reason"]).to_owned(),
             one["diagnosis"].as_str().unwrap_or("-").to_owned(),
             text(&one["peer"]).to_owned(),
+            tls(&one["tls"]),
             text(&one["sent"]).chars().take(SENT_SHOWN_MAX).collect(),
         ]);
     }
     let mut out = table.finish();
-    let advice: BTreeMap<&str, &str> =
-        all().filter_map(|one| Some((one["diagnosis"].as_str()?, one["advice"].as_str()?))).collect();
-    for (diagnosis, advice) in advice {
-        // A String takes everything.
-        let _ = writeln!(out, "{diagnosis}: {advice}");
+    add_advice(&mut out, all);
+    // Only the log's words tell why a handshake has failed.
+    for failed in all.iter().filter(|one| one["reason"] == "tls-failed").take(WORDS_SHOWN_MAX) {
+        let _ = writeln!(out, "{}", text(&failed["text"]));
     }
     out
 }
@@ -212,6 +304,15 @@ fn session(session: &Value) -> String {
     line("idle", format!("{:.3} s", seconds("idle")));
     line("in", format!("{} bytes", session["bytes-in"]));
     line("out", format!("{} bytes", session["bytes-out"]));
+    let of = &session["tls"];
+    let name = of["certificate-name"].as_str().map_or(String::new(), |name| format!(" of {name}"));
+    let until = match text(&of["ends"]) {
+        "here" => ", up to here",
+        "peer" => ", up to the peer",
+        "server" => ", up to the server",
+        _ => "",
+    };
+    line("tls", format!("{}{name}{until}", tls(of)));
     out
 }
 
@@ -264,6 +365,38 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn trusted_networks_stand_with_their_use_and_below_them_who_came_from_outside() {
+        let network = |name: &str, connections: u64, last: Value| json!({ "network": name, "connections": connections, "last": last });
+        let mut answer = json!({
+            "listeners": [{
+                "service": "imap-login", "listener": "imap_in", "at": "/etc/vestibule.conf line 1", "untrusted": "abort",
+                "networks": [network("10.0.0.0/24", 1234, json!(62)), network("2001:db8::/64", 0, Value::Null)],
+            }],
+            "outside": [],
+        });
+        assert!(trusted(&answer).ends_with("\n\nnobody has come from outside\n"), "{}", trusted(&answer));
+        answer["outside"] = json!([{
+            "network": "10.0.9.1/32", "service": "imap-login", "listener": "imap_in", "count": 37, "first": 7300.2,
+            "last": 3.9, "sent": "PROXY TCP4", "diagnosis": "header-from-untrusted", "advice": "add it",
+        }]);
+        let shown = trusted(&answer);
+        let rows: Vec<String> =
+            shown.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        assert_eq!(
+            rows,
+            [
+                "network connections last listener set in",
+                "10.0.0.0/24 1234 1m2s imap-login/imap_in /etc/vestibule.conf line 1",
+                "2001:db8::/64 0 never imap-login/imap_in /etc/vestibule.conf line 1",
+                "",
+                "from outside count first last listener diagnosis first sent",
+                "10.0.9.1/32 37 2h1m 3s imap-login/imap_in header-from-untrusted PROXY TCP4",
+                "header-from-untrusted: add it",
+            ]
+        );
+    }
 
     #[test]
     fn servers_stand_in_columns_and_below_them_why_they_are_down() {

@@ -7,9 +7,11 @@ use serde_json::{Map, Value, json};
 use vestibule::admission::Bans;
 use vestibule::backend::{AdminState, WEIGHT_MAX};
 use vestibule::engine::{
-    BackendAccount, REFUSALS_MAX, ServerAccount, SessionFilter, SessionSeen, SessionsSeen, Snapshot,
+    BackendAccount, OutsiderSeen, REFUSALS_MAX, ServerAccount, SessionFilter, SessionSeen, SessionsSeen, Snapshot,
+    TlsSeen,
 };
 use vestibule::net::Network;
+use vestibule::proxy::Escaped;
 use vestibule::relay::{End, SessionId};
 
 use super::wire::{Form, Request, WHO_DEFAULT};
@@ -45,9 +47,9 @@ fn done(control: &Control, request: Request) -> Result<Value, Vec<String>> {
         Request::Server { backend, server, state, weight } => {
             change(&control.glance(), &backend, &server, state.as_deref(), weight).map_err(one)
         }
-        Request::Who { client, backend, server, limit } => {
+        Request::Who { client, backend, server, tls, sni, limit } => {
             let client = client.as_deref().map(network).transpose().map_err(one)?;
-            let filter = SessionFilter { client, backend, server, ..SessionFilter::default() };
+            let filter = SessionFilter { client, backend, server, tls, server_name: sni, ..SessionFilter::default() };
             Ok(who(&control.glance(), &filter, limit.unwrap_or(WHO_DEFAULT).min(WHO_MAX)))
         }
         Request::Session { id } => session(&control.glance(), &id).map_err(one),
@@ -64,7 +66,8 @@ fn done(control: &Control, request: Request) -> Result<Value, Vec<String>> {
             let shown = &all[..all.len().min(limit.unwrap_or(REFUSALS_MAX))];
             Ok(json!({ "ok": true, "refusals": refusals_of(shown), "more": all.len() - shown.len() }))
         }
-        Request::Trust { address } => trust(&control.glance(), &address).map_err(one),
+        Request::Trust { address: Some(address) } => trust(&control.glance(), &address).map_err(one),
+        Request::Trust { address: None } => Ok(trusted(&control.glance())),
         Request::Ban { network, seconds } => ban(&control.glance().means.bans, &network, seconds).map_err(one),
         Request::Unban { network } => unban(&control.glance().means.bans, &network).map_err(one),
         Request::Bans {} => Ok(bans(&control.glance().means.bans)),
@@ -269,6 +272,15 @@ fn session_value(session: &SessionSeen) -> Value {
         "ended-ago": session.ended.map(|ago| ago.as_secs_f64()),
         "age": session.age.as_secs_f64(), "idle": session.idle.as_secs_f64(),
         "bytes-in": session.from_client, "bytes-out": session.from_server,
+        "tls": session.tls.as_ref().map(tls_value),
+    })
+}
+
+/// What is known of a client's TLS.
+pub fn tls_value(tls: &TlsSeen) -> Value {
+    json!({
+        "ends": tls.ends.name(), "version": tls.version, "sni": tls.server_name, "certificate": tls.certificate,
+        "certificate-name": tls.client_name,
     })
 }
 
@@ -328,17 +340,59 @@ fn kick_all(
 /// Which listeners let an address send headers, and by which of their networks: the longest that holds it.
 fn trust(glance: &Glance, address: &str) -> Result<Value, String> {
     let address: IpAddr = address.parse().map_err(|_| format!("{address} is no address"))?;
+    let snapshot = glance.snapshot();
     let of = |served: &Served| {
         let by =
             served.networks.iter().filter(|network| network.contains(address)).max_by_key(|network| network.prefix());
+        let (connections, last) = by.map(|by| used(&snapshot, served, by)).unwrap_or_default();
         json!({
             "service": served.service, "listener": served.name, "by": by.map(ToString::to_string),
-            "at": served.networks_at,
-            "untrusted": if served.plain_untrusted { "plain" } else { "abort" },
+            "at": served.networks_at, "untrusted": untrusted(served),
+            "connections": by.map(|_| connections), "last": last,
         })
     };
     let listeners: Vec<Value> = glance.listeners.iter().filter(|served| served.haproxy).map(of).collect();
     Ok(json!({ "ok": true, "address": address.to_string(), "listeners": listeners }))
+}
+
+/// The networks that each listener trusts and how they are used, and who has come from outside of them of late.
+fn trusted(glance: &Glance) -> Value {
+    let snapshot = glance.snapshot();
+    let network_of = |served: &Served, network: &Network| {
+        let (connections, last) = used(&snapshot, served, network);
+        json!({ "network": network.to_string(), "connections": connections, "last": last })
+    };
+    let listener = |served: &Served| {
+        let networks: Vec<Value> = served.networks.iter().map(|network| network_of(served, network)).collect();
+        json!({
+            "service": served.service, "listener": served.name, "at": served.networks_at,
+            "untrusted": untrusted(served), "networks": networks,
+        })
+    };
+    let listeners: Vec<Value> = glance.listeners.iter().filter(|served| served.haproxy).map(listener).collect();
+    let outside: Vec<Value> = glance.outsiders().iter().map(outsider).collect();
+    json!({ "ok": true, "listeners": listeners, "outside": outside })
+}
+
+/// How many connections of a listener's network were let in, and how many seconds ago the last one was.
+fn used(snapshot: &Snapshot, served: &Served, network: &Network) -> (u64, Option<u64>) {
+    let ago = |last: SystemTime| SystemTime::now().duration_since(last).unwrap_or_default().as_secs();
+    let found = snapshot.network_use(&served.service, &served.name, *network);
+    found.map_or((0, None), |found| (found.connections, Some(ago(found.last))))
+}
+
+/// What becomes of peers outside of a listener's networks.
+fn untrusted(served: &Served) -> &'static str {
+    if served.plain_untrusted { "plain" } else { "abort" }
+}
+
+fn outsider(one: &OutsiderSeen) -> Value {
+    json!({
+        "network": one.network.to_string(), "service": one.service, "listener": one.listener,
+        "peer": one.peer.to_string(), "count": one.count, "first": one.first.as_secs_f64(),
+        "last": one.last.as_secs_f64(), "sent": Escaped(&one.bytes).to_string(), "diagnosis": one.diagnosis,
+        "advice": one.advice,
+    })
 }
 
 fn ban(all: &Bans, text: &str, seconds: Option<u64>) -> Result<Value, String> {

@@ -9,12 +9,14 @@ use serde_json::json;
 
 use super::wire::failure;
 use super::{ANSWER_PATIENCE, Control, say};
-use crate::daemon::events::{self, KINDS, News, Told};
+use crate::daemon::events::{self, FollowsRelays, KINDS, News, RELAY, Told};
 
 /// Followers at a time: each has a conversation of those that there are.
 const FOLLOWERS_MAX: usize = 8;
 /// How long one may not read what has happened; meanwhile it loses the oldest events.
 const READ_PATIENCE: Duration = Duration::from_secs(600);
+/// The kind of lines that are of no other.
+const LOG: &str = "log";
 /// How often it is looked whether a follower is still there, and this process still serves.
 const STEP: Duration = Duration::from_millis(250);
 
@@ -47,9 +49,10 @@ pub fn follow(stream: &UnixStream, control: &Control, last: usize, kinds: &[Stri
         return say(stream, &failure(&words), ANSWER_PATIENCE);
     };
     let wanted = |told: &Told| match kinds {
-        [] => told.kind != "log",
+        [] => ![LOG, RELAY].contains(&told.kind),
         kinds => kinds.iter().any(|kind| *kind == told.kind),
     };
+    let _relays = (!once && kinds.iter().any(|kind| kind == RELAY)).then(FollowsRelays::begin);
     // In this order: whoever has the answer misses nothing that happens then.
     let mut next = events::all().last(last, wanted);
     say(stream, &json!({ "ok": true, "pid": std::process::id() }), ANSWER_PATIENCE)?;

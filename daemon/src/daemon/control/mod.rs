@@ -10,7 +10,8 @@ mod follow;
 mod state;
 mod wire;
 
-pub use answer::{backend_of, server_of, take_over_bans};
+pub use crate::daemon::events::KINDS;
+pub use answer::{backend_of, server_of, take_over_bans, tls_value};
 pub use ask::{NotAsked, ask, follow};
 pub use state::age;
 pub use wire::{Form, Request, WHO_DEFAULT};

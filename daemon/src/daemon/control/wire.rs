@@ -44,6 +44,12 @@ pub enum Request {
         /// A server's name.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         server: Option<String>,
+        /// Whether the client speaks TLS.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tls: Option<bool>,
+        /// The server name that the client has asked for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sni: Option<String>,
         /// Most that are shown.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         limit: Option<usize>,
@@ -74,7 +80,7 @@ pub enum Request {
         /// So many of the past.
         #[serde(default)]
         last: usize,
-        /// Only of these kinds; none: all but `log`.
+        /// Only of these kinds; none: all but `log` and `relay`.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         kinds: Vec<String>,
         /// Only those of the past.
@@ -87,10 +93,12 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         limit: Option<usize>,
     },
-    /// Who may send headers: which listeners let an address do so, and by which network.
+    /// Who may send headers: the networks of all listeners, and who has come from outside; or which listeners let an address
+    /// do so, and by which network.
     Trust {
         /// The address.
-        address: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        address: Option<String>,
     },
     /// Bans a client.
     Ban {

@@ -8,7 +8,7 @@ use vestibule::proxy::Escaped;
 
 use super::answers::now;
 use super::facts::{Facts, Usage, usage};
-use crate::daemon::control::backend_of;
+use crate::daemon::control::{backend_of, tls_value};
 use crate::daemon::figures;
 use crate::daemon::tier::{Glance, Served};
 use crate::hex;
@@ -45,7 +45,7 @@ fn refusal(one: &RefusalSeen) -> Value {
         "service": one.service, "listener": one.listener, "source": one.source.to_string(),
         "peer": one.peer.to_string(), "reason": one.reason, "diagnosis": one.diagnosis, "advice": one.advice,
         "text": one.text, "sent": Escaped(&one.bytes).to_string(), "hex": hex::show(&one.bytes, " "),
-        "count": one.count, "first": one.first.as_secs_f64(), "last": one.last.as_secs_f64(),
+        "tls": one.tls.as_ref().map(tls_value), "count": one.count, "first": one.first.as_secs_f64(), "last": one.last.as_secs_f64(),
     })
 }
 

@@ -449,6 +449,8 @@ fn state_of(client: SocketAddr, destination: SocketAddr) -> SessionState {
         ages: [Duration::from_secs(1); 6],
         awaits_greeting: false,
         is_tls: false,
+        tls_at_peer: false,
+        tls_certificate: false,
         unasked: false,
         attempts: 1,
         early: 0,

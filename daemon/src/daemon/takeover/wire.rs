@@ -166,6 +166,9 @@ const GREETED: u8 = 4;
 const HOLDS_END: u8 = 8;
 const CLIENT_WAS_TOLD: u8 = 16;
 const UNASKED: u8 = 32;
+/// These two are passed over by whoever does not know them.
+const TLS_AT_PEER: u8 = 64;
+const TLS_CERTIFICATE: u8 = 128;
 /// Bits of a half.
 const ENDED: u8 = 1;
 const DEAF: u8 = 2;
@@ -296,6 +299,8 @@ impl Writer {
             (HOLDS_END, pair.holds_end),
             (CLIENT_WAS_TOLD, pair.client_was_told),
             (UNASKED, state.unasked),
+            (TLS_AT_PEER, state.tls_at_peer),
+            (TLS_CERTIFICATE, state.tls_certificate),
         ];
         let first = match pair.first_to_end {
             None => NOBODY,
@@ -465,6 +470,8 @@ impl<'a> Reader<'a> {
             ages,
             awaits_greeting: flags & AWAITS_GREETING != 0,
             is_tls: flags & IS_TLS != 0,
+            tls_at_peer: flags & TLS_AT_PEER != 0,
+            tls_certificate: flags & TLS_CERTIFICATE != 0,
             unasked: flags & UNASKED != 0,
             attempts,
             early,
@@ -525,6 +532,8 @@ mod tests {
             ages: [6, 5, 4, 3, 2, 1].map(Duration::from_micros),
             awaits_greeting: false,
             is_tls: for_client.is_empty(),
+            tls_at_peer: true,
+            tls_certificate: for_client.is_empty(),
             unasked: !for_client.is_empty(),
             attempts: 2,
             early: 9,
