@@ -162,7 +162,8 @@ impl Listener {
     /// tells what was agreed, and a relay passes plaintext on to its servers.
     ///
     /// An engine does not start with such a listener before a pool that cannot go on with the session: one that hands off,
-    /// or one on tokio-uring.
+    /// since the session is memory of this process and its receivers get a descriptor. They shake hands themselves
+    /// ([`passes_tls`](Listener::passes_tls)).
     ///
     /// ```
     /// use vestibule::tls::{Identity, Termination};

@@ -783,7 +783,7 @@ impl fmt::Display for StartError {
             StartError::NoTls { listener, pool } => write!(
                 f,
                 "the listener on {listener} ends TLS, and the pool '{pool}' cannot go on with a TLS session: one that hands \
-                 off, or one on tokio-uring, has only the plain socket"
+                 off has only the plain socket for its receivers"
             ),
             StartError::Bind { address, name, error } => {
                 write!(f, "cannot listen on {address}")?;

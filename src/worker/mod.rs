@@ -28,6 +28,8 @@ pub use hand_off::{
     CAPACITY_MAX, HandOff, MODE_DEFAULT, RECORD_FIXED, TAKE_PATIENCE_DEFAULT, VERSION as HAND_OFF_VERSION,
 };
 pub use threads::THREADS_MAX;
+#[cfg(feature = "tokio-uring")]
+pub use tokio_uring::UringStream;
 #[cfg(feature = "whoami")]
 pub use whoami::Whoami;
 

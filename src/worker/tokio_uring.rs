@@ -3,6 +3,10 @@
 //! Beside each runtime stands a thread that waits for the queue, so that the runtime never blocks. The sockets stay as
 //! they are, in blocking mode: io_uring answers a read of a non-blocking one with EAGAIN instead of waiting for bytes.
 
+mod stream;
+
+pub use stream::UringStream;
+
 use std::convert::Infallible;
 use std::io;
 use std::iter::repeat_n;
@@ -22,18 +26,16 @@ impl Pool {
     /// A pool of `threads` threads (1..=[`THREADS_MAX`], clamped), each with a tokio-uring runtime that serves at most
     /// `concurrency` (1..=2^20, clamped) connections at a time; further ones wait in the queue.
     ///
-    /// The handler gets the connection on tokio-uring's socket; `into_parts` takes it out. When it
-    /// panics its connection is closed, the panic is logged and counted, and the pool goes on. A shutdown waits for the
+    /// The handler gets the connection on tokio-uring's socket; `into_uring_stream` makes it a reader and writer that yields
+    /// the residual first and speaks through TLS where there is a session, and `into_parts` takes it apart. When it panics its connection is closed, the panic is logged and counted, and the pool goes on. A shutdown waits for the
     /// tasks until its limit has passed; then they are left to the end of the process.
     ///
     /// ```no_run
-    /// use vestibule::dispatch::{Parts, Pool};
+    /// use vestibule::dispatch::Pool;
     ///
     /// Pool::tokio_uring("imap", 2, 10_000, |connection| async move {
     ///     let greeting = format!("* OK hello {}\r\n", connection.client());
-    ///     let Parts { socket, permit, .. } = connection.into_parts();
-    ///     let (_result, _buffer) = socket.write_all(greeting.into_bytes()).await;
-    ///     drop(permit);
+    ///     let (_result, _buffer) = connection.into_uring_stream().write_all(greeting.into_bytes()).await;
     /// });
     /// ```
     pub fn tokio_uring<F, Fut>(name: impl Into<String>, threads: usize, concurrency: usize, handler: F) -> Pool
@@ -47,14 +49,12 @@ impl Pool {
 }
 
 impl Accepted {
-    /// The same connection on tokio-uring's socket, for an accept loop of the program's own; `into_parts` takes it apart.
+    /// The same connection on tokio-uring's socket, for an accept loop of the program's own: `into_uring_stream` makes it a
+    /// reader and writer, `into_parts` takes it apart. To be called on a tokio-uring runtime.
     ///
     /// # Errors
-    /// `Unsupported` for a connection with a TLS session, which nothing would go through there. The connection is closed then.
+    /// None at present; the runtime's, if it comes to refuse a socket, which closes the connection.
     pub fn into_tokio_uring(self) -> io::Result<Accepted<TcpStream>> {
-        if self.tls().is_some() {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, "a TLS session cannot go on over tokio-uring"));
-        }
         self.on_runtime(|socket| Ok(TcpStream::from_std(socket)))
     }
 }
@@ -87,10 +87,6 @@ where
             })?;
         }
         Ok(Box::new(crew))
-    }
-
-    fn carry_tls(&self) -> bool {
-        false
     }
 }
 
@@ -148,18 +144,15 @@ impl Socket for TcpStream {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Shutdown;
-
     use super::*;
-    use crate::dispatch::Parts;
     use crate::dispatch::testing::{SOON, proxied};
     use crate::worker::testing::{Running, all_of};
 
     async fn answer(connection: Accepted<TcpStream>) {
         let client = connection.client();
-        let Parts { socket, residual: mut text, .. } = connection.into_parts();
+        let (stream, mut text) = (connection.into_uring_stream(), Vec::new());
         loop {
-            let (count, piece) = socket.read(vec![0; 100]).await;
+            let (count, piece) = stream.read(Vec::with_capacity(4)).await;
             match count.expect("the client sends") {
                 0 => break,
                 count => text.extend_from_slice(&piece[..count]),
@@ -167,8 +160,8 @@ mod tests {
         }
         assert!(!text.starts_with(b"panic"), "as told");
         let answer = [format!("{client} ").as_bytes(), &text].concat();
-        socket.write_all(answer).await.0.expect("the client listens");
-        socket.shutdown(Shutdown::Write).expect("the client is there");
+        stream.write_all(answer).await.0.expect("the client listens");
+        stream.shutdown().await.expect("the client is there");
     }
 
     #[test]

@@ -96,6 +96,8 @@ fn pools() -> Vec<Pool> {
     ];
     #[cfg(feature = "tokio")]
     pools.push(tokio::pool());
+    #[cfg(feature = "tokio-uring")]
+    pools.push(Pool::tokio_uring("uring", 1, 64, uring::answer));
     pools
 }
 
@@ -128,6 +130,138 @@ mod tokio {
         let text = reading.await.expect("no panic").expect("the client sends");
         writer.write_all(&text).await.expect("the client listens");
         writer.shutdown().await.expect("the client is there");
+    }
+}
+
+#[cfg(feature = "tokio-uring")]
+mod uring {
+    use ::tokio_uring::net::TcpStream;
+
+    use super::*;
+    use crate::worker::UringStream;
+
+    /// Reads and writes by two tasks.
+    pub(super) async fn answer(connection: Accepted<TcpStream>) {
+        let client = connection.client();
+        let stream = connection.into_uring_stream();
+        let reading = ::tokio_uring::spawn(all_of(stream.clone()));
+        stream.write_all(format!("{} ", client.ip()).into_bytes()).await.0.expect("the client listens");
+        let text = reading.await.expect("no panic").expect("the client sends");
+        stream.write_all(text).await.0.expect("the client listens");
+        stream.shutdown().await.expect("the client is there");
+    }
+
+    async fn all_of(stream: UringStream) -> std::io::Result<Vec<u8>> {
+        let mut text = Vec::new();
+        loop {
+            let (count, piece) = stream.read(Vec::with_capacity(5000)).await;
+            match count? {
+                0 => return Ok(text),
+                _ => text.extend_from_slice(&piece),
+            }
+        }
+    }
+
+    /// Gives back each piece as it comes.
+    async fn echo(connection: Accepted<TcpStream>) {
+        let stream = connection.into_uring_stream();
+        let mut buffer = Vec::with_capacity(1000);
+        let error = loop {
+            let read;
+            (read, buffer) = stream.read(buffer).await;
+            match read {
+                Ok(0) => break stream.shutdown().await.err(),
+                Ok(_) => buffer = stream.write_all(buffer).await.1,
+                Err(error) => break Some(error),
+            }
+            buffer.clear();
+        };
+        if let Some(error) = error {
+            assert!(matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof), "{error}");
+            panic!("as told: {error}");
+        }
+    }
+
+    fn echoing(identity: &Identity) -> Engine {
+        let listener = Listener::plain(anywhere()).tls(Termination::new(identity, &[]));
+        engine(DriverChoice::Auto, listener, Pool::tokio_uring("uring", 1, 64, echo))
+    }
+
+    fn hear(client: &mut Client, count: usize) -> Vec<u8> {
+        let mut heard = vec![0; count];
+        client.read_exact(&mut heard).expect("an echo");
+        heard
+    }
+
+    #[test]
+    fn an_echo_goes_on_over_new_keys_and_after_the_clients_end() {
+        let identity = identity();
+        let mut engine = echoing(&identity);
+        let mut client = connect(&identity, engine.addresses()[0]);
+        for round in 1..20u8 {
+            let said = vec![round; 3000 * usize::from(round)];
+            client.write_all(&said).expect("the server reads");
+            assert!(hear(&mut client, said.len()) == said, "round {round}");
+            client.conn.refresh_traffic_keys().expect("TLS 1.3");
+        }
+        client.write_all(b"last").and_then(|()| client.flush()).expect("the server reads");
+        client.conn.send_close_notify();
+        client.flush().expect("the server reads");
+        let mut heard = Vec::new();
+        client.read_to_end(&mut heard).expect("close_notify");
+        assert_eq!(heard, b"last");
+        assert_eq!(client.sock.read(&mut [0; 8]).expect("FIN"), 0, "nothing but close_notify came behind it");
+        assert!(engine.drain(SOON));
+        assert_eq!(engine.snapshot().count("lost-in-pool"), 0);
+    }
+
+    #[test]
+    fn who_ends_without_close_notify_or_breaks_the_protocol_is_told_from_one_that_ends() {
+        let identity = identity();
+        let mut engine = echoing(&identity);
+        let open = || {
+            let mut client = connect(&identity, engine.addresses()[0]);
+            client.write_all(b"a").expect("the server reads");
+            assert_eq!(hear(&mut client, 1), b"a");
+            client
+        };
+        let cut = open();
+        cut.sock.shutdown(Shutdown::Write).expect("connected");
+        let mut broken = open();
+        // An application's record that nobody can decrypt.
+        broken.sock.write_all(&[&[23, 3, 3, 0, 32][..], &[7; 32]].concat()).expect("connected");
+        let error = broken.read_to_end(&mut Vec::new()).expect_err("an alert");
+        assert!(error.to_string().contains("BadRecordMac"), "{error}");
+        until("both are counted", || engine.snapshot().count("lost-in-pool") == 2);
+        drop((cut, broken));
+        assert!(engine.drain(SOON));
+    }
+
+    #[test]
+    fn a_write_that_was_given_up_ends_with_its_stream() {
+        let identity = identity();
+        let listener = Listener::plain(anywhere()).tls(Termination::new(&identity, &[]));
+        let give_up = |connection: Accepted<TcpStream>| async move {
+            let stream = connection.into_uring_stream();
+            let other = stream.clone();
+            let writing = ::tokio_uring::spawn(async move { other.write_all(vec![b'x'; 64 << 20]).await.0 });
+            // It has begun when something has been said in between.
+            let (read, _) = stream.read(Vec::with_capacity(10)).await;
+            assert_eq!(read.expect("the client speaks"), 1);
+            writing.abort();
+            assert!(writing.await.expect_err("it waits for room").is_cancelled());
+            let error = stream.write_all(b"more".to_vec()).await.0.expect_err("half a record is sent");
+            assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+        };
+        let mut engine = engine(DriverChoice::Auto, listener, Pool::tokio_uring("uring", 1, 64, give_up));
+        let mut client = connect(&identity, engine.addresses()[0]);
+        client.conn.complete_io(&mut client.sock).expect("they agree");
+        // The kernel has no room for 64 MiB: the server's write waits, whether it has begun to or not.
+        assert!(hear(&mut client, 1 << 20).iter().all(|&byte| byte == b'x'));
+        client.write_all(b"a").and_then(|()| client.flush()).expect("the server reads");
+        client.read_to_end(&mut Vec::new()).expect_err("it is cut off");
+        assert!(engine.drain(SOON), "its end does not wait for the client");
+        assert_eq!(engine.snapshot().count("lost-in-pool"), 0, "its handler saw what it expected");
     }
 }
 
@@ -349,16 +483,11 @@ fn a_drain_does_not_wait_for_the_silent() {
 #[test]
 fn a_pool_that_cannot_go_on_with_a_session_is_refused_at_the_start() {
     let directory = tempfile::tempdir().expect("a directory");
-    let mut pools = vec![Pool::hand_off("elsewhere", directory.path().join("x.sock").as_path())];
-    #[cfg(feature = "tokio-uring")]
-    pools.push(Pool::tokio_uring("uring", 1, 1, async |connection| drop(connection)));
-    for pool in pools {
-        let name = pool.name.clone();
-        let listener = Listener::plain(anywhere()).tls(Termination::new(&identity(), &[])).pool(name.as_str());
-        let started = Engine::builder().pool(pool).listen(listener).start();
-        let Err(error @ StartError::NoTls { .. }) = started else { panic!("{name} would speak in clear") };
-        assert!(error.to_string().contains(&format!("the pool '{name}' cannot go on with a TLS session")), "{error}");
-    }
+    let pool = Pool::hand_off("elsewhere", directory.path().join("x.sock").as_path());
+    let listener = Listener::plain(anywhere()).tls(Termination::new(&identity(), &[])).pool("elsewhere");
+    let started = Engine::builder().pool(pool).listen(listener).start();
+    let Err(error @ StartError::NoTls { .. }) = started else { panic!("it would speak in clear") };
+    assert!(error.to_string().contains("the pool 'elsewhere' cannot go on with a TLS session"), "{error}");
 }
 
 /// A connection whose handshake is to begin, and its client.
