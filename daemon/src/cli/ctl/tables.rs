@@ -143,6 +143,7 @@ fn tls(tls: &Value) -> String {
     let version = match (tls["version"].as_str(), text(&tls["ends"])) {
         (Some(version), _) => version,
         (None, "server") => "passed on",
+        (None, "here") => "failed",
         (None, _) => "yes",
     };
     let certificate = (tls["certificate"] == true).then_some("certificate");

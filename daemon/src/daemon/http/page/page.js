@@ -69,9 +69,11 @@
     'client-rate-limit': 'client_exempt_networks for those that may, or raise client_rate_limit',
     'endpoint-refused': 'add it to client_allowed_endpoints if it may connect',
     'header-too-long': 'raise header_limit, or let the balancer send fewer TLVs',
-    'tls-failed': 'the line in the log says what the client did not like: an old version, or the certificate',
+    'tls-failed': 'an old version, a certificate that the client does not know, or no TLS at all: the words above tell',
   };
   const remedy = (one) => one.advice ?? REMEDIES[one.reason];
+  /** Why a TLS handshake has failed: only the log's words tell. */
+  const cause = (one) => one.reason === 'tls-failed' ? one.text.replace(/^.*?\): /, '') : null;
   const $ = (query, root = document) => root.querySelector(query);
   const SVG = 'http://www.w3.org/2000/svg';
 
@@ -415,7 +417,9 @@
       put($('.ago', node), `${span(one.last)} ago`);
       const sent = $('.sent', node);
       const code = $('code', sent);
-      if (one.sent) { put(code, one.sent); sent.hidden = false; } else { sent.hidden = true; }
+      const shown = cause(one) ?? one.sent;
+      put(code, shown);
+      sent.hidden = !shown;
       const detail = $('.detail', node);
       if (detail && !detail.hidden) drawDetail(detail, one);
       node.one = one;
@@ -425,7 +429,7 @@
   function tls(of) {
     if (!of) return null;
     const certificate = of.certificate ? `a certificate${of['certificate-name'] ? ` of ${of['certificate-name']}` : ''}` : null;
-    return [of.version ?? 'yes', of.sni ? `for ${of.sni}` : null, certificate, { here: 'up to here', peer: 'up to the peer' }[of.ends]]
+    return [of.version ?? (of.ends === 'here' ? 'no session came about' : 'yes'), of.sni ? `for ${of.sni}` : null, certificate, { here: 'up to here', peer: 'up to the peer' }[of.ends]]
       .filter((part) => part).join(', ');
   }
   function makeRefusal(one) {
@@ -433,7 +437,7 @@
       el('span', { class: 'source mono' }, one.source),
       el('span', { class: 'why' }, el('b', {}, one.reason), one.diagnosis ? el('span', { class: 'tag' }, one.diagnosis) : null, ` at ${one.service}/${one.listener}`),
       el('span', { class: 'count' }), el('span', { class: 'ago' }),
-      el('span', { class: 'sent' }, 'sent ', el('code')));
+      el('span', { class: 'sent' }, one.reason === 'tls-failed' ? 'because ' : 'sent ', el('code')));
     const detail = el('dl', { class: 'detail', hidden: '' });
     const node = el('li', {}, button, detail);
     button.addEventListener('click', () => {
@@ -480,7 +484,8 @@
       const sources = [...new Set(all.sort((a, b) => b.count - a.count).map((one) => one.source))];
       const since = span(Math.max(...all.map((one) => one.first)));
       const more = sources.length > 3 ? ` and ${sources.length - 3} more` : '';
-      const advice = all.find((one) => one.advice)?.advice ?? REMEDIES[all[0].reason];
+      const because = cause(all[0]);
+      const advice = because ? `Of the most frequent: ${because}` : all.find((one) => one.advice)?.advice ?? REMEDIES[all[0].reason];
       say('warn', `refused ${key}`, `Refused at ${key}, ${number(times)} ${times === 1 ? 'time' : 'times'} in ${since}.`,
         `${capital(WORDS[all[0].reason] ?? 'the header breaks a rule of the protocol')}. From ${sources.slice(0, 3).join(', ')}${more}.${advice ? ` ${capital(advice)}.` : ''}`);
     }
