@@ -138,28 +138,26 @@ mod uring {
     use ::tokio_uring::net::TcpStream;
 
     use super::*;
-    use crate::worker::UringStream;
 
     /// Reads and writes by two tasks.
     pub(super) async fn answer(connection: Accepted<TcpStream>) {
         let client = connection.client();
         let stream = connection.into_uring_stream();
-        let reading = ::tokio_uring::spawn(all_of(stream.clone()));
+        let reader = stream.clone();
+        let reading = ::tokio_uring::spawn(async move {
+            let mut text = Vec::new();
+            loop {
+                let (count, piece) = reader.read(Vec::with_capacity(5000)).await;
+                match count.expect("the client sends") {
+                    0 => return text,
+                    _ => text.extend_from_slice(&piece),
+                }
+            }
+        });
         stream.write_all(format!("{} ", client.ip()).into_bytes()).await.0.expect("the client listens");
-        let text = reading.await.expect("no panic").expect("the client sends");
+        let text = reading.await.expect("no panic");
         stream.write_all(text).await.0.expect("the client listens");
         stream.shutdown().await.expect("the client is there");
-    }
-
-    async fn all_of(stream: UringStream) -> std::io::Result<Vec<u8>> {
-        let mut text = Vec::new();
-        loop {
-            let (count, piece) = stream.read(Vec::with_capacity(5000)).await;
-            match count? {
-                0 => return Ok(text),
-                _ => text.extend_from_slice(&piece),
-            }
-        }
     }
 
     /// Gives back each piece as it comes.
