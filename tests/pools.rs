@@ -9,14 +9,14 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use vestibule::dispatch::Parts;
 use vestibule::dispatch::{Accepted, Incoming, Overload, Pool};
 use vestibule::engine::EngineBuilder;
+use vestibule::tls::{Identity, Termination};
 use vestibule::{Engine, Listener};
 
 use crate::support::client::{Client, address, loopback};
 use crate::support::daemon::{Daemon, counted};
-use crate::support::swarm::{CONNECTIONS, swarm};
+use crate::support::swarm::{CONNECTIONS, IN_FLIGHT, secured_client, secured_swarm, swarm};
 use crate::support::{PATIENCE, header, open_connections, wait_until};
 
 /// The name of the only pool of each test's engine.
@@ -49,8 +49,40 @@ fn assert_daemon_serves_ten_thousand(globals: &str) {
 }
 
 #[test]
+fn ten_thousand_by_tls_to_the_daemons_rings() {
+    assert_daemon_serves_tls("");
+}
+
+#[test]
+fn ten_thousand_by_tls_to_the_daemons_threads() {
+    assert_daemon_serves_tls("service imap-login {\n  workers = 2\n}");
+}
+
+fn assert_daemon_serves_tls(globals: &str) {
+    let (daemon, listener) = Daemon::haproxy(&format!("ssl_handshake_timeout = 60 secs\n{globals}"), "ssl = yes");
+    secured_client(listener)(&header::local()); // whatever is opened once is open now
+    let before = daemon.open_files();
+    let right = secured_swarm(listener, |said, source| {
+        let answer = crate::support::client::whoami(said);
+        answer["client"] == serde_json::json!(source.to_string()) && answer["tls"] == true
+    });
+    assert_eq!(right, CONNECTIONS as usize);
+    let settled = wait_until(PATIENCE, || daemon.open_files() == before);
+    assert!(settled, "{before} open files before, {} after", daemon.open_files());
+    let log = daemon.stop();
+    let all = u64::from(CONNECTIONS);
+    assert_eq!((counted(&log, "proxied"), counted(&log, "tls-established")), (Some(all), Some(all + 1)), "{log}");
+    assert!(counted(&log, "tls-resumed") >= Some(all - IN_FLIGHT as u64), "{log}");
+}
+
+#[test]
 fn ten_thousand_connections_that_the_rings_serve() {
     assert_serves_ten_thousand(Pool::here(POOL, answer));
+}
+
+#[test]
+fn ten_thousand_by_tls_that_the_rings_serve() {
+    assert_serves_tls(Pool::here(POOL, answer));
 }
 
 #[test]
@@ -89,55 +121,97 @@ fn ten_thousand_connections_to_a_pool_of_threads() {
 }
 
 #[test]
+fn ten_thousand_by_tls_to_a_pool_of_threads() {
+    assert_serves_tls(Pool::threads(POOL, 4, answer));
+}
+
+#[test]
 fn ten_thousand_connections_to_a_tokio_runtime() {
+    let runtime = tokio_runtime();
+    assert_serves_ten_thousand(Pool::tokio(POOL, runtime.handle().clone(), 1024, answer_on_tokio));
+}
+
+#[test]
+fn ten_thousand_by_tls_to_a_tokio_runtime() {
+    let runtime = tokio_runtime();
+    assert_serves_tls(Pool::tokio(POOL, runtime.handle().clone(), 1024, answer_on_tokio));
+}
+
+fn tokio_runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_io().build().expect("a runtime")
+}
+
+async fn answer_on_tokio(connection: Accepted<tokio::net::TcpStream>) {
     use tokio::io::AsyncWriteExt;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_io().build().expect("a runtime");
-    assert_serves_ten_thousand(Pool::tokio(POOL, runtime.handle().clone(), 1024, |connection| async move {
-        let client = connection.client().to_string();
-        connection.into_stream().write_all(client.as_bytes()).await.expect("the client reads");
-    }));
+    let client = connection.client().to_string();
+    let mut stream = connection.into_stream();
+    stream.write_all(client.as_bytes()).await.expect("the client reads");
+    stream.shutdown().await.expect("the client reads");
 }
 
 #[test]
 fn ten_thousand_connections_to_tokio_uring_runtimes() {
-    assert_serves_ten_thousand(Pool::tokio_uring(POOL, 2, 1024, |connection| async move {
-        let client = connection.client().to_string();
-        let Parts { socket, .. } = connection.into_parts();
-        socket.write_all(client.into_bytes()).await.0.expect("the client reads");
-    }));
+    assert_serves_ten_thousand(Pool::tokio_uring(POOL, 2, 1024, answer_on_tokio_uring));
+}
+
+#[test]
+fn ten_thousand_by_tls_to_tokio_uring_runtimes() {
+    assert_serves_tls(Pool::tokio_uring(POOL, 2, 1024, answer_on_tokio_uring));
+}
+
+async fn answer_on_tokio_uring(connection: Accepted<tokio_uring::net::TcpStream>) {
+    let client = connection.client().to_string();
+    let stream = connection.into_uring_stream();
+    stream.write_all(client.into_bytes()).await.0.expect("the client reads");
+    stream.shutdown().await.expect("the client reads");
 }
 
 #[test]
 fn ten_thousand_connections_pulled_by_threads() {
-    let (engine, incoming) = pulled();
+    let (engine, incoming) = pulled(listener());
+    pulled_by_threads(incoming, || assert_engine_serves_ten_thousand(engine));
+}
+
+#[test]
+fn ten_thousand_by_tls_pulled_by_threads() {
+    let (engine, incoming) = pulled(secured_listener());
+    pulled_by_threads(incoming, || assert_engine_serves_tls(engine));
+}
+
+fn pulled_by_threads(incoming: Incoming, meanwhile: impl FnOnce()) {
     let pulling =
         std::iter::repeat_n(incoming, 4).map(|incoming| thread::spawn(move || incoming.into_iter().for_each(answer)));
     let pulling: Vec<_> = pulling.collect();
-    assert_engine_serves_ten_thousand(engine);
+    meanwhile();
     pulling.into_iter().for_each(|thread| thread.join().expect("no panic"));
 }
 
 #[test]
 fn ten_thousand_connections_pulled_by_a_task_of_tokio() {
-    use tokio::io::AsyncWriteExt;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_io().build().expect("a runtime");
-    let (engine, mut incoming) = pulled();
+    let (engine, incoming) = pulled(listener());
+    pulled_by_a_task(incoming, || assert_engine_serves_ten_thousand(engine));
+}
+
+#[test]
+fn ten_thousand_by_tls_pulled_by_a_task_of_tokio() {
+    let (engine, incoming) = pulled(secured_listener());
+    pulled_by_a_task(incoming, || assert_engine_serves_tls(engine));
+}
+
+fn pulled_by_a_task(mut incoming: Incoming, meanwhile: impl FnOnce()) {
+    let runtime = tokio_runtime();
     let pulling = runtime.spawn(async move {
         while let Some(connection) = incoming.next().await {
-            tokio::spawn(async move {
-                let client = connection.client().to_string();
-                let mut stream = connection.into_tokio().expect("no TLS").into_stream();
-                stream.write_all(client.as_bytes()).await.expect("the client reads");
-            });
+            tokio::spawn(answer_on_tokio(connection.into_tokio().expect("a runtime with I/O")));
         }
     });
-    assert_engine_serves_ten_thousand(engine);
+    meanwhile();
     runtime.block_on(pulling).expect("no panic");
 }
 
 #[test]
 fn connections_that_nobody_pulls_are_refused_and_counted() {
-    let (mut engine, incoming) = pulled();
+    let (mut engine, incoming) = pulled(listener());
     assert!(engine.incoming(POOL).is_none() && engine.incoming("no such").is_none(), "somebody has it");
     drop(incoming);
     let (said, _, _) = Client::send_to(engine.addresses()[0], &header::local()).read_to_end();
@@ -147,8 +221,8 @@ fn connections_that_nobody_pulls_are_refused_and_counted() {
 }
 
 /// An engine whose connections the test pulls.
-fn pulled() -> (Engine, Incoming) {
-    let engine = engine(Pool::incoming(POOL));
+fn pulled(listener: Listener) -> (Engine, Incoming) {
+    let engine = start_at(Engine::builder(), Pool::incoming(POOL), listener);
     let incoming = engine.incoming(POOL).expect("nobody has it");
     (engine, incoming)
 }
@@ -278,7 +352,12 @@ fn an_exact_pool_finds_the_residual_in_the_socket() {
 /// Tells the client its own address.
 fn answer(connection: Accepted) {
     let client = connection.client().to_string();
-    connection.into_stream().write_all(client.as_bytes()).expect("the client reads");
+    let mut stream = connection.into_stream();
+    stream.write_all(client.as_bytes()).expect("the client reads");
+    if stream.accepted().tls().is_some() {
+        // With close_notify. Nobody is waited for: this runs on rings, too.
+        stream.finish(Duration::ZERO).expect("the client reads");
+    }
 }
 
 /// An engine with one listener for `pool`, whose name is [`POOL`].
@@ -287,17 +366,48 @@ fn engine(pool: Pool) -> Engine {
 }
 
 fn start(builder: EngineBuilder, pool: Pool) -> Engine {
-    let listener = Listener::proxy(loopback(0)).trust(["127.0.0.1".parse().expect("a network")]).pool(POOL);
+    start_at(builder, pool, listener())
+}
+
+fn start_at(builder: EngineBuilder, pool: Pool, listener: Listener) -> Engine {
     builder.pool(pool).listen(listener).start().expect("the engine starts")
+}
+
+fn listener() -> Listener {
+    Listener::proxy(loopback(0)).trust(["127.0.0.1".parse().expect("a network")]).pool(POOL)
+}
+
+/// The same, with TLS behind the header.
+fn secured_listener() -> Listener {
+    let identity = Identity::self_signed(&["mail.test"]).expect("a good name");
+    listener().tls(Termination::new(&identity, &[]).timeout(PATIENCE))
 }
 
 fn assert_serves_ten_thousand(pool: Pool) {
     assert_engine_serves_ten_thousand(engine(pool));
 }
 
-fn assert_engine_serves_ten_thousand(mut engine: Engine) {
+fn assert_serves_tls(pool: Pool) {
+    assert_engine_serves_tls(start_at(Engine::builder(), pool, secured_listener()));
+}
+
+fn assert_engine_serves_ten_thousand(engine: Engine) {
+    let right = swarm(engine.addresses()[0], |said, source| said == source.to_string().as_bytes());
+    assert_served(engine, right);
+}
+
+fn assert_engine_serves_tls(engine: Engine) {
+    let right = secured_swarm(engine.addresses()[0], |said, source| said == source.to_string().as_bytes());
+    let (all, full) = (u64::from(CONNECTIONS), IN_FLIGHT as u64);
+    let counts = || ["tls-established", "tls-resumed"].map(|name| engine.snapshot().count(name));
+    assert!(wait_until(PATIENCE, || counts()[0] == all), "{:?} of {all}", counts());
+    assert!(counts()[1] >= all - full, "each of {full} clients has shaken hands once: {:?}", counts());
+    assert_served(engine, right);
+}
+
+/// Nobody of [`CONNECTIONS`] was lost, and nothing is left of them.
+fn assert_served(mut engine: Engine, right: usize) {
     let listener = engine.addresses()[0];
-    let right = swarm(listener, |said, source| said == source.to_string().as_bytes());
     assert_eq!(right, CONNECTIONS as usize);
     // The last may have its answer before it is counted.
     let counts = || {
