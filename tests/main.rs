@@ -39,6 +39,7 @@ mod operations;
 mod package;
 mod packaging;
 mod page;
+mod passed;
 mod peer_cases;
 mod peers;
 mod pools;

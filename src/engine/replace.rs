@@ -1,13 +1,13 @@
 //! Another configuration for a running engine: its rings go on, and so does whoever they serve.
 
 use std::fmt;
-use std::net::SocketAddr;
-use std::sync::Weak;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::sync::{Arc, Weak};
 
 use super::driver::DriverChoice;
 use super::start::EngineBuilder;
 use super::{Engine, StartError};
-use crate::ring::SLOT_BYTES;
+use crate::ring::{self, SLOT_BYTES};
 
 /// What a running engine keeps as it was made, whatever another configuration says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,8 +114,7 @@ impl Engine {
         let before = self.addresses.clone();
         let kept = self.keep(&mut builder);
         for listener in builder.listeners.iter_mut().filter(|listener| listener.sockets.is_empty()) {
-            let present = self.sockets.iter().filter(|(bound, _)| *bound == listener.address);
-            listener.sockets = present.map(|(_, socket)| socket).filter_map(Weak::upgrade).collect();
+            listener.sockets = self.sockets_for(listener.address);
         }
         builder.listeners.iter().try_for_each(|listener| builder.service_of(listener).map(drop))?;
         let rings = self.threads.len();
@@ -123,6 +122,18 @@ impl Engine {
         self.start_prober(&builder)?;
         self.put_in_force(builder, declared, sockets)?;
         Ok(Replaced::of(kept, &before, &self.addresses))
+    }
+
+    /// The sockets that listen at an address; or else those that take its clients beside those of the other family.
+    fn sockets_for(&self, address: SocketAddr) -> Vec<Arc<TcpListener>> {
+        let at = |address: SocketAddr| self.sockets.iter().filter(move |(bound, _)| *bound == address);
+        let own: Vec<_> = at(address).filter_map(|(_, socket)| Weak::upgrade(socket)).collect();
+        if !own.is_empty() || !address.ip().is_unspecified() {
+            return own;
+        }
+        let other: IpAddr = if address.is_ipv4() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+        let shared = at(SocketAddr::new(other, address.port())).filter_map(|(_, socket)| Weak::upgrade(socket));
+        shared.filter(|socket| ring::serves_both_families(socket)).collect()
     }
 
     /// Brings what was asked for within what the rings were made for.

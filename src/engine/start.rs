@@ -282,7 +282,7 @@ impl EngineBuilder {
                 there => ring::adopt_group(there, rings, listener.options()),
             };
             let group = group.map_err(failed)?;
-            let address = group[0].local_addr().map_err(failed)?;
+            let address = bound_as(listener.address, &group[0]).map_err(failed)?;
             sockets.addresses.push(address);
             // Of fewer sockets than rings, some come more than once.
             let different = if listener.sockets.is_empty() { rings } else { listener.sockets.len() };
@@ -293,6 +293,14 @@ impl EngineBuilder {
         }
         Ok(sockets)
     }
+}
+
+/// The address that a listener has by its socket: its own if that is of IPv4, and the socket one of IPv6 that takes clients of
+/// both families.
+fn bound_as(wanted: SocketAddr, socket: &TcpListener) -> io::Result<SocketAddr> {
+    let bound = socket.local_addr()?;
+    let is_shared = wanted.is_ipv4() && bound.is_ipv6() && wanted.port() == bound.port();
+    Ok(if is_shared { wanted } else { bound })
 }
 
 /// A listener's sockets that are bound and do not listen yet.

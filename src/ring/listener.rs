@@ -104,6 +104,12 @@ pub fn listen_group(sockets: &[Arc<TcpListener>], options: Options) -> io::Resul
     sockets.iter().try_for_each(|socket| listen(socket))
 }
 
+/// Whether a socket is bound to `[::]` and takes clients of IPv4 too, as one of another program may.
+pub fn serves_both_families(socket: &TcpListener) -> bool {
+    let any = socket.local_addr().is_ok_and(|bound| bound.is_ipv6() && bound.ip().is_unspecified());
+    any && matches!(SockRef::from(socket).only_v6(), Ok(false))
+}
+
 /// SO_REUSEPORT would let us join the group of another instance that listens; a bind without it finds out.
 fn look_for_another(address: SocketAddr) -> io::Result<()> {
     let probe = socket(address)?;

@@ -29,7 +29,9 @@ mod waker;
 pub use buffers::{LONG_MAX, SLOT_BYTES};
 pub use driver::{Completion, Driver, Errno, Native, Newcomer, ReadMode};
 pub use epoll::Epoll;
-pub use listener::{BACKLOG, DEFER_ACCEPT_SECONDS, Options, adopt_group, bind_group, listen_group, reserve_group};
+pub use listener::{
+    BACKLOG, DEFER_ACCEPT_SECONDS, Options, adopt_group, bind_group, listen_group, reserve_group, serves_both_families,
+};
 pub use setup::{Abilities, CQ_ENTRIES_MAX, Rung, SQ_ENTRIES, SetupError, completion_entries, disabled_by_sysctl};
 pub use stream::{Readiness, Streams, stream_socket};
 pub use sys::{Credentials, Resource, allowed_cpus, limit, peer_credentials, pin_to, raise_open_files};

@@ -1,7 +1,7 @@
 //! What a running daemon consists of beyond its engine: how it starts and ends (`run`), the engines that follow one another
 //! (`tier`), what they are made from (`configuration`, `plan`, `relays`), the hand-over to another process (`takeover`),
-//! where operators ask (`control`, `http`), and what the system is asked for (`capacity`, `privileges`, `systemd`, `init`,
-//! `log`).
+//! where operators ask (`control`, `http`), and what the system is asked for (`capacity`, `privileges`, `systemd`, `inherited`,
+//! `init`, `log`).
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -12,6 +12,7 @@ mod events;
 mod figures;
 mod http;
 mod in_force;
+mod inherited;
 mod init;
 mod legacy;
 mod log;

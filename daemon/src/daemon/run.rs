@@ -18,13 +18,13 @@ use vestibule::ring;
 use super::configuration;
 use super::control::{self, Control, NotAsked, Request};
 use super::http::{self, Bound, Facts};
+use super::inherited::Inherited;
 use super::init::Successors;
 use super::legacy::Legacy;
 use super::log;
 use super::plan::{self, Means};
 use super::privileges::Target;
 use super::sessions::Sessions;
-use super::systemd::Inherited;
 use super::takeover::{self, Claim, Given, Limits, Place, Predecessor, Purpose, Taken};
 use super::tier::{Event, Parts, Tier};
 use super::watcher::Watcher;
@@ -143,9 +143,10 @@ fn start(
         nobody_else_is_at(&settings.control_socket, Purpose::Control)?;
     }
     let mut inherited = Inherited::take()?;
+    inherited.suits(settings)?;
     let open = |address| match claim.as_mut().map(|claim| claim.sockets_at(address)) {
         Some(sockets) if !sockets.is_empty() => Ok(sockets),
-        _ => Ok(inherited.bound_to(address)),
+        _ => inherited.bound_to(address),
     };
     let bound = plan::builder(settings, means, open)?.bind()?;
     inherited.all_taken()?;

@@ -1,5 +1,4 @@
-//! The service manager's side: the sockets that it has opened or kept for us (sd_listen_fds(3)), and what it is told
-//! (sd_notify(3)). Without one nothing of this has an effect, but that a ring which does not turn is logged.
+//! What the service manager is told (sd_notify(3)), and what it keeps for the next process. Without one nothing of this has an effect, but that a ring which does not turn is logged.
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
@@ -8,81 +7,13 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use listenfd::ListenFd;
 use sd_notify::NotifyState;
 use vestibule::engine::Pulse;
 
-use super::{Error, lock};
-
-/// Sockets that were open when the process began and that no listener has taken yet.
-pub struct Inherited(Vec<Socket>);
-
-struct Socket {
-    /// `FileDescriptorName=`; the unit's name if that is not set.
-    name: String,
-    address: SocketAddr,
-    socket: TcpListener,
-}
-
-impl Inherited {
-    /// Takes what LISTEN_FDS names.
-    pub fn take() -> Result<Inherited, Error> {
-        let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
-        let mut names = names.split(':');
-        let mut all = ListenFd::from_env();
-        let mut sockets: Vec<Socket> = Vec::with_capacity(all.len());
-        for index in 0..all.len() {
-            let name = names.next().filter(|name| !name.is_empty()).unwrap_or("without a name").to_owned();
-            let wrong =
-                |error| format!("inherited socket {index} ({name}) is no TCP socket: {error}; use ListenStream=");
-            let Some(socket) = all.take_tcp_listener(index).map_err(wrong)? else { continue };
-            sockets.push(Socket { address: socket.local_addr()?, name, socket });
-        }
-        // One of a socket unit may have been kept as well: then there are two descriptors of it.
-        let units: Vec<u64> = sockets.iter().filter(|one| !one.is_kept()).filter_map(Socket::inode).collect();
-        sockets.retain(|one| !one.is_kept() || one.inode().is_none_or(|inode| !units.contains(&inode)));
-        Ok(Inherited(sockets))
-    }
-
-    /// The sockets that are bound to this address.
-    pub fn bound_to(&mut self, address: SocketAddr) -> Vec<TcpListener> {
-        let (these, others) = std::mem::take(&mut self.0).into_iter().partition(|socket| socket.address == address);
-        self.0 = others;
-        let these: Vec<Socket> = these;
-        these.into_iter().map(|socket| socket.socket).collect()
-    }
-
-    /// An error if something is left: it would accept connections into the void. What was kept of listeners that are no
-    /// longer configured is let go.
-    pub fn all_taken(&mut self) -> Result<(), Error> {
-        for Socket { name, address, .. } in self.0.extract_if(.., |socket| socket.is_kept()) {
-            tracing::warn!("no inet_listener has the address {address} of a socket that was kept: it is let go");
-            tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(&name)]);
-        }
-        match self.0.first() {
-            None => Ok(()),
-            Some(Socket { name, address, .. }) => Err(format!(
-                "the service manager has passed a socket on {address} ({name}), but no inet_listener has that address \
-                 and port; add one, or remove ListenStream= from the socket unit"
-            )
-            .into()),
-        }
-    }
-}
-
-impl Socket {
-    /// Whether it comes from the descriptor store, and not from a socket unit.
-    fn is_kept(&self) -> bool {
-        self.name.starts_with(KEPT)
-    }
-
-    fn inode(&self) -> Option<u64> {
-        nix::sys::stat::fstat(&self.socket).ok().map(|found| found.st_ino)
-    }
-}
+use super::lock;
 
 /// With this begin the names (`FDNAME=`) of sockets in the descriptor store.
-const KEPT: &str = "kept.";
+pub(super) const KEPT: &str = "kept.";
 /// Descriptors in one message; the kernel takes 253 (SCM_MAX_FD, unix(7)).
 const KEPT_AT_ONCE: usize = 64;
 
@@ -218,7 +149,7 @@ fn feed(fed: &Mutex<Fed>, step: Duration, watched: bool) {
     }
 }
 
-fn tell(states: &[NotifyState<'_>]) {
+pub(super) fn tell(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::warn!("the service manager cannot be told: {error}");
     }

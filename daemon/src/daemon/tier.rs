@@ -23,7 +23,7 @@ use super::plan::{self, Means};
 use super::systemd::{self, Store, Watchdog};
 use super::takeover::{Claim, Form, Given, Offered, Place, Predecessor, successor};
 use super::watcher::Watcher;
-use super::{Error, figures, init};
+use super::{Error, figures, inherited, init};
 
 /// What the daemon's main thread waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -392,6 +392,7 @@ impl Tier {
         if served.services.is_empty() {
             return Err(vec!["operators have drained every listener of it: resume one of them first".to_owned()]);
         }
+        self.suits_shared_sockets(&served).map_err(|problem| vec![problem])?;
         let builder = plan::builder(&served, &means, |_| Ok(Vec::new())).map_err(|error| said(&error))?;
         let why_not = self.why_not();
         let moved = settings.http_listen != self.settings.http_listen;
@@ -413,6 +414,13 @@ impl Tier {
         }
         tracing::info!(event = "reload", "reloaded: accepting on {addresses} addresses");
         Ok(warnings)
+    }
+
+    /// An error if a socket of both families, as a service manager may pass one, would serve two listeners.
+    fn suits_shared_sockets(&self, settings: &Settings) -> Result<(), String> {
+        let sockets = self.engine.iter().filter_map(|engine| engine.sockets().ok()).flatten();
+        let both = sockets.filter(|(_, socket)| inherited::serves_both(socket));
+        both.map(|(address, _)| address.port()).try_for_each(|port| inherited::one_listener_for_both(settings, port))
     }
 
     /// Stops accepting at a listener, by its name or by SERVICE/NAME, until [`Tier::resume_listener`]. Its sessions go on, and
