@@ -2,12 +2,14 @@
 
 use std::fs::File;
 use std::io;
-use std::mem::{MaybeUninit, size_of};
+use std::mem::size_of;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::event::EventfdFlags;
 use rustix::net::RecvFlags;
+use rustix::process::Rlimit;
+use rustix::thread::CpuSet;
 use socket2::SockRef;
 
 use super::driver::Errno;
@@ -96,7 +98,7 @@ pub struct Credentials {
     pub uid: u32,
 }
 
-/// Who is at the other end of a Unix socket (SO_PEERCRED, unix(7)).
+/// Who is at the other end of a Unix socket (SO_PEERCRED, unix(7)). Not by rustix, whose process ids cannot be 0.
 pub fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<Credentials> {
     let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
     let mut len = size_of::<libc::ucred>() as libc::socklen_t;
@@ -115,42 +117,32 @@ pub fn eventfd() -> io::Result<OwnedFd> {
 
 /// The CPUs that this thread may run on, ascending (sched_getaffinity(2)).
 pub fn allowed_cpus() -> io::Result<Vec<usize>> {
-    let mut set = empty_cpu_set();
-    // SAFETY: `set` is a cpu_set_t of the size given.
-    check(unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) })?;
-    // SAFETY: the index is below CPU_SETSIZE.
-    Ok((0..libc::CPU_SETSIZE as usize).filter(|&cpu| unsafe { libc::CPU_ISSET(cpu, &set) }).collect())
+    let set = rustix::thread::sched_getaffinity(None)?;
+    Ok((0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect())
 }
 
 /// Pins this thread to one CPU (sched_setaffinity(2)).
 pub fn pin_to(cpu: usize) -> io::Result<()> {
-    if cpu >= libc::CPU_SETSIZE as usize {
+    if cpu >= CpuSet::MAX_CPU {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    let mut set = empty_cpu_set();
-    // SAFETY: the index is below CPU_SETSIZE, checked above.
-    unsafe { libc::CPU_SET(cpu, &mut set) };
-    // SAFETY: `set` is a cpu_set_t of the size given.
-    check(unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) }).map(drop)
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    Ok(rustix::thread::sched_setaffinity(None, &set)?)
 }
 
-/// A resource limit: soft and hard (getrlimit(2)).
+/// A resource limit: soft and hard (getrlimit(2)); `u64::MAX` if there is none.
 pub fn limit(resource: Resource) -> io::Result<(u64, u64)> {
-    let mut limit = MaybeUninit::<libc::rlimit>::uninit();
-    // SAFETY: `limit` has room for one rlimit.
-    check(unsafe { libc::getrlimit(resource.code(), limit.as_mut_ptr()) })?;
-    // SAFETY: the call succeeded, so the kernel has filled it.
-    let limit = unsafe { limit.assume_init() };
-    Ok((limit.rlim_cur, limit.rlim_max))
+    let Rlimit { current, maximum } = rustix::process::getrlimit(resource.of_rustix());
+    Ok((current.unwrap_or(u64::MAX), maximum.unwrap_or(u64::MAX)))
 }
 
 /// Raises the soft limit of open files to the hard one, and tells what it is then (setrlimit(2)).
 pub fn raise_open_files() -> io::Result<u64> {
     let (soft, hard) = limit(Resource::OpenFiles)?;
     if soft < hard {
-        let wanted = libc::rlimit { rlim_cur: hard, rlim_max: hard };
-        // SAFETY: `wanted` is an rlimit that lives through the call.
-        check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &wanted) })?;
+        let hard = rustix::process::getrlimit(Resource::OpenFiles.of_rustix()).maximum;
+        rustix::process::setrlimit(Resource::OpenFiles.of_rustix(), Rlimit { current: hard, maximum: hard })?;
     }
     Ok(hard)
 }
@@ -165,17 +157,12 @@ pub enum Resource {
 }
 
 impl Resource {
-    fn code(self) -> libc::__rlimit_resource_t {
+    fn of_rustix(self) -> rustix::process::Resource {
         match self {
-            Resource::OpenFiles => libc::RLIMIT_NOFILE,
-            Resource::LockedMemory => libc::RLIMIT_MEMLOCK,
+            Resource::OpenFiles => rustix::process::Resource::Nofile,
+            Resource::LockedMemory => rustix::process::Resource::Memlock,
         }
     }
-}
-
-fn empty_cpu_set() -> libc::cpu_set_t {
-    // SAFETY: a cpu_set_t is an array of integers; all zero is the empty set.
-    unsafe { MaybeUninit::<libc::cpu_set_t>::zeroed().assume_init() }
 }
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
