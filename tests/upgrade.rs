@@ -7,6 +7,7 @@
 //!     cargo test --test integration upgrade -- --nocapture --test-threads 1
 //! ```
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -14,6 +15,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tempfile::TempDir;
+use vestibule::worker::Discard;
+use vestibule::{Engine, Listener, Pool};
 
 use crate::support::client::{TRUSTED, address, loopback};
 use crate::support::cluster::backend;
@@ -377,4 +380,41 @@ fn term_with_sessions_ends_with_0_however_many_were_let_go_and_says_how_many() {
         assert!(daemon.output().contains(&format!("{HELD} sessions were let go")), "{}", daemon.output());
         crowd.assert_no_byte_wrong(&talker);
     }
+}
+
+/// What the building of an engine costs that has the doors of [`Scene`], with all its rings: the least that a reload took
+/// when each made an engine beside the present one.
+fn cost_of_a_second_engine() -> Duration {
+    let this = std::process::id();
+    let before = cpu_of(this);
+    let listener = Listener::proxy(loopback(0)).trust(["127.0.0.1".parse().expect("a network")]).pool("talk");
+    let builder = Engine::builder().pool(Pool::here("talk", Discard)).rings(NonZeroUsize::MIN.saturating_add(1));
+    let mut engine = builder.listen(listener).start().expect("the machine can have two engines");
+    // Threads that have ended are not counted: it is asked while all of them run.
+    let cost = cpu_of(this).saturating_sub(before);
+    assert!(engine.drain(PATIENCE), "nobody came");
+    cost
+}
+
+#[test]
+fn a_reload_of_one_network_costs_a_part_of_a_second_engine() {
+    let (held, reloads) = (number_from("VESTIBULE_HELD", 100), number_from("VESTIBULE_RELOADS", 5) as u32);
+    let talker = Talker::start();
+    let scene = Scene::new("", &[talker.backend.address]);
+    let line = Line::new(scene.start());
+    let mut crowd = Crowd::gather(scene.listener(), held);
+    let before = cpu_of(line.newest);
+    for number in 0..reloads {
+        let networks = format!("haproxy_trusted_networks = 127.0.0.1 192.0.2.{}\n", number % 200 + 1);
+        let changed = scene.configuration().replace("haproxy_trusted_networks = 127.0.0.1\n", &networks);
+        std::fs::write(line.first.file(), changed).expect("the configuration can be written");
+        line.reload();
+    }
+    let reload = cpu_of(line.newest).saturating_sub(before) / reloads;
+    crowd.talk_for(Duration::from_millis(300));
+    crowd.assert_well(&talker);
+    let second = (0..reloads).map(|_| cost_of_a_second_engine()).sum::<Duration>() / reloads;
+    let ratio = reload.as_secs_f64() / second.as_secs_f64().max(f64::EPSILON);
+    // What it costs is told, and only of use while no other test runs.
+    println!("CPU: a reload under {held} sessions takes {reload:?}, building a second engine {second:?}: {ratio:.3}");
 }
