@@ -11,7 +11,7 @@ pub use imap::Imap;
 pub use pop3::Pop3;
 pub use sieve::Sieve;
 pub use smtp::Smtp;
-pub use wire::Wire;
+pub use wire::{Wire, trusting_config};
 
 /// The password of every user of the servers under test.
 pub const PASSWORD: &str = "pw";

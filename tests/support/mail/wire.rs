@@ -43,7 +43,7 @@ impl Wire {
         assert!(self.unread().is_empty(), "bytes before TLS: {:?}", String::from_utf8_lossy(self.unread()));
         let Stream::Plain(mut socket) = self.stream else { panic!("TLS has begun already") };
         let name = ServerName::try_from("mail.test").expect("a valid name");
-        let mut session = ClientConnection::new(trusting_config(), name).expect("a TLS session");
+        let mut session = ClientConnection::new(Arc::new(trusting_config()), name).expect("a TLS session");
         while session.is_handshaking() {
             session.complete_io(&mut socket).unwrap_or_else(|error| panic!("TLS handshake: {error}"));
         }
@@ -157,15 +157,15 @@ impl Wire {
     }
 }
 
-fn trusting_config() -> Arc<ClientConfig> {
+/// Of a client that takes any certificate.
+pub fn trusting_config() -> ClientConfig {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider.clone())
+    ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .expect("the provider knows the versions")
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
-        .with_no_client_auth();
-    Arc::new(config)
+        .with_no_client_auth()
 }
 
 /// Takes any certificate: those of the servers under test vouch for themselves.
