@@ -28,6 +28,8 @@ pub struct Family {
     pub labels: &'static [&'static str],
     /// The upper bounds of its buckets, if it is a histogram; one without a bound comes behind them.
     pub bounds: &'static [f64],
+    /// Its place in [`ALL`].
+    pub(super) place: usize,
 }
 
 impl Family {
@@ -38,12 +40,18 @@ impl Family {
 
     /// The name of its samples; of a histogram, that of all of them together.
     pub fn sample_name(&self) -> String {
-        let suffix = match self.kind {
+        format!("{}{}", self.name, self.kind.suffix())
+    }
+}
+
+impl Kind {
+    /// What stands behind the family's name in that of a sample.
+    pub(super) fn suffix(self) -> &'static str {
+        match self {
             Kind::Counter => "_total",
             Kind::Info => "_info",
             Kind::Gauge | Kind::Histogram => "",
-        };
-        format!("{}{suffix}", self.name)
+        }
     }
 }
 
@@ -77,7 +85,14 @@ macro_rules! families {
             lines: &[$($help),+],
             labels: &[$($label),*],
             bounds: families!(@ $($bounds)?),
+            place: Place::$constant as usize,
         });)+
+
+        /// The families by number.
+        #[allow(non_camel_case_types, reason = "named as the families are")]
+        enum Place {
+            $($constant),+
+        }
 
         /// All, in the order in which they are shown.
         pub static ALL: &[&Family] = &[$(&$constant.0),+];

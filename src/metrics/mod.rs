@@ -11,5 +11,5 @@ mod scrape;
 mod text;
 
 pub use families::{Counter, Family, Gauge, Histogram, Info, Kind};
-pub use scrape::{Buckets, Number, Sample, Scrape, Value};
+pub use scrape::{Number, Scrape};
 pub use text::Format;

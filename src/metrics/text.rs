@@ -3,7 +3,10 @@
 use std::fmt::{self, Write};
 
 use super::families::{ALL, Family, Kind};
-use super::scrape::{Number, Sample, Scrape, Value};
+use super::scrape::Scrape;
+
+/// Bytes that a family's announcement takes, about.
+const ANNOUNCED: usize = 256;
 
 /// Which text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,27 +41,29 @@ impl Format {
 
     /// A scrape, with every declared family: one without samples is announced all the same.
     pub fn write(self, scrape: &Scrape) -> String {
-        let mut text = String::new();
-        let written = ALL.iter().try_for_each(|family| self.family(&mut text, family, scrape.samples(family)));
-        written.expect("a String takes everything");
+        let mut text = String::with_capacity(ALL.iter().map(|family| ANNOUNCED + scrape.lines(family).len()).sum());
+        for family in ALL {
+            self.announce(&mut text, family).expect("a String takes everything");
+            text.push_str(scrape.lines(family));
+        }
         if self == Format::OpenMetrics {
             text.push_str("# EOF\n");
         }
         text
     }
 
-    fn family(self, text: &mut String, family: &Family, samples: &[Sample]) -> fmt::Result {
-        let announced = match self {
-            Format::Prometheus => family.sample_name(),
-            Format::OpenMetrics => family.name.to_owned(),
+    fn announce(self, text: &mut String, family: &Family) -> fmt::Result {
+        let suffix = match self {
+            Format::Prometheus => family.kind.suffix(),
+            Format::OpenMetrics => "",
         };
-        writeln!(text, "# HELP {announced} {}", family.help())?;
-        writeln!(text, "# TYPE {announced} {}", self.kind(family.kind))?;
+        let name = family.name;
+        writeln!(text, "# HELP {name}{suffix} {}", family.help())?;
+        writeln!(text, "# TYPE {name}{suffix} {}", self.kind(family.kind))?;
         if self == Format::OpenMetrics && !family.unit.is_empty() {
-            writeln!(text, "# UNIT {announced} {}", family.unit)?;
+            writeln!(text, "# UNIT {name} {}", family.unit)?;
         }
-        let name = family.sample_name();
-        samples.iter().try_for_each(|sample| write_sample(text, &name, family, sample))
+        Ok(())
     }
 
     fn kind(self, kind: Kind) -> &'static str {
@@ -83,67 +88,6 @@ impl Range<'_> {
         let media = parts.next().unwrap_or_default();
         let quality = parts.find_map(|part| part.strip_prefix("q=")?.parse().ok());
         Range { media, quality: quality.unwrap_or(1.0) }
-    }
-}
-
-fn write_sample(text: &mut String, name: &str, family: &Family, sample: &Sample) -> fmt::Result {
-    match &sample.value {
-        Value::Number(number) => {
-            text.push_str(name);
-            write_labels(text, family, sample, None)?;
-            write_number(text, *number)
-        }
-        Value::Buckets(buckets) => {
-            for (bound, count) in family.bounds.iter().zip(&buckets.up_to) {
-                write_bucket(text, family, sample, &format!("{bound:?}"), *count)?;
-            }
-            write_bucket(text, family, sample, "+Inf", buckets.count)?;
-            for (suffix, number) in [("_sum", buckets.sum.into()), ("_count", buckets.count.into())] {
-                write!(text, "{name}{suffix}")?;
-                write_labels(text, family, sample, None)?;
-                write_number(text, number)?;
-            }
-            Ok(())
-        }
-    }
-}
-
-fn write_bucket(text: &mut String, family: &Family, sample: &Sample, bound: &str, count: u64) -> fmt::Result {
-    write!(text, "{}_bucket", family.name)?;
-    write_labels(text, family, sample, Some(bound))?;
-    write_number(text, count.into())
-}
-
-fn write_labels(text: &mut String, family: &Family, sample: &Sample, bound: Option<&str>) -> fmt::Result {
-    let labels = family.labels.iter().copied().zip(sample.labels.iter().map(|value| &**value));
-    let mut before = '{';
-    for (label, value) in labels.chain(bound.map(|bound| ("le", bound))) {
-        write!(text, "{before}{label}=\"")?;
-        write_escaped(text, value);
-        text.push('"');
-        before = ',';
-    }
-    if before == ',' {
-        text.push('}');
-    }
-    Ok(())
-}
-
-fn write_escaped(text: &mut String, value: &str) {
-    for character in value.chars() {
-        match character {
-            '\\' => text.push_str("\\\\"),
-            '"' => text.push_str("\\\""),
-            '\n' => text.push_str("\\n"),
-            other => text.push(other),
-        }
-    }
-}
-
-fn write_number(text: &mut String, number: Number) -> fmt::Result {
-    match number {
-        Number::Whole(value) => writeln!(text, " {value}"),
-        Number::Real(value) => writeln!(text, " {value}"),
     }
 }
 
