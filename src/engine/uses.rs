@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::net::Network;
+use crate::stats::UNCOUNTED;
 
 /// Networks of one listener whose uses are told apart; those of further ones are not counted.
 pub const NETWORKS_TOLD_MAX: usize = 1024;
@@ -28,6 +29,9 @@ impl Use {
 
     /// A connection was let in.
     pub fn note(&self, now: Instant) {
+        if UNCOUNTED {
+            return;
+        }
         self.last.store(now.saturating_duration_since(self.since).as_secs(), Ordering::Relaxed);
         // Whoever sees the count sees that time, or a later one.
         self.connections.store(self.connections.load(Ordering::Relaxed) + 1, Ordering::Release);

@@ -89,7 +89,7 @@ macro_rules! families {
         });)+
 
         /// The families by number.
-        #[allow(non_camel_case_types, reason = "named as the families are")]
+        #[allow(non_camel_case_types, clippy::upper_case_acronyms, reason = "named as the families are")]
         enum Place {
             $($constant),+
         }

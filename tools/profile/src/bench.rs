@@ -28,6 +28,10 @@ pub struct Args {
     #[arg(long, value_name = "FILE", help_heading = "Machine")]
     vestibule: Option<PathBuf>,
 
+    /// Another build of the daemon, measured as a program of its own: vestibule-beside
+    #[arg(long, value_name = "FILE", help_heading = "Machine")]
+    pub beside: Option<PathBuf>,
+
     /// The load generator [default: `vestibule-load` beside this program, or on the PATH]
     #[arg(long, value_name = "FILE", help_heading = "Machine")]
     load: Option<PathBuf>,
@@ -61,6 +65,7 @@ impl Bench {
         let profile = std::env::current_exe().map_err(|error| format!("where this program is: {error}"))?;
         let tools = Tools {
             vestibule: program("vestibule", args.vestibule.as_deref(), &profile)?,
+            beside: args.beside.as_deref().map(|path| program("vestibule", Some(path), &profile)).transpose()?,
             load: program("vestibule-load", args.load.as_deref(), &profile)?,
             profile,
         };

@@ -73,7 +73,7 @@ pub fn run(args: &Args) -> Result<(), String> {
     let system = System::all()
         .find(|system| system.program == args.system && system.job == args.job)
         .ok_or_else(|| format!("{} has no job {}", args.system, args.job))?;
-    if let Some(what) = system.missing() {
+    if let Some(what) = system.missing(&bench.tools) {
         return Err(what);
     }
     can_profile()?;

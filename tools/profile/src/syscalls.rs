@@ -88,13 +88,18 @@ pub fn run(args: &Args) -> Result<(), String> {
     let counter = counter()?;
     let wanted = System::all().filter(|system| {
         // One of each is enough: TCP_DEFER_ACCEPT changes when, and how much at once; Vestibule comes with it.
-        let with_it = [Program::Vestibule, Program::VestibuleEpoll, Program::Floor, Program::Haproxy];
+        let with_it =
+            [Program::Vestibule, Program::VestibuleBeside, Program::VestibuleEpoll, Program::Floor, Program::Haproxy];
         let usual = system.defer || !with_it.contains(&system.program);
-        usual && system.job == args.job && (args.systems.is_empty() || args.systems.contains(&system.program))
+        let asked_for = system.program != Program::VestibuleBeside || args.bench.beside.is_some();
+        usual
+            && asked_for
+            && system.job == args.job
+            && (args.systems.is_empty() || args.systems.contains(&system.program))
     });
     let mut counted = Vec::new();
     for system in wanted {
-        if let Some(what) = system.missing() {
+        if let Some(what) = system.missing(&bench.tools) {
             bench.say(format!("skipped: {system}: {what}"));
             continue;
         }

@@ -40,6 +40,10 @@ pub enum Program {
     #[value(name = "vestibule-epoll")]
     #[serde(rename = "vestibule-epoll")]
     VestibuleEpoll,
+    /// Another build of the daemon: that of `--beside`.
+    #[value(name = "vestibule-beside")]
+    #[serde(rename = "vestibule-beside")]
+    VestibuleBeside,
     /// HAProxy: `accept-proxy`, `tcp-request content reject`; `tcp-request connection reject` for who is refused.
     Haproxy,
     /// nginx's stream module: `listen ... proxy_protocol`, `return`.
@@ -68,6 +72,8 @@ pub struct System {
 pub struct Tools {
     /// `vestibule`.
     pub vestibule: PathBuf,
+    /// Another build of it.
+    pub beside: Option<PathBuf>,
     /// `vestibule-load`.
     pub load: PathBuf,
     /// This program.
@@ -82,34 +88,40 @@ impl Tools {
 }
 
 use Job::{Discard, HandOff, Refuse, Whoami};
-use Program::{Dovecot, Floor, Haproxy, Nginx, Tokio, Vestibule, VestibuleEpoll};
+use Program::{Dovecot, Floor, Haproxy, Nginx, Tokio, Vestibule, VestibuleBeside, VestibuleEpoll};
 
 /// Everything that can be compared: (job, program, TCP_DEFER_ACCEPT). nginx's stream module has that option from 1.25.5,
 /// Dovecot has none, and the tokio server does without, as those do that one finds.
-const ALL: [(Job, Program, bool); 26] = [
+const ALL: [(Job, Program, bool); 32] = [
     (Discard, Floor, true),
     (Discard, Vestibule, true),
+    (Discard, VestibuleBeside, true),
     (Discard, VestibuleEpoll, true),
     (Discard, Haproxy, true),
     (Discard, Floor, false),
     (Discard, Vestibule, false),
+    (Discard, VestibuleBeside, false),
     (Discard, VestibuleEpoll, false),
     (Discard, Haproxy, false),
     (Discard, Nginx, false),
     (Discard, Tokio, false),
     (Whoami, Floor, true),
     (Whoami, Vestibule, true),
+    (Whoami, VestibuleBeside, true),
     (Whoami, VestibuleEpoll, true),
     (Whoami, Floor, false),
     (Whoami, Vestibule, false),
+    (Whoami, VestibuleBeside, false),
     (Whoami, Nginx, false),
     (Whoami, Tokio, false),
     (Whoami, Dovecot, false),
     (Refuse, Floor, true),
     (Refuse, Vestibule, true),
+    (Refuse, VestibuleBeside, true),
     (Refuse, Haproxy, true),
     (Refuse, Floor, false),
     (Refuse, Vestibule, false),
+    (Refuse, VestibuleBeside, false),
     (Refuse, Haproxy, false),
     (HandOff, Floor, true),
     (HandOff, Vestibule, true),
@@ -131,14 +143,14 @@ impl System {
         match (self.job, self.program) {
             (Discard | HandOff, _) => "close",
             (Refuse, _) => "refused",
-            (Whoami, Vestibule | VestibuleEpoll) => "whoami",
+            (Whoami, Vestibule | VestibuleBeside | VestibuleEpoll) => "whoami",
             (Whoami, Dovecot) => "banner:* OK",
             (Whoami, _) => "answer",
         }
     }
 
-    /// What it needs that is not installed here.
-    pub fn missing(self) -> Option<String> {
+    /// What it needs that is not here.
+    pub fn missing(self, tools: &Tools) -> Option<String> {
         let program = |name: &str| find_program(name).is_none().then(|| format!("{name} is not installed"));
         match self.program {
             Haproxy => program("haproxy"),
@@ -148,6 +160,7 @@ impl System {
             Dovecot => program("dovecot").or_else(|| {
                 (!rustix::process::geteuid().is_root()).then(|| "Dovecot has to be started by root".into())
             }),
+            VestibuleBeside => tools.beside.is_none().then(|| "no other build is named: --beside FILE".into()),
             Vestibule | VestibuleEpoll | Tokio | Floor => None,
         }
     }
@@ -156,7 +169,7 @@ impl System {
     pub fn recipe(self, tools: &Tools) -> Result<Recipe, String> {
         let address = free_address();
         let own = match self.program {
-            Vestibule | VestibuleEpoll => return vestibule(tools, self, address),
+            Vestibule | VestibuleBeside | VestibuleEpoll => return vestibule(tools, self, address),
             Haproxy => return Recipe::of(self.to_string(), haproxy(self, address)),
             Nginx => return Recipe::of(self.to_string(), nginx(self, address)),
             Dovecot => return Recipe::of(self.to_string(), dovecot(address)),
@@ -189,6 +202,7 @@ impl fmt::Display for Program {
         f.write_str(match self {
             Vestibule => "Vestibule",
             VestibuleEpoll => "Vestibule on epoll",
+            VestibuleBeside => "Vestibule beside",
             Haproxy => "HAProxy",
             Nginx => "nginx stream",
             Dovecot => "Dovecot imap-login",
@@ -201,14 +215,17 @@ impl fmt::Display for Program {
 /// The versions of the programs, as they tell them.
 pub fn versions(tools: &Tools) -> Vec<(Program, String)> {
     let system = |name: &str, option: &str| version(&find_program(name).unwrap_or_else(|| name.into()), option);
-    vec![
+    let beside = tools.beside.as_deref().map(|path| (VestibuleBeside, version(path, "--version")));
+    let mut all = vec![
         (Vestibule, tools.daemon_version()),
         (Haproxy, system("haproxy", "-v")),
         (Nginx, system("nginx", "-v")),
         (Dovecot, system("dovecot", "--version")),
         (Tokio, "tokio 1 (multi-thread runtime), proxy-header 0.1".into()),
         (Floor, format!("vestibule::ring {}", vestibule::VERSION)),
-    ]
+    ];
+    all.extend(beside);
+    all
 }
 
 /// The first line of what a program says to that option.
@@ -256,12 +273,16 @@ fn vestibule(tools: &Tools, system: System, address: SocketAddr) -> Result<Recip
     let hand_off = directory.path().join("handoff.sock");
     let configuration =
         write(&directory, "vestibule.conf", &vestibule_configuration(driver, system, address, &hand_off))?;
+    let daemon = match &tools.beside {
+        Some(other) if system.program == VestibuleBeside => other,
+        _ => &tools.vestibule,
+    };
     let mut command = if system.job == HandOff {
         let mut receiver = Command::new(&tools.profile);
-        receiver.arg("serve-receiver").arg(&hand_off).arg(&tools.vestibule);
+        receiver.arg("serve-receiver").arg(&hand_off).arg(daemon);
         receiver
     } else {
-        Command::new(&tools.vestibule)
+        Command::new(daemon)
     };
     command.arg("serve").arg("-c").arg(configuration);
     Ok(Recipe { name: system.to_string(), command, address, directory: Some(directory) })

@@ -31,6 +31,8 @@ Examples:
   vestibule-profile compare --quick               does it work here? 20 seconds
   vestibule-profile compare --jobs discard --systems vestibule,haproxy --rounds 10
                                                   one pair, with a good view of the spread
+  vestibule-profile compare --beside old/vestibule --systems vestibule,vestibule-beside,floor
+                                                  two builds of the daemon
   vestibule-profile compare --rate 4000           latencies at a rate of your own
   vestibule-profile compare --svg compare.svg     the picture also by itself
 
@@ -79,7 +81,7 @@ pub fn run(args: &Args) -> Result<(), String> {
     let bench = Bench::new(&args.bench)?;
     let mut measured: Vec<Measured> = Vec::new();
     for system in wanted(args) {
-        match system.missing() {
+        match system.missing(&bench.tools) {
             Some(what) => bench.say(format!("skipped: {system}: {what}")),
             None => measured.push(Measured::new(system)),
         }
@@ -109,7 +111,9 @@ pub fn run(args: &Args) -> Result<(), String> {
 
 fn wanted(args: &Args) -> impl Iterator<Item = System> {
     System::all().filter(|system| {
-        (args.jobs.is_empty() || args.jobs.contains(&system.job))
+        let asked_for = system.program != Program::VestibuleBeside || args.bench.beside.is_some();
+        asked_for
+            && (args.jobs.is_empty() || args.jobs.contains(&system.job))
             && (args.systems.is_empty() || args.systems.contains(&system.program))
     })
 }

@@ -51,7 +51,7 @@ fn label(summary: &Summary) -> String {
 fn colour(program: Program) -> usize {
     match program {
         Program::Vestibule => 0,
-        Program::VestibuleEpoll => 5,
+        Program::VestibuleEpoll | Program::VestibuleBeside => 5,
         Program::Haproxy => 1,
         Program::Nginx => 2,
         Program::Dovecot => 3,
@@ -204,7 +204,10 @@ fn line(summary: &Summary) -> Option<Line> {
     let points = CURVE.iter().zip(curve).map(|(quantile, micros)| (1.0 / (1.0 - quantile), micros.max(1.0))).collect();
     let colour = colour(summary.system.program);
     let twin = summary.system.defer
-        && matches!(summary.system.program, Program::Vestibule | Program::VestibuleEpoll | Program::Floor);
+        && matches!(
+            summary.system.program,
+            Program::Vestibule | Program::VestibuleBeside | Program::VestibuleEpoll | Program::Floor
+        );
     (!twin).then(|| Line { name: label(summary), points, colour })
 }
 
