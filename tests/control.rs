@@ -235,7 +235,12 @@ fn sessions_and_refusals_tell_of_tls() {
         "{moved}"
     );
     assert_eq!(scene.json(&["who", "--tls", "no"])["sessions"].as_array().map(Vec::len), Some(1));
-    drop((plain, conveyed));
+    // Who is shown so can be ended so.
+    assert_eq!(scene.said(&["kick", "--sni", "imap.test", "--tls", "no"]), "0 sessions are ended\n");
+    assert_eq!(scene.said(&["kick", "--tls", "yes"]), "1 sessions are ended\n");
+    assert_eq!(conveyed.rest(), "");
+    assert_eq!(scene.json(&["who"])["sessions"].as_array().map(Vec::len), Some(1));
+    drop(plain);
 }
 
 #[test]
@@ -562,6 +567,7 @@ fn sessions_are_ended_by_the_filters_that_show_them() {
     let mut stream = scene.connect();
     assert_eq!(ask(&mut stream, r#"{"verb":"kick"}"#)["ok"], false);
     assert_eq!(ask(&mut stream, r#"{"verb":"kick","whom":"198.51.100.1","server":"s0"}"#)["ok"], false);
+    assert_eq!(ask(&mut stream, r#"{"verb":"kick","whom":"198.51.100.1","tls":true}"#)["ok"], false);
 }
 
 #[test]

@@ -756,7 +756,7 @@ _vestibule() {
             return 0
             ;;
         vestibule__subcmd__ctl__subcmd__kick)
-            opts="-c -h --client --backend --server --config --socket --help"
+            opts="-c -h --client --backend --server --tls --sni --config --socket --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -771,6 +771,14 @@ _vestibule() {
                     return 0
                     ;;
                 --server)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --tls)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --sni)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -113,9 +113,11 @@ complete -c vestibule -n "__fish_vestibule_using_subcommand ctl; and __fish_seen
 complete -c vestibule -n "__fish_vestibule_using_subcommand ctl; and __fish_seen_subcommand_from refused" -l socket -d 'The path itself' -r -F
 complete -c vestibule -n "__fish_vestibule_using_subcommand ctl; and __fish_seen_subcommand_from refused" -l json -d 'Print one line of JSON'
 complete -c vestibule -n "__fish_vestibule_using_subcommand ctl; and __fish_seen_subcommand_from refused" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c vestibule -n "__fish_vestibule_using_subcommand ctl; and __fish_seen_subcommand_from kick" -l client -d 'Those of this client: an address or a network' -r
-complete -c vestibule -n "__fish_vestibule_using_subcommand ctl; and __fish_seen_subcommand_from kick" -l backend -d 'Of them, or of all, those of this backend' -r
-complete -c vestibule -n "__fish_vestibule_using_subcommand ctl; and __fish_seen_subcommand_from kick" -l server -d 'Of them, or of all, those at servers of this name' -r
+complete -c vestibule -n "__fish_vestibule_using_subcommand ctl; and __fish_seen_subcommand_from kick" -l client -d 'Only those of this client: an address or a network' -r
+complete -c vestibule -n "__fish_vestibule_using_subcommand ctl; and __fish_seen_subcommand_from kick" -l backend -d 'Only those of this backend' -r
+complete -c vestibule -n "__fish_vestibule_using_subcommand ctl; and __fish_seen_subcommand_from kick" -l server -d 'Only those at servers of this name' -r
+complete -c vestibule -n "__fish_vestibule_using_subcommand ctl; and __fish_seen_subcommand_from kick" -l tls -d 'Only those whose client speaks TLS, wherever that ends; or only the others' -r
+complete -c vestibule -n "__fish_vestibule_using_subcommand ctl; and __fish_seen_subcommand_from kick" -l sni -d 'Only those whose client has asked for this server name by TLS' -r
 complete -c vestibule -n "__fish_vestibule_using_subcommand ctl; and __fish_seen_subcommand_from kick" -s c -l config -d 'The configuration file of the daemon, which has the path as its control_socket' -r -F
 complete -c vestibule -n "__fish_vestibule_using_subcommand ctl; and __fish_seen_subcommand_from kick" -l socket -d 'The path itself' -r -F
 complete -c vestibule -n "__fish_vestibule_using_subcommand ctl; and __fish_seen_subcommand_from kick" -s h -l help -d 'Print help'

@@ -136,6 +136,24 @@ Examples:
   vestibule ctl who --tls no --server mail1 -c /etc/vestibule.conf
   vestibule ctl who --json -c /etc/vestibule.conf | jq -r '.sessions[].tls.version' | sort | uniq -c")]
 struct Who {
+    #[command(flatten)]
+    which: Which,
+
+    /// Most that are shown, up to 10000
+    #[arg(long, value_name = "NUMBER", default_value_t = control::WHO_DEFAULT)]
+    limit: usize,
+
+    #[command(flatten)]
+    daemon: Whom,
+
+    /// Print one line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Which sessions: those that all of these hold of.
+#[derive(clap::Args)]
+struct Which {
     /// Only those of this client: an address or a network
     #[arg(long, value_name = "ADDRESS[/BITS]")]
     client: Option<String>,
@@ -155,17 +173,6 @@ struct Who {
     /// Only those whose client has asked for this server name by TLS
     #[arg(long, value_name = "NAME")]
     sni: Option<String>,
-
-    /// Most that are shown, up to 10000
-    #[arg(long, value_name = "NUMBER", default_value_t = control::WHO_DEFAULT)]
-    limit: usize,
-
-    #[command(flatten)]
-    daemon: Whom,
-
-    /// Print one line of JSON
-    #[arg(long)]
-    json: bool,
 }
 
 /// Find a session by its id: as this daemon logs it, or as Dovecot does.
@@ -190,24 +197,16 @@ struct Session {
 #[command(after_help = "\
 Examples:
   vestibule ctl kick 198.51.100.7 -c /etc/vestibule.conf
-  vestibule ctl kick --client 2001:db8::/32 --server mail1 -c /etc/vestibule.conf")]
+  vestibule ctl kick --client 2001:db8::/32 --server mail1 -c /etc/vestibule.conf
+  vestibule ctl kick --backend imap --tls no -c /etc/vestibule.conf")]
 struct Kick {
     /// Whose: an address, a network, or a session's id
-    #[arg(value_name = "CLIENT|SESSION", conflicts_with_all = ["client", "backend", "server"])]
-    #[arg(required_unless_present_any = ["client", "backend", "server"])]
+    #[arg(value_name = "CLIENT|SESSION", conflicts_with_all = ["client", "backend", "server", "tls", "sni"])]
+    #[arg(required_unless_present_any = ["client", "backend", "server", "tls", "sni"])]
     whom: Option<String>,
 
-    /// Those of this client: an address or a network
-    #[arg(long, value_name = "ADDRESS[/BITS]")]
-    client: Option<String>,
-
-    /// Of them, or of all, those of this backend
-    #[arg(long, value_name = "NAME")]
-    backend: Option<String>,
-
-    /// Of them, or of all, those at servers of this name
-    #[arg(long, value_name = "NAME")]
-    server: Option<String>,
+    #[command(flatten)]
+    which: Which,
 
     #[command(flatten)]
     daemon: Whom,
@@ -481,13 +480,13 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
         }
         Command::Backends(Backends { daemon, json }) => (Request::Backends {}, daemon, json),
         Command::Server(Server { server, change, daemon }) => (change_of(&server, &change)?, daemon, false),
-        Command::Who(Who { client, backend, server, tls, sni, limit, daemon, json }) => {
+        Command::Who(Who { which: Which { client, backend, server, tls, sni }, limit, daemon, json }) => {
             (Request::Who { client, backend, server, tls, sni, limit: Some(limit) }, daemon, json)
         }
         Command::Session(Session { id, daemon, json }) => (Request::Session { id }, daemon, json),
         Command::Refused(Refused { limit, daemon, json }) => (Request::Refused { limit }, daemon, json),
-        Command::Kick(Kick { whom, client, backend, server, daemon }) => {
-            (Request::Kick { whom, client, backend, server }, daemon, false)
+        Command::Kick(Kick { whom, which: Which { client, backend, server, tls, sni }, daemon }) => {
+            (Request::Kick { whom, client, backend, server, tls, sni }, daemon, false)
         }
         Command::Events(Events { last, kinds, once, daemon, json }) => {
             return follow(

@@ -48,18 +48,18 @@ fn done(control: &Control, request: Request) -> Result<Value, Vec<String>> {
             change(&control.glance(), &backend, &server, state.as_deref(), weight).map_err(one)
         }
         Request::Who { client, backend, server, tls, sni, limit } => {
-            let client = client.as_deref().map(network).transpose().map_err(one)?;
-            let filter = SessionFilter { client, backend, server, tls, server_name: sni, ..SessionFilter::default() };
+            let filter = filter(client, backend, server, tls, sni).map_err(one)?;
             Ok(who(&control.glance(), &filter, limit.unwrap_or(WHO_DEFAULT).min(WHO_MAX)))
         }
         Request::Session { id } => session(&control.glance(), &id).map_err(one),
-        Request::Kick { whom: Some(whom), client: None, backend: None, server: None } => {
-            kick(&control.glance(), &whom).map_err(one)
+        Request::Kick { whom, client, backend, server, tls, sni } => {
+            let filter = filter(client, backend, server, tls, sni).map_err(one)?;
+            match whom {
+                None => kick_all(&control.glance(), &filter).map_err(one),
+                Some(whom) if filter == SessionFilter::default() => kick(&control.glance(), &whom).map_err(one),
+                Some(_) => Err(one("say whom, or say it by filters, not both".to_owned())),
+            }
         }
-        Request::Kick { whom: None, client, backend, server } => {
-            kick_all(&control.glance(), client.as_deref(), backend, server).map_err(one)
-        }
-        Request::Kick { .. } => Err(one("say whom, or say it by filters, not both".to_owned())),
         Request::Events { .. } => Err(one("whoever follows is not answered here".to_owned())),
         Request::Refused { limit } => {
             let all = control.glance().refusals();
@@ -248,6 +248,18 @@ fn state_name(state: AdminState) -> &'static str {
     AdminState::ALL.iter().find(|(known, _)| *known == state).map_or("", |(_, name)| name)
 }
 
+/// The sessions that are meant by all of these that are there.
+fn filter(
+    client: Option<String>,
+    backend: Option<String>,
+    server: Option<String>,
+    tls: Option<bool>,
+    server_name: Option<String>,
+) -> Result<SessionFilter, String> {
+    let client = client.as_deref().map(network).transpose()?;
+    Ok(SessionFilter { client, backend, server, tls, server_name, ..SessionFilter::default() })
+}
+
 fn who(glance: &Glance, filter: &SessionFilter, limit: usize) -> Value {
     let seen = live(glance, filter, limit);
     let sessions: Vec<Value> = seen.sessions.iter().map(session_value).collect();
@@ -315,26 +327,27 @@ fn kick(glance: &Glance, whom: &str) -> Result<Value, String> {
 }
 
 /// Ends the sessions that `who` shows with the same filters. All of them is more than anybody means.
-fn kick_all(
-    glance: &Glance,
-    client: Option<&str>,
-    backend: Option<String>,
-    server: Option<String>,
-) -> Result<Value, String> {
-    if client.is_none() && backend.is_none() && server.is_none() {
-        return Err("say whom: a client or a session, or --client, --backend, --server".to_owned());
+fn kick_all(glance: &Glance, filter: &SessionFilter) -> Result<Value, String> {
+    if *filter == SessionFilter::default() {
+        return Err("say whom: a client or a session, or --client, --backend, --server, --tls, --sni".to_owned());
     }
-    let of = [("client", client), ("backend", backend.as_deref()), ("server", server.as_deref())];
-    let words: Vec<String> = of.iter().filter_map(|(name, value)| Some(format!("{name} {}", (*value)?))).collect();
-    let client = client.map(network).transpose()?;
-    let kicked = end(
-        glance,
-        &SessionFilter { client, backend, server, ..SessionFilter::default() },
-        End::Killed,
-        Duration::ZERO,
-    );
-    tracing::info!(event = "session", "{kicked} sessions of {} are ended by an operator", words.join(", "));
+    let kicked = end(glance, filter, End::Killed, Duration::ZERO);
+    tracing::info!(event = "session", "{kicked} sessions of {} are ended by an operator", words(filter));
     Ok(json!({ "ok": true, "kicked": kicked }))
+}
+
+/// What an operator has asked for.
+fn words(filter: &SessionFilter) -> String {
+    let yes_or_no = |yes| if yes { "yes" } else { "no" }.to_owned();
+    let all = [
+        ("client", filter.client.map(|client| client.to_string())),
+        ("backend", filter.backend.clone()),
+        ("server", filter.server.clone()),
+        ("tls", filter.tls.map(yes_or_no)),
+        ("sni", filter.server_name.clone()),
+    ];
+    let said: Vec<String> = all.into_iter().filter_map(|(name, value)| Some(format!("{name} {}", value?))).collect();
+    said.join(", ")
 }
 
 /// Which listeners let an address send headers, and by which of their networks: the longest that holds it.

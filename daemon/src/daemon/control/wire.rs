@@ -74,6 +74,12 @@ pub enum Request {
         /// A server's name.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         server: Option<String>,
+        /// Whether the client speaks TLS.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tls: Option<bool>,
+        /// The server name that the client has asked for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sni: Option<String>,
     },
     /// What has happened of late, and what happens: the answer is followed by a line for each event.
     Events {
