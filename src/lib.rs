@@ -37,8 +37,8 @@
 //! `vestibule-proxy`. [`config`] reads Dovecot's syntax into settings; to make an engine of them is up to the program (the
 //! daemon's way is `daemon/src/daemon/plan.rs`). [`Engine::replace`] puts another configuration in force while the rings go on, and [`Engine::set_trust`],
 //! [`Engine::set_bans`] and [`Engine::set_limits`] change one thing of it. An [`engine::Relay`] takes the place of a
-//! pool whose connections go on to a backend. Another engine, in this process or another one, takes over by
-//! [`Engine::sockets`], [`Engine::hand_over`] and [`Engine::take_in`].
+//! pool whose connections go on to a backend. Another process takes over by [`takeover`], which passes on what
+//! [`Engine::sockets`], [`Engine::hand_over`] and their like give.
 //!
 //! Features, none by default: `tokio` and `tokio-uring` bring pools on those runtimes, `tls` brings the module of that name, `whoami` a
 //! handler for tests. The daemon is another package, `vestibule-daemon`.
@@ -64,6 +64,7 @@ pub mod relay;
 #[doc(hidden)] // serves the engine and the bundled tools; no part of the public interface
 pub mod ring;
 pub mod stats;
+pub mod takeover;
 #[cfg(feature = "tls")]
 pub mod tls;
 pub mod worker;

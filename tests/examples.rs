@@ -4,13 +4,15 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::support::{PATIENCE, certificate, temp_dir};
+use crate::support::{PATIENCE, certificate, free_port, temp_dir, wait_until};
 use crate::{needs, skip};
 
 const HEADER: &str = "PROXY TCP4 198.51.100.7 192.0.2.1 5000 143\r\n";
 /// Those that are talked to below.
-const TALKED_TO: [&str; 7] = ["embed", "embed_tokio", "hyper", "read_header", "receive_path", "smtp_tokio", "tower"];
+const TALKED_TO: [&str; 8] =
+    ["embed", "embed_tokio", "hyper", "read_header", "receive_path", "smtp_tokio", "tower", "upgrade"];
 
 /// Where cargo puts an example, beside these tests.
 fn built(name: &str) -> PathBuf {
@@ -37,8 +39,12 @@ struct Example {
 
 impl Example {
     fn start(name: &str, arguments: &[&str]) -> Example {
+        Example::start_at(name, arguments, "127.0.0.1:0")
+    }
+
+    fn start_at(name: &str, arguments: &[&str], address: &str) -> Example {
         let mut command = Command::new(built(name));
-        command.args(arguments).arg("127.0.0.1:0").stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.args(arguments).arg(address).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("it was built");
         let mut output = BufReader::new(child.stdout.take().expect("a pipe"));
         let mut line = String::new();
@@ -59,6 +65,11 @@ impl Example {
     /// Presses Enter; all that it has said.
     fn end(mut self) -> String {
         self.child.stdin.take().expect("a pipe").write_all(b"\n").expect("it reads");
+        self.last_words()
+    }
+
+    /// What it says until it ends by itself.
+    fn last_words(mut self) -> String {
         let mut said = String::new();
         self.output.read_to_string(&mut said).expect("UTF-8");
         assert!(self.child.wait().expect("it ends").success(), "{said}");
@@ -206,4 +217,105 @@ fn smtp_tokio() {
     plain.expect("220 mail.example.com");
     assert_eq!(plain.rest(), "221 2.0.0 bye\r\n");
     assert!(example.end().contains("all clients have left: true"));
+}
+
+/// A client's whole visit; the process that has served it.
+fn visit_upgrade(address: SocketAddr, halves: [&str; 2], between: impl FnOnce()) -> std::io::Result<u32> {
+    let client = TcpStream::connect(address)?;
+    client.set_read_timeout(Some(PATIENCE))?;
+    (&client).write_all(halves[0].as_bytes())?;
+    between();
+    (&client).write_all(halves[1].as_bytes())?;
+    let mut client = BufReader::new(client);
+    let mut lines = [String::new(), String::new()];
+    for line in &mut lines {
+        client.read_line(line)?;
+    }
+    client.get_ref().shutdown(std::net::Shutdown::Write)?;
+    client.read_to_string(&mut lines[1])?;
+    let process =
+        lines[0].strip_prefix("hello 198.51.100.7:5000 from process ").and_then(|pid| pid.trim().parse().ok());
+    match process {
+        Some(process) if lines[1] == "first\n" => Ok(process),
+        _ => Err(std::io::Error::other(format!("{lines:?}"))),
+    }
+}
+
+/// Takeovers of the test below.
+const UPGRADES: usize = 5;
+
+#[test]
+fn upgrade() {
+    needs_example!("upgrade");
+    let directory = temp_dir();
+    let path = directory.path().join("takeover");
+    let path = path.to_str().expect("a plain path");
+    let start = |address: &str| Example::start_at("upgrade", &[path], address);
+    let mut running = start(&format!("127.0.0.1:{}", free_port()));
+    let (address, text) = (running.address, format!("{HEADER}first\n"));
+    let over = AtomicBool::new(false);
+    let served = std::thread::scope(|scope| {
+        // Whatever fails here, the clients end.
+        let _ends = Ends(&over);
+        let come_and_go = || {
+            let mut by = Vec::new();
+            while !over.load(Ordering::Relaxed) {
+                by.push(visit_upgrade(address, [&text, ""], || ()).expect("nobody is refused, and nobody lost"));
+            }
+            by
+        };
+        let crowd: Vec<_> = (0..4).map(|_| scope.spawn(come_and_go)).collect();
+        for number in 0..UPGRADES {
+            // One whose header is cut by the takeover, each time elsewhere, is served by the next process.
+            let (one, other) = text.split_at(number * HEADER.len() / UPGRADES);
+            let mut next = None;
+            let by = visit_upgrade(address, [one, other], || next = Some(start(&address.to_string())));
+            let next = next.expect("it was started");
+            assert_eq!(by.expect("nobody is lost"), next.child.id());
+            let said = std::mem::replace(&mut running, next).last_words();
+            let taken_over = format!("process {} has taken over, and all clients have left", running.child.id());
+            assert!(said.contains(&taken_over) && !said.contains("lost:"), "{said}");
+        }
+        over.store(true, Ordering::Relaxed);
+        crowd.into_iter().flat_map(|one| one.join().expect("nobody is refused, and nobody lost")).collect::<Vec<u32>>()
+    });
+    assert!(served.len() > UPGRADES, "{} clients", served.len());
+    assert_eq!(visit_upgrade(address, [&text, ""], || ()).expect("it still serves"), running.child.id());
+    assert!(running.end().contains("all clients have left: Told"));
+}
+
+/// Tells clients to come no more.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn upgrade_that_is_killed() {
+    needs_example!("upgrade");
+    let directory = temp_dir();
+    let path = directory.path().join("takeover");
+    let path = path.to_str().expect("a plain path");
+    let first = Example::start_at("upgrade", &[path], &format!("127.0.0.1:{}", free_port()));
+    let (address, text, its) = (first.address, format!("{HEADER}first\n"), first.child.id());
+    let mut stays = first.client("");
+    stays.expect("hello 198.51.100.7:5000");
+    for _ in 0..3 {
+        let second = Example::start_at("upgrade", &[path], &address.to_string());
+        assert_eq!(visit_upgrade(address, [&text, ""], || ()).expect("it serves"), second.child.id());
+        drop(second); // by SIGKILL
+        // The kernel may give the dead one's accepts somebody before it takes them back.
+        let again = || visit_upgrade(address, [&text, ""], || ()).is_ok_and(|by| by == its);
+        assert!(wait_until(PATIENCE, again), "the first accepts again");
+    }
+    let third = Example::start_at("upgrade", &[path], &address.to_string());
+    stays.say("still here\n");
+    stays.expect("still here");
+    drop(stays);
+    assert!(first.last_words().contains(&format!("process {} has taken over", third.child.id())));
+    assert_eq!(visit_upgrade(address, [&text, ""], || ()).expect("it serves"), third.child.id());
+    third.end();
 }

@@ -27,6 +27,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         "engine",
         &["admission", "backend", "conn", "dispatch", "metrics", "net", "proxy", "relay", "ring", "stats", "tls"],
     ),
+    ("takeover", &["engine", "relay", "ring"]),
 ];
 
 /// The only places with `unsafe`.

@@ -503,7 +503,7 @@ fn a_daemon_whose_place_is_taken_back_ends_without_a_word_to_the_service_manager
     told_next(&manager, "MAINPID=");
     old.send(b"\xff\0\x04back").expect("a refusal");
     assert_eq!(next.wait(PATIENCE).code(), Some(1), "{}", next.output());
-    assert!(next.output().contains("goes on: back; this one ends"), "{}", next.output());
+    assert!(next.output().contains("goes on, this one ends: the other process refuses: back"), "{}", next.output());
     let told = everything_told(&manager);
     assert!(told.iter().all(|message| !message.contains("STOPPING")), "it would stop the other one too: {told:?}");
 }

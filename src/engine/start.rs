@@ -105,6 +105,15 @@ impl EngineBuilder {
         self
     }
 
+    /// Gives each listener that has no [socket](Listener::socket) yet those that `open` has for its address: of an engine
+    /// before, as a rule.
+    pub fn adopt(mut self, mut open: impl FnMut(SocketAddr) -> Vec<TcpListener>) -> EngineBuilder {
+        for listener in self.listeners.iter_mut().filter(|listener| listener.sockets.is_empty()) {
+            listener.sockets = open(listener.address).into_iter().map(Arc::new).collect();
+        }
+        self
+    }
+
     /// Number of rings, each with a thread of its own. If not set, [`cpus`]. Where the memory that may be locked is too
     /// little for all of them there are fewer, with a warning.
     pub fn rings(mut self, rings: NonZeroUsize) -> EngineBuilder {

@@ -4,14 +4,15 @@ mod tables;
 mod top;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::daemon::control::{self, Form, NotAsked, Request};
-use crate::daemon::{Error, configuration, takeover};
+use crate::daemon::takeover::not_asked;
+use crate::daemon::{Error, configuration};
 
 /// Ask a running daemon, or tell it what to do.
 #[derive(clap::Args)]
@@ -529,10 +530,7 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
         Ok(answer) => tables::show(&request, &answer, json),
         Err(NotAsked::NobodyThere(error)) => match request {
             // A daemon without control_socket, or of a version before, answers this one at its takeover_socket.
-            Request::Stats { form } => {
-                let form = if form == Form::Json { takeover::Form::Json } else { takeover::Form::Table };
-                takeover::ask(&socket, form).map_err(|problem| said(&problem))?
-            }
+            Request::Stats { form } => asked_where_others_take_over(&socket, form)?,
             _ => {
                 return Err(said(&format!(
                     "{error}; nobody listens there: name the control_socket of a running daemon"
@@ -545,6 +543,20 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
     };
     std::io::stdout().write_all(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a daemon answers that has no other socket.
+fn asked_where_others_take_over(socket: &Path, form: Form) -> Result<String, String> {
+    use vestibule::takeover::{self, Error};
+
+    let form = if form == Form::Json { takeover::Form::Json } else { takeover::Form::Table };
+    takeover::ask(socket, form).map_err(|error| {
+        let words = match error {
+            Error::Late | Error::Closed => "; another process may be taking over from it: try again",
+            _ => "",
+        };
+        not_asked(socket, &error, ", or start one") + words
+    })
 }
 
 /// The address behind `trust`, or `trust explain`, if there is one.

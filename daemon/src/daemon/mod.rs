@@ -1,5 +1,6 @@
 //! What a running daemon consists of beyond its engine: how it starts and ends (`run`), the engines that follow one another
-//! (`tier`), what they are made from (`configuration`, `plan`, `relays`), the hand-over to another process (`takeover`),
+//! (`tier`), what they are made from (`configuration`, `plan`, `relays`), what
+//! operators are told of a takeover (`takeover`, `successor`),
 //! where operators ask (`control`, `http`), and what the system is asked for (`capacity`, `privileges`, `systemd`, `inherited`,
 //! `init`, `log`).
 
@@ -14,7 +15,6 @@ mod http;
 mod in_force;
 mod inherited;
 mod init;
-mod legacy;
 mod log;
 pub mod plan;
 pub mod privileges;
@@ -22,6 +22,7 @@ mod ready;
 pub mod relays;
 mod run;
 mod sessions;
+mod successor;
 mod systemd;
 pub mod takeover;
 mod tier;

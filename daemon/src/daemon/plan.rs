@@ -8,11 +8,11 @@ use vestibule::admission::{Bans, ClientLimits};
 use vestibule::config::{DriverKind, InetListener, Service, Settings, WorkerKind};
 use vestibule::dispatch::Pool;
 use vestibule::engine::{DriverChoice, Engine, EngineBuilder, Listener, SessionLog};
+use vestibule::takeover::Legacy;
 use vestibule::tls::{Identity, Termination, alpn_of_service};
 use vestibule::worker::{Discard, HandOff, Handler, Whoami};
 
 use super::Error;
-use super::legacy::Legacy;
 use super::relays::{self, Backends};
 
 /// What pools are made with that is in no settings.

@@ -1,6 +1,6 @@
 //! From the configuration to a process that serves, and what it does with signals until it ends.
 
-use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,18 +14,18 @@ use signal_hook::iterator::Signals;
 use vestibule::config::Settings;
 use vestibule::engine::{Engine, SessionLog};
 use vestibule::ring;
+use vestibule::takeover::{self, Claim, Host, Legacy, Offer, Place, Predecessor};
 
 use super::configuration;
 use super::control::{self, Control, NotAsked, Request};
 use super::http::{self, Bound, Facts};
 use super::inherited::Inherited;
 use super::init::Successors;
-use super::legacy::Legacy;
 use super::log;
 use super::plan::{self, Means};
 use super::privileges::Target;
 use super::sessions::Sessions;
-use super::takeover::{self, Claim, Given, Limits, Place, Predecessor, Purpose, Taken};
+use super::takeover::{not_asked, not_placed};
 use super::tier::{Event, Parts, Tier};
 use super::watcher::Watcher;
 use super::{Error, capacity, init, lock, privileges, ready, systemd};
@@ -65,12 +65,12 @@ pub fn run(file: Option<PathBuf>, takeover: Option<PathBuf>) -> Result<ExitCode,
     let settings = ready.loaded.settings;
     let session_log: Arc<dyn SessionLog> = Arc::new(Sessions::new(&log));
     let means = Means { identity: ready.identity, session_log: Some(session_log), ..Means::default() };
-    let Started { engine, place, control, http, predecessor } =
+    let Started { engine, offer, control, http, predecessor } =
         start(&settings, &means, target.as_ref(), takeover, &ending)?;
     ready::say(&log, &settings, engine.addresses());
-    if let Some(claim) = predecessor.clone() {
+    if let Some(before) = predecessor.clone() {
         let (tell, legacy) = (tell.clone(), means.legacy.clone());
-        thread::Builder::new().name("predecessor".into()).spawn(move || await_its_end(&claim, &legacy, &tell))?;
+        thread::Builder::new().name("predecessor".into()).spawn(move || await_its_end(&before, &legacy, &tell))?;
     }
     let control = control.map(Arc::new);
     let parts = Parts {
@@ -87,10 +87,10 @@ pub fn run(file: Option<PathBuf>, takeover: Option<PathBuf>) -> Result<ExitCode,
     let tier = Arc::new(Mutex::new(tier));
     let watcher = Watcher::new(tier.clone());
     lock(&tier).serve_http(watcher.clone(), http);
-    let place = Arc::new(place);
-    if place.is_some() {
-        let (place, tier) = (place.clone(), tier.clone());
-        let body = move || place.iter().for_each(|place| takeover::answer(place, &tier, Limits::USUAL));
+    let offer = offer.map(Arc::new);
+    if let Some(offer) = offer.clone() {
+        let tier = tier.clone();
+        let body = move || offer.serve(&tier);
         thread::Builder::new().name("takeover".into()).spawn(body)?;
     }
     if let Some(place) = &control {
@@ -100,10 +100,11 @@ pub fn run(file: Option<PathBuf>, takeover: Option<PathBuf>) -> Result<ExitCode,
     let flag = ending.clone();
     thread::Builder::new().name("signals".into()).spawn(move || forward(signals, &tell, &flag))?;
     let watched = watch(&tier, &events, &ending);
-    if let Some(place) = &*place {
-        place.conclude(|| lock(&tier).account());
+    if let Some(offer) = &offer {
+        offer.conclude(|| lock(&tier).account());
+        offer.leave();
     }
-    place.iter().chain(control.as_deref()).for_each(Place::leave);
+    control.iter().for_each(|place| place.leave());
     log.say(format_args!("{}", lock(&tier).snapshot()));
     if log.lost() > 0 {
         log.say(format_args!("{}", log::losses(log.lost())));
@@ -120,12 +121,12 @@ pub fn run(file: Option<PathBuf>, takeover: Option<PathBuf>) -> Result<ExitCode,
 /// place of.
 struct Started {
     engine: Engine,
-    place: Option<Place>,
+    offer: Option<Offer>,
     /// Where operators ask.
     control: Option<Place>,
     /// Where HTTP is served.
     http: Option<Bound>,
-    predecessor: Option<Arc<Claim>>,
+    predecessor: Option<Arc<Predecessor>>,
 }
 
 /// Binds, gives up privileges, starts, and takes over from a running process if there is one. `ending` is cleared as soon
@@ -137,10 +138,10 @@ fn start(
     from: Option<PathBuf>,
     ending: &AtomicBool,
 ) -> Result<Started, Error> {
-    let mut claim = from.as_deref().map(|path| Claim::open(path, Limits::USUAL)).transpose()?;
+    let mut claim = from.as_deref().map(claim_at).transpose()?;
     if claim.is_none() {
-        nobody_else_is_at(&settings.takeover_socket, Purpose::Takeover)?;
-        nobody_else_is_at(&settings.control_socket, Purpose::Control)?;
+        nobody_else_is_at("takeover_socket", &settings.takeover_socket, |path| Offer::is_made(path))?;
+        nobody_else_is_at("control_socket", &settings.control_socket, |path| UnixStream::connect(path).is_ok())?;
     }
     let mut inherited = Inherited::take()?;
     inherited.suits(settings)?;
@@ -156,28 +157,32 @@ fn start(
         privileges::drop_to(target)?;
     }
     ending.store(false, Ordering::SeqCst);
-    let prepare =
-        |path: &Option<PathBuf>, purpose| path.as_deref().map(|path| Place::prepare(path, purpose)).transpose();
-    let place = prepare(&settings.takeover_socket, Purpose::Takeover)?;
-    let control = prepare(&settings.control_socket, Purpose::Control)?;
+    let offer = placed("takeover_socket", &settings.takeover_socket, |path| Offer::prepare(path))?;
+    let control = placed("control_socket", &settings.control_socket, |path| Place::stream(path))?;
     let mut engine = bound.start()?;
-    let publish = || place.iter().chain(&control).try_for_each(Place::publish);
+    let publish = || {
+        offer.iter().try_for_each(Offer::publish)?;
+        control.iter().try_for_each(Place::publish)
+    };
     if let Some(path) = settings.control_socket.as_deref().filter(|_| claim.is_some()) {
         keep_bans(means, path);
     }
-    let done = match &mut claim {
-        Some(claim) => take_over(claim, &engine, means, publish),
-        None => publish(),
+    let done = match claim {
+        Some(claim) => claim.take_over(&engine, &means.legacy, publish).map(Some),
+        None => publish().map(|()| None),
     };
-    if let Err(error) = done {
-        // Whom it has accepted meanwhile is served to the end, unless a signal comes.
-        ending.store(true, Ordering::SeqCst);
-        engine.drain(settings.drain_timeout);
-        return Err(error.into());
-    }
-    let tell = if claim.is_some() { systemd::ready_instead } else { systemd::ready };
+    let predecessor = match done {
+        Ok(predecessor) => predecessor.map(Arc::new),
+        Err(error) => {
+            // Whom it has accepted meanwhile is served to the end, unless a signal comes.
+            ending.store(true, Ordering::SeqCst);
+            engine.drain(settings.drain_timeout);
+            return Err(error.into());
+        }
+    };
+    let tell = if predecessor.is_some() { systemd::ready_instead } else { systemd::ready };
     tell(engine.addresses().len());
-    Ok(Started { engine, place, control, http, predecessor: claim.map(Arc::new) })
+    Ok(Started { engine, offer, control, http, predecessor })
 }
 
 /// Goes on banning whom the process before bans. One of an earlier version knows of no bans, and of one that cannot be
@@ -196,47 +201,36 @@ fn keep_bans(means: &Means, socket: &Path) {
 }
 
 /// An error if another process listens at this path.
-fn nobody_else_is_at(path: &Option<PathBuf>, purpose: Purpose) -> Result<(), Error> {
-    let served = path.as_ref().filter(|path| Place::is_served(path, purpose));
-    let Some(path) = served else { return Ok(()) };
+fn nobody_else_is_at(setting: &str, path: &Option<PathBuf>, is_served: fn(&PathBuf) -> bool) -> Result<(), Error> {
+    let Some(path) = path.as_ref().filter(|path| is_served(path)) else { return Ok(()) };
     let words = "another process listens there; take over from it (--takeover), stop it, or name another path";
-    Err(format!("{} = {}: {words}", purpose.setting(), path.display()).into())
+    Err(format!("{setting} = {}: {words}", path.display()).into())
 }
 
-/// Goes on where the process before stops.
-fn take_over(
-    claim: &mut Claim,
-    engine: &Engine,
-    means: &Means,
-    publish: impl FnOnce() -> Result<(), String>,
-) -> Result<(), String> {
-    let wanted: Vec<SocketAddr> =
-        engine.addresses().iter().copied().filter(|&address| engine.expects_header_at(address)).collect();
-    let Taken { given: Given { pending, sessions }, debts, account } = claim.serve(&wanted, publish)?;
-    // Before anybody can ask: counts must not seem to begin anew.
-    account.iter().for_each(|account| means.legacy.replace(account));
-    engine.take_in_client_debts(&debts);
-    let (headers, live) = (pending.len(), sessions.len());
-    tracing::info!(
-        event = "takeover",
-        "has taken over from process {}, with {headers} pending connections and {live} sessions",
-        claim.pid
-    );
-    engine.take_in(pending);
-    engine.take_in_sessions(sessions);
-    Ok(())
+/// The process that listens at `path`, to be taken over from.
+fn claim_at(path: &Path) -> Result<Claim, String> {
+    let said = |error| format!("--takeover {}", not_asked(path, &error, ", or start without --takeover"));
+    Claim::connect(path).map_err(said)
+}
+
+/// What is to be at the path that a setting names, if it does.
+fn placed<T>(
+    setting: &str,
+    path: &Option<PathBuf>,
+    prepare: fn(&PathBuf) -> Result<T, takeover::Error>,
+) -> Result<Option<T>, String> {
+    path.as_ref().map(prepare).transpose().map_err(|error| not_placed(setting, &error))
 }
 
 /// Waits until the process before has left, or has taken everything back.
-fn await_its_end(claim: &Claim, legacy: &Legacy, events: &Sender<Event>) {
-    match claim.await_its_end(|account| legacy.replace(&account)) {
+fn await_its_end(before: &Predecessor, legacy: &Legacy, events: &Sender<Event>) {
+    match before.await_its_end(legacy) {
         Ok(()) => {
-            legacy.settle();
-            tracing::info!(event = "takeover", "process {} has left", claim.pid);
+            tracing::info!(event = "takeover", "process {} has left", before.process());
             let _ = events.send(Event::PredecessorLeft); // nobody waits for it once the process ends
         }
         Err(error) => {
-            tracing::error!(event = "takeover", "{error}; this one ends");
+            tracing::error!(event = "takeover", "{error}");
             let _ = events.send(Event::Failed); // it ends already
         }
     }

@@ -15,15 +15,15 @@ use vestibule::engine::{
     Asker, ClientCounts, ClientDebt, Engine, LiveSession, Meter, OutsiderSeen, Pending, Pulse, RefusalSeen, Snapshot,
 };
 use vestibule::net::Network;
+use vestibule::takeover::{self, Form, Given, Host, Offered, Place, Predecessor};
 
 use super::configuration::{self, Ready};
 use super::http::{self, Bound, Facts, Http};
 use super::in_force::InForce;
 use super::plan::{self, Means};
 use super::systemd::{self, Store, Watchdog};
-use super::takeover::{Claim, Form, Given, Offered, Place, Predecessor, successor};
 use super::watcher::Watcher;
-use super::{Error, figures, inherited, init};
+use super::{Error, figures, inherited, init, successor};
 
 /// What the daemon's main thread waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ pub struct Tier {
     kept: Vec<(SocketAddr, TcpListener)>,
     counts: ClientCounts,
     /// The process that this one has taken over from, as long as it is to accept again should this one die.
-    predecessor: Option<Arc<Claim>>,
+    predecessor: Option<Arc<Predecessor>>,
     /// Whether that one lives, and still counts what is to be told to the next.
     predecessor_lives: bool,
     /// Since it is waited for and nothing else is left to do here.
@@ -106,7 +106,7 @@ pub struct Parts {
     /// Was started with those.
     pub engine: Engine,
     /// The process that it was taken over from.
-    pub predecessor: Option<Arc<Claim>>,
+    pub predecessor: Option<Arc<Predecessor>>,
     /// Where operators ask.
     pub control: Option<Arc<Place>>,
     /// What HTTP tells of the process.
@@ -690,7 +690,7 @@ impl Tier {
 
     /// The process that this one has taken over from shall not accept again when this one ends.
     fn leave_predecessor(&mut self) {
-        self.predecessor.take().iter().for_each(|claim| claim.leave());
+        self.predecessor.take().iter().for_each(|before| before.leave());
     }
 
     /// The listeners' names by address, in the order of the settings.
@@ -702,17 +702,17 @@ impl Tier {
     }
 }
 
-impl Predecessor for Tier {
-    fn offer(&mut self) -> Result<Vec<Offered>, String> {
-        let sockets = self.accepting()?.sockets().map_err(|error| error.to_string())?;
+impl Host for Tier {
+    fn offer(&mut self) -> Result<Vec<Offered>, takeover::Error> {
+        let sockets = self.accepting().map_err(takeover::Error::other)?.sockets().map_err(takeover::Error::System)?;
         let offered = |(address, socket)| Offered { address, name: self.name_of(address), socket };
         Ok(sockets.into_iter().map(offered).collect())
     }
 
-    fn hand_over(&mut self, listeners: &[SocketAddr]) -> Result<Vec<Pending>, String> {
+    fn hand_over(&mut self, listeners: &[SocketAddr]) -> Result<Vec<Pending>, takeover::Error> {
         let why_not = self.why_not();
-        let engine = self.engine.as_mut().ok_or(why_not)?;
-        (self.kept, self.counts) = (engine.sockets().map_err(|error| error.to_string())?, engine.client_counts());
+        let engine = self.engine.as_mut().ok_or_else(|| takeover::Error::other(why_not))?;
+        (self.kept, self.counts) = (engine.sockets().map_err(takeover::Error::System)?, engine.client_counts());
         Ok(engine.hand_over(listeners, self.settings.drain_timeout))
     }
 

@@ -17,7 +17,7 @@ pub use state::age;
 pub use wire::{Form, Request, WHO_DEFAULT};
 
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, MutexGuard};
@@ -26,9 +26,8 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
-use vestibule::ring;
+use vestibule::takeover::Place;
 
-use super::takeover::{Place, may_ask};
 use super::tier::{Glance, Tier};
 use super::watcher::Watcher;
 use wire::{REQUEST_MAX, failure};
@@ -133,9 +132,9 @@ impl Drop for Seat {
 
 /// One who has connected, until he leaves, or says nothing sensible.
 fn converse(stream: &UnixStream, control: &Control) -> io::Result<()> {
-    if let Err(words) = may_ask(ring::peer_credentials(stream.as_fd())?) {
-        tracing::warn!("control_socket: somebody is turned away: {words}");
-        return say(stream, &failure(&words), ANSWER_PATIENCE);
+    if let Err(error) = Place::admit(stream) {
+        tracing::warn!("control_socket: somebody is turned away: {error}");
+        return say(stream, &failure(&error.to_string()), ANSWER_PATIENCE);
     }
     let mut lines = Lines::default();
     while let Some(line) = lines.next(stream)? {

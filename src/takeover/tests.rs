@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::engine::{ClientDebt, LiveSession, Pending, SessionState};
+use crate::relay::{PairState, SessionId};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tempfile::TempDir;
-use vestibule::engine::{ClientDebt, LiveSession, Pending, SessionState};
-use vestibule::relay::{PairState, SessionId};
 
-use super::channel::{Broken, Channel};
+use super::channel::Channel;
 use super::wire::{Message, VERSION};
 use super::*;
 
@@ -51,15 +51,15 @@ impl Old {
     }
 }
 
-impl Predecessor for Old {
-    fn offer(&mut self) -> Result<Vec<Offered>, String> {
+impl Host for Old {
+    fn offer(&mut self) -> Result<Vec<Offered>, Error> {
         self.calls.push("offer".into());
         let address = self.listener.local_addr().expect("it is bound");
         let socket = self.listener.try_clone().expect("descriptors are left");
         Ok(vec![Offered { address, name: "imap".into(), socket }])
     }
 
-    fn hand_over(&mut self, listeners: &[SocketAddr]) -> Result<Vec<Pending>, String> {
+    fn hand_over(&mut self, listeners: &[SocketAddr]) -> Result<Vec<Pending>, Error> {
         self.calls.push(format!("hand over of {}", listeners.len()));
         if self.dies {
             std::process::exit(EXIT_OF_THE_DYING);
@@ -107,40 +107,44 @@ const DEBTS: u16 = 5000;
 /// An old process with pending connections, and the other ends of those.
 struct Stage {
     directory: TempDir,
-    place: Arc<Place>,
+    offer: Arc<Offer>,
     old: Arc<Mutex<Old>>,
     address: SocketAddr,
     clients: Vec<TcpStream>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<Outcome>>,
 }
 
 impl Stage {
     fn new(pending: usize) -> Stage {
-        Stage::with_limits(pending, Limits::USUAL)
+        Stage::with_limits(pending, Limits::default())
     }
 
     /// An old process that waits no longer than this.
     fn with_limits(pending: usize, limits: Limits) -> Stage {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let place = Arc::new(
-            Place::prepare(&directory.path().join("socket"), Purpose::Takeover).expect("the directory is ours"),
-        );
-        place.publish().expect("the directory is ours");
+        let offer = Offer::prepare_within(directory.path().join("socket"), limits).expect("the directory is ours");
+        let offer = Arc::new(offer);
+        offer.publish().expect("the directory is ours");
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let (clients, pending) = (0..pending).map(|number| connection(&listener, number)).unzip();
         let old = Arc::new(Mutex::new(Old::new(listener, pending)));
-        let (its_place, its_old) = (place.clone(), old.clone());
-        let thread = std::thread::spawn(move || answer(&its_place, &its_old, limits));
-        Stage { directory, place, old, address, clients, thread: Some(thread) }
+        let (its_offer, its_old) = (offer.clone(), old.clone());
+        let thread = std::thread::spawn(move || its_offer.serve(&its_old));
+        Stage { directory, offer, old, address, clients, thread: Some(thread) }
     }
 
     fn path(&self) -> PathBuf {
         self.directory.path().join("socket")
     }
 
-    fn claim(&self) -> Result<Claim, String> {
-        Claim::open(&self.path(), Limits::USUAL)
+    fn claim(&self) -> Claim {
+        Claim::connect(self.path()).expect("nothing is in the way")
+    }
+
+    /// Takes over, though nothing can be in the way.
+    fn take(&self) -> Taken {
+        self.claim().serve(&[self.address], || Ok(())).expect("nothing is in the way")
     }
 
     fn channel(&self) -> Channel {
@@ -159,6 +163,11 @@ impl Stage {
             std::thread::sleep(Duration::from_millis(2));
         }
     }
+}
+
+/// What is wrong, in words.
+fn failure<T>(result: Result<T, Error>) -> String {
+    result.err().expect("it cannot be done").to_string()
 }
 
 fn connection(listener: &TcpListener, number: usize) -> (TcpStream, Pending) {
@@ -180,15 +189,15 @@ fn connection(listener: &TcpListener, number: usize) -> (TcpStream, Pending) {
 fn everything_arrives_and_the_old_process_lets_go() {
     const MANY: usize = 200;
     let stage = Stage::new(MANY);
-    let mut claim = stage.claim().expect("nothing is in the way");
+    let mut claim = stage.claim();
     let sockets = claim.sockets_at(stage.address);
     assert_eq!((sockets.len(), claim.sockets_at(stage.address).len()), (1, 0));
     stage.expect(&["offer"]);
-    let taken = claim.serve(&[stage.address], || Ok(())).expect("nothing is in the way").given.pending;
+    let taken = claim.serve(&[stage.address], || Ok(())).expect("nothing is in the way");
     stage.expect(&["offer", "hand over of 1", "let go"]);
-    assert_eq!(taken.len(), MANY);
+    assert_eq!(taken.given.len(), MANY);
     let now = Instant::now();
-    for (number, (one, mut client)) in taken.into_iter().zip(&stage.clients).enumerate() {
+    for (number, (one, mut client)) in taken.given.pending.into_iter().zip(&stage.clients).enumerate() {
         assert_eq!(one.bytes, BYTES[..number % BYTES.len()]);
         assert_eq!((one.listener, one.peer), (stage.address, client.local_addr().expect("connected")));
         let left = (one.deadline - now).as_secs_f64();
@@ -197,7 +206,7 @@ fn everything_arrives_and_the_old_process_lets_go() {
         let mut first = [0];
         std::io::Read::read_exact(&mut TcpStream::from(one.socket), &mut first).expect("it is the same connection");
     }
-    drop(claim);
+    drop(taken.predecessor);
     stage.expect(&["offer", "hand over of 1", "let go", "stay with 0"]);
 }
 
@@ -205,7 +214,7 @@ fn everything_arrives_and_the_old_process_lets_go() {
 fn a_new_process_that_is_gone_before_it_serves_changes_nothing() {
     let stage = Stage::new(1);
     for _ in 0..3 {
-        drop(stage.claim().expect("nothing is in the way"));
+        drop(stage.claim());
     }
     stage.expect(&["offer"; 3]);
 }
@@ -220,15 +229,14 @@ fn a_new_process_that_is_gone_before_it_has_everything_leaves_it_to_the_old_one(
     while !matches!(channel.receive().expect("it answers").0, Message::End { .. }) {}
     drop(channel);
     stage.expect(&["offer", "hand over of 1", "stay with 3"]);
-    let mut claim = stage.claim().expect("the place is still there");
-    assert_eq!(claim.serve(&[stage.address], || Ok(())).expect("nothing is in the way").given.pending.len(), 3);
+    assert_eq!(stage.take().given.pending.len(), 3);
 }
 
 #[test]
 fn a_new_process_that_cannot_take_the_place_leaves_everything_to_the_old_one() {
     let stage = Stage::new(2);
-    let mut claim = stage.claim().expect("nothing is in the way");
-    let failed = claim.serve(&[stage.address], || Err("no room".into())).expect_err("it cannot complete");
+    let claim = stage.claim();
+    let failed = failure(claim.serve(&[stage.address], || Err(Error::other("no room"))));
     assert!(failed.contains("this one ends: no room"), "{failed}");
     stage.expect(&["offer", "hand over of 1", "stay with 2"]);
 }
@@ -236,12 +244,10 @@ fn a_new_process_that_cannot_take_the_place_leaves_everything_to_the_old_one() {
 #[test]
 fn a_new_process_that_is_gone_later_gives_place_to_the_old_one_again() {
     let stage = Stage::new(0);
-    let mut claim = stage.claim().expect("nothing is in the way");
-    claim.serve(&[stage.address], || Ok(())).expect("nothing is in the way");
-    drop(claim);
+    drop(stage.take());
     stage.expect(&["offer", "hand over of 1", "let go", "stay with 0"]);
     let end = Instant::now() + SOON;
-    while !Place::is_served(&stage.path(), Purpose::Takeover) {
+    while !Offer::is_made(stage.path()) {
         assert!(Instant::now() < end, "it listens again");
         std::thread::sleep(Duration::from_millis(2));
     }
@@ -253,10 +259,10 @@ const PATH_OF_THE_DYING: &str = "VESTIBULE_TEST_DYING";
 #[test]
 fn an_old_process_that_dies_in_the_middle_does_not_keep_the_new_one_from_serving() {
     if let Some(path) = std::env::var_os(PATH_OF_THE_DYING) {
-        let place = Place::prepare(Path::new(&path), Purpose::Takeover).expect("the directory is the parent's");
-        place.publish().expect("the directory is the parent's");
+        let offer = Offer::prepare(Path::new(&path)).expect("the directory is the parent's");
+        offer.publish().expect("the directory is the parent's");
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        answer(&place, &Mutex::new(Old { dies: true, ..Old::new(listener, Vec::new()) }), Limits::USUAL);
+        offer.serve(&Mutex::new(Old { dies: true, ..Old::new(listener, Vec::new()) }));
     }
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("socket");
@@ -266,11 +272,11 @@ fn an_old_process_that_dies_in_the_middle_does_not_keep_the_new_one_from_serving
     old.args(["--exact", &this]).env(PATH_OF_THE_DYING, &path).stdout(Stdio::null());
     let mut old = old.spawn().expect("a process can be had");
     let end = Instant::now() + SOON;
-    while !Place::is_served(&path, Purpose::Takeover) {
+    while !Offer::is_made(&path) {
         assert!(Instant::now() < end, "it listens");
         std::thread::sleep(Duration::from_millis(2));
     }
-    let mut claim = Claim::open(&path, Limits::USUAL).expect("nothing is in the way");
+    let claim = Claim::connect(&path).expect("nothing is in the way");
     assert_eq!(claim.serve(&[], || Ok(())).expect("it can serve").given.pending.len(), 0);
     assert_eq!(old.wait().expect("it is a child").code(), Some(EXIT_OF_THE_DYING));
 }
@@ -278,11 +284,11 @@ fn an_old_process_that_dies_in_the_middle_does_not_keep_the_new_one_from_serving
 #[test]
 fn a_new_process_that_ends_on_purpose_does_not_make_the_old_one_accept_again() {
     let mut stage = Stage::new(0);
-    let mut claim = stage.claim().expect("nothing is in the way");
-    claim.serve(&[stage.address], || Ok(())).expect("nothing is in the way");
-    claim.leave();
-    drop(claim);
-    stage.thread.take().expect("there is one").join().expect("it has nothing left to hear");
+    let taken = stage.take();
+    taken.predecessor.leave();
+    drop(taken);
+    let outcome = stage.thread.take().expect("there is one").join().expect("it has nothing left to hear");
+    assert_eq!(outcome, Outcome::TakenOver(std::process::id()));
     stage.expect(&["offer", "hand over of 1", "let go", "forget"]);
 }
 
@@ -290,8 +296,8 @@ fn a_new_process_that_ends_on_purpose_does_not_make_the_old_one_accept_again() {
 fn an_old_process_that_only_closes_the_connection_keeps_the_new_one_from_serving() {
     let mut stage = Stage::new(3);
     stage.old.lock().expect("nobody has panicked").panics = true;
-    let mut claim = stage.claim().expect("nothing is in the way");
-    let failed = claim.serve(&[stage.address], || Ok(())).expect_err("the process lives");
+    let claim = stage.claim();
+    let failed = failure(claim.serve(&[stage.address], || Ok(())));
     assert!(failed.contains("it has closed the connection, and lives"), "{failed}");
     assert!(stage.thread.take().expect("there is one").join().is_err(), "its thread has panicked");
 }
@@ -299,9 +305,9 @@ fn an_old_process_that_only_closes_the_connection_keeps_the_new_one_from_serving
 #[test]
 fn whoever_only_asks_is_answered_before_and_after_a_takeover_that_fails() {
     let stage = Stage::new(0);
-    let asked = || [Form::Table, Form::Json].map(|form| ask(&stage.path(), form).expect("it answers"));
+    let asked = || [Form::Table, Form::Json].map(|form| ask(stage.path(), form).expect("it answers"));
     assert_eq!(asked(), ["Table", "Json"]);
-    drop(stage.claim().expect("nothing is in the way"));
+    drop(stage.claim());
     assert_eq!(asked(), ["Table", "Json"]);
     stage.expect(&["offer"]);
 }
@@ -312,23 +318,23 @@ const LATE: Duration = Duration::from_millis(300);
 
 #[test]
 fn a_new_process_that_starts_too_late_is_refused_and_nothing_has_changed() {
-    let stage = Stage::with_limits(1, Limits { start: BRIEF, ..Limits::USUAL });
-    let mut claim = stage.claim().expect("nothing is in the way");
+    let stage = Stage::with_limits(1, Limits { start: BRIEF, ..Limits::default() });
+    let claim = stage.claim();
     std::thread::sleep(LATE);
-    let failed = claim.serve(&[stage.address], || panic!("it is not its turn")).expect_err("it is late");
+    let failed = failure(claim.serve(&[stage.address], || panic!("it is not its turn")));
     assert!(failed.contains("the other process refuses: no answer in time"), "{failed}");
     stage.expect(&["offer"]);
 }
 
 #[test]
 fn a_new_process_that_confirms_too_late_is_refused_and_the_old_one_has_everything() {
-    let stage = Stage::with_limits(3, Limits { pending: BRIEF, ..Limits::USUAL });
-    let mut claim = stage.claim().expect("nothing is in the way");
+    let stage = Stage::with_limits(3, Limits { pending: BRIEF, ..Limits::default() });
+    let claim = stage.claim();
     let sleep = || {
         std::thread::sleep(LATE);
         Ok(())
     };
-    let failed = claim.serve(&[stage.address], sleep).expect_err("it is late");
+    let failed = failure(claim.serve(&[stage.address], sleep));
     assert!(failed.contains("the other process refuses: no answer in time"), "{failed}");
     stage.expect(&["offer", "hand over of 1", "stay with 3"]);
 }
@@ -336,16 +342,16 @@ fn a_new_process_that_confirms_too_late_is_refused_and_the_old_one_has_everythin
 #[test]
 fn a_new_process_finds_out_by_itself_that_it_is_late() {
     let stage = Stage::new(1);
-    let mut claim = Claim::open(&stage.path(), Limits { start: BRIEF, ..Limits::USUAL }).expect("it listens");
+    let claim = Claim::connect_within(stage.path(), Limits { start: BRIEF, ..Limits::default() }).expect("it listens");
     std::thread::sleep(LATE);
-    let failed = claim.serve(&[stage.address], || panic!("it is not its turn")).expect_err("it is late");
+    let failed = failure(claim.serve(&[stage.address], || panic!("it is not its turn")));
     assert!(failed.contains("it took longer than 100ms to start"), "{failed}");
-    let mut claim = Claim::open(&stage.path(), Limits { taking: BRIEF, ..Limits::USUAL }).expect("it listens");
+    let claim = Claim::connect_within(stage.path(), Limits { taking: BRIEF, ..Limits::default() }).expect("it listens");
     let sleep = || {
         std::thread::sleep(LATE);
         Ok(())
     };
-    let failed = claim.serve(&[stage.address], sleep).expect_err("it is late");
+    let failed = failure(claim.serve(&[stage.address], sleep));
     assert!(failed.contains("this one ends: no answer in time"), "{failed}");
     stage.expect(&["offer", "offer", "hand over of 1", "stay with 1"]);
 }
@@ -357,10 +363,10 @@ fn what_was_said_in_time_is_heard_by_one_who_hangs_up_and_nothing_later() {
     let (old, new) = (Channel::new(old, Duration::ZERO), Channel::new(new, SOON));
     new.send(&Message::Taken { pending: 7 }, &[]).expect("it is connected");
     assert!(matches!(old.receive_or_hang_up(), Ok((Message::Taken { pending: 7 }, _))));
-    assert!(matches!(new.send(&Message::Taken { pending: 8 }, &[]), Err(Broken::Closed)));
-    assert!(matches!(old.receive_or_hang_up(), Err(Broken::Late)));
+    assert!(matches!(new.send(&Message::Taken { pending: 8 }, &[]), Err(Error::Closed)));
+    assert!(matches!(old.receive_or_hang_up(), Err(Error::Late)));
     old.refuse("too late");
-    assert!(matches!(new.receive(), Err(Broken::Refused(reason)) if reason == "too late"));
+    assert!(matches!(new.receive(), Err(Error::Refused(reason)) if reason == "too late"));
 }
 
 #[test]
@@ -372,7 +378,7 @@ fn whoever_says_something_else_is_told_why_he_is_turned_away() {
     ] {
         let channel = stage.channel();
         channel.send(&first, &[]).expect("it listens");
-        let Err(Broken::Refused(reason)) = channel.receive() else { panic!("{first:?} is not refused") };
+        let Err(Error::Refused(reason)) = channel.receive() else { panic!("{first:?} is not refused") };
         assert!(reason.contains(words), "{reason}");
     }
     let channel = stage.channel();
@@ -380,7 +386,7 @@ fn whoever_says_something_else_is_told_why_he_is_turned_away() {
         channel.send(&message, &[]).expect("it listens");
     }
     let refused = std::iter::repeat_with(|| channel.receive()).find_map(Result::err);
-    assert!(refused.is_some_and(|broken| broken.to_string().contains("does not say that it serves")));
+    assert!(refused.is_some_and(|error| error.to_string().contains("does not say that it serves")));
     stage.expect(&["offer"]);
 }
 
@@ -390,10 +396,10 @@ fn the_file_is_for_its_owner_and_another_process_s_stays() {
     let stage = Stage::new(0);
     let mode = std::fs::metadata(stage.path()).expect("it is there").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-    let next = Place::prepare(&stage.path(), Purpose::Takeover).expect("the directory is ours");
+    let next = Offer::prepare(stage.path()).expect("the directory is ours");
     next.publish().expect("the directory is ours");
-    stage.place.leave();
-    assert!(Place::is_served(&stage.path(), Purpose::Takeover), "the next one's file");
+    stage.offer.leave();
+    assert!(Offer::is_made(stage.path()), "the next one's file");
     next.leave();
     assert!(!stage.path().exists());
     assert_eq!(std::fs::read_dir(stage.directory.path()).expect("it is there").count(), 0, "nothing is left");
@@ -402,12 +408,13 @@ fn the_file_is_for_its_owner_and_another_process_s_stays() {
 #[test]
 fn an_unreachable_place_is_named_with_a_remedy() {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let nobody = Claim::open(&directory.path().join("nobody"), Limits::USUAL).err().expect("nobody listens");
-    assert!(nobody.contains("start without --takeover"), "{nobody}");
-    let missing =
-        Place::prepare(&directory.path().join("missing/socket"), Purpose::Takeover).err().expect("no directory");
-    assert!(missing.contains("its directory must exist"), "{missing}");
-    let long = Place::prepare(&directory.path().join("x".repeat(100)), Purpose::Takeover).err().expect("too long");
+    let nobody = directory.path().join("nobody");
+    assert!(Claim::find(&nobody).expect("it can be looked for").is_none());
+    let nobody = failure(Claim::connect(nobody));
+    assert!(nobody.contains("nobody listens there"), "{nobody}");
+    let missing = failure(Offer::prepare(directory.path().join("missing/socket")));
+    assert!(missing.contains("missing/socket: No such file or directory"), "{missing}");
+    let long = failure(Offer::prepare(directory.path().join("x".repeat(100))));
     assert!(long.contains("at most 107 bytes"), "{long}");
 }
 
@@ -417,7 +424,7 @@ fn a_path_where_something_else_is_stays_as_it_is() {
     let file = directory.path().join("precious");
     std::fs::write(&file, "text").expect("it is ours");
     for path in [&file, directory.path()] {
-        let refused = Place::prepare(path, Purpose::Takeover).err().expect("it is no socket");
+        let refused = failure(Offer::prepare(path));
         assert!(refused.contains("something else than a socket"), "{refused}");
     }
     assert_eq!(std::fs::read_to_string(&file).expect("it is still there"), "text");
@@ -518,9 +525,9 @@ fn an_old_process_of_version_1_is_taken_over_from_without_its_sessions() {
         say(&second, &[6, 0, 0, 0, 0]);
         assert_eq!(hear(&second), [7, 0, 0, 0, 0]);
     });
-    let mut claim = Claim::open(&path, Limits::USUAL).expect("it speaks version 1, too");
+    let claim = Claim::connect(&path).expect("it speaks version 1, too");
     let taken = claim.serve(&[], || Ok(())).expect("nothing is in the way");
-    assert_eq!((taken.given.len(), taken.account), (0, None));
+    assert_eq!((taken.given.len(), &taken.account), (0, &None));
     old.join().expect("it has heard what it expects");
 }
 
@@ -529,12 +536,10 @@ fn live_sessions_go_along_and_come_back_when_the_new_process_fails() {
     let stage = Stage::new(0);
     let (ends, sessions): (Vec<_>, Vec<_>) = (0..100).map(|_| live_session()).map(|(one, ends)| (ends, one)).unzip();
     stage.old.lock().expect("nobody has panicked").sessions = sessions;
-    let mut claim = stage.claim().expect("nothing is in the way");
-    claim.serve(&[stage.address], || Err("no room".into())).expect_err("it cannot complete");
+    failure(stage.claim().serve(&[stage.address], || Err(Error::other("no room"))));
     stage.expect(&["offer", "hand over of 1", "stay with 0"]);
     assert_eq!(stage.old.lock().expect("nobody has panicked").sessions.len(), 100);
-    let mut claim = stage.claim().expect("the place is still there");
-    let taken = claim.serve(&[stage.address], || Ok(())).expect("nothing is in the way").given.sessions;
+    let taken = stage.take().given.sessions;
     assert_eq!(taken.len(), 100);
     for (one, [mut client, mut server]) in taken.into_iter().zip(ends) {
         let through = |end: &mut TcpStream, socket: std::os::fd::OwnedFd| {
@@ -552,8 +557,7 @@ fn what_was_counted_goes_along_and_is_told_until_the_old_process_has_left() {
     let set = |account: &str| stage.old.lock().expect("nobody has panicked").account = account.to_owned();
     let long = "counted ".repeat(100_000);
     set(&long);
-    let mut claim = stage.claim().expect("nothing is in the way");
-    let taken = claim.serve(&[stage.address], || Ok(())).expect("nothing is in the way");
+    let taken = stage.take();
     assert_eq!((taken.account.as_ref(), taken.debts.len()), (Some(&long), usize::from(DEBTS)));
     assert_eq!(taken.debts[4711].left, Duration::from_micros(4711));
     stage.expect(&["offer", "hand over of 1", "let go"]);
@@ -561,13 +565,13 @@ fn what_was_counted_goes_along_and_is_told_until_the_old_process_has_left() {
     let told = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         let waits =
-            scope.spawn(|| claim.await_its_end(|account| told.lock().expect("nobody has panicked").push(account)));
+            scope.spawn(|| taken.predecessor.hear(|account| told.lock().expect("nobody has panicked").push(account)));
         let end = Instant::now() + SOON;
         while told.lock().expect("nobody has panicked").last().is_none_or(|last| last != "more") {
             assert!(Instant::now() < end, "it is told while both live");
             std::thread::sleep(Duration::from_millis(2));
         }
-        stage.place.conclude(|| "the last".to_owned());
+        stage.offer.conclude(|| "the last".to_owned());
         waits.join().expect("nobody has panicked").expect("it has left");
     });
     assert_eq!(told.lock().expect("nobody has panicked").last().map(String::as_str), Some("the last"));
@@ -599,7 +603,7 @@ fn a_new_process_of_version_2_gets_sessions_and_is_told_of_no_account() {
     assert_eq!(hear(), [6, 0, 0, 0, 2], "and nothing else before the end");
     say(&[7, 0, 0, 0, 2]);
     stage.expect(&["offer", "hand over of 1", "let go"]);
-    stage.place.conclude(|| panic!("nobody wants to know"));
+    stage.offer.conclude(|| panic!("nobody wants to know"));
 }
 
 #[test]
@@ -626,9 +630,9 @@ fn an_old_process_of_version_2_is_taken_over_from_with_its_sessions_and_without_
         assert!(matches!(second.receive(), Ok((Message::Taken { pending: 1 }, _))));
         ends
     });
-    let mut claim = Claim::open(&path, Limits::USUAL).expect("it speaks version 2, too");
+    let claim = Claim::connect(&path).expect("it speaks version 2, too");
     let taken = claim.serve(&[], || Ok(())).expect("nothing is in the way");
-    assert_eq!((taken.given.sessions.len(), taken.account, taken.debts.len()), (1, None, 0));
+    assert_eq!((taken.given.sessions.len(), &taken.account, taken.debts.len()), (1, &None, 0));
     old.join().expect("it has heard what it expects");
-    claim.await_its_end(|account| panic!("{account}")).expect("it has left");
+    taken.predecessor.hear(|account| panic!("{account}")).expect("it has left");
 }

@@ -4,7 +4,7 @@
 //! - a session that nobody reads any more has ended with a process that has died or left, and is counted there;
 //! - never do two living processes believe that they serve.
 //!
-//! A long run: `VESTIBULE_SCHEDULES=100000 cargo test --release --bin vestibule takeover::simulation`.
+//! A long run: `VESTIBULE_SCHEDULES=100000 cargo test --release --lib takeover::simulation`.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -14,13 +14,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
+use crate::engine::{LiveSession, Pending};
 use fastrand::Rng;
 use rustix::net::SocketFlags;
-use vestibule::engine::{LiveSession, Pending};
 
 use super::channel::Channel;
 use super::fate::{self, Fate};
-use super::offer::converse;
 use super::tests::session_of;
 use super::*;
 
@@ -77,7 +76,7 @@ impl World {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        crate::daemon::lock(&self.state)
+        lock(&self.state)
     }
 
     fn read(&self, who: Who, session: u16) {
@@ -127,21 +126,21 @@ impl World {
 }
 
 /// The old process's engine.
-struct Host {
+struct Old {
     world: Arc<World>,
     listener: TcpListener,
     sessions: Vec<u16>,
     delay: Option<Duration>,
 }
 
-impl Predecessor for Host {
-    fn offer(&mut self) -> Result<Vec<Offered>, String> {
-        let address = self.listener.local_addr().map_err(|error| error.to_string())?;
-        let socket = self.listener.try_clone().map_err(|error| error.to_string())?;
+impl Host for Old {
+    fn offer(&mut self) -> Result<Vec<Offered>, Error> {
+        let address = self.listener.local_addr().map_err(Error::System)?;
+        let socket = self.listener.try_clone().map_err(Error::System)?;
         Ok(vec![Offered { address, name: "imap".into(), socket }])
     }
 
-    fn hand_over(&mut self, _: &[SocketAddr]) -> Result<Vec<Pending>, String> {
+    fn hand_over(&mut self, _: &[SocketAddr]) -> Result<Vec<Pending>, Error> {
         self.world.stop_serving(Who::Old);
         fate::moment();
         self.delay.take().into_iter().for_each(thread::sleep);
@@ -180,7 +179,7 @@ impl Predecessor for Host {
 
 /// The scene of one thread's runs.
 struct Stage {
-    place: Place,
+    offer: Offer,
     listener: TcpListener,
     path: std::path::PathBuf,
     _directory: tempfile::TempDir,
@@ -190,9 +189,9 @@ impl Stage {
     fn new() -> Stage {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("socket");
-        let place = Place::prepare(&path, Purpose::Takeover).expect("the directory is ours");
+        let offer = Offer::prepare_within(&path, LIMITS).expect("the directory is ours");
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        Stage { place, listener, path, _directory: directory }
+        Stage { offer, listener, path, _directory: directory }
     }
 
     /// One hand-over; tells how many sessions live on, and what was wrong.
@@ -204,8 +203,8 @@ impl Stage {
         // Rarely, because it takes its time.
         let delays = [0, 1].map(|_| (random.u16(..1000) < 2).then(|| DELAY * random.u32(1..3)));
         let leaves = random.bool();
-        self.place.take_back();
-        let accepting = self.place.listener().expect("it was just taken back");
+        self.offer.place.take_back();
+        let accepting = self.offer.place.listener().expect("it was just taken back");
         let [old_dead, new_dead] = world.dead.clone();
         let fate_of = |moments, dead: &Arc<AtomicBool>, other: &Arc<AtomicBool>| Fate {
             moments: Cell::new(moments),
@@ -218,15 +217,15 @@ impl Stage {
             scope.spawn(|| {
                 let sessions = (0..SESSIONS).collect();
                 let listener = self.listener.try_clone().expect("descriptors are left");
-                let host = Mutex::new(Host { world: world.clone(), listener, sessions, delay: delays[0] });
+                let host = Mutex::new(Old { world: world.clone(), listener, sessions, delay: delays[0] });
                 let accepted = rustix::net::accept_with(&accepting, SocketFlags::CLOEXEC);
                 drop(accepting);
                 let channel = Channel::new(accepted.expect("somebody comes"), LIMITS.hello);
-                fate::live(fate_of(old_dies, &old_dead, &new_dead), || converse(channel, &self.place, &host, LIMITS));
+                fate::live(fate_of(old_dies, &old_dead, &new_dead), || self.offer.converse(channel, &host));
             });
             scope.spawn(|| {
                 let body = || {
-                    let Ok(mut claim) = Claim::open(&self.path, LIMITS) else {
+                    let Ok(claim) = Claim::connect_within(&self.path, LIMITS) else {
                         return world.left.store(true, Ordering::SeqCst);
                     };
                     fate::moment();
@@ -239,7 +238,7 @@ impl Stage {
                     fate::moment();
                     if leaves {
                         world.left.store(true, Ordering::SeqCst);
-                        claim.leave();
+                        taken.predecessor.leave();
                     }
                     let verdict = world.judge();
                     world.state().verdict = Some(verdict);
@@ -250,7 +249,7 @@ impl Stage {
             });
         });
         // Who had asked twice must not wait for the next run.
-        self.place.close();
+        self.offer.place.close();
         let (live, wrong) = world.judge();
         match world.state().verdict.take() {
             Some((before, earlier)) => (before, [earlier, wrong].concat()),

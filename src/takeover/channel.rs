@@ -1,6 +1,5 @@
 //! The connection between two processes: messages and descriptors (unix(7), SOCK_SEQPACKET), each step in bounded time.
 
-use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -8,16 +7,16 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::Error;
+use super::wire::{self, ENTRIES_MAX, MESSAGE_MAX, Message};
+use crate::ring::{self, Credentials};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType, sockopt,
 };
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use vestibule::ring::{self, Credentials};
-
-use super::wire::{self, ENTRIES_MAX, MESSAGE_MAX, Malformed, Message};
+use rustix::process::{Pid, PidfdFlags, geteuid, pidfd_open};
 
 /// Room for the descriptors of one message.
 const CONTROL_BYTES: usize = rustix::cmsg_space!(ScmRights(ENTRIES_MAX));
@@ -32,62 +31,18 @@ const LAST_WORD_LIMIT: Duration = Duration::from_secs(1);
 const END_LIMIT: Duration = Duration::from_secs(2);
 
 /// One end of the connection.
+#[derive(Debug)]
 pub struct Channel {
     socket: OwnedFd,
     /// When patience with the other side ends.
     deadline: Instant,
 }
 
-/// Why a conversation ended.
-#[derive(Debug)]
-pub enum Broken {
-    /// The other side is gone.
-    Closed,
-    /// The other side says so.
-    Refused(String),
-    /// The other side does not answer.
-    Late,
-    /// What came is no message, or not the one that it is time for.
-    Malformed(Malformed),
-    /// It is not time for this message, or what it says is wrong.
-    Unexpected(String),
-    /// The system refused.
-    System(io::Error),
-}
-
-impl Broken {
-    /// The other side does not keep to the protocol.
-    pub fn unexpected(what: impl Into<String>) -> Broken {
-        Broken::Unexpected(what.into())
-    }
-}
-
-impl fmt::Display for Broken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Broken::Closed => f.write_str("the other process has closed the connection"),
-            Broken::Refused(reason) => write!(f, "the other process refuses: {reason}"),
-            Broken::Late => f.write_str("no answer in time"),
-            Broken::Malformed(malformed) => malformed.fmt(f),
-            Broken::Unexpected(what) => f.write_str(what),
-            Broken::System(error) => error.fmt(f),
-        }
-    }
-}
-
-impl From<Malformed> for Broken {
-    fn from(malformed: Malformed) -> Broken {
-        Broken::Malformed(malformed)
-    }
-}
-
-impl From<Errno> for Broken {
-    fn from(errno: Errno) -> Broken {
-        match errno {
-            Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN => Broken::Closed,
-            Errno::AGAIN => Broken::Late,
-            errno => Broken::System(errno.into()),
-        }
+/// Whether a process may have a say: root's may, and those of this process's user, who could as well have stopped it.
+pub fn may_ask(peer: Credentials) -> Result<(), Error> {
+    match geteuid().as_raw() {
+        own if peer.uid == own || peer.uid == 0 => Ok(()),
+        own => Err(Error::OtherUser { process: peer.pid, theirs: peer.uid, own }),
     }
 }
 
@@ -99,32 +54,26 @@ pub fn socket() -> io::Result<OwnedFd> {
 }
 
 impl Channel {
-    /// Connects to the process that listens at `path`.
+    /// Connects to the process that listens at `path`, if it is this user's or root's; with its credentials.
+    pub fn to_trusted(path: &Path, patience: Duration) -> Result<(Channel, Credentials), Error> {
+        let unreachable = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                Error::Nobody { path: path.to_owned(), error }
+            }
+            _ => Error::at(path, error),
+        };
+        let channel = Channel::connect(path, patience).map_err(unreachable)?;
+        let peer = channel.peer().map_err(unreachable)?;
+        // Root's process may be asked by anybody who could connect, and root asks whom it likes.
+        if geteuid().is_root() { Ok(()) } else { may_ask(peer) }.map(|()| (channel, peer))
+    }
+
+    /// Connects to whoever listens at `path`.
     pub fn connect(path: &Path, patience: Duration) -> io::Result<Channel> {
         let channel = Channel::new(socket()?, patience);
         sockopt::set_socket_timeout(&channel.socket, sockopt::Timeout::Send, Some(patience))?;
         rustix::net::connect(&channel.socket, &SocketAddrUnix::new(path)?)?;
         Ok(channel)
-    }
-
-    /// The same, if it is this user's process or root's; with its credentials. `otherwise` is what to do if there is none.
-    ///
-    /// # Errors
-    /// Say what to do.
-    pub fn to_trusted(path: &Path, patience: Duration, otherwise: &str) -> Result<(Channel, Credentials), String> {
-        let unreachable = |error: io::Error| match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                format!("{error}; nobody listens there: name the takeover_socket of the running daemon{otherwise}")
-            }
-            io::ErrorKind::PermissionDenied => format!("{error}; only root and the user of the running daemon may ask"),
-            _ => error.to_string(),
-        };
-        let channel = Channel::connect(path, patience).map_err(unreachable)?;
-        let peer = channel.peer().map_err(unreachable)?;
-        match nix::unistd::geteuid().as_raw() {
-            own if own == 0 || [own, 0].contains(&peer.uid) => Ok((channel, peer)),
-            own => Err(format!("user id {} listens there, this is {own}", peer.uid)),
-        }
     }
 
     /// A connection that was accepted.
@@ -138,7 +87,7 @@ impl Channel {
     }
 
     /// An error once that time has passed.
-    pub fn check_time(&self) -> Result<(), Broken> {
+    pub fn check_time(&self) -> Result<(), Error> {
         until(self.deadline).map(drop)
     }
 
@@ -148,7 +97,7 @@ impl Channel {
     }
 
     /// Sends a message with the descriptors of its entries.
-    pub fn send(&self, message: &Message, descriptors: &[BorrowedFd<'_>]) -> Result<(), Broken> {
+    pub fn send(&self, message: &Message, descriptors: &[BorrowedFd<'_>]) -> Result<(), Error> {
         self.send_until(self.deadline, message, descriptors)
     }
 
@@ -158,7 +107,7 @@ impl Channel {
     }
 
     /// Sends a message without descriptors, by a time of its own.
-    pub fn send_by(&self, deadline: Instant, message: &Message) -> Result<(), Broken> {
+    pub fn send_by(&self, deadline: Instant, message: &Message) -> Result<(), Error> {
         self.send_until(deadline, message, &[])
     }
 
@@ -172,47 +121,48 @@ impl Channel {
         self.send_last(&Message::Refused(reason.to_owned()));
     }
 
-    fn send_until(&self, deadline: Instant, message: &Message, descriptors: &[BorrowedFd<'_>]) -> Result<(), Broken> {
+    fn send_until(&self, deadline: Instant, message: &Message, descriptors: &[BorrowedFd<'_>]) -> Result<(), Error> {
         moment();
         let sent = self.try_send(deadline, message, descriptors);
         moment();
         sent
     }
 
-    fn try_send(&self, deadline: Instant, message: &Message, descriptors: &[BorrowedFd<'_>]) -> Result<(), Broken> {
-        sockopt::set_socket_timeout(&self.socket, sockopt::Timeout::Send, Some(until(deadline)?))?;
+    fn try_send(&self, deadline: Instant, message: &Message, descriptors: &[BorrowedFd<'_>]) -> Result<(), Error> {
+        sockopt::set_socket_timeout(&self.socket, sockopt::Timeout::Send, Some(until(deadline)?)).map_err(Error::of)?;
         let packet = wire::encode(message);
         let mut space = [MaybeUninit::uninit(); CONTROL_BYTES];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
-            return Err(Broken::unexpected("more descriptors than a message may have"));
+            return Err(Error::protocol("more descriptors than a message may have"));
         }
         loop {
             let parts = [IoSlice::new(&packet)];
             match retry_on_intr(|| rustix::net::sendmsg(&self.socket, &parts, &mut control, SendFlags::NOSIGNAL)) {
                 // As many descriptors as this user may have on the way: they become fewer as the other side reads.
                 Err(Errno::TOOMANYREFS) => thread::sleep(REST.min(until(deadline)?)),
-                sent => return Ok(sent.map(drop)?),
+                sent => return sent.map(drop).map_err(Error::of),
             }
         }
     }
 
     /// The next message and its descriptors.
-    pub fn receive(&self) -> Result<(Message, Vec<OwnedFd>), Broken> {
-        sockopt::set_socket_timeout(&self.socket, sockopt::Timeout::Recv, Some(until(self.deadline)?))?;
+    pub fn receive(&self) -> Result<(Message, Vec<OwnedFd>), Error> {
+        sockopt::set_socket_timeout(&self.socket, sockopt::Timeout::Recv, Some(until(self.deadline)?))
+            .map_err(Error::of)?;
         self.receive_now()
     }
 
     /// The next message; if it is late, none comes any more: whatever the other side says from then on fails there, so
     /// that the two cannot part in different beliefs.
-    pub fn receive_or_hang_up(&self) -> Result<(Message, Vec<OwnedFd>), Broken> {
+    pub fn receive_or_hang_up(&self) -> Result<(Message, Vec<OwnedFd>), Error> {
         match self.receive() {
-            Err(Broken::Late) => {
-                rustix::net::shutdown(&self.socket, Shutdown::Read)?;
+            Err(Error::Late) => {
+                rustix::net::shutdown(&self.socket, Shutdown::Read).map_err(Error::of)?;
                 // What was said before is still there.
-                self.receive_now().map_err(|broken| match broken {
-                    Broken::Closed => Broken::Late,
-                    broken => broken,
+                self.receive_now().map_err(|error| match error {
+                    Error::Closed => Error::Late,
+                    error => error,
                 })
             }
             received => received,
@@ -220,8 +170,8 @@ impl Channel {
     }
 
     /// The next message, whenever it comes.
-    pub fn receive_at_any_time(&self) -> Result<(Message, Vec<OwnedFd>), Broken> {
-        sockopt::set_socket_timeout(&self.socket, sockopt::Timeout::Recv, None)?;
+    pub fn receive_at_any_time(&self) -> Result<(Message, Vec<OwnedFd>), Error> {
+        sockopt::set_socket_timeout(&self.socket, sockopt::Timeout::Recv, None).map_err(Error::of)?;
         self.receive_now()
     }
 
@@ -244,14 +194,14 @@ impl Channel {
         }
     }
 
-    fn receive_now(&self) -> Result<(Message, Vec<OwnedFd>), Broken> {
+    fn receive_now(&self) -> Result<(Message, Vec<OwnedFd>), Error> {
         moment();
         let received = self.try_receive();
         moment();
         received
     }
 
-    fn try_receive(&self) -> Result<(Message, Vec<OwnedFd>), Broken> {
+    fn try_receive(&self) -> Result<(Message, Vec<OwnedFd>), Error> {
         let mut packet = vec![0; MESSAGE_MAX];
         let mut space = [MaybeUninit::uninit(); CONTROL_BYTES];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -262,7 +212,8 @@ impl Channel {
         let received = match receive() {
             Err(Errno::CONNRESET) => receive(),
             received => received,
-        }?;
+        };
+        let received = received.map_err(Error::of)?;
         // Whatever came is owned from here on, and closed if it is of no use.
         let descriptors = control.drain().filter_map(|message| match message {
             RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
@@ -270,13 +221,13 @@ impl Channel {
         });
         let descriptors = descriptors.flatten().collect();
         if received.flags.contains(ReturnFlags::CTRUNC) {
-            return Err(Broken::unexpected("descriptors were lost on the way: raise the limit of open files"));
+            return Err(Error::protocol("descriptors were lost on the way: raise the limit of open files"));
         }
         match received.bytes {
-            _ if received.flags.contains(ReturnFlags::TRUNC) => Err(Broken::unexpected("a message that is too long")),
-            0 => Err(Broken::Closed),
+            _ if received.flags.contains(ReturnFlags::TRUNC) => Err(Error::protocol("a message that is too long")),
+            0 => Err(Error::Closed),
             len => match wire::decode(&packet[..len])? {
-                Message::Refused(reason) => Err(Broken::Refused(reason)),
+                Message::Refused(reason) => Err(Error::Refused(reason)),
                 message => Ok((message, descriptors)),
             },
         }
@@ -289,8 +240,8 @@ fn moment() {
     super::fate::moment();
 }
 
-fn until(deadline: Instant) -> Result<Duration, Broken> {
+fn until(deadline: Instant) -> Result<Duration, Error> {
     let left = deadline.saturating_duration_since(Instant::now());
     // The kernel takes no time at all for no limit at all.
-    if left < Duration::from_millis(1) { Err(Broken::Late) } else { Ok(left) }
+    if left < Duration::from_millis(1) { Err(Error::Late) } else { Ok(left) }
 }

@@ -4,16 +4,26 @@
 
 use std::sync::{Arc, Mutex};
 
-use vestibule::engine::Snapshot;
-
 use super::lock;
+use crate::engine::Snapshot;
 
-/// It, shared by all who show counts.
-#[derive(Clone, Default)]
+/// What the processes before this one have counted, for all who show counts. Clones are the same.
+///
+/// ```
+/// use vestibule::takeover::Legacy;
+///
+/// # fn f(engine: &vestibule::Engine) {
+/// let legacy = Legacy::default(); // Claim::take_over and Predecessor::await_its_end fill it
+/// let mut counted = engine.snapshot();
+/// legacy.add_to(&mut counted);
+/// # }
+/// ```
+#[derive(Clone, Debug, Default)]
 pub struct Legacy(Arc<Mutex<Option<Snapshot>>>);
 
 impl Legacy {
-    /// The process before has counted this so far, says its account.
+    /// The process before has counted this so far, says its [account](super::Taken::account). One that is not understood is
+    /// passed over, with a line in the log.
     pub fn replace(&self, account: &str) {
         match Snapshot::from_text(account) {
             Ok(snapshot) => *lock(&self.0) = Some(snapshot),

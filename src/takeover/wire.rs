@@ -1,14 +1,15 @@
 //! What two processes say to each other, as bytes: no sockets, no clock. One message a packet; numbers are big endian.
 //!
 //! The first byte names the kind. `Hello`, `Welcome` and `Refused` look the same in every version, so that two versions
-//! that do not understand each other can say so; so do `Ask` and `Answer`, which have nothing to do with a takeover. Descriptors travel beside the bytes, one an entry, in order.
+//! that do not understand each other can say so; so do `Ask` and `Answer`, which have nothing to do with a takeover.
+//! Descriptors travel beside the bytes, in the order of the entries. The same for people: `docs/takeover.md`.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
 
-use vestibule::engine::{ClientDebt, SessionState};
-use vestibule::relay::{HalfState, PairState, SessionId, Side};
+use crate::engine::{ClientDebt, SessionState};
+use crate::relay::{HalfState, PairState, SessionId, Side};
 
 /// Version of the protocol that this program speaks.
 pub const VERSION: u16 = 3;
@@ -80,12 +81,12 @@ pub enum Message {
     Refused(String),
 }
 
-/// How counters are to be written. By the one who has them: whoever asks may be of another version.
+/// How counters are to be written, by the process that has them: whoever [asks](super::ask) may be of another version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// As at the end of a daemon.
+    /// A table for people.
     Table,
-    /// In one line.
+    /// JSON, in one line.
     Json,
 }
 
@@ -93,7 +94,7 @@ pub enum Form {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Socket {
     pub address: SocketAddr,
-    /// The `inet_listener`'s name, for the log.
+    /// The listener's name, for the log.
     pub name: String,
 }
 

@@ -1,0 +1,127 @@
+//! Services of one process that follow one another at a path, as those of several processes do.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::num::NonZeroUsize;
+
+use super::*;
+use crate::dispatch::{Accepted, Pool};
+use crate::engine::{Count, Listener};
+use crate::takeover::ask;
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A path, and a port that is ours for as long as the test lasts.
+struct Stage {
+    directory: tempfile::TempDir,
+    socket: TcpListener,
+}
+
+impl Stage {
+    fn new() -> Stage {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        Stage { directory, socket }
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.directory.path().join("takeover")
+    }
+
+    /// The service that says its name to whoever comes, and then waits for his end. The first has the socket, each other
+    /// one gets it from the one before.
+    fn start(&self, name: &'static str) -> Result<Upgradable, Error> {
+        let address = self.address();
+        let mut socket = (name == "first").then(|| self.socket.try_clone().expect("descriptors are left"));
+        Upgradable::start(self.path(), LIMIT, move || {
+            let pool = Pool::threads("names", 2, move |connection: Accepted| {
+                let mut stream = connection.into_stream();
+                // A client that is gone is missed by nobody.
+                let _ = stream.write_all(name.as_bytes()).and_then(|()| stream.read_to_end(&mut Vec::new()));
+            });
+            let listener = socket.take().into_iter().fold(Listener::plain(address), Listener::socket);
+            Engine::builder().rings(NonZeroUsize::MIN).pool(pool).listen(listener.pool("names"))
+        })
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.socket.local_addr().expect("it is bound")
+    }
+
+    /// A client, and whom it has got to.
+    fn visit(&self) -> (TcpStream, String) {
+        let mut client = TcpStream::connect(self.address()).expect("it listens");
+        client.set_read_timeout(Some(LIMIT)).expect("a timeout can be set");
+        let mut name = vec![0; 16];
+        let length = client.read(&mut name).expect("somebody answers");
+        name.truncate(length);
+        (client, String::from_utf8(name).expect("a name"))
+    }
+
+    fn accepted(&self, service: &Upgradable) -> u64 {
+        assert!(service.with_engine(|engine| engine.addresses() == [self.address()]).expect("it accepts"));
+        service.snapshot().get(Count::Accepted)
+    }
+}
+
+#[test]
+fn three_services_follow_one_another_and_each_leaves_when_its_clients_have() {
+    let stage = Stage::new();
+    let first = stage.start("first").expect("nothing is in the way");
+    let (client, name) = stage.visit();
+    assert_eq!(name, "first");
+    let second = stage.start("second").expect("the first gives way");
+    assert!(first.with_engine(|_| ()).is_none(), "it accepts no more");
+    assert_eq!(stage.visit().1, "second");
+    assert_eq!(stage.accepted(&second), 2, "the other one was counted before");
+    drop(client);
+    assert_eq!(first.wait(), Ended::TakenOver(std::process::id()));
+    let third = stage.start("third").expect("the second gives way");
+    assert_eq!(second.wait(), Ended::TakenOver(std::process::id()));
+    assert_eq!(stage.visit().1, "third");
+    assert_eq!(stage.accepted(&third), 3);
+    third.end();
+    assert_eq!((third.wait(), third.wait()), (Ended::Told, Ended::Told));
+    assert!(!stage.path().exists(), "the last one has removed it");
+}
+
+#[test]
+fn one_that_is_told_to_end_does_not_bring_the_one_before_back() {
+    let stage = Stage::new();
+    let first = stage.start("first").expect("nothing is in the way");
+    let (client, _) = stage.visit();
+    let second = stage.start("second").expect("the first gives way");
+    second.end();
+    assert_eq!(second.wait(), Ended::Told);
+    assert!(first.with_engine(|_| ()).is_none(), "it finishes what it has");
+    drop(client);
+    assert_eq!(first.wait(), Ended::TakenOver(std::process::id()));
+}
+
+#[test]
+fn whoever_claims_and_fails_leaves_everything_as_it_was() {
+    let stage = Stage::new();
+    let first = stage.start("first").expect("nothing is in the way");
+    for _ in 0..3 {
+        let mut claim = Claim::connect(stage.path()).expect("it listens");
+        assert_eq!(claim.sockets_at(stage.address()).len(), 1);
+        let failed = claim.serve(&[stage.address()], || Err(Error::other("no room"))).expect_err("there is none");
+        assert!(matches!(&failed, Error::GoesOn { cause, .. } if cause.to_string() == "no room"), "{failed}");
+        assert_eq!(stage.visit().1, "first", "it has begun again, on the same socket");
+    }
+    assert_eq!(stage.accepted(&first), 3);
+    first.end();
+    assert_eq!(first.wait(), Ended::Told);
+}
+
+#[test]
+fn whoever_asks_is_told_what_was_counted() {
+    let stage = Stage::new();
+    let first = stage.start("first").expect("nothing is in the way");
+    drop(stage.visit());
+    assert!(ask(stage.path(), Form::Table).expect("it answers").contains("accepted"));
+    let json = ask(stage.path(), Form::Json).expect("it answers");
+    assert!(json.starts_with("{\"counters\":{\"") && json.contains("\"accepted\":1,"), "{json}");
+    first.end();
+    first.wait();
+}
