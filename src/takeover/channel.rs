@@ -226,7 +226,7 @@ impl Channel {
         match received.bytes {
             _ if received.flags.contains(ReturnFlags::TRUNC) => Err(Error::protocol("a message that is too long")),
             0 => Err(Error::Closed),
-            len => match wire::decode(&packet[..len])? {
+            len => match wire::decode(&packet[..len]).map_err(|malformed| Error::protocol(malformed.to_string()))? {
                 Message::Refused(reason) => Err(Error::Refused(reason)),
                 message => Ok((message, descriptors)),
             },

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use super::wire::{Malformed, VERSION};
+use super::wire::VERSION;
 use crate::engine::StartError;
 
 /// Why a takeover did not come about, or a path cannot be used for one. Before [`Claim`](super::Claim) has succeeded nothing
@@ -97,12 +97,6 @@ impl Error {
             Errno::AGAIN => Error::Late,
             errno => Error::System(errno.into()),
         }
-    }
-}
-
-impl From<Malformed> for Error {
-    fn from(malformed: Malformed) -> Error {
-        Error::Protocol(malformed.to_string())
     }
 }
 

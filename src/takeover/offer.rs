@@ -108,6 +108,7 @@ pub trait Host: Send {
 
 /// What one process gives another one. Nothing of it is given up before that one has confirmed it.
 #[derive(Debug, Default)]
+#[non_exhaustive]
 pub struct Given {
     /// Connections whose header is awaited.
     pub pending: Vec<Pending>,

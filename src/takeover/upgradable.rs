@@ -1,6 +1,7 @@
 //! A service of one engine that lets the next process take its place, and takes the place of the one before.
 
 use std::net::{SocketAddr, TcpListener};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
@@ -10,6 +11,9 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::{Claim, Error, Form, Given, Host, Legacy, Offer, Offered, Predecessor, lock};
 use crate::engine::{ClientCounts, ClientDebt, Engine, EngineBuilder, LiveSession, Meter, Pending, Snapshot};
+
+/// As good as for ever, and still an instant.
+const FOREVER: Duration = Duration::from_secs(1 << 32);
 
 /// A service of one engine that upgrades itself: whenever a process is started that has an `Upgradable` at the same path, that
 /// one goes on where this one stops. The listening sockets never close, so that nobody is refused; connections whose header is
@@ -95,10 +99,10 @@ struct Tenure {
 
 /// What the thread that ends engines waits for.
 enum Event {
-    /// One that another engine has taken over from.
-    Retire(Engine),
-    /// One that nobody takes over from.
-    Drain(Engine),
+    /// One that another engine has taken over from is to end until then.
+    Retire(Engine, Instant),
+    /// The same of one that nobody takes over from.
+    Drain(Engine, Instant),
     /// To look whether anything is left.
     Look,
 }
@@ -210,12 +214,21 @@ impl Shared {
         };
         let shared = self.clone();
         thread::Builder::new().name("finisher".into()).spawn(move || shared.finish(&inbox))?;
-        // How that ends is seen in the tenure.
-        spawn("takeover", |shared| _ = shared.offer.serve(&shared.tenure))?;
+        spawn("takeover", Shared::give_way)?;
         if lock(&self.tenure).predecessor.is_some() {
             spawn("predecessor", Shared::outlive)?;
         }
         Ok(())
+    }
+
+    /// Lets other processes take over. How that ends is seen in the tenure.
+    fn give_way(&self) {
+        let served = || self.offer.serve(&self.tenure);
+        if catch_unwind(AssertUnwindSafe(served)).is_err() {
+            // What describes the engine is the program's own, and may have panicked when nobody accepts.
+            tracing::error!(event = "takeover", "a takeover has ended in a panic: this service ends");
+            lock(&self.tenure).end(Ended::Failed);
+        }
     }
 
     /// Waits for the end of the process before.
@@ -252,8 +265,8 @@ impl Shared {
                 None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
             match event {
-                Ok(Event::Retire(mut engine)) => self.has_finished(engine.retire(limit)),
-                Ok(Event::Drain(mut engine)) => self.has_finished(engine.drain(limit)),
+                Ok(Event::Retire(mut engine, end)) => self.has_finished(engine.retire(until(end))),
+                Ok(Event::Drain(mut engine, end)) => self.has_finished(engine.drain(until(end))),
                 Ok(Event::Look) => {}
                 Err(_) => {
                     tracing::warn!("the process before has not left in time: what it still counts is lost");
@@ -278,6 +291,11 @@ impl Shared {
         }
         lock(&self.tenure).collect();
     }
+}
+
+/// Those that end at the same time are not given more of it for waiting for each other.
+fn until(end: Instant) -> Duration {
+    end.saturating_duration_since(Instant::now())
 }
 
 /// What is left to do.
@@ -307,9 +325,10 @@ impl Tenure {
     }
 
     /// Lets the finisher have an engine.
-    fn hand_on(&mut self, engine: Engine, event: fn(Engine) -> Event) {
+    fn hand_on(&mut self, engine: Engine, event: fn(Engine, Instant) -> Event) {
+        let now = Instant::now();
         self.finishing.push(engine.meter());
-        self.tell(event(engine));
+        self.tell(event(engine, now.checked_add(self.limit).unwrap_or(now + FOREVER)));
     }
 
     /// The first of those that were to end has ended.

@@ -734,7 +734,7 @@ impl Host for Tier {
         self.engine.as_mut().map(Engine::hand_over_sessions).unwrap_or_default()
     }
 
-    fn stay(&mut self, Given { pending, sessions }: Given) {
+    fn stay(&mut self, Given { pending, sessions, .. }: Given) {
         self.control.iter().for_each(|control| control.take_back());
         self.settings.http_listen.into_iter().for_each(|address| self.http.listen(Bound::Later(address)));
         let (kept, counts) = (std::mem::take(&mut self.kept), std::mem::take(&mut self.counts));

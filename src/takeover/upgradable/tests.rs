@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 use crate::dispatch::{Accepted, Pool};
@@ -31,9 +32,20 @@ impl Stage {
     /// The service that says its name to whoever comes, and then waits for his end. The first has the socket, each other
     /// one gets it from the one before.
     fn start(&self, name: &'static str) -> Result<Upgradable, Error> {
+        self.start_with(name, LIMIT, || ())
+    }
+
+    /// The same, of which what it begins with may fail.
+    fn start_with(
+        &self,
+        name: &'static str,
+        limit: Duration,
+        begin: impl Fn() + Send + 'static,
+    ) -> Result<Upgradable, Error> {
         let address = self.address();
         let mut socket = (name == "first").then(|| self.socket.try_clone().expect("descriptors are left"));
-        Upgradable::start(self.path(), LIMIT, move || {
+        Upgradable::start(self.path(), limit, move || {
+            begin();
             let pool = Pool::threads("names", 2, move |connection: Accepted| {
                 let mut stream = connection.into_stream();
                 // A client that is gone is missed by nobody.
@@ -124,4 +136,27 @@ fn whoever_asks_is_told_what_was_counted() {
     assert!(json.starts_with("{\"counters\":{\"") && json.contains("\"accepted\":1,"), "{json}");
     first.end();
     first.wait();
+}
+
+#[test]
+fn whom_workers_do_not_let_go_is_not_waited_for_beyond_the_limit() {
+    let stage = Stage::new();
+    let first = stage.start_with("first", Duration::from_millis(300), || ()).expect("nothing is in the way");
+    let (_stays, _) = stage.visit();
+    let second = stage.start("second").expect("the first gives way");
+    assert_eq!(first.wait(), Ended::TakenOver(std::process::id()));
+    second.end();
+    assert_eq!(second.wait(), Ended::Told);
+}
+
+#[test]
+fn one_that_cannot_begin_again_ends_and_says_so() {
+    let stage = Stage::new();
+    let begun = AtomicBool::new(false);
+    let once = move || assert!(!begun.swap(true, Ordering::SeqCst), "as told");
+    let first = stage.start_with("first", LIMIT, once).expect("nothing is in the way");
+    let claim = Claim::connect(stage.path()).expect("it listens");
+    claim.serve(&[stage.address()], || Err(Error::other("no room"))).expect_err("there is none");
+    assert_eq!(first.wait(), Ended::Failed);
+    assert!(!stage.path().exists(), "another one can begin");
 }
