@@ -1,5 +1,5 @@
-//! An echo behind a balancer that upgrades itself: started once more with the same path, the new process takes the listener
-//! and everybody whose header is awaited over; the old one finishes what it has and leaves. Nobody is refused.
+//! An echo behind a balancer that upgrades itself: started once more with the same path, the new process takes the
+//! listener and everybody whose header is awaited over; the old one finishes what it has and leaves. Nobody is refused.
 //!
 //! ```text
 //! cargo run --example upgrade /tmp/greeter.takeover        # and again, in another terminal

@@ -175,8 +175,8 @@ impl Channel {
         self.receive_now()
     }
 
-    /// Whether the process at the other end has ended, and did not merely close the connection. One that is about to end
-    /// is waited for; one that cannot be seen from here, in another PID namespace, counts as alive.
+    /// Whether the process at the other end has ended, and did not merely close the connection. One that is about to
+    /// end is waited for; one that cannot be seen from here, in another PID namespace, counts as alive.
     pub fn peer_has_ended(&self) -> bool {
         #[cfg(test)]
         if let Some(ended) = super::fate::other_is_dead() {

@@ -15,8 +15,8 @@ use super::wire::{
 use super::{Error, Legacy, Limits};
 use crate::engine::{CLIENT_DEBTS_MAX, ClientDebt, Engine, EngineBuilder, LiveSession, Pending};
 
-/// The running process, which this one is about to take the place of. Dropped before it has [served](Claim::serve), it leaves
-/// everything as it is.
+/// The running process, which this one is about to take the place of. Dropped before it has [served](Claim::serve), it
+/// leaves everything as it is.
 ///
 /// ```no_run
 /// use vestibule::engine::EngineBuilder;
@@ -67,7 +67,8 @@ struct Received {
 }
 
 impl Claim {
-    /// Asks the process that listens at `path` for its listening sockets. Nothing changes there, and it accepts as before.
+    /// Asks the process that listens at `path` for its listening sockets. Nothing changes there, and it accepts as
+    /// before.
     ///
     /// # Errors
     /// [`Error::Nobody`] if there is none, and the others of a connection.
@@ -138,14 +139,14 @@ impl Claim {
         gone
     }
 
-    /// The whole step for an engine that accepts already on the sockets of this claim: says so, gets what the other process
-    /// has, lets `complete` put this process in its place for everybody to see (an [`Offer`](super::Offer) above all is
-    /// published), and gives it to the engine: connections whose header is awaited, live sessions, what clients have
-    /// spent of their rates. What was counted goes to `legacy`.
+    /// The whole step for an engine that accepts already on the sockets of this claim: says so, gets what the other
+    /// process has, lets `complete` put this process in its place for everybody to see (an [`Offer`](super::Offer)
+    /// above all is published), and gives it to the engine: connections whose header is awaited, live sessions, what
+    /// clients have spent of their rates. What was counted goes to `legacy`.
     ///
     /// # Errors
-    /// [`Error::GoesOn`]: the process before goes on, and this one must end. Whom its engine has accepted meanwhile it has to
-    /// serve to the end: [`Engine::drain`].
+    /// [`Error::GoesOn`]: the process before goes on, and this one must end. Whom its engine has accepted meanwhile it
+    /// has to serve to the end: [`Engine::drain`].
     pub fn take_over(
         self,
         engine: &Engine,
@@ -170,9 +171,9 @@ impl Claim {
         Ok(predecessor)
     }
 
-    /// The same for a program that gives what it gets to engines of its own: says that this process accepts, and gets the
-    /// connections that await their header on one of `listeners`. When it has all, `complete` puts this process in its place
-    /// for everybody to see, and the process before finishes and leaves.
+    /// The same for a program that gives what it gets to engines of its own: says that this process accepts, and gets
+    /// the connections that await their header on one of `listeners`. When it has all, `complete` puts this process in
+    /// its place for everybody to see, and the process before finishes and leaves.
     ///
     /// # Errors
     /// [`Error::GoesOn`]: the process before goes on, and this one must end.

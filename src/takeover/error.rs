@@ -9,8 +9,8 @@ use rustix::io::Errno;
 use super::wire::VERSION;
 use crate::engine::StartError;
 
-/// Why a takeover did not come about, or a path cannot be used for one. Before [`Claim`](super::Claim) has succeeded nothing
-/// has changed in the other process, whatever the error is.
+/// Why a takeover did not come about, or a path cannot be used for one. Before [`Claim`](super::Claim) has succeeded
+/// nothing has changed in the other process, whatever the error is.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
@@ -66,7 +66,8 @@ pub enum Error {
     Start(StartError),
     /// The system refused.
     System(io::Error),
-    /// What the program itself said: a [`Host`](super::Host), or whoever was to [complete](super::Claim::serve) a takeover.
+    /// What the program itself said: a [`Host`](super::Host), or whoever was to [complete](super::Claim::serve) a
+    /// takeover.
     Other(Box<dyn std::error::Error + Send + Sync>),
 }
 

@@ -1,5 +1,5 @@
-//! The death of a process, for the simulation: a thread that stands for one dies at one of the moments that another process
-//! can notice, and everything it owns is closed, as the kernel does it.
+//! The death of a process, for the simulation: a thread that stands for one dies at one of the moments that another
+//! process can notice, and everything it owns is closed, as the kernel does it.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;

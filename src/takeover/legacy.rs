@@ -1,6 +1,6 @@
-//! What the process that this one has taken over from, and those before it, have counted: told at the hand-over, and again
-//! until that one has left. Each account takes the place of the one before, so that nothing is counted twice; of a process
-//! that is killed what it had counted after its last account is lost.
+//! What the process that this one has taken over from, and those before it, have counted: told at the hand-over, and
+//! again until that one has left. Each account takes the place of the one before, so that nothing is counted twice; of
+//! a process that is killed what it had counted after its last account is lost.
 
 use std::sync::{Arc, Mutex};
 
@@ -22,8 +22,8 @@ use crate::engine::Snapshot;
 pub struct Legacy(Arc<Mutex<Option<Snapshot>>>);
 
 impl Legacy {
-    /// The process before has counted this so far, says its [account](super::Taken::account). One that is not understood is
-    /// passed over, with a line in the log.
+    /// The process before has counted this so far, says its [account](super::Taken::account). One that is not
+    /// understood is passed over, with a line in the log.
     pub fn replace(&self, account: &str) {
         match Snapshot::from_text(account) {
             Ok(snapshot) => *lock(&self.0) = Some(snapshot),

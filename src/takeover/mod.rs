@@ -1,9 +1,10 @@
-//! Takeover: a new process, perhaps of a new version and with another configuration, takes the place of the running one, and
-//! nobody is refused or lost.
+//! Takeover: a new process, perhaps of a new version and with another configuration, takes the place of the running
+//! one, and nobody is refused or lost.
 //!
-//! A program with one engine needs an [`Upgradable`] and nothing else. What that one does, in pieces, for programs that have
-//! more to hand over: the running process makes an [`Offer`], with a [`Host`] that does what is asked of it; the new one has a
-//! [`Claim`], whose success leaves it with a [`Predecessor`]. `docs/takeover.md` has the protocol, byte by byte.
+//! A program with one engine needs an [`Upgradable`] and nothing else. What that one does, in pieces, for programs that
+//! have more to hand over: the running process makes an [`Offer`], with a [`Host`] that does what is asked of it; the
+//! new one has a [`Claim`], whose success leaves it with a [`Predecessor`]. `docs/takeover.md` has the protocol, byte
+//! by byte.
 //!
 //! ```text
 //! old: Offer::serve                            new: Claim::connect
@@ -18,15 +19,16 @@
 //!   |  leaves                                    |  and for the last time before it leaves
 //!   |<------------------ Leaving ----------------|  only if the new one is told to end before
 //! ```
-//! `Sessions` are relayed sessions, with the sockets of both sides; a predecessor of version 1 knows none and keeps its own.
+//! `Sessions` are relayed sessions, with the sockets of both sides; a predecessor of version 1 knows none and keeps its
+//! own.
 //!
-//! An `Account` is all that the old process, and those before it, have counted so far. It takes the place of the one before,
-//! so that nothing is counted twice, whatever is lost. One of version 2 tells none.
+//! An `Account` is all that the old process, and those before it, have counted so far. It takes the place of the one
+//! before, so that nothing is counted twice, whatever is lost. One of version 2 tells none.
 //!
 //! Until `Serving` nothing has happened to the old process. Until `Taken` it keeps a descriptor of everything that it
 //! gives, and nobody reads: if the new process fails or dies, the old one goes on with all of it. After that it still
-//! keeps the listening sockets until it leaves, and accepts again should the new process die before, unless that one has
-//! said that it ends on purpose. So the addresses are served as long as one of the two lives and is to serve.
+//! keeps the listening sockets until it leaves, and accepts again should the new process die before, unless that one
+//! has said that it ends on purpose. So the addresses are served as long as one of the two lives and is to serve.
 //!
 //! Never do both believe that they serve, however long one of them is held up. A step that is late is refused, in a
 //! message that has a time of its own; `Taken` either reaches the old process, or cannot be sent any more
@@ -65,8 +67,8 @@ pub use upgradable::{Ended, Upgradable};
 pub use wire::Form;
 
 /// How long each step may take. Of one step the new process's patience ends before the old one's, which begins later: a
-/// process that was held up finds out by itself that it is too late, and has not served by then. Both processes should have
-/// the same.
+/// process that was held up finds out by itself that it is too late, and has not served by then. Both processes should
+/// have the same.
 ///
 /// ```
 /// use std::time::Duration;
@@ -89,8 +91,8 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// How long the new process may take from the sockets to serving; 30 s if nothing is said. Meanwhile the old one accepts,
-    /// and answers nobody else who asks.
+    /// How long the new process may take from the sockets to serving; 30 s if nothing is said. Meanwhile the old one
+    /// accepts, and answers nobody else who asks.
     pub fn start(self, limit: Duration) -> Limits {
         Limits { start: limit, ..self }
     }

@@ -44,9 +44,9 @@ pub struct Offered {
     pub socket: TcpListener,
 }
 
-/// What a program does whose place another process takes. An [`Upgradable`](super::Upgradable) does all of it for one engine;
-/// a program that has more than that, such as the daemon, does it by itself. Called in this order, one call at a time;
-/// [`stay`](Host::stay) if the other process fails, [`forget`](Host::forget) if it ends on purpose.
+/// What a program does whose place another process takes. An [`Upgradable`](super::Upgradable) does all of it for one
+/// engine; a program that has more than that, such as the daemon, does it by itself. Called in this order, one call at
+/// a time; [`stay`](Host::stay) if the other process fails, [`forget`](Host::forget) if it ends on purpose.
 pub trait Host: Send {
     /// All listening sockets. Nothing changes.
     ///
@@ -74,8 +74,8 @@ pub trait Host: Send {
     }
 
     /// What was counted so far, here and by processes before this one, for one that goes on with it:
-    /// [`Snapshot::to_text`](crate::engine::Snapshot::to_text). Asked once more every second while this process finishes.
-    /// Empty: nothing is told.
+    /// [`Snapshot::to_text`](crate::engine::Snapshot::to_text). Asked once more every second while this process
+    /// finishes. Empty: nothing is told.
     fn account(&self) -> String {
         String::new()
     }
@@ -134,8 +134,8 @@ impl Given {
 pub enum Outcome {
     /// Nobody has taken over, and the offer was [left](Offer::leave): nobody can any more.
     Left,
-    /// The process of this number has taken over. It is served there or, if that one has ended on purpose, nowhere; here only
-    /// what was begun is finished.
+    /// The process of this number has taken over. It is served there or, if that one has ended on purpose, nowhere;
+    /// here only what was begun is finished.
     TakenOver(u32),
 }
 
@@ -171,8 +171,8 @@ pub struct Offer {
 }
 
 impl Offer {
-    /// Binds the socket beside `path`, with a dot and the process id behind its name; [`publish`](Offer::publish) puts it
-    /// there. Only root and this user can connect.
+    /// Binds the socket beside `path`, with a dot and the process id behind its name; [`publish`](Offer::publish) puts
+    /// it there. Only root and this user can connect.
     ///
     /// # Errors
     /// [`Error::Path`], [`Error::NoSocket`].
@@ -193,7 +193,8 @@ impl Offer {
         Channel::connect(path.as_ref(), Limits::default().hello).is_ok()
     }
 
-    /// Puts the socket in its place, instead of that of a process before, in one step: from now on others find this process.
+    /// Puts the socket in its place, instead of that of a process before, in one step: from now on others find this
+    /// process.
     ///
     /// # Errors
     /// [`Error::Path`].
@@ -204,8 +205,8 @@ impl Offer {
     /// Hears those who ask to take over, or for the counters, one after the other, until the offer was left, or another
     /// process has taken over for good. It blocks: give it a thread.
     ///
-    /// Should a process that has taken over end before this one has left, and not on purpose, then the `host` is told to
-    /// [stay](Host::stay), and this goes on. The log tells of everything that happens.
+    /// Should a process that has taken over end before this one has left, and not on purpose, then the `host` is told
+    /// to [stay](Host::stay), and this goes on. The log tells of everything that happens.
     pub fn serve(&self, host: &Mutex<impl Host>) -> Outcome {
         let mut outcome = Outcome::Left;
         while let Some(listener) = self.place.listener() {
@@ -225,8 +226,9 @@ impl Offer {
         outcome
     }
 
-    /// Tells the process that has taken over, if there is one, for the last time what was counted, and that no more is to
-    /// come: this process leaves. A [`Host`] that does not say by then that it [has left](Host::has_left) is told to stay.
+    /// Tells the process that has taken over, if there is one, for the last time what was counted, and that no more is
+    /// to come: this process leaves. A [`Host`] that does not say by then that it [has left](Host::has_left) is told to
+    /// stay.
     pub fn conclude(&self, account: impl FnOnce() -> String) {
         self.tell(account);
         lock(&self.heir).take().iter().for_each(|heir| heir.hang_up());
@@ -237,8 +239,8 @@ impl Offer {
         self.place.leave();
     }
 
-    /// Tells the process that has taken over what was counted until now, if there is one. One account after the other: what
-    /// is told later was counted later.
+    /// Tells the process that has taken over what was counted until now, if there is one. One account after the other:
+    /// what is told later was counted later.
     fn tell(&self, account: impl FnOnce() -> String) {
         if let Some(heir) = &*lock(&self.heir) {
             // It may have gone, or not read for a while: the next one has it all again.
@@ -287,11 +289,11 @@ impl Offer {
     ) -> Outcome {
         // Whoever wants to tell the heir something, though everything here may have ended at once, waits for this.
         let mut heir = lock(&self.heir);
-        if let Err(error) = hand_over(&mut channel, wanted, host, (successor, version), self.limits.pending) {
+        if let Err(error) = self.hand_over(&mut channel, wanted, host, (successor, version)) {
             drop(heir);
             channel.refuse(&error.to_string());
-            self.take_back(host);
             tracing::error!(event = "takeover", "process {successor} has not taken over, this one goes on: {error}");
+            self.look_for_a_while(host);
             return Outcome::Left;
         }
         let channel = Arc::new(channel);
@@ -306,23 +308,62 @@ impl Offer {
         let Some(error) = gone else { return Outcome::TakenOver(successor) };
         channel.refuse("it had not left yet and goes on");
         tracing::error!(event = "takeover", "process {successor} is gone, this one goes on: {error}");
-        lock(host).stay(Given::default());
-        self.take_back(host);
+        self.stay(&mut *lock(host), Given::default());
+        self.look_for_a_while(host);
         Outcome::Left
     }
 
-    /// Others find this process again. The kernel takes the accepts of a dead process back only after a while: until then
-    /// they may be woken in our place.
-    fn take_back(&self, host: &Mutex<impl Host>) {
+    /// The step that counts. The host is held all the time: no reload or drain comes between.
+    fn hand_over(
+        &self,
+        channel: &mut Channel,
+        wanted: &[SocketAddr],
+        host: &Mutex<impl Host>,
+        (successor, version): (u32, u16),
+    ) -> Result<(), Error> {
+        let mut host = lock(host);
+        let pending = host.hand_over(wanted)?;
+        let (sessions, stay) = if version >= WITH_SESSIONS { host.hand_over_sessions() } else { Default::default() };
+        let given = Given { pending, sessions };
+        let known = if version >= WITH_ACCOUNTS { (host.account(), host.client_debts()) } else { Default::default() };
+        channel.allow(self.limits.pending);
+        match give(channel, &given, known) {
+            Ok(()) => {
+                let moved = given.sessions.len();
+                if moved + stay > 0 {
+                    tracing::info!(
+                        event = "takeover",
+                        "{moved} sessions go on in the other process, {stay} stay and finish here"
+                    );
+                }
+                host.let_go(successor);
+            }
+            Err(error) => {
+                self.stay(&mut *host, given);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Others find this process again, and then it accepts again: whoever sees that it does can take over.
+    fn stay(&self, host: &mut impl Host, given: Given) {
         self.place.take_back();
+        host.stay(given);
+    }
+
+    /// The kernel takes the accepts of a dead process back only after a while: until then they may be woken in our place.
+    fn look_for_a_while(&self, host: &Mutex<impl Host>) {
         for _ in 0..LOOKS {
             thread::sleep(LOOK_REST);
             lock(host).look();
         }
+        // A process that was held up may have put itself there before it has heard that it is too late.
+        self.place.take_back();
     }
 
-    /// While `body` runs, tells the process that has taken over what is counted here, if it wants to know, and the log how
-    /// far this one has got.
+    /// While `body` runs, tells the process that has taken over what is counted here, if it wants to know, and the log
+    /// how far this one has got.
     fn keep_telling<T>(&self, host: &Mutex<impl Host>, body: impl FnOnce() -> T) -> T {
         let (end, ended) = crossbeam_channel::bounded::<()>(0);
         let tell = move || {
@@ -350,8 +391,8 @@ impl Offer {
     }
 }
 
-/// Waits for the end of the process that has taken over, should that be earlier than ours. How it ended, if this one has to
-/// go on.
+/// Waits for the end of the process that has taken over, should that be earlier than ours. How it ended, if this one
+/// has to go on.
 fn await_its_end(channel: &Channel, host: &Mutex<impl Host>, pid: u32) -> Option<Error> {
     let mut on_purpose = false;
     loop {
@@ -425,39 +466,6 @@ fn introduce(
         Message::Serving(wanted) => Ok(wanted),
         _ => Err(Error::protocol("it does not say that it serves")),
     }
-}
-
-/// The step that counts. The host is held all the time: no reload or drain comes between.
-fn hand_over(
-    channel: &mut Channel,
-    wanted: &[SocketAddr],
-    host: &Mutex<impl Host>,
-    (successor, version): (u32, u16),
-    limit: Duration,
-) -> Result<(), Error> {
-    let mut host = lock(host);
-    let pending = host.hand_over(wanted)?;
-    let (sessions, stay) = if version >= WITH_SESSIONS { host.hand_over_sessions() } else { Default::default() };
-    let given = Given { pending, sessions };
-    let known = if version >= WITH_ACCOUNTS { (host.account(), host.client_debts()) } else { Default::default() };
-    channel.allow(limit);
-    match give(channel, &given, known) {
-        Ok(()) => {
-            let moved = given.sessions.len();
-            if moved + stay > 0 {
-                tracing::info!(
-                    event = "takeover",
-                    "{moved} sessions go on in the other process, {stay} stay and finish here"
-                );
-            }
-            host.let_go(successor);
-        }
-        Err(error) => {
-            host.stay(given);
-            return Err(error);
-        }
-    }
-    Ok(())
 }
 
 /// Sends the pending connections and the live sessions, and waits until the new process has them. All stay open here.

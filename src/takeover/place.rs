@@ -27,8 +27,8 @@ enum Kind {
     Stream,
 }
 
-/// A Unix socket at a path, for this user only. Another process that takes over puts its own there, in one step, so that
-/// at no time nobody listens; and should that one fail, this one [takes it back](Place::take_back).
+/// A Unix socket at a path, for this user only. Another process that takes over puts its own there, in one step, so
+/// that at no time nobody listens; and should that one fail, this one [takes it back](Place::take_back).
 ///
 /// An [`Offer`](super::Offer) has one. A program whose operators have a socket of their own gives it a place beside it:
 ///
@@ -53,7 +53,14 @@ enum Kind {
 pub struct Place {
     path: PathBuf,
     kind: Kind,
-    listening: Mutex<Option<Listening>>,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    listening: Option<Listening>,
+    /// For ever.
+    left: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -67,11 +74,16 @@ impl Listening {
     fn is_at(&self, path: &Path) -> bool {
         fs::symlink_metadata(path).is_ok_and(|there| (there.dev(), there.ino()) == self.file)
     }
+
+    /// Whoever waits on it, which is given up, learns of it.
+    fn wake(&self) {
+        let _ = rustix::net::shutdown(&self.socket, Shutdown::Both); // it is closed in any case
+    }
 }
 
 impl Place {
-    /// Binds a stream socket beside `path`, with a dot and the process id behind its name; [`publish`](Place::publish) puts it
-    /// there. Warns of a directory in which others could put something else in its place.
+    /// Binds a stream socket beside `path`, with a dot and the process id behind its name; [`publish`](Place::publish)
+    /// puts it there. Warns of a directory in which others could put something else in its place.
     ///
     /// # Errors
     /// [`Error::Path`], [`Error::NoSocket`].
@@ -86,8 +98,8 @@ impl Place {
 
     fn prepare(path: &Path, kind: Kind) -> Result<Place, Error> {
         examine(path)?;
-        let place = Place { path: path.to_owned(), kind, listening: Mutex::default() };
-        place.bind()?;
+        let place = Place { path: path.to_owned(), kind, held: Mutex::default() };
+        lock(&place.held).listening = Some(place.bind()?);
         Ok(place)
     }
 
@@ -104,39 +116,45 @@ impl Place {
         fs::rename(self.temporary(), &self.path).map_err(|error| Error::at(&self.path, error))
     }
 
-    /// Listens no longer; removes the file unless it is another process's. Dropping it does the same.
+    /// Listens no longer, for ever; removes the file unless it is another process's. Dropping it does the same.
     pub fn leave(&self) {
-        let Some(listening) = lock(&self.listening).take() else { return };
+        let mut held = lock(&self.held);
+        held.left = true;
+        let Some(listening) = held.listening.take() else { return };
         for path in [&self.path, &self.temporary()] {
             if listening.is_at(path) {
                 let _ = fs::remove_file(path); // nothing depends on it
             }
         }
-        wake(Some(listening));
+        listening.wake();
     }
 
     /// Hears nobody any more. The file stays: it is another process's by now.
     pub fn close(&self) {
-        wake(lock(&self.listening).take());
+        lock(&self.held).listening.take().iter().for_each(Listening::wake);
     }
 
-    /// Listens again, wherever another process has got to with its own socket. What fails is in the log.
+    /// Listens again, wherever another process has got to with its own socket, unless it was left. What fails is in the
+    /// log.
     pub fn take_back(&self) {
-        if lock(&self.listening).as_ref().is_some_and(|listening| listening.is_at(&self.path)) {
+        let mut held = lock(&self.held);
+        if held.left || held.listening.as_ref().is_some_and(|listening| listening.is_at(&self.path)) {
             return;
         }
-        if let Err(error) = self.bind().and_then(|()| self.publish()) {
-            tracing::error!("nobody can connect any more: {error}");
+        let bound = self.bind().and_then(|listening| self.publish().map(|()| listening));
+        match bound {
+            Ok(listening) => held.listening.replace(listening).iter().for_each(Listening::wake),
+            Err(error) => tracing::error!("nobody can connect any more: {error}"),
         }
     }
 
     /// What listens there; `None` once it was left or closed. Whoever waits on it to accept is woken by an error then.
     pub fn listener(&self) -> Option<Arc<OwnedFd>> {
-        lock(&self.listening).as_ref().map(|listening| listening.socket.clone())
+        lock(&self.held).listening.as_ref().map(|listening| listening.socket.clone())
     }
 
-    /// Whether the process at the other end of an accepted connection may have a say: root's, and those of this user, who
-    /// could as well have stopped this one. It goes by who has connected, whatever has become of the file since.
+    /// Whether the process at the other end of an accepted connection may have a say: root's, and those of this user,
+    /// who could as well have stopped this one. It goes by who has connected, whatever has become of the file since.
     ///
     /// # Errors
     /// [`Error::OtherUser`], or [`Error::System`].
@@ -144,10 +162,8 @@ impl Place {
         may_ask(ring::peer_credentials(connection.as_fd()).map_err(Error::System)?)
     }
 
-    fn bind(&self) -> Result<(), Error> {
-        let listening = self.listen().map_err(|error| Error::at(&self.path, error))?;
-        wake(lock(&self.listening).replace(listening));
-        Ok(())
+    fn bind(&self) -> Result<Listening, Error> {
+        self.listen().map_err(|error| Error::at(&self.path, error))
     }
 
     fn listen(&self) -> io::Result<Listening> {
@@ -191,13 +207,6 @@ impl Kind {
     }
 }
 
-/// Whoever waits on a socket that is given up learns of it.
-fn wake(former: Option<Listening>) {
-    if let Some(former) = former {
-        let _ = rustix::net::shutdown(&former.socket, Shutdown::Both); // it is closed in any case
-    }
-}
-
 impl Drop for Place {
     fn drop(&mut self) {
         self.leave();
@@ -215,8 +224,8 @@ fn examine(path: &Path) -> Result<(), Error> {
     let mode = fs::metadata(directory).map_or(0, |there| there.mode());
     if mode & 0o022 != 0 && mode & STICKY == 0 {
         tracing::warn!(
-            "{}: others may write to its directory, and put a socket of their own there; `chmod go-w` it, or name a path in \
-             a directory of its own",
+            "{}: others may write to its directory, and put a socket of their own there; `chmod go-w` it, or name a path \
+             in a directory of its own",
             path.display()
         );
     }

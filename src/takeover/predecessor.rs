@@ -4,9 +4,9 @@ use super::channel::Channel;
 use super::wire::{ACCOUNT_MAX, Message};
 use super::{Error, Legacy};
 
-/// The process that this one has taken over from: it finishes what it has, tells what it counts meanwhile, and leaves. It is
-/// to be kept as long as this process serves: a process before that has not left yet takes its end for this one's, and
-/// accepts again, unless this one [leaves](Predecessor::leave).
+/// The process that this one has taken over from: it finishes what it has, tells what it counts meanwhile, and leaves.
+/// It is to be kept as long as this process serves: a process before that has not left yet takes its end for this
+/// one's, and accepts again, unless this one [leaves](Predecessor::leave).
 #[derive(Debug)]
 pub struct Predecessor {
     channel: Channel,

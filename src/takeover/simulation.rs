@@ -1,5 +1,5 @@
-//! Two processes, the code of both as it is, and the death of one, of the other, or of both, at any moment that the other can
-//! notice, or a delay beyond what is waited for. In every run, whatever happens:
+//! Two processes, the code of both as it is, and the death of one, of the other, or of both, at any moment that the
+//! other can notice, or a delay beyond what is waited for. In every run, whatever happens:
 //! - never do two living processes read one session;
 //! - a session that nobody reads any more has ended with a process that has died or left, and is counted there;
 //! - never do two living processes believe that they serve.

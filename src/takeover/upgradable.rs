@@ -15,9 +15,10 @@ use crate::engine::{ClientCounts, ClientDebt, Engine, EngineBuilder, LiveSession
 /// As good as for ever, and still an instant.
 const FOREVER: Duration = Duration::from_secs(1 << 32);
 
-/// A service of one engine that upgrades itself: whenever a process is started that has an `Upgradable` at the same path, that
-/// one goes on where this one stops. The listening sockets never close, so that nobody is refused; connections whose header is
-/// awaited and relayed sessions move; what workers hold is finished here, and then this process leaves.
+/// A service of one engine that upgrades itself: whenever a process is started that has an `Upgradable` at the same
+/// path, that one goes on where this one stops. The listening sockets never close, so that nobody is refused;
+/// connections whose header is awaited and relayed sessions move; what workers hold is finished here, and then this
+/// process leaves.
 ///
 /// Clones are the same service. Dropping them all does not end it: [`end`](Upgradable::end) does.
 ///
@@ -44,10 +45,12 @@ const FOREVER: Duration = Duration::from_secs(1 << 32);
 /// # }
 /// ```
 ///
-/// If a process that had taken over fails before this one has left, this one accepts again, with another engine. A program that
-/// pulls connections gets them by [`with_engine`](Upgradable::with_engine) and [`Engine::incoming`] then as at the beginning.
+/// If a process that had taken over fails before this one has left, this one accepts again, with another engine. A
+/// program that pulls connections gets them by [`with_engine`](Upgradable::with_engine) and [`Engine::incoming`] then
+/// as at the beginning.
 ///
-/// A listener on port 0 begins anew on another port whenever an engine starts: a service to be upgraded names its ports.
+/// A listener on port 0 begins anew on another port whenever an engine starts: a service to be upgraded names its
+/// ports.
 #[derive(Clone)]
 pub struct Upgradable(Arc<Shared>);
 
@@ -108,10 +111,10 @@ enum Event {
 }
 
 impl Upgradable {
-    /// Takes over from the process that offers itself at `path`, if there is one, and offers itself there. `describe` tells what
-    /// is to be served; it is asked again if this process has to accept again because the next one has failed.
-    /// What workers and sessions have not ended within `limit`, when another process has taken over or the service
-    /// is to end, is let go.
+    /// Takes over from the process that offers itself at `path`, if there is one, and offers itself there. `describe`
+    /// tells what is to be served; it is asked again if this process has to accept again because the next one has
+    /// failed. What workers and sessions have not ended within `limit`, when another process has taken over or the
+    /// service is to end, is let go.
     ///
     /// # Errors
     /// If the engine does not start, `path` cannot be used, or the process before [goes on](Error::GoesOn). Nothing is
@@ -171,7 +174,8 @@ impl Upgradable {
     }
 
     /// Lets the engine that accepts do something, such as [tell its addresses](Engine::addresses), or [serve another
-    /// configuration](Engine::replace), which `describe` should tell of from then on. `None`: none accepts here any more.
+    /// configuration](Engine::replace), which `describe` should tell of from then on. `None`: none accepts here any
+    /// more.
     pub fn with_engine<T>(&self, body: impl FnOnce(&mut Engine) -> T) -> Option<T> {
         lock(&self.0.tenure).engine.as_mut().map(body)
     }
@@ -181,8 +185,8 @@ impl Upgradable {
         lock(&self.0.tenure).snapshot()
     }
 
-    /// Stops accepting and finishes, within the limit that it was started with. No other process takes over any more; one that
-    /// has taken over goes on. [`wait`](Upgradable::wait) tells when it is done.
+    /// Stops accepting and finishes, within the limit that it was started with. No other process takes over any more;
+    /// one that has taken over goes on. [`wait`](Upgradable::wait) tells when it is done.
     pub fn end(&self) {
         lock(&self.0.tenure).end(Ended::Told);
     }

@@ -57,8 +57,8 @@ pub enum Message {
     Sessions(Vec<SessionState>),
     /// Clients that have spent of their connection rate. Since version 3.
     Clients(Vec<ClientDebt>),
-    /// What the old process, and those before it, have counted so far: each account takes the place of the one before. It
-    /// is said before the end, and again until the old process has left. Since version 3.
+    /// What the old process, and those before it, have counted so far: each account takes the place of the one before.
+    /// It is said before the end, and again until the old process has left. Since version 3.
     Account {
         /// The first part of an account.
         first: bool,

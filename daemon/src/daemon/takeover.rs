@@ -1,4 +1,5 @@
-//! What operators are told when a takeover does not come about: the library's words, and what they can do in the daemon's.
+//! What operators are told when a takeover does not come about: the library's words, and what they can do in the
+//! daemon's.
 
 use std::io;
 use std::path::Path;

@@ -29,8 +29,8 @@ impl Stage {
         self.directory.path().join("takeover")
     }
 
-    /// The service that says its name to whoever comes, and then waits for his end. The first has the socket, each other
-    /// one gets it from the one before.
+    /// The service that says its name to whoever comes, and then waits for his end. The first has the socket, each
+    /// other one gets it from the one before.
     fn start(&self, name: &'static str) -> Result<Upgradable, Error> {
         self.start_with(name, LIMIT, || ())
     }
