@@ -45,9 +45,9 @@ mod tests {
     fn an_unreachable_place_is_named_with_a_remedy() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("nobody");
-        let nobody = not_asked(&path, &Claim::connect(&path).err().expect("nobody listens"), ", or start one");
+        let nobody = not_asked(&path, &Claim::connect(&path).expect_err("nobody listens"), ", or start one");
         assert!(nobody.ends_with("name the takeover_socket of the running daemon, or start one"), "{nobody}");
-        let missing = Offer::prepare(directory.path().join("missing/socket")).err().expect("no directory");
+        let missing = Offer::prepare(directory.path().join("missing/socket")).expect_err("no directory");
         let missing = not_placed("takeover_socket", &missing);
         assert!(
             missing.starts_with("takeover_socket = /") && missing.contains("its directory must exist"),
