@@ -1,13 +1,15 @@
 //! Services of one process that follow one another at a path, as those of several processes do.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
+use crate::backend::{AdminState, Balance, CheckKind, CheckSettings, ServerSettings, Settings};
 use crate::dispatch::{Accepted, Pool};
-use crate::engine::{Count, Listener};
+use crate::engine::{Count, Listener, Relay, SharedBackend};
+use crate::relay::{Forward, Target};
 use crate::takeover::ask;
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -42,7 +44,7 @@ impl Stage {
         limit: Duration,
         begin: impl Fn() + Send + 'static,
     ) -> Result<Upgradable, Error> {
-        let address = self.address();
+        let listener = Listener::plain(self.address());
         let mut socket = (name == "first").then(|| self.socket.try_clone().expect("descriptors are left"));
         Upgradable::start(self.path(), limit, move || {
             begin();
@@ -51,7 +53,7 @@ impl Stage {
                 // A client that is gone is missed by nobody.
                 let _ = stream.write_all(name.as_bytes()).and_then(|()| stream.read_to_end(&mut Vec::new()));
             });
-            let listener = socket.take().into_iter().fold(Listener::plain(address), Listener::socket);
+            let listener = socket.take().into_iter().fold(listener.clone(), Listener::socket);
             Engine::builder().rings(NonZeroUsize::MIN).pool(pool).listen(listener.pool("names"))
         })
     }
@@ -159,4 +161,75 @@ fn one_that_cannot_begin_again_ends_and_says_so() {
     claim.serve(&[stage.address()], || Err(Error::other("no room"))).expect_err("there is none");
     assert_eq!(first.wait(), Ended::Failed);
     assert!(!stage.path().exists(), "another one can begin");
+}
+
+/// A server that greets and echoes, for one client; it ends with him.
+fn server() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("the relay connects");
+        stream.write_all(b"* OK ready\r\n").expect("connected");
+        let mut reader = stream.try_clone().expect("descriptors are left");
+        std::io::copy(&mut reader, &mut stream).expect("connected");
+    });
+    address
+}
+
+fn relay_to(server: SocketAddr) -> Relay {
+    let one = ServerSettings {
+        name: "mail1".into(),
+        host: server.ip().to_string(),
+        port: server.port(),
+        address: Some(server),
+        weight: 100,
+        connection_limit: 0,
+        state: AdminState::Ready,
+        backup: false,
+        check_port: None,
+    };
+    let settings = Settings {
+        name: "imap".into(),
+        servers: vec![one],
+        balance: Balance::LeastConn,
+        stick: None,
+        connect_timeout: LIMIT,
+        retries: 3,
+        queue: 16,
+        queue_timeout: LIMIT,
+        slow_start: Duration::ZERO,
+        check: CheckSettings { kind: CheckKind::None, interval: LIMIT, rise: 2, fall: 2 },
+    };
+    let relay = Relay::new("imap-login", &SharedBackend::new(settings));
+    relay.forward(Forward::None, Target::Dovecot, None).disconnect_delay(Duration::ZERO)
+}
+
+#[test]
+fn a_relayed_session_goes_on_in_the_next_service_and_the_one_before_leaves() {
+    let stage = Stage::new();
+    let server = server();
+    let start = |mut socket: Option<TcpListener>| {
+        let listener = Listener::plain(stage.address());
+        let service = Upgradable::start(stage.path(), LIMIT, move || {
+            let listener = socket.take().into_iter().fold(listener.clone(), Listener::socket);
+            Engine::builder().rings(NonZeroUsize::MIN).relay(relay_to(server)).listen(listener.pool("imap-login"))
+        });
+        service.expect("nothing is in the way")
+    };
+    let mut service = start(Some(stage.socket.try_clone().expect("descriptors are left")));
+    let client = TcpStream::connect(stage.address()).expect("it listens");
+    client.set_read_timeout(Some(LIMIT)).expect("a timeout can be set");
+    let mut lines = BufReader::new(&client).lines().map(|line| line.expect("the session goes on"));
+    assert_eq!(lines.next().as_deref(), Some("* OK ready"));
+    for words in ["a NOOP", "b NOOP", "c NOOP"] {
+        let next = start(None);
+        assert_eq!(std::mem::replace(&mut service, next).wait(), Ended::TakenOver(std::process::id()));
+        (&client).write_all(format!("{words}\r\n").as_bytes()).expect("connected");
+        assert_eq!(lines.next().as_deref(), Some(words));
+    }
+    assert_eq!(service.snapshot().get(Count::Accepted), 1);
+    drop(lines);
+    drop(client);
+    service.end();
+    assert_eq!(service.wait(), Ended::Told);
 }
