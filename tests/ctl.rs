@@ -84,7 +84,11 @@ fn it_prints_the_closing_table_of_a_daemon_that_goes_on() {
     assert!(wait["p50"].as_u64() <= wait["p99.9"].as_u64() && wait["max"].as_u64() > Some(0), "{json}");
     let log = scene.daemon.stop();
     let closing = log.find("driver     ").map(|at| &log[at..]).expect("a table");
-    assert_eq!(closing.lines().collect::<Vec<_>>()[..6], again.stdout.lines().collect::<Vec<_>>()[..6]);
+    // But for what its rings had, which are gone by then.
+    let head = |table: &str| -> Vec<String> {
+        table.lines().filter(|line| !line.starts_with("locked memory")).take(6).map(str::to_owned).collect()
+    };
+    assert_eq!(head(closing), head(&again.stdout));
 }
 
 #[test]

@@ -29,6 +29,7 @@ mod kubernetes;
 mod layers;
 mod lifecycle;
 mod limits;
+mod locked_memory;
 mod log_lines;
 mod log_target;
 mod log_words;

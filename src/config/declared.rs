@@ -28,6 +28,15 @@ pub const SETTINGS: &[Known] = &[
             that the process may use",
     },
     Known {
+        name: "locked_memory_limit",
+        scopes: &[Global],
+        origin: Vestibule,
+        meaning: "\
+            Most memory that all rings together may keep locked: 64 k to 1 T, or `unlimited` (or 0), which leaves it to \
+            RLIMIT_MEMLOCK. Where it is too little, buffers give way first, then the rings' queues, then the number of \
+            rings, with [a warning for each](operations.md#locked-memory)",
+    },
+    Known {
         name: "pending_limit",
         scopes: &[Global],
         origin: Vestibule,

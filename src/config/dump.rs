@@ -122,6 +122,7 @@ fn global_lines(settings: &Settings) -> Vec<Line> {
         of("client_allowed_endpoints", endpoints(&defaults.endpoints), ""),
         of("client_endpoint_missing", missing(&defaults.endpoints), missing(&otherwise.endpoints)),
         of("listen", addresses(&defaults.addresses), addresses(&otherwise.addresses)),
+        of("locked_memory_limit", value::show_size_limit(settings.locked_memory_limit), value::show_size_limit(0)),
         of("pending_limit", settings.pending_limit, PENDING_DEFAULT),
         of("rings", settings.rings.map_or("auto".into(), |n| n.to_string()), "auto"),
         of(

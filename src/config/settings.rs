@@ -25,6 +25,9 @@ pub struct Settings {
     pub pending_limit: u32,
     /// Most of them from one peer, up to [`PENDING_MAX`]; 0: no limit.
     pub pending_peer_limit: u32,
+    /// Most bytes of memory that the rings together may keep locked, [`LOCKED_MEMORY_MIN`]..=[`LOCKED_MEMORY_MAX`]; 0: no
+    /// limit.
+    pub locked_memory_limit: u64,
     /// Bans and limits on clients.
     pub clients: Clients,
     /// Whom the daemon becomes once its sockets are bound.
@@ -84,6 +87,10 @@ pub const PENDING_DEFAULT: u32 = 16384;
 pub const PENDING_MIN: u32 = 16;
 /// Largest `pending_limit`.
 pub const PENDING_MAX: u32 = 1 << 20;
+/// Least `locked_memory_limit`: on most machines one ring fits.
+pub const LOCKED_MEMORY_MIN: u64 = 64 << 10;
+/// Largest `locked_memory_limit`.
+pub const LOCKED_MEMORY_MAX: u64 = 1 << 40;
 /// Default of `header_limit` in bytes.
 pub const HEADER_DEFAULT: u32 = 4096;
 /// Least `header_limit` in bytes: a header with Unix addresses.

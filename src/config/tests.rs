@@ -233,12 +233,13 @@ fn every_setting_of_a_listener() {
 #[test]
 fn every_setting_outside_listeners() {
     let Loaded { settings, .. } = loaded(
-        "driver = epoll\nrings = 4\npending_limit = 100\nheader_limit = 536\ndrain_timeout = 5m\ntakeover_socket = run/t.sock\ncontrol_socket = run/c.sock\n\
+        "driver = epoll\nrings = 4\npending_limit = 100\nlocked_memory_limit = 16 M\nheader_limit = 536\ndrain_timeout = 5m\ntakeover_socket = run/t.sock\ncontrol_socket = run/c.sock\n\
          listen = 127.0.0.1\nservice s {\nworker = discard\nworkers = 3\nqueue = 7\noverload = reject\nresidual = exact\n\
          inet_listener l {\nport = 1\n}\n}\n",
     );
     assert_eq!((settings.driver, settings.rings.map(usize::from)), (DriverKind::Epoll, Some(4)));
     assert_eq!((settings.pending_limit, settings.header_limit), (100, 536));
+    assert_eq!(settings.locked_memory_limit, 16 << 20);
     assert_eq!(settings.drain_timeout, Duration::from_secs(300));
     assert_eq!(settings.takeover_socket, Some(PathBuf::from("run/t.sock")));
     assert_eq!(settings.control_socket, Some(PathBuf::from("run/c.sock")));

@@ -86,6 +86,7 @@ pub(super) fn settings(root: &Path, gathered: &mut Gathered) -> Settings {
         rings: check.auto_or_number(&values, "rings", RINGS_MAX),
         pending_limit: pending_limit.map_or(PENDING_DEFAULT, |n| n as u32),
         pending_peer_limit: check.pending(&values, "pending_peer_limit").unwrap_or(0),
+        locked_memory_limit: check.locked_memory(&values),
         clients: check.clients(&values),
         privileges: check.privileges(&values),
         header_limit,
@@ -726,6 +727,11 @@ impl Check<'_> {
 
     pub(super) fn number(&mut self, values: &Values, name: &str, min: u64, max: u64) -> Option<u64> {
         self.with(values, name, |text| value::number(text, min, max))
+    }
+
+    fn locked_memory(&mut self, values: &Values) -> u64 {
+        let parse = |text: &str| value::size_limit(text, LOCKED_MEMORY_MIN, LOCKED_MEMORY_MAX);
+        self.with(values, "locked_memory_limit", parse).unwrap_or(0)
     }
 
     /// `auto`, or 1..=max.

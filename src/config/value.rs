@@ -93,6 +93,58 @@ pub(super) fn show_time(time: Duration) -> String {
     }
 }
 
+/// `N UNIT`: bytes, or with `k`, `M`, `G` or `T` in any case, and perhaps `B` or `iB` behind it, 1024 of the one before. As in
+/// Dovecot.
+pub(super) fn size(text: &str) -> Result<u64, String> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let n = decimal(&text[..digits]).filter(|_| digits > 0);
+    let unit = text[digits..].trim_start_matches(' ').to_ascii_lowercase();
+    let (Some(n), Some(each)) = (n, unit_bytes(&unit)) else { return Err(format!("Invalid size: {text}")) };
+    n.checked_mul(each).ok_or_else(|| format!("Size is too large: {text}"))
+}
+
+fn unit_bytes(unit: &str) -> Option<u64> {
+    if ["", "b"].contains(&unit) {
+        return Some(1);
+    }
+    let (_, each) = SIZES.into_iter().find(|(name, _)| unit.starts_with(name.to_ascii_lowercase()))?;
+    ["", "i", "b", "ib"].contains(&&unit[1..]).then_some(each)
+}
+
+/// The units of sizes, the largest first, as `doveconf` prints them.
+const SIZES: [(char, u64); 4] = [('T', 1 << 40), ('G', 1 << 30), ('M', 1 << 20), ('k', 1 << 10)];
+
+/// A size as `doveconf` prints it.
+pub(super) fn show_size(bytes: u64) -> String {
+    match SIZES.into_iter().find(|(_, each)| bytes > 0 && bytes.is_multiple_of(*each)) {
+        Some((unit, each)) => format!("{} {unit}", bytes / each),
+        None if bytes == 0 => "0".into(),
+        None => format!("{bytes} B"),
+    }
+}
+
+/// `unlimited` or 0, which is 0, or a size within the bounds.
+pub(super) fn size_limit(text: &str, min: u64, max: u64) -> Result<u64, String> {
+    if text.eq_ignore_ascii_case("unlimited") {
+        return Ok(0);
+    }
+    let bytes = size(text).map_err(|words| format!("{words} (write 512 k, 64 M, or unlimited)"))?;
+    match bytes {
+        0 => Ok(0),
+        bytes if (min..=max).contains(&bytes) => Ok(bytes),
+        _ => Err(format!(
+            "Invalid size {text}: not unlimited, nor in the range {} to {}",
+            show_size(min),
+            show_size(max)
+        )),
+    }
+}
+
+/// A size that may be no limit, as it is written.
+pub(super) fn show_size_limit(bytes: u64) -> String {
+    if bytes == 0 { "unlimited".into() } else { show_size(bytes) }
+}
+
 /// The items of a list: runs of white space or commas between them.
 pub(super) fn items(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| c.is_ascii_whitespace() || c == ',').filter(|item| !item.is_empty())
@@ -144,6 +196,45 @@ fn decimal(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_are_dovecots() {
+        // As Dovecot 2.3.19 takes and prints them.
+        for (text, bytes, shown) in [
+            ("0", 0, "0"),
+            ("1", 1, "1 B"),
+            ("1b", 1, "1 B"),
+            ("1 KB", 1 << 10, "1 k"),
+            ("1  kib", 1 << 10, "1 k"),
+            ("01Ki", 1 << 10, "1 k"),
+            ("1000K", 1000 << 10, "1000 k"),
+            ("1536", 1536, "1536 B"),
+            ("1048576", 1 << 20, "1 M"),
+            ("5G", 5 << 30, "5 G"),
+            ("2 TiB", 2 << 40, "2 T"),
+            ("17179869183G", 17_179_869_183 << 30, "17179869183 G"),
+            ("18446744073709551615", u64::MAX, "18446744073709551615 B"),
+        ] {
+            assert_eq!((size(text), show_size(bytes).as_str()), (Ok(bytes), shown), "{text}");
+        }
+        for text in ["", "k", "1x", "1P", "1.5M", "1iB", "1Bi", "1bb", "1kBB", "1k b", "+1", "-1", "0x10", "unlimited"]
+        {
+            assert_eq!(size(text), Err(format!("Invalid size: {text}")));
+        }
+        assert_eq!(size("17179869184G"), Err("Size is too large: 17179869184G".into()));
+    }
+
+    #[test]
+    fn no_limit_is_a_word_or_0() {
+        let limit = |text| size_limit(text, 64 << 10, 1 << 40);
+        assert_eq!([limit("unlimited"), limit("0"), limit("64k")], [Ok(0), Ok(0), Ok(64 << 10)]);
+        for text in ["63 k", "65535", "1025 G"] {
+            let words = format!("Invalid size {text}: not unlimited, nor in the range 64 k to 1 T");
+            assert_eq!(limit(text), Err(words));
+        }
+        assert!(limit("much").is_err_and(|words| words.starts_with("Invalid size: much (write")));
+        assert_eq!([show_size_limit(0), show_size_limit(64 << 20)], ["unlimited", "64 M"]);
+    }
 
     #[test]
     fn booleans() {

@@ -88,6 +88,11 @@ impl DriverInUse {
         self.instead.as_deref()
     }
 
+    /// Whether its threads keep memory locked.
+    pub(super) fn locks_memory(&self) -> bool {
+        self.kind == Kind::IoUring
+    }
+
     /// Says once what is not as one would expect.
     pub(super) fn tell(&self) {
         if let Some(reason) = &self.instead {

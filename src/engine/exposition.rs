@@ -18,6 +18,7 @@ impl Snapshot {
         self.enter_counters(scrape);
         scrape.times(&f::HEADER_WAIT, [], &self.header_wait, MICROSECONDS);
         scrape.gauge(&f::RINGS, [], self.rings.len());
+        scrape.gauge(&f::LOCKED_MEMORY, [], self.locked_memory());
         if let Some(driver) = &self.driver {
             scrape.info(&f::DRIVER, [driver.name()]);
         }
@@ -80,7 +81,7 @@ impl Snapshot {
 }
 
 fn enter_ring(scrape: &mut Scrape, ring: &str, account: &RingAccount) {
-    let RingAccount { accepted, pending, turns, cq_overflows, stale, phantom, replaced } = *account;
+    let RingAccount { accepted, pending, turns, cq_overflows, stale, phantom, replaced, locked: _ } = *account;
     scrape.count(&f::RING_ACCEPTED, [ring], accepted);
     scrape.gauge(&f::RING_PENDING, [ring], pending);
     scrape.count(&f::RING_TURNS, [ring], turns);

@@ -246,7 +246,7 @@ impl Tier {
         let (its_waker, its_tally) = (waker.clone(), tally.clone());
         let ring = thread::spawn(move || {
             let address = sockets[0].local_addr().expect("bound");
-            let sizes = |completions| Sizes { slots: SLOTS, longest: 8192, completions };
+            let sizes = |completions| Sizes { slots: SLOTS, longest: 8192, completions, registered: true };
             let rest = Rest { exact, listener, address, queue, waker: its_waker.clone(), tally: its_tally, inbox };
             match on {
                 On::Ring(abilities, completions) => {

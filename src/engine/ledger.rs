@@ -63,7 +63,7 @@ impl Snapshot {
             out.line("trusted", &[service, listener, network], [*connections, *last]);
         }
         for (number, ring) in self.rings.iter().enumerate() {
-            let RingAccount { accepted, pending, turns, cq_overflows, stale, phantom, replaced } = *ring;
+            let RingAccount { accepted, pending, turns, cq_overflows, stale, phantom, replaced, locked: _ } = *ring;
             let all = [accepted, pending, turns, cq_overflows, stale, phantom, replaced];
             out.line("ring", &[&number.to_string()], all);
         }
@@ -164,7 +164,8 @@ impl Snapshot {
                 let number = usize::try_from(parts.number()?).ok().filter(|number| *number < RINGS_MAX)?;
                 let [accepted, pending, turns, cq_overflows, stale, phantom, replaced] = parts.numbers()?;
                 self.rings.resize(self.rings.len().max(number + 1), RingAccount::default());
-                self.rings[number] = RingAccount { accepted, pending, turns, cq_overflows, stale, phantom, replaced };
+                self.rings[number] =
+                    RingAccount { accepted, pending, turns, cq_overflows, stale, phantom, replaced, locked: 0 };
             }
             "pool" => {
                 let (name, lost) = (parts.text()?, parts.number()?);

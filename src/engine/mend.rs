@@ -72,6 +72,7 @@ impl Life {
                     // There are some only if nobody has let them end.
                     acceptor.forsake_sessions(End::Drained);
                     drop(acceptor);
+                    self.tally.locks(0);
                     // Whoever waits for an answer to what came too late must not wait until the engine is gone.
                     return self.inbox.try_iter().for_each(drop);
                 }
@@ -97,6 +98,7 @@ impl Life {
         // Before the old one goes: what is closed loses its backlog.
         let plan = self.plan.as_ref().map(Former::again);
         let sessions = forsake(old, whole && plan.is_some());
+        self.tally.locks(0);
         let plan = plan?;
         loop {
             if failures > FAILURES_MAX {

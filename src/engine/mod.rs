@@ -27,6 +27,7 @@ mod handshake;
 mod kernel;
 mod ledger;
 mod listener;
+mod locked;
 mod mend;
 mod outsiders;
 mod pools;
@@ -56,6 +57,8 @@ pub use awaited::AsyncEngine;
 pub use driver::{DriverChoice, DriverInUse};
 pub use ledger::NoSnapshot;
 pub use listener::{Listener, TIMEOUT_DEFAULT, TIMEOUT_MAX};
+#[doc(hidden)]
+pub use locked::{GivesWay, Rings, Step};
 pub use outsiders::{OUTSIDERS_MAX, OutsiderSeen};
 pub use prober::{Asked, NAMES_EVERY, Resolver, ServerFinding, address_among, check_once};
 pub use refusals::{REFUSALS_MAX, REFUSED_BYTES_MAX, RefusalSeen};
@@ -144,6 +147,8 @@ pub struct Engine {
     report: Arc<Report>,
     /// What each ring was made for.
     sizes: Sizes,
+    /// Bytes that they may keep locked; 0: no limit.
+    locked_memory_limit: u64,
     /// What they run on.
     driver: DriverInUse,
 }

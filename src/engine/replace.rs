@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::{Arc, Weak};
 
 use super::driver::DriverChoice;
+use super::locked::Limit;
 use super::start::EngineBuilder;
 use super::{Engine, StartError};
 use crate::ring::{self, SLOT_BYTES};
@@ -34,6 +35,13 @@ pub enum Kept {
         /// What was asked for.
         wanted: u32,
     },
+    /// The most memory that the rings may keep locked: they have what they have.
+    LockedMemoryLimit {
+        /// The limit that holds, in bytes; 0: none.
+        present: u64,
+        /// What was asked for.
+        wanted: u64,
+    },
     /// The longest header: a ring's buffers cannot get longer.
     HeaderLimit {
         /// The limit that holds, in bytes.
@@ -57,13 +65,19 @@ impl Replaced {
 
 impl fmt::Display for Kept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (setting, present, wanted): (_, &dyn fmt::Display, &dyn fmt::Display) = match self {
-            Kept::Driver { present, wanted } => ("driver", present, wanted),
-            Kept::Rings { present, wanted } => ("rings", present, wanted),
-            Kept::PendingLimit { present, wanted } => ("pending_limit", present, wanted),
-            Kept::HeaderLimit { present, wanted } => ("header_limit", present, wanted),
+        let mut stays = |setting, present: &dyn fmt::Display, wanted: &dyn fmt::Display| {
+            let until = "until the daemon is restarted or taken over";
+            write!(f, "{setting} stays at {present} {until} ({wanted} was asked for)")
         };
-        write!(f, "{setting} stays at {present} until the daemon is restarted or taken over ({wanted} was asked for)")
+        match self {
+            Kept::Driver { present, wanted } => stays("driver", present, wanted),
+            Kept::Rings { present, wanted } => stays("rings", present, wanted),
+            Kept::PendingLimit { present, wanted } => stays("pending_limit", present, wanted),
+            Kept::LockedMemoryLimit { present, wanted } => {
+                stays("locked_memory_limit", &Limit(*present), &Limit(*wanted))
+            }
+            Kept::HeaderLimit { present, wanted } => stays("header_limit", present, wanted),
+        }
     }
 }
 
@@ -145,6 +159,10 @@ impl Engine {
         let present = self.threads.len();
         if let Some(wanted) = builder.rings.map(usize::from).filter(|wanted| *wanted != present) {
             kept.push(Kept::Rings { present, wanted });
+        }
+        let (present, wanted) = (self.locked_memory_limit, builder.locked_memory_limit);
+        if present != wanted {
+            kept.push(Kept::LockedMemoryLimit { present, wanted });
         }
         let wanted = builder.ring_sizes();
         if wanted.slots > self.sizes.slots {

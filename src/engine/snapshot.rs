@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::accounts::{self, BackendAccount, ServerAccount};
 use super::driver::DriverInUse;
+use super::locked::Kib;
 use super::outsiders::OutsiderSeen;
 use super::refusals::RefusalSeen;
 use super::relay::SharedBackend;
@@ -192,6 +193,8 @@ pub struct RingAccount {
     pub phantom: u64,
     /// Times that it had failed and was replaced.
     pub replaced: u64,
+    /// Bytes of memory that it keeps locked: its queues, and its buffers if they are registered. 0 on epoll.
+    pub locked: u64,
 }
 
 impl RingAccount {
@@ -204,6 +207,7 @@ impl RingAccount {
             stale: ring.of(Count::Stale),
             phantom: ring.of(Count::Phantom),
             replaced: ring.of(Count::RingReplaced),
+            locked: ring.locked(),
         }
     }
 
@@ -215,6 +219,7 @@ impl RingAccount {
         self.stale += other.stale;
         self.phantom += other.phantom;
         self.replaced += other.replaced;
+        self.locked += other.locked;
     }
 }
 
@@ -416,6 +421,11 @@ impl Snapshot {
         &self.rings
     }
 
+    /// Bytes of memory that all rings keep locked.
+    pub fn locked_memory(&self) -> u64 {
+        self.rings.iter().map(|ring| ring.locked).sum()
+    }
+
     /// The backends and their servers: what there is now, and what has happened since the daemon began. Bytes, ends and times
     /// are those of sessions that have ended.
     pub fn backends(&self) -> &[BackendAccount] {
@@ -505,7 +515,12 @@ impl fmt::Display for Snapshot {
     /// A table: the counters that are not zero, and the latencies in microseconds.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(driver) = &self.driver {
-            writeln!(f, "{:<24} {:>12}{}\n", "driver", driver.name(), Brief(driver.instead()))?;
+            writeln!(f, "{:<24} {:>12}{}", "driver", driver.name(), Brief(driver.instead()))?;
+            let locked = self.locked_memory();
+            if locked > 0 {
+                writeln!(f, "{:<24} {:>12}", "locked memory", Kib(locked).to_string())?;
+            }
+            writeln!(f)?;
         }
         writeln!(f, "{:<24} {:>12}", "connections", "count")?;
         for (name, value) in self.counters.iter().filter(|(_, value)| *value > 0) {

@@ -14,6 +14,7 @@ use super::acceptor::{Acceptor, Change, Parts};
 use super::door::Door;
 use super::driver::{DriverChoice, DriverInUse, Kind};
 use super::listener::Listener;
+use super::locked::{Kib, Rings};
 use super::mend::Life;
 use super::pools::Pools;
 use super::prober::{Prober, Resolver};
@@ -51,6 +52,7 @@ pub struct EngineBuilder {
     pub(super) rings: Option<NonZeroUsize>,
     pub(super) pending_limit: Option<u32>,
     pending_peer_limit: u32,
+    pub(super) locked_memory_limit: u64,
     clients: ClientLimits,
     counts: Clients,
     unpinned: bool,
@@ -121,6 +123,15 @@ impl EngineBuilder {
         self
     }
 
+    /// Most bytes that all rings together may keep locked in memory: their queues, and the buffers that the kernel knows
+    /// beforehand; 0, as if nothing is said: whatever RLIMIT_MEMLOCK allows. Where the rings need more, buffers are not
+    /// registered, and reads go by RECV; or else completion queues are smaller, or else there are fewer rings, with a warning
+    /// for each. On epoll nothing is locked.
+    pub fn locked_memory_limit(mut self, bytes: u64) -> EngineBuilder {
+        self.locked_memory_limit = bytes;
+        self
+    }
+
     /// Connections of one ring whose header may be awaited, 1..=[`PENDING_LIMIT_MAX`]; values outside are clamped.
     /// Beyond it the one that has been silent longest is closed.
     pub fn pending_limit(mut self, limit: u32) -> EngineBuilder {
@@ -166,7 +177,8 @@ impl EngineBuilder {
         // At least what listeners of a later configuration have that say nothing of it.
         let usual = crate::conn::Terms::default().rules.header_limit;
         let longest = self.listeners.iter().map(Listener::header_limit).fold(usual, u32::max) + SLOT_BYTES;
-        Sizes { slots, longest, completions: slots + BACKLOG * self.listeners.len() as u32 }
+        let completions = slots + BACKLOG * self.listeners.len() as u32;
+        Sizes { slots, longest, completions, registered: true }
     }
 
     fn pending_limit_or_default(&self) -> u32 {
@@ -189,6 +201,11 @@ impl EngineBuilder {
     pub fn bind(self) -> Result<Bound, StartError> {
         let cpus = ring::allowed_cpus().map_err(StartError::System)?;
         let rings = self.rings.unwrap_or_else(self::cpus).get().min(RINGS_MAX);
+        if let Err(error) = self.within_locked_memory(rings)
+            && self.driver.decide().locks_memory()
+        {
+            return Err(error);
+        }
         self.listeners.iter().try_for_each(|listener| self.service_of(listener).map(drop))?;
         let reserved = self.reserve(rings)?;
         Ok(Bound { builder: self, cpus, rings, reserved })
@@ -214,8 +231,9 @@ impl EngineBuilder {
         let Bound { mut builder, cpus, rings, reserved } = bound;
         let driver = builder.driver.decide();
         driver.tell();
+        let Rings { count: rings, sizes } = builder.rings_on(&driver, rings)?;
         let frame = Frame {
-            sizes: builder.ring_sizes(),
+            sizes,
             pending_limit: builder.pending_limit_or_default(),
             sessions: sessions_a_ring(rings),
             session_log: builder.session_log.clone(),
@@ -242,6 +260,7 @@ impl EngineBuilder {
             plan: Mutex::default(),
             report: frame.report,
             sizes: frame.sizes,
+            locked_memory_limit: builder.locked_memory_limit,
             driver,
         };
         engine.start_prober(&builder)?;
@@ -249,6 +268,16 @@ impl EngineBuilder {
         // Only now that nothing else can fail: what a ring accepts from the backlogs would be lost with it.
         engine.put_in_force(builder, declared, sockets)?;
         Ok(engine)
+    }
+
+    /// Those that are made where so many are to be, with a word of what a limit has taken from them.
+    fn rings_on(&self, driver: &DriverInUse, count: usize) -> Result<Rings, StartError> {
+        if !driver.locks_memory() {
+            return Ok(Rings { count, sizes: self.ring_sizes() });
+        }
+        let (rings, steps) = self.within_locked_memory(count)?;
+        steps.iter().for_each(|step| tracing::warn!("{step}"));
+        Ok(rings)
     }
 
     /// Where a listener's connections go.
@@ -727,6 +756,7 @@ pub(super) fn build<D: Native>(
     }
     let sizes = frame.sizes;
     let driver = D::make(sizes, waker.clone())?;
+    tally.locks(driver.locked());
     for shortcoming in driver.shortcomings() {
         tracing::warn!("ring {} {shortcoming}", seat.index);
     }
@@ -779,6 +809,13 @@ pub enum StartError {
         /// Why.
         error: io::Error,
     },
+    /// The limit on locked memory leaves no room for a ring.
+    LockedMemory {
+        /// The limit, in bytes.
+        limit: u64,
+        /// What one ring needs at least.
+        needed: u64,
+    },
     /// io_uring is not available, or no driver at all.
     Ring(SetupError),
     /// The system refused a thread, a descriptor or the like.
@@ -809,6 +846,14 @@ impl fmt::Display for StartError {
                 }
                 write!(f, ": {error}{}", remedy(error))
             }
+            StartError::LockedMemory { limit, needed } => {
+                let (limit, needed) = (Kib(*limit), Kib(*needed));
+                write!(
+                    f,
+                    "a ring needs {needed} of locked memory at least, and locked_memory_limit is {limit}: raise it, or say \
+                     driver = epoll, which locks none"
+                )
+            }
             StartError::Ring(error) => error.fmt(f),
             StartError::System(error) => write!(f, "cannot start: {error}"),
         }
@@ -827,7 +872,7 @@ fn remedy(error: &io::Error) -> &'static str {
 impl std::error::Error for StartError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            StartError::NoSuchPool { .. } | StartError::NoTls { .. } => None,
+            StartError::NoSuchPool { .. } | StartError::NoTls { .. } | StartError::LockedMemory { .. } => None,
             StartError::Ring(error) => Some(error),
             StartError::Bind { error, .. } | StartError::System(error) => Some(error),
         }

@@ -246,13 +246,16 @@ pub struct Tally {
     rows: Mutex<Vec<Arc<Row>>>,
     header_wait: Latency,
     turns: AtomicU64,
+    /// Bytes of memory that the ring keeps locked.
+    locked: AtomicU64,
 }
 
 impl Tally {
     /// All zero.
     pub fn new() -> Arc<Tally> {
         let counters = Counters::new(Count::ALL.len() + End::COUNT);
-        Arc::new(Tally { counters, rows: Mutex::default(), header_wait: Latency::default(), turns: AtomicU64::new(0) })
+        let (turns, locked) = (AtomicU64::new(0), AtomicU64::new(0));
+        Arc::new(Tally { counters, rows: Mutex::default(), header_wait: Latency::default(), turns, locked })
     }
 
     /// Adds one.
@@ -268,6 +271,16 @@ impl Tally {
     /// Turns so far.
     pub fn turns(&self) -> u64 {
         self.turns.load(Ordering::Relaxed)
+    }
+
+    /// The ring keeps so many bytes of memory locked; 0 when it is gone.
+    pub fn locks(&self, bytes: u64) {
+        self.locked.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes of memory that it keeps locked.
+    pub fn locked(&self) -> u64 {
+        self.locked.load(Ordering::Relaxed)
     }
 
     /// One counter of the ring.

@@ -110,6 +110,29 @@ fn a_start_that_fails_takes_nobody_out_of_the_backlog() {
     assert_eq!(peer, client.local_addr().expect("connected"));
 }
 
+#[test]
+fn a_limit_on_locked_memory_that_no_ring_fits_in_is_an_error_before_anything_is_bound() {
+    let taken = TcpListener::bind(anywhere()).expect("loopback has free ports");
+    let address = taken.local_addr().expect("bound");
+    let limited = |driver, bytes| discarding(&[address]).driver(driver).locked_memory_limit(bytes);
+    let Err(error) = limited(DriverChoice::IoUring, 4096).bind() else { panic!("it must not start") };
+    // Not that the address is in use.
+    let StartError::LockedMemory { limit: 4096, needed } = error else { panic!("{error}") };
+    let words =
+        format!("a ring needs {} KiB of locked memory at least, and locked_memory_limit is 4 KiB", needed / 1024);
+    assert!(error.to_string().starts_with(&words), "{error}");
+    drop(taken);
+    let engine = limited(DriverChoice::IoUring, needed).start().expect("the smallest ring fits");
+    assert_eq!(engine.snapshot().locked_memory(), needed);
+    assert!(is_served(address));
+    let mut meter = engine.meter();
+    drop(engine);
+    meter.rings.retain(|ring| ring.locked() > 0);
+    assert!(meter.rings.is_empty(), "what is locked by rings that have ended");
+    let engine = limited(DriverChoice::Epoll, 4096).start().expect("epoll locks nothing");
+    assert_eq!(engine.snapshot().locked_memory(), 0);
+}
+
 /// An engine of one ring whose pool discards, on these addresses.
 fn discarding(addresses: &[SocketAddr]) -> EngineBuilder {
     let builder = Engine::builder().rings(NonZeroUsize::MIN).pin(false).pool(Pool::threads("pool", 1, Discard));

@@ -240,6 +240,8 @@ families! {
     Gauge CONFIGURATION_SINCE = "vestibule_configuration_seconds" "seconds" [];
     /// Rings.
     Gauge RINGS = "vestibule_rings" "" [];
+    /// Memory that the rings keep locked: their queues, and the buffers that are registered. On epoll none.
+    Gauge LOCKED_MEMORY = "vestibule_locked_memory_bytes" "bytes" [];
     /// What the rings stand on: io_uring, or epoll where that is forbidden or not wanted.
     Info DRIVER = "vestibule_driver" "" ["driver"];
     /// Requests that were answered here. Path: the known ones, and other.

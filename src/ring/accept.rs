@@ -12,7 +12,7 @@ use io_uring::types::Fd;
 use super::driver::{Completion, Driver, Errno, Native, Newcomer, ReadMode};
 use super::setup::SetupError;
 use super::token::Token;
-use super::{Ring, Sizes, Waker, outcome, sys};
+use super::{Ring, Sizes, Waker, locked, outcome, sys};
 
 /// What kernels before 6.8 (6.6.18, 6.1.79) may report in place of a connection when the completion queue is full: the
 /// accept's poll mask, all of it or what of it is true of a listening socket.
@@ -85,7 +85,7 @@ impl Driver for Ring {
         let lent = self.buffers.lend(slot, at);
         let fd = Fd(socket.as_raw_fd());
         let entry = match mode {
-            ReadMode::Take if lent.in_region && self.unregistered.is_none() => {
+            ReadMode::Take if lent.in_region && self.registered => {
                 opcode::ReadFixed::new(fd, lent.pointer, lent.len, 0).build()
             }
             ReadMode::Take => opcode::Recv::new(fd, lent.pointer, lent.len).build(),
@@ -169,6 +169,11 @@ impl Native for Ring {
             all.push(format!("is not locked to its operations (IORING_REGISTER_RESTRICTIONS): {error}"));
         }
         all
+    }
+
+    fn locked(&self) -> u64 {
+        let buffers = self.buffers.region().filter(|_| self.registered).map_or(0, |(_, len)| locked::pages(len as u64));
+        self.core.locked() + buffers
     }
 }
 

@@ -11,9 +11,9 @@ use std::time::Duration;
 use io_uring::types::{CancelBuilder, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
-use super::BATCH_MAX;
 use super::setup::{self, Abilities, Lock, Rung, SetupError};
 use super::token::Token;
+use super::{BATCH_MAX, locked};
 
 /// Pieces of deferred work that one entry of a DEFER_TASKRUN ring runs, if no more completions than that are waited for
 /// (since 6.13).
@@ -72,6 +72,11 @@ impl Core {
     /// Completions that there is room for, and that there should be.
     pub fn completion_entries(&self) -> (u32, u32) {
         (self.io.params().cq_entries(), self.wanted)
+    }
+
+    /// Bytes of memory that the queues keep locked.
+    pub fn locked(&self) -> u64 {
+        locked::queues(self.io.params().sq_entries(), self.io.params().cq_entries())
     }
 
     /// Locks the queues to what a ring is asked for and lets them begin. Where that is refused they are made anew, with

@@ -190,4 +190,9 @@ pub trait Native: Driver<Socket = OwnedFd, Listener = Arc<TcpListener>> + Sized 
     fn shortcomings(&self) -> Vec<String> {
         Vec::new()
     }
+
+    /// Bytes of memory that it keeps locked, as the kernel counts them: see [`Sizes::locked`].
+    fn locked(&self) -> u64 {
+        0
+    }
 }

@@ -20,6 +20,7 @@ mod core;
 mod driver;
 mod epoll;
 mod listener;
+mod locked;
 mod setup;
 mod stream;
 mod sys;
@@ -32,6 +33,7 @@ pub use epoll::Epoll;
 pub use listener::{
     BACKLOG, DEFER_ACCEPT_SECONDS, Options, adopt_group, bind_group, listen_group, reserve_group, serves_both_families,
 };
+pub use locked::COMPLETIONS_MIN;
 pub use setup::{Abilities, CQ_ENTRIES_MAX, Rung, SQ_ENTRIES, SetupError, completion_entries, disabled_by_sysctl};
 pub use stream::{Readiness, Streams, stream_socket};
 pub use sys::{Credentials, Resource, allowed_cpus, limit, peer_credentials, pin_to, raise_open_files};
@@ -71,6 +73,8 @@ pub struct Sizes {
     pub longest: u32,
     /// Completion queue entries; at least slots + backlog of every listener is advised.
     pub completions: u32,
+    /// Whether the slots' buffers are to be registered, so that reads go by READ_FIXED; that locks them in memory.
+    pub registered: bool,
 }
 
 /// The kernel's ring.
@@ -82,7 +86,9 @@ pub struct Ring {
     listeners: Sockets,
     /// Nothing is armed any more.
     ending: bool,
-    /// Why READ_FIXED is not used, if it is not.
+    /// READ_FIXED is used.
+    registered: bool,
+    /// Why it is not, though it was asked for.
     unregistered: Option<io::Error>,
 }
 
@@ -103,7 +109,7 @@ impl Ring {
     /// # Errors
     /// [`SetupError`] names cause and remedy.
     pub fn for_streams(completions: u32) -> Result<Ring, SetupError> {
-        let sizes = Sizes { slots: 0, longest: 0, completions };
+        let sizes = Sizes { slots: 0, longest: 0, completions, registered: false };
         Ring::without_bell(Abilities::ALL, sizes, Vec::new())
     }
 
@@ -123,7 +129,7 @@ impl Ring {
     fn without_bell(abilities: Abilities, sizes: Sizes, listeners: Vec<Arc<TcpListener>>) -> Result<Ring, SetupError> {
         let mut core = Core::new(sizes.completions, abilities)?;
         let buffers = Buffers::new(sizes.slots, sizes.longest);
-        let region = if abilities.registers() { buffers.region() } else { None };
+        let region = if sizes.registered && abilities.registers() { buffers.region() } else { None };
         let mut unregistered = region.and_then(|(base, len)| {
             let region = libc::iovec { iov_base: base.cast(), iov_len: len };
             // SAFETY: the region lives in `buffers`, which the ring owns until after `core` is gone.
@@ -132,7 +138,10 @@ impl Ring {
         if !core.begin(sizes.completions, abilities)? || !abilities.registers() {
             unregistered = Some(io::Error::from_raw_os_error(libc::EACCES));
         }
-        Ok(Ring { core, buffers, bell: None, listeners: Sockets::new(listeners), ending: false, unregistered })
+        let unregistered = unregistered.filter(|_| sizes.registered);
+        let registered = sizes.registered && unregistered.is_none();
+        let listeners = Sockets::new(listeners);
+        Ok(Ring { core, buffers, bell: None, listeners, ending: false, registered, unregistered })
     }
 
     /// Whether this process may use io_uring: a small ring is made and entered.
@@ -154,7 +163,7 @@ impl Ring {
         self.core.unlocked()
     }
 
-    /// Why reads go by RECV and not by READ_FIXED, if they do.
+    /// Why reads go by RECV and not by READ_FIXED, as was asked for.
     pub fn unregistered(&self) -> Option<&io::Error> {
         self.unregistered.as_ref()
     }

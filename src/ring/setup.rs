@@ -8,6 +8,7 @@ use std::time::Duration;
 use io_uring::register::Restriction;
 use io_uring::{IoUring, opcode};
 
+use super::locked::COMPLETIONS_MIN;
 use super::sys::{self, Resource};
 
 /// Submission queue entries. A fuller turn submits in between.
@@ -118,7 +119,7 @@ pub fn ring(completions: u32, abilities: Abilities) -> Result<(IoUring, Rung), S
                 Some(libc::ENOMEM) if attempts < MEMORY_ATTEMPTS => {
                     attempts += 1;
                     thread::sleep(MEMORY_PAUSE);
-                    if attempts == MEMORY_ATTEMPTS && entries > SQ_ENTRIES * 2 {
+                    if attempts == MEMORY_ATTEMPTS && entries > COMPLETIONS_MIN {
                         (entries, attempts) = (entries / 2, 0);
                     }
                 }

@@ -36,7 +36,7 @@ impl<D: Native> Fixture<D> {
         let listeners =
             bind_group("127.0.0.1:0".parse().expect("an address"), 1, options).expect("loopback has free ports");
         let address = listeners[0].local_addr().expect("bound");
-        let sizes = Sizes { slots: 8, longest: 4096, completions };
+        let sizes = Sizes { slots: 8, longest: 4096, completions, registered: true };
         let waker = Waker::new().expect("descriptors are free");
         let listener = listeners[0].clone();
         Fixture { ring: make(sizes, listeners, waker.clone()), address, waker, listener }

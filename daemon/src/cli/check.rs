@@ -6,10 +6,12 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 use vestibule::admission::{EndpointId, EndpointRules, OnMissingEndpoint};
-use vestibule::config::{self, Backend, Dovecot, InetListener, Loaded, Problem, Service, Settings};
+use vestibule::config::{self, Backend, Dovecot, DriverKind, InetListener, Loaded, Problem, Service, Settings};
+use vestibule::engine::{StartError, Step, cpus};
 use vestibule::relay::Forward;
 
 use crate::daemon::configuration::Source;
+use crate::daemon::plan::{self, Means};
 use crate::daemon::{EXIT_CONFIG, Error, configuration, privileges};
 
 /// Lines of one kind that are printed.
@@ -69,10 +71,17 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
         Err(problem) => return Ok(configuration::refuse(&[problem])),
     };
     let valid = match examine(source.as_ref())? {
-        Ok(loaded) => {
-            report(args.file.as_deref(), &loaded);
-            loaded.warnings.is_empty() || !args.strict
-        }
+        Ok(loaded) => match limited(&loaded.settings) {
+            Ok(steps) => {
+                report(args.file.as_deref(), &loaded);
+                steps.iter().for_each(|step| eprintln!("warning: {step}"));
+                loaded.warnings.is_empty() && steps.is_empty() || !args.strict
+            }
+            Err(error) => {
+                eprintln!("{error}");
+                false
+            }
+        },
         Err(problems) => {
             configuration::refuse(&problems);
             false
@@ -93,6 +102,16 @@ fn examine(source: Option<&Source>) -> Result<Result<Loaded, Vec<Problem>>, Erro
         Some(Err(problems)) => return Ok(Err(problems)),
     };
     Ok(privileges::look_up(&loaded.settings.privileges)?.map(|_| loaded))
+}
+
+/// What `locked_memory_limit` takes from the rings that this host would have; where nothing is locked, nothing.
+fn limited(settings: &Settings) -> Result<Vec<Step>, StartError> {
+    if settings.driver == DriverKind::Epoll {
+        return Ok(Vec::new());
+    }
+    let engine = plan::builder(settings, &Means::default(), |_| Ok(Vec::new())).expect("no socket is asked for");
+    let rings = settings.rings.unwrap_or_else(cpus).get();
+    engine.within_locked_memory(rings).map(|(_, steps)| steps)
 }
 
 fn report(file: Option<&Path>, loaded: &Loaded) {

@@ -27,6 +27,7 @@ pub fn value(snapshot: &Snapshot) -> Value {
     let would_refuse: Vec<Value> = snapshot.would_refuse().iter().take(WOULD_REFUSE_MAX).map(self::ended).collect();
     json!({
         "driver": driver.map(DriverInUse::name), "driver-reason": driver.and_then(DriverInUse::instead),
+        "locked-memory-bytes": snapshot.locked_memory(),
         "counters": counters(snapshot), "ended": ended, "ended-not-shown": more, "would-refuse": would_refuse,
         "servers": servers,
         "servers-not-shown": more_servers, "microseconds": microseconds,

@@ -52,6 +52,7 @@ pub fn builder(
         .driver(driver(settings.driver))
         .pending_limit(settings.pending_limit)
         .pending_peer_limit(settings.pending_peer_limit)
+        .locked_memory_limit(settings.locked_memory_limit)
         .client_limits(ClientLimits { bans: means.bans.clone(), ..settings.clients.limits.clone() });
     if let Some(rings) = settings.rings {
         builder = builder.rings(rings);

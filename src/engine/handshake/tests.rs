@@ -505,7 +505,7 @@ fn newcomer(terms: &Termination, number: u32) -> (TcpStream, Guest<OwnedFd>) {
 fn of_too_many_the_one_makes_room_that_has_been_silent_longest() {
     let terms = Termination::new(&identity(), &[]);
     let waker = Waker::new().expect("descriptors are free");
-    let sizes = Sizes { slots: 1, longest: SLOT_BYTES, completions: 8 };
+    let sizes = Sizes { slots: 1, longest: SLOT_BYTES, completions: 8, registered: true };
     let mut driver = Epoll::new(sizes, Vec::new(), waker).expect("every kernel has epoll");
     let (mut handshakes, now) = (Handshakes::new(3), Instant::now());
     let (mut clients, guests): (Vec<_>, Vec<_>) = (0..5).map(|number| newcomer(&terms, number)).unzip();

@@ -22,7 +22,7 @@ const ROOM: usize = 4096;
 /// What checks stand on: epoll, whatever the rings are on. So few sockets have nothing to win from a ring, which would lock
 /// memory and must be allowed.
 pub fn driver(waker: Waker) -> Result<Epoll, SetupError> {
-    Epoll::new(Sizes { slots: 0, longest: 0, completions: 0 }, Vec::new(), waker)
+    Epoll::new(Sizes { slots: 0, longest: 0, completions: 0, registered: false }, Vec::new(), waker)
 }
 
 /// What is to be checked.

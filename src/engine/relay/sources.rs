@@ -34,7 +34,7 @@ mod tests {
 
     #[test]
     fn an_address_without_a_port_gives_way_to_the_next() {
-        let sizes = Sizes { slots: 1, longest: SLOT_BYTES, completions: 8 };
+        let sizes = Sizes { slots: 1, longest: SLOT_BYTES, completions: 8, registered: true };
         let waker = Waker::new().expect("descriptors are left");
         let mut ring = Ring::new(sizes, Vec::new(), waker).expect("io_uring is there");
         let server = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");

@@ -17,7 +17,7 @@ use crate::systems::FIXED_LINE;
 /// Connections that the floor reads from at once.
 const FLOOR_SLOTS: u32 = 16_384;
 /// The engine's own sizes, so that both pay for the same memory.
-const FLOOR_SIZES: Sizes = Sizes { slots: FLOOR_SLOTS, longest: 4096, completions: 32_768 };
+const FLOOR_SIZES: Sizes = Sizes { slots: FLOOR_SLOTS, longest: 4096, completions: 32_768, registered: true };
 /// MSG_MORE: hold the bytes back until more come, or the FIN (send(2)).
 const MSG_MORE: i32 = 0x8000;
 const MSG_NOSIGNAL: i32 = 0x4000;

@@ -5,7 +5,7 @@ use std::sync::Barrier;
 use std::thread;
 
 use vestibule::config::DriverKind;
-use vestibule::ring::{self, Epoll, Resource, Ring, Sizes, Waker};
+use vestibule::ring::{self, Epoll, Native, Resource, Ring, Sizes, Waker};
 
 use super::Needs;
 
@@ -41,6 +41,8 @@ pub(super) struct Trial {
     pub(super) deferred: bool,
     /// Why buffers could not be registered.
     pub(super) unregistered: Option<String>,
+    /// Bytes of memory that all of them kept locked.
+    pub(super) locked_memory: u64,
     /// Why rings are not locked to their operations.
     pub(super) unlocked: Option<String>,
 }
@@ -84,7 +86,10 @@ fn try_rings(needs: &Needs) -> Result<Trial, Refusal> {
         let trials: Result<Vec<Trial>, Refusal> =
             threads.into_iter().map(|thread| thread.join().expect("a trial does not panic")).collect();
         let worst = |trial: &Trial| (trial.unregistered.is_some(), trial.unlocked.is_some());
-        Ok(trials?.into_iter().max_by_key(worst).expect("one ring at least"))
+        let trials = trials?;
+        let locked_memory = trials.iter().map(|trial| trial.locked_memory).sum();
+        let worst = trials.into_iter().max_by_key(worst).expect("one ring at least");
+        Ok(Trial { locked_memory, ..worst })
     })
 }
 
@@ -98,11 +103,11 @@ fn try_ring(needs: &Needs, all_made: &Barrier) -> Result<Trial, Refusal> {
     let ring = made?;
     let unregistered = ring.unregistered().map(ToString::to_string);
     let unlocked = ring.unlocked().map(ToString::to_string);
-    Ok(Trial { deferred: ring.rung().defer_taskrun, unregistered, unlocked })
+    Ok(Trial { deferred: ring.rung().defer_taskrun, unregistered, locked_memory: ring.locked(), unlocked })
 }
 
 fn try_epoll() -> Result<(), String> {
-    let sizes = Sizes { slots: 0, longest: 0, completions: 0 };
+    let sizes = Sizes { slots: 0, longest: 0, completions: 0, registered: false };
     Epoll::new(sizes, Vec::new(), waker()?).map(drop).map_err(|error| error.to_string())
 }
 

@@ -68,10 +68,9 @@ impl fmt::Display for Finding {
 
 /// Everything that matters, what decides first.
 pub(super) fn all(facts: &Facts, needs: &Needs) -> Vec<Finding> {
-    vec![
-        driver(facts, needs),
-        io_uring(facts, needs),
-        registered_buffers(facts),
+    let mut all = vec![driver(facts, needs), io_uring(facts, needs), registered_buffers(facts, needs)];
+    all.extend(locked_memory_of_rings(facts, needs));
+    all.extend([
         restrictions(facts),
         kernel(facts),
         io_uring_disabled(facts, needs),
@@ -84,7 +83,8 @@ pub(super) fn all(facts: &Facts, needs: &Needs) -> Vec<Finding> {
         syn_backlog(facts),
         syncookies(facts),
         migrate_req(facts, needs),
-    ]
+    ]);
+    all
 }
 
 /// What the daemon would run on.
@@ -123,9 +123,10 @@ fn io_uring(facts: &Facts, needs: &Needs) -> Finding {
     }
 }
 
-fn registered_buffers(facts: &Facts) -> Finding {
+fn registered_buffers(facts: &Facts, needs: &Needs) -> Finding {
     let subject = "registered buffers";
     match &facts.trial {
+        Ok(_) if !needs.sizes.registered => ok(subject, "no", "locked_memory_limit leaves no room for them"),
         Ok(trial) => match &trial.unregistered {
             None => ok(subject, "yes", "headers are read straight into them"),
             Some(cause) => {
@@ -135,6 +136,25 @@ fn registered_buffers(facts: &Facts) -> Finding {
         },
         Err(_) => ok(subject, "not tried", "there is no ring to register them with"),
     }
+}
+
+/// What the rings keep locked, and what `locked_memory_limit` has taken from them.
+fn locked_memory_of_rings(facts: &Facts, needs: &Needs) -> Vec<Finding> {
+    let subject = "locked memory";
+    let Ok(trial) = &facts.trial else { return vec![ok(subject, "none", "there is no ring to lock any")] };
+    let value = format!("{} KiB", trial.locked_memory.div_ceil(1024));
+    let limited = match &needs.limited {
+        Ok(steps) if steps.is_empty() => {
+            return vec![ok(subject, value, "of the rings, and of their registered buffers")];
+        }
+        Ok(steps) => steps.iter().map(|step| (Verdict::Warn, step)).collect(),
+        Err(words) => vec![(Verdict::Fail, words)],
+    };
+    let finding = |(verdict, words): (_, &String)| {
+        let (reason, remedy) = words.rsplit_once("; ").unwrap_or((words, "raise locked_memory_limit"));
+        Finding::new(verdict, subject, &value, reason, Some(remedy))
+    };
+    limited.into_iter().map(finding).collect()
 }
 
 fn restrictions(facts: &Facts) -> Finding {
@@ -341,7 +361,7 @@ mod tests {
     fn healthy() -> Facts {
         Facts {
             kernel: Some("6.1.0-30-amd64".into()),
-            trial: Ok(Trial { deferred: true, unregistered: None, unlocked: None }),
+            trial: Ok(Trial { deferred: true, unregistered: None, locked_memory: 0, unlocked: None }),
             epoll: Ok(()),
             io_uring_disabled: Some(0),
             epoll_watches: Some(1 << 20),
@@ -390,7 +410,9 @@ mod tests {
             only_fault(|f| f.migrate_req = Some(0)),
             only_fault(|f| f.open_files = Some((1024, 4096))),
             only_fault(|f| f.memory_limit = Some(64 << 20)),
-            only_fault(|f| f.trial = Ok(Trial { deferred: false, unregistered: None, unlocked: None })),
+            only_fault(|f| {
+                f.trial = Ok(Trial { deferred: false, unregistered: None, locked_memory: 0, unlocked: None })
+            }),
             only_fault(|f| f.somaxconn = None),
         ];
         for fault in faults {
@@ -436,19 +458,34 @@ mod tests {
 
     #[test]
     fn an_open_ring_is_told() {
-        let trial = Trial { deferred: true, unregistered: None, unlocked: Some("EPERM".into()) };
+        let trial = Trial { deferred: true, unregistered: None, locked_memory: 0, unlocked: Some("EPERM".into()) };
         assert_eq!(only_fault(|facts| facts.trial = Ok(trial)).subject, "rings' operations");
     }
 
     #[test]
     fn buffers_that_cannot_be_registered_are_the_limits_fault() {
-        let trial = Trial { deferred: true, unregistered: Some("ENOMEM".into()), unlocked: None };
+        let trial = Trial { deferred: true, unregistered: Some("ENOMEM".into()), locked_memory: 0, unlocked: None };
         let facts = Facts { trial: Ok(trial), ..healthy() };
         let faults: Vec<_> = all(&facts, &needs()).into_iter().filter(|f| f.verdict == Verdict::Warn).collect();
         assert_eq!(
             faults.iter().map(|f| f.subject.as_str()).collect::<Vec<_>>(),
             ["registered buffers", "RLIMIT_MEMLOCK"]
         );
+    }
+
+    #[test]
+    fn what_a_limit_takes_is_told_with_what_would_be_enough() {
+        let of = |limit| {
+            let mut settings = config::builtin().settings;
+            settings.locked_memory_limit = limit;
+            locked_memory_of_rings(&healthy(), &Needs::of(&settings, 2))
+        };
+        assert_eq!(of(0)[0].verdict, Verdict::Ok);
+        let taken = of(2 << 20);
+        assert_eq!((taken.len(), taken[0].verdict), (1, Verdict::Warn));
+        assert!(taken[0].reason.starts_with("locked_memory_limit is 2048 KiB: reads go by RECV"), "{taken:?}");
+        assert!(taken[0].remedy.as_ref().is_some_and(|remedy| remedy.contains("are enough")), "{taken:?}");
+        assert_eq!(of(1)[0].verdict, Verdict::Fail);
     }
 
     #[test]

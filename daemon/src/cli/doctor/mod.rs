@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use vestibule::config::{DriverKind, Settings};
+use vestibule::engine::Rings;
 use vestibule::ring::{self, SLOT_BYTES, Sizes};
 
 use self::facts::Facts;
@@ -73,12 +74,14 @@ const FILES_OF_ITS_OWN: u64 = 64;
 const KERNEL_BYTES_A_CONNECTION: u64 = 6 * 1024;
 
 /// What a configuration asks of the machine.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Needs {
     driver: DriverKind,
     rings: usize,
     /// As the engine makes each.
     sizes: Sizes,
+    /// What `locked_memory_limit` takes from them, each step with its remedy; or that not even one ring fits.
+    limited: Result<Vec<String>, String>,
     /// Most connections at once: pending, queued, and with a worker.
     connections: u64,
     /// Listening sockets; each ring has its own.
@@ -87,15 +90,20 @@ struct Needs {
 
 impl Needs {
     fn of(settings: &Settings, cpus: usize) -> Needs {
-        let rings = settings.rings.map_or(cpus, usize::from);
+        let wanted = settings.rings.map_or(cpus, usize::from);
         let addresses: usize = settings.services.iter().flat_map(|s| &s.listeners).map(|l| l.addresses.len()).sum();
         let threaded = settings.services.iter().filter_map(|s| Some((s.queue, plan::workers(s)?)));
         let at_pools: usize = threaded.map(|(queue, workers)| queue + workers.get()).sum();
         let engine = plan::builder(settings, &Means::default(), |_| Ok(Vec::new())).expect("no socket is asked for");
+        let (Rings { count: rings, sizes, .. }, limited) = match engine.within_locked_memory(wanted) {
+            Ok((rings, steps)) => (rings, Ok(steps.iter().map(ToString::to_string).collect())),
+            Err(error) => (Rings { count: wanted, sizes: engine.ring_sizes() }, Err(error.to_string())),
+        };
         Needs {
             driver: settings.driver,
             rings,
-            sizes: engine.ring_sizes(),
+            sizes,
+            limited,
             connections: rings as u64 * u64::from(settings.pending_limit) + at_pools as u64,
             sockets: (rings * addresses) as u64,
         }
