@@ -5,6 +5,7 @@ use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 
 use rustix::process::Signal;
+use tempfile::TempDir;
 
 use crate::support::PATIENCE;
 use crate::support::client::loopback;
@@ -49,11 +50,31 @@ fn refused(form: &str, listeners: &[&str]) -> String {
 
 /// Whether whoever connects there with a header is told who he is.
 fn serves(address: SocketAddr) -> bool {
+    completes(begin(address))
+}
+
+const HEADER: &[u8] = b"PROXY TCP4 198.51.100.7 192.0.2.1 5000 143\r\n";
+/// Bytes of it that make nothing complete.
+const BEGUN: usize = 20;
+
+/// A client that has sent a part of his header.
+fn begin(address: SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE).expect("somebody listens");
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    stream.write_all(b"PROXY TCP4 198.51.100.7 192.0.2.1 5000 143\r\n").expect("connected");
+    stream.write_all(&HEADER[..BEGUN]).expect("connected");
+    stream
+}
+
+/// Whether who sends the rest is told who he is.
+fn completes(mut stream: TcpStream) -> bool {
     let mut said = String::new();
-    stream.read_to_string(&mut said).is_ok() && said.contains("198.51.100.7:5000")
+    let sent = stream.write_all(&HEADER[BEGUN..]);
+    sent.is_ok() && stream.read_to_string(&mut said).is_ok() && said.contains("198.51.100.7:5000")
+}
+
+/// A client of each family that has sent a part of his header.
+fn begin_by_both(port: u16) -> [TcpStream; 2] {
+    [loopback(port), by_ipv6(port)].map(begin)
 }
 
 fn by_ipv6(port: u16) -> SocketAddr {
@@ -98,7 +119,83 @@ fn one_socket_of_both_families_is_not_for_two_listeners() {
         skip!("IPv6");
     }
     let said = refused("both", &["*", "::"]);
-    assert!(said.contains("imap-login/l0") && said.contains("BindIPv6Only=ipv6-only"), "{said}");
+    assert!(said.contains(FOR_TWO) && said.contains("BindIPv6Only=ipv6-only"), "{said}");
+}
+
+/// What is said of one socket for both families and two listeners.
+const FOR_TWO: &str = "but * is of inet_listener imap-login/l0 and [::] of imap-login/l1";
+
+#[test]
+fn a_reload_that_gives_one_socket_of_both_families_to_two_listeners_changes_nothing() {
+    needs!("python3");
+    if !has_ipv6() {
+        skip!("IPv6");
+    }
+    for before in ["* ::", "::"] {
+        let (directory, port) = (temp_dir(), free_port());
+        let daemon = started("both", port, directory.path(), &patient(&directory, port, &[before]));
+        let waiting = begin_by_both(port);
+        std::fs::write(daemon.file(), patient(&directory, port, &["*", "::"])).expect("it is ours");
+        daemon.signal(Signal::HUP);
+        daemon.wait_for_output("not reloaded: the configuration before stays in force");
+        assert!(daemon.output().contains(FOR_TWO), "{}", daemon.output());
+        assert!(waiting.into_iter().all(completes), "{before}");
+        for _ in 0..8 {
+            assert!(serves(loopback(port)) && serves(by_ipv6(port)), "{before}");
+        }
+        daemon.stop();
+    }
+}
+
+/// Where daemons take over, with time to complete a header meanwhile.
+fn patient(directory: &TempDir, port: u16, listeners: &[&str]) -> String {
+    let socket = directory.path().join("takeover");
+    format!("takeover_socket = {}\nhaproxy_timeout = 60 secs\n{}", socket.display(), configuration(port, listeners))
+}
+
+#[test]
+fn a_takeover_goes_on_with_one_socket_of_both_families_whatever_addresses_the_listener_has_from_then_on() {
+    needs!("python3");
+    if !has_ipv6() {
+        skip!("IPv6");
+    }
+    for addresses in ["* ::", "::", "*"] {
+        let (directory, port) = (temp_dir(), free_port());
+        let socket = directory.path().join("takeover");
+        let mut daemon = started("both", port, directory.path(), &patient(&directory, port, &[addresses]));
+        for later in ["::", "* ::", "*", "* ::"] {
+            let waiting = begin_by_both(port);
+            let next = Daemon::taking_over(&socket, &patient(&directory, port, &[later]));
+            next.wait_for_output("is ready");
+            for _ in 0..8 {
+                assert!(serves(loopback(port)) && serves(by_ipv6(port)), "{addresses}, {later}");
+            }
+            assert!(waiting.into_iter().all(completes), "{addresses}, {later}: {}", next.output());
+            assert_eq!(daemon.wait(PATIENCE).code(), Some(0), "{}", daemon.output());
+            daemon = next;
+        }
+        daemon.stop();
+    }
+}
+
+#[test]
+fn a_takeover_that_gives_one_socket_of_both_families_to_two_listeners_leaves_everything_to_the_old_process() {
+    needs!("python3");
+    if !has_ipv6() {
+        skip!("IPv6");
+    }
+    let (directory, port) = (temp_dir(), free_port());
+    let socket = directory.path().join("takeover");
+    let daemon = started("both", port, directory.path(), &patient(&directory, port, &["* ::"]));
+    let waiting = begin_by_both(port);
+    let mut next = Daemon::taking_over(&socket, &patient(&directory, port, &["*", "::"]));
+    assert_eq!(next.wait(PATIENCE).code(), Some(1), "{}", next.output());
+    assert!(next.output().contains(FOR_TWO), "{}", next.output());
+    for _ in 0..8 {
+        assert!(serves(loopback(port)) && serves(by_ipv6(port)));
+    }
+    assert!(waiting.into_iter().all(completes), "{}", daemon.output());
+    daemon.stop();
 }
 
 #[test]
@@ -121,9 +218,13 @@ fn a_socket_of_ipv4_is_served_in_either_notation() {
             skip!("IPv6");
         }
         let (directory, port) = (temp_dir(), free_port());
-        let daemon = started(form, port, directory.path(), &configuration(port, &["127.0.0.1"]));
+        let mut daemon = started(form, port, directory.path(), &patient(&directory, port, &["127.0.0.1"]));
         assert!(serves(loopback(port)), "{form}");
-        daemon.stop();
+        let next = Daemon::taking_over(&directory.path().join("takeover"), &patient(&directory, port, &["127.0.0.1"]));
+        next.wait_for_output("is ready");
+        assert!(serves(loopback(port)), "{form}: {}", next.output());
+        assert_eq!(daemon.wait(PATIENCE).code(), Some(0), "{}", daemon.output());
+        next.stop();
     }
 }
 

@@ -110,6 +110,22 @@ pub fn serves_both_families(socket: &TcpListener) -> bool {
     any && matches!(SockRef::from(socket).only_v6(), Ok(false))
 }
 
+/// Where a socket is bound; an IPv4 address in its own notation.
+///
+/// # Errors
+/// Of getsockname(2).
+pub fn bound_to(socket: &TcpListener) -> io::Result<SocketAddr> {
+    socket.local_addr().map(|bound| SocketAddr::new(bound.ip().to_canonical(), bound.port()))
+}
+
+/// Whether a socket takes the clients of a listener with this address: it is bound there, or it takes those of both families,
+/// and the address is all of one of them.
+pub fn takes_clients_of(socket: &TcpListener, address: SocketAddr) -> bool {
+    let Ok(bound) = bound_to(socket) else { return false };
+    let is_other_family = || address.ip().is_unspecified() && address.port() == bound.port();
+    bound == address || is_other_family() && serves_both_families(socket)
+}
+
 /// SO_REUSEPORT would let us join the group of another instance that listens; a bind without it finds out.
 fn look_for_another(address: SocketAddr) -> io::Result<()> {
     let probe = socket(address)?;

@@ -14,6 +14,7 @@ use super::wire::{
 };
 use super::{Error, Legacy, Limits};
 use crate::engine::{CLIENT_DEBTS_MAX, ClientDebt, Engine, EngineBuilder, LiveSession, Pending};
+use crate::ring::takes_clients_of;
 
 /// The running process, which this one is about to take the place of. Dropped before it has [served](Claim::serve), it
 /// leaves everything as it is.
@@ -38,7 +39,8 @@ use crate::engine::{CLIENT_DEBTS_MAX, ClientDebt, Engine, EngineBuilder, LiveSes
 pub struct Claim {
     channel: Channel,
     process: u32,
-    sockets: Vec<Offered>,
+    /// What it listens on, and whether a listener of this process has it.
+    sockets: Vec<(Offered, bool)>,
     limits: Limits,
     /// Parts of an account that is not complete yet.
     account: Vec<u8>,
@@ -96,6 +98,7 @@ impl Claim {
         }
         let sockets = sockets?;
         tracing::info!(event = "takeover", "takes over from process {}: {} listening sockets", peer.pid, sockets.len());
+        let sockets = sockets.into_iter().map(|offered| (offered, false)).collect();
         Ok(Claim { channel, process: peer.pid, sockets, limits, account: Vec::new() })
     }
 
@@ -115,9 +118,21 @@ impl Claim {
         self.process
     }
 
-    /// Takes the sockets that are bound to this address, each with its backlog.
+    /// What the process before listens on.
+    pub fn sockets(&self) -> impl Iterator<Item = &TcpListener> {
+        self.sockets.iter().map(|(offered, _)| &offered.socket)
+    }
+
+    /// Gives the sockets that are passed for this address, each with its backlog; or else those that take its clients beside
+    /// those of the other family, and may be given once more.
     pub fn sockets_at(&mut self, address: SocketAddr) -> Vec<TcpListener> {
-        self.sockets.extract_if(.., |offered| offered.address == address).map(|offered| offered.socket).collect()
+        let own = self.sockets.iter_mut().filter(|(offered, _)| offered.address == address);
+        let own: Vec<TcpListener> = own.filter_map(take).collect();
+        if !own.is_empty() {
+            return own;
+        }
+        let shared = self.sockets.iter_mut().filter(|(offered, _)| takes_clients_of(&offered.socket, address));
+        shared.filter_map(take).collect()
     }
 
     /// Gives each listener that has no socket yet those of its address, and [lets go of the
@@ -131,7 +146,8 @@ impl Claim {
     /// Lets go of the sockets that no listener has taken, and tells their addresses.
     pub fn let_go_of_the_rest(&mut self) -> BTreeSet<SocketAddr> {
         let mut gone = BTreeSet::new();
-        for Offered { address, name, .. } in self.sockets.drain(..) {
+        let rest = self.sockets.drain(..).filter(|(_, taken)| !taken);
+        for (Offered { address, name, .. }, _) in rest {
             if gone.insert(address) {
                 tracing::warn!("listener {name} on {address} is not in this configuration: it is let go");
             }
@@ -311,14 +327,24 @@ fn ask(channel: &Channel, version: u16) -> Result<Vec<Offered>, Error> {
     Ok(all)
 }
 
+/// Gives a socket, which another listener may have too.
+fn take((offered, taken): &mut (Offered, bool)) -> Option<TcpListener> {
+    let given = offered.socket.try_clone();
+    if let Err(error) = &given {
+        tracing::warn!("the socket of {} cannot be taken: {error}", offered.address);
+    }
+    *taken |= given.is_ok();
+    given.ok()
+}
+
 /// A socket that is what it is said to be.
 fn offered(entry: Socket, descriptor: OwnedFd) -> Result<Offered, Error> {
     let Socket { address, name } = entry;
     let listens = rustix::net::sockopt::socket_acceptconn(&descriptor).unwrap_or(false);
     let socket = TcpListener::from(descriptor);
-    match socket.local_addr() {
-        Ok(bound) if bound == address && listens => Ok(Offered { address, name, socket }),
-        _ => Err(Error::Protocol(format!("what it passes as {address} is no listening socket of that address"))),
+    match listens && takes_clients_of(&socket, address) {
+        true => Ok(Offered { address, name, socket }),
+        false => Err(Error::Protocol(format!("what it passes as {address} is no listening socket of that address"))),
     }
 }
 

@@ -13,6 +13,7 @@ use nix::libc::{AF_UNIX, SOCK_SEQPACKET};
 use rustix::net::{ipproto, sockopt};
 use sd_notify::NotifyState;
 use vestibule::config::Settings;
+use vestibule::ring;
 
 use super::Error;
 use super::systemd::{KEPT, tell};
@@ -29,8 +30,6 @@ struct Socket {
     /// `FileDescriptorName=`; the unit's name if that is not set.
     name: String,
     address: SocketAddr,
-    /// Whether it is bound to `[::]` and takes clients of both families (`BindIPv6Only=both`).
-    both: bool,
     socket: TcpListener,
     /// Whether a listener has it.
     taken: bool,
@@ -67,13 +66,12 @@ impl Inherited {
 
     /// An error if a socket of both families would serve two listeners: which of them gets a client would be luck.
     pub fn suits(&self, settings: &Settings) -> Result<(), String> {
-        let both = self.0.iter().filter(|one| one.both);
-        both.map(|one| one.address.port()).try_for_each(|port| one_listener_for_both(settings, port))
+        one_listener_each(settings, self.0.iter().map(|one| &one.socket))
     }
 
     /// The sockets that take clients of this address.
     pub fn bound_to(&mut self, address: SocketAddr) -> io::Result<Vec<TcpListener>> {
-        let these = self.0.iter_mut().filter(|socket| socket.serves(address));
+        let these = self.0.iter_mut().filter(|one| ring::takes_clients_of(&one.socket, address));
         these.map(Socket::give).collect()
     }
 
@@ -97,14 +95,7 @@ impl Inherited {
 
 impl Socket {
     fn new(name: String, socket: TcpListener) -> io::Result<Socket> {
-        let bound = socket.local_addr()?;
-        let address = SocketAddr::new(bound.ip().to_canonical(), bound.port());
-        Ok(Socket { name, address, both: serves_both(&socket), socket, taken: false })
-    }
-
-    fn serves(&self, address: SocketAddr) -> bool {
-        let other_family = || self.both && address.ip().is_unspecified() && address.port() == self.address.port();
-        self.address == address || other_family()
+        Ok(Socket { name, address: ring::bound_to(&socket)?, socket, taken: false })
     }
 
     fn give(&mut self) -> io::Result<TcpListener> {
@@ -122,14 +113,21 @@ impl Socket {
     }
 }
 
-/// Whether a socket is bound to `[::]` and takes clients of IPv4 too.
-pub fn serves_both(socket: &TcpListener) -> bool {
-    let any = socket.local_addr().is_ok_and(|bound| bound.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED));
-    any && sockopt::ipv6_v6only(socket) == Ok(false)
+/// An error if one of the sockets takes clients of both families and would serve two listeners: which of them gets a client
+/// would be luck.
+pub fn one_listener_each<'a>(
+    settings: &Settings,
+    sockets: impl Iterator<Item = &'a TcpListener>,
+) -> Result<(), String> {
+    let mut both = sockets.filter(|socket| ring::serves_both_families(socket));
+    both.try_for_each(|socket| {
+        let port = ring::bound_to(socket).map_err(|error| error.to_string())?.port();
+        one_listener_for_both(settings, port)
+    })
 }
 
 /// An error if `*` and `[::]` of a port, which one socket serves, belong to different listeners.
-pub fn one_listener_for_both(settings: &Settings, port: u16) -> Result<(), String> {
+fn one_listener_for_both(settings: &Settings, port: u16) -> Result<(), String> {
     let at = |ip: IpAddr| {
         let all = settings.services.iter().flat_map(|service| service.listeners.iter().map(move |one| (service, one)));
         let mut of_port = all.filter(move |(_, one)| one.port == port);

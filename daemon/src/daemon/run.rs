@@ -145,6 +145,7 @@ fn start(
     }
     let mut inherited = Inherited::take()?;
     inherited.suits(settings)?;
+    claim.iter().try_for_each(|claim| inherited::one_listener_each(settings, claim.sockets()))?;
     let open = |address| match claim.as_mut().map(|claim| claim.sockets_at(address)) {
         Some(sockets) if !sockets.is_empty() => Ok(sockets),
         _ => inherited.bound_to(address),

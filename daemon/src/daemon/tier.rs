@@ -418,9 +418,8 @@ impl Tier {
 
     /// An error if a socket of both families, as a service manager may pass one, would serve two listeners.
     fn suits_shared_sockets(&self, settings: &Settings) -> Result<(), String> {
-        let sockets = self.engine.iter().filter_map(|engine| engine.sockets().ok()).flatten();
-        let both = sockets.filter(|(_, socket)| inherited::serves_both(socket));
-        both.map(|(address, _)| address.port()).try_for_each(|port| inherited::one_listener_for_both(settings, port))
+        let sockets: Vec<_> = self.engine.iter().filter_map(|engine| engine.sockets().ok()).flatten().collect();
+        inherited::one_listener_each(settings, sockets.iter().map(|(_, socket)| socket))
     }
 
     /// Stops accepting at a listener, by its name or by SERVICE/NAME, until [`Tier::resume_listener`]. Its sessions go on, and
