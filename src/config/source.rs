@@ -105,11 +105,12 @@ pub(super) struct Document {
 
 /// The text of the main file, which may be a pipe as well that somebody writes to; the problem if it cannot be read.
 pub(super) fn text(path: &Path) -> Result<String, Problem> {
-    let read = open(path).and_then(|file| match file.metadata()?.is_dir() {
-        true => Err(io::Error::other("it is a directory")),
-        false => {
-            content_of(Awaited::new(file)?, SIZE_MAX, format_args!("all files together may have {SIZE_MAX} bytes"))
-        }
+    let limit_of = format_args!("all files together may have {SIZE_MAX} bytes");
+    let read = open(path).and_then(|file| match file.metadata()? {
+        found if found.is_dir() => Err(io::Error::other("it is a directory")),
+        // There is nothing to wait for.
+        found if found.is_file() => content_of(file, found.len(), SIZE_MAX, limit_of),
+        _ => content_of(Awaited::new(file)?, 0, SIZE_MAX, limit_of),
     });
     read.map_err(|error| Place { file: path.into(), line: 0 }.problem(format!("cannot be read: {error}")))
 }
@@ -117,7 +118,7 @@ pub(super) fn text(path: &Path) -> Result<String, Problem> {
 /// What comes on standard input, as [`text`].
 pub(super) fn standard_input() -> Result<String, Problem> {
     let place = Place { file: Path::new(STANDARD_INPUT).into(), line: 0 };
-    content_of(io::stdin().lock(), SIZE_MAX, format_args!("all files together may have {SIZE_MAX} bytes"))
+    content_of(io::stdin().lock(), 0, SIZE_MAX, format_args!("all files together may have {SIZE_MAX} bytes"))
         .map_err(|error| place.problem(format!("cannot be read: {error}")))
 }
 
@@ -142,10 +143,11 @@ pub(super) fn value_file(path: &Path) -> io::Result<String> {
 /// become U+FFFD, which no setting in use accepts.
 fn content(path: &Path, limit: usize, limit_of: fmt::Arguments<'_>) -> io::Result<String> {
     let file = open(path)?;
-    if !file.metadata()?.is_file() {
+    let found = file.metadata()?;
+    if !found.is_file() {
         return Err(io::Error::other("not a regular file"));
     }
-    content_of(file, limit, limit_of)
+    content_of(file, found.len(), limit, limit_of)
 }
 
 /// Without waiting: a FIFO that nobody writes to would hold whoever opens it.
@@ -217,8 +219,10 @@ impl Read for Awaited {
     }
 }
 
-fn content_of(file: impl Read, limit: usize, limit_of: fmt::Arguments<'_>) -> io::Result<String> {
-    let mut bytes = Vec::new();
+/// All of a text that is expected to have so many bytes.
+fn content_of(file: impl Read, size: u64, limit: usize, limit_of: fmt::Arguments<'_>) -> io::Result<String> {
+    // One more, by which the end is found.
+    let mut bytes = Vec::with_capacity(limit.min(usize::try_from(size).unwrap_or(limit)) + 1);
     file.take(limit as u64 + 1).read_to_end(&mut bytes)?;
     if bytes.len() > limit {
         return Err(io::Error::other(format!("too large: {limit_of}")));

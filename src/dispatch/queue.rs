@@ -272,25 +272,9 @@ impl Drop for Closing {
 #[derive(Debug)]
 pub struct PoolRecord {
     name: String,
-    waits: Mutex<Waits>,
+    /// The times from accept to worker: each worker records into one of its own.
+    waits: Mutex<Vec<Arc<Latency>>>,
     losses: Arc<Losses>,
-}
-
-/// The times from accept to worker: each worker records into one of its own.
-#[derive(Debug, Default)]
-struct Waits {
-    present: Vec<Arc<Latency>>,
-    /// Of workers that are gone.
-    past: Latency,
-}
-
-impl Waits {
-    fn enter(&mut self, newcomer: Arc<Latency>) {
-        for gone in self.present.extract_if(.., |wait| Arc::strong_count(wait) == 1) {
-            self.past.absorb(&gone);
-        }
-        self.present.push(newcomer);
-    }
 }
 
 impl PoolRecord {
@@ -304,11 +288,14 @@ impl PoolRecord {
         &self.name
     }
 
-    /// Where one worker records the times from accept on.
+    /// Where one worker records the times from accept on: beside what one that is gone has recorded, if there is such.
     pub(super) fn new_wait(&self) -> Arc<Latency> {
-        let wait = Arc::new(Latency::default());
-        lock(&self.waits).enter(wait.clone());
-        wait
+        let mut waits = lock(&self.waits);
+        let left = waits.iter().find(|wait| Arc::strong_count(wait) == 1).cloned();
+        left.unwrap_or_else(|| {
+            waits.push(Arc::default());
+            waits[waits.len() - 1].clone()
+        })
     }
 
     pub(super) fn losses_of_pool(&self) -> Arc<Losses> {
@@ -317,9 +304,7 @@ impl PoolRecord {
 
     /// Adds the time from accept to worker of every connection so far to `total`.
     pub fn add_waits_to(&self, total: &mut hdrhistogram::Histogram<u64>) {
-        let waits = lock(&self.waits);
-        waits.past.add_to(total);
-        waits.present.iter().for_each(|wait| wait.add_to(total));
+        lock(&self.waits).iter().for_each(|wait| wait.add_to(total));
     }
 
     /// How many connections the pool has lost, by a panic in a handler above all.

@@ -35,6 +35,8 @@ pub struct Listener {
     terms: Option<Terms>,
     exempt: NetworkSet,
     pub(super) sockets: Vec<Arc<TcpListener>>,
+    /// They are those of a running engine, as many as it has rings at most, and as this listener would make them.
+    pub(super) prepared: bool,
 }
 
 impl Listener {
@@ -60,6 +62,7 @@ impl Listener {
             terms: None,
             exempt: NetworkSet::default(),
             sockets: Vec::new(),
+            prepared: false,
         }
     }
 

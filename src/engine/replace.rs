@@ -5,9 +5,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::{Arc, Weak};
 
 use super::driver::DriverChoice;
+use super::listener::Listener;
 use super::locked::Limit;
 use super::start::EngineBuilder;
-use super::{Engine, StartError};
+use super::{Engine, StartError, lock};
 use crate::ring::{self, SLOT_BYTES};
 
 /// What a running engine keeps as it was made, whatever another configuration says.
@@ -129,6 +130,7 @@ impl Engine {
         let kept = self.keep(&mut builder);
         for listener in builder.listeners.iter_mut().filter(|listener| listener.sockets.is_empty()) {
             listener.sockets = self.sockets_for(listener.address);
+            listener.prepared = listener.sockets.len() <= self.threads.len() && self.has_prepared(listener);
         }
         builder.listeners.iter().try_for_each(|listener| builder.service_of(listener).map(drop))?;
         let rings = self.threads.len();
@@ -148,6 +150,13 @@ impl Engine {
         let other: IpAddr = if address.is_ipv4() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
         let shared = at(SocketAddr::new(other, address.port())).filter_map(|(_, socket)| Weak::upgrade(socket));
         shared.filter(|socket| ring::serves_both_families(socket)).collect()
+    }
+
+    /// Whether the sockets at the address of a listener have its options already.
+    fn has_prepared(&self, listener: &Listener) -> bool {
+        let plan = lock(&self.plan);
+        let mut doors = plan.iter().flat_map(|plan| &plan.doors).filter(|door| door.bound == listener.address);
+        doors.next().is_some_and(|door| door.listener.options() == listener.options())
     }
 
     /// Brings what was asked for within what the rings were made for.

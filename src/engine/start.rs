@@ -317,6 +317,7 @@ impl EngineBuilder {
             reserved.truncate(rings);
             let group = match &listener.sockets[..] {
                 [] => ring::listen_group(&reserved, listener.options()).map(|()| reserved),
+                there if listener.prepared => Ok(ring::share_group(there, rings)),
                 there => ring::adopt_group(there, rings, listener.options()),
             };
             let group = group.map_err(failed)?;

@@ -148,7 +148,12 @@ pub fn adopt_group(sockets: &[Arc<TcpListener>], count: usize, options: Options)
         return Err(io::Error::new(io::ErrorKind::InvalidInput, words));
     }
     sockets.iter().try_for_each(|socket| prepare(SockRef::from(&**socket), options))?;
-    Ok(sockets.iter().cycle().take(count).cloned().collect())
+    Ok(share_group(sockets, count))
+}
+
+/// The same of no more than `count` `sockets` that such a group, of this process and with these options, has already.
+pub fn share_group(sockets: &[Arc<TcpListener>], count: usize) -> Vec<Arc<TcpListener>> {
+    sockets.iter().cycle().take(count).cloned().collect()
 }
 
 fn bind_one(address: SocketAddr, options: Options) -> io::Result<TcpListener> {

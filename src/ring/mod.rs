@@ -32,7 +32,7 @@ pub use driver::{Completion, Driver, Errno, Native, Newcomer, ReadMode};
 pub use epoll::Epoll;
 pub use listener::{
     BACKLOG, DEFER_ACCEPT_SECONDS, Options, adopt_group, bind_group, bound_to, listen_group, reserve_group,
-    serves_both_families, takes_clients_of,
+    serves_both_families, share_group, takes_clients_of,
 };
 pub use locked::COMPLETIONS_MIN;
 pub use setup::{Abilities, CQ_ENTRIES_MAX, Rung, SQ_ENTRIES, SetupError, completion_entries, disabled_by_sysctl};

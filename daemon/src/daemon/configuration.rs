@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use nix::unistd::User;
 use rustix::net::{AddressFamily, SocketType};
@@ -118,10 +119,12 @@ fn adapted(mut loaded: Loaded) -> Loaded {
     loaded
 }
 
-/// Whether this host knows IPv6 at all (`ipv6.disable=1` takes it away, and so do filters of system calls).
+/// Whether this host knows IPv6 at all: `ipv6.disable=1` takes it away, and so do filters of system calls, both for as long as
+/// this process lives.
 fn has_ipv6() -> bool {
-    let socket = rustix::net::socket(AddressFamily::INET6, SocketType::STREAM, None);
-    !matches!(socket, Err(rustix::io::Errno::AFNOSUPPORT))
+    static HAS: OnceLock<bool> = OnceLock::new();
+    let socket = || rustix::net::socket(AddressFamily::INET6, SocketType::STREAM, None);
+    *HAS.get_or_init(|| !matches!(socket(), Err(rustix::io::Errno::AFNOSUPPORT)))
 }
 
 /// Listeners on all addresses of both families get by with one of them. One that names an IPv6 address means it.

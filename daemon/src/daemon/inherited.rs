@@ -126,6 +126,15 @@ pub fn one_listener_each<'a>(
     })
 }
 
+/// Whether there is a port of which `*` and `[::]` belong to different listeners.
+pub fn has_divided_ports(settings: &Settings) -> bool {
+    let mut listeners = settings.services.iter().flat_map(|service| &service.listeners);
+    listeners.any(|one| {
+        let has_one = one.addresses.iter().filter(|address| address.is_unspecified()).count() == 1;
+        has_one && one_listener_for_both(settings, one.port).is_err()
+    })
+}
+
 /// An error if `*` and `[::]` of a port, which one socket serves, belong to different listeners.
 fn one_listener_for_both(settings: &Settings, port: u16) -> Result<(), String> {
     let at = |ip: IpAddr| {

@@ -7,13 +7,13 @@ use std::fs;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
 
+use super::mailbox::Receiver;
 use super::tier::Event;
 
 /// How often it is seen whether a process lives that is no child of this one.
@@ -60,13 +60,12 @@ impl Successors {
         tracing::info!("this is process 1: it stays until process {} ends, and passes signals on", self.first);
         while !living.is_empty() {
             match events.recv_timeout(LOOK) {
-                Ok(Event::Signal(SIGCHLD)) => self.remember(),
-                Ok(Event::Signal(signal)) => {
+                Some(Event::Signal(SIGCHLD)) => self.remember(),
+                Some(Event::Signal(signal)) => {
                     self.told_to_end |= [SIGTERM, SIGINT].contains(&signal);
                     pass_on(signal, self.first);
                 }
-                Ok(_) | Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => unreachable!("the daemon itself can send events"),
+                _ => {}
             }
             let before = std::mem::replace(&mut living, successors(self.first));
             self.remember();

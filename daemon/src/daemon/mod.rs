@@ -16,6 +16,7 @@ mod in_force;
 mod inherited;
 mod init;
 mod log;
+mod mailbox;
 pub mod plan;
 pub mod privileges;
 mod ready;

@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 use vestibule::config::Settings;
@@ -19,9 +18,10 @@ use vestibule::takeover::{self, Claim, Host, Legacy, Offer, Place, Predecessor};
 use super::configuration;
 use super::control::{self, Control, NotAsked, Request};
 use super::http::{self, Bound, Facts};
-use super::inherited::Inherited;
+use super::inherited::{self, Inherited};
 use super::init::Successors;
 use super::log;
+use super::mailbox::{Receiver, Sender, mailbox};
 use super::plan::{self, Means};
 use super::privileges::Target;
 use super::sessions::Sessions;
@@ -61,7 +61,7 @@ pub fn run(file: Option<PathBuf>, takeover: Option<PathBuf>) -> Result<ExitCode,
     let ending = end_at_once()?;
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, SIGCHLD])?;
     // EVENTS_MAX, and one for each engine that ends and each takeover that fails.
-    let (tell, events) = crossbeam_channel::unbounded();
+    let (tell, events) = mailbox();
     let settings = ready.loaded.settings;
     let session_log: Arc<dyn SessionLog> = Arc::new(Sessions::new(&log));
     let means = Means { identity: ready.identity, session_log: Some(session_log), ..Means::default() };
@@ -228,11 +228,11 @@ fn await_its_end(before: &Predecessor, legacy: &Legacy, events: &Sender<Event>) 
     match before.await_its_end(legacy) {
         Ok(()) => {
             tracing::info!(event = "takeover", "process {} has left", before.process());
-            let _ = events.send(Event::PredecessorLeft); // nobody waits for it once the process ends
+            events.send(Event::PredecessorLeft);
         }
         Err(error) => {
             tracing::error!(event = "takeover", "{error}");
-            let _ = events.send(Event::Failed); // it ends already
+            events.send(Event::Failed);
         }
     }
 }
@@ -247,9 +247,7 @@ fn forward(mut signals: Signals, events: &Sender<Event>, ending: &AtomicBool) {
         while events.len() >= EVENTS_MAX {
             thread::sleep(EVENTS_REST);
         }
-        if events.send(Event::Signal(signal)).is_err() {
-            return; // the daemon ends
-        }
+        events.send(Event::Signal(signal));
     }
 }
 
@@ -265,7 +263,8 @@ struct Watched {
 /// to finish.
 fn watch(tier: &Mutex<Tier>, events: &Receiver<Event>, ending: &AtomicBool) -> Watched {
     let (mut told_to_end, mut well) = (false, true);
-    for event in events {
+    loop {
+        let event = events.recv();
         let mut tier = lock(tier);
         let outlived = tier.successor().filter(|_| init::is_init());
         if let (Event::Signal(signal @ (SIGTERM | SIGINT | SIGHUP | SIGUSR1 | SIGUSR2)), Some(first)) =
@@ -307,7 +306,6 @@ fn watch(tier: &Mutex<Tier>, events: &Receiver<Event>, ending: &AtomicBool) -> W
             return Watched { told_to_end, well: well && tier.is_complete() };
         }
     }
-    unreachable!("the daemon itself can send events")
 }
 
 /// TERM and INT end the process at once while the flag is set. It is, to begin with: nobody needs a process that does not

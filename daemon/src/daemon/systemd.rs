@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -11,6 +11,12 @@ use sd_notify::NotifyState;
 use vestibule::engine::Pulse;
 
 use super::lock;
+
+/// Whether there is a service manager that wants to be told anything.
+pub fn is_there() -> bool {
+    static IS_THERE: OnceLock<bool> = OnceLock::new();
+    *IS_THERE.get_or_init(|| std::env::var_os("NOTIFY_SOCKET").is_some())
+}
 
 /// With this begin the names (`FDNAME=`) of sockets in the descriptor store.
 pub(super) const KEPT: &str = "kept.";
@@ -86,6 +92,9 @@ pub fn stopping(limit: Duration) {
 
 /// The daemon re-reads its configuration; [`ready`] follows in any case.
 pub fn reloading() {
+    if !is_there() {
+        return;
+    }
     let since = NotifyState::monotonic_usec_now();
     tell(&[NotifyState::Reloading].into_iter().chain(since.ok()).collect::<Vec<_>>());
 }
@@ -150,7 +159,9 @@ fn feed(fed: &Mutex<Fed>, step: Duration, watched: bool) {
 }
 
 pub(super) fn tell(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
+    if is_there()
+        && let Err(error) = sd_notify::notify(states)
+    {
         tracing::warn!("the service manager cannot be told: {error}");
     }
 }

@@ -23,7 +23,7 @@ use super::in_force::InForce;
 use super::plan::{self, Means};
 use super::systemd::{self, Store, Watchdog};
 use super::watcher::Watcher;
-use super::{Error, figures, inherited, init, successor};
+use super::{Error, figures, inherited, init, mailbox, successor};
 
 /// What the daemon's main thread waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +94,7 @@ pub struct Tier {
     in_force: InForce,
     /// By which names HTTP may be asked.
     http_hosts: Arc<[String]>,
-    events: Sender<Event>,
+    events: mailbox::Sender<Event>,
 }
 
 /// What a tier begins with.
@@ -112,7 +112,7 @@ pub struct Parts {
     /// What HTTP tells of the process.
     pub facts: Facts,
     /// Where the main thread is told what happens.
-    pub events: Sender<Event>,
+    pub events: mailbox::Sender<Event>,
 }
 
 /// An engine that ends on a thread of its own.
@@ -241,8 +241,7 @@ impl Tier {
             let (limit, events) = (self.settings.drain_timeout, self.events.clone());
             let wait = move || {
                 std::thread::sleep(limit);
-                // Nobody waits for it once the process ends.
-                let _ = events.send(Event::Impatient);
+                events.send(Event::Impatient);
             };
             self.predecessor_lives = std::thread::Builder::new().name("patience".into()).spawn(wait).is_ok();
         }
@@ -351,6 +350,9 @@ impl Tier {
 
     /// The service manager has the sockets, too, in case this process is killed.
     fn keep_sockets(&mut self) {
+        if !systemd::is_there() {
+            return;
+        }
         match self.engine.as_ref().map(Engine::sockets) {
             Some(Ok(sockets)) => self.store.keep(&sockets),
             Some(Err(error)) => tracing::warn!("the service manager does not keep the sockets: {error}"),
@@ -418,6 +420,9 @@ impl Tier {
 
     /// An error if a socket of both families, as a service manager may pass one, would serve two listeners.
     fn suits_shared_sockets(&self, settings: &Settings) -> Result<(), String> {
+        if !inherited::has_divided_ports(settings) {
+            return Ok(());
+        }
         let sockets: Vec<_> = self.engine.iter().filter_map(|engine| engine.sockets().ok()).flatten().collect();
         inherited::one_listener_each(settings, sockets.iter().map(|(_, socket)| socket))
     }
@@ -567,8 +572,7 @@ impl Tier {
 
     /// Ends the process as SIGTERM does, once whoever asked has his answer.
     pub fn shut_down(&self) {
-        // The daemon's own end of the channel is there as long as the process.
-        let _ = self.events.send(Event::Signal(SIGTERM));
+        self.events.send(Event::Signal(SIGTERM));
     }
 
     /// Drains after `drain_delay`, in which `/readyz` says so already: whoever sends connections here can look for another
@@ -582,8 +586,7 @@ impl Tier {
         let events = self.events.clone();
         let wait = move || {
             std::thread::sleep(delay);
-            // Nobody waits for it once the process ends.
-            let _ = events.send(Event::Drain);
+            events.send(Event::Drain);
         };
         match std::thread::Builder::new().name("delay".into()).spawn(wait) {
             Ok(_) => tracing::info!(event = "drain", "not ready any more; draining in {} s", delay.as_secs()),
@@ -646,8 +649,8 @@ impl Tier {
         self.finishing.push(Finishing { number, meter: engine.meter(), asker: engine.asker() });
         self.finishers.run(Box::new(move || {
             let in_time = end(&mut engine, limit);
-            // Nobody waits for it once the process ends.
-            let _ = ends.send(End { number, in_time }).map(|()| events.send(Event::Ended));
+            let _ = ends.send(End { number, in_time }); // nobody reads it once the process ends
+            events.send(Event::Ended);
         }));
     }
 
@@ -753,7 +756,7 @@ impl Host for Tier {
             }
             Err(error) => {
                 tracing::error!(event = "takeover", "cannot accept again: {error}");
-                let _ = self.events.send(Event::Failed);
+                self.events.send(Event::Failed);
             }
         }
     }

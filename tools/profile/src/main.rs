@@ -13,6 +13,7 @@ mod pending;
 mod proc;
 mod receiver;
 mod relay;
+mod reload;
 mod report;
 mod rounds;
 mod scale;
@@ -74,6 +75,8 @@ enum Command {
     Pending(pending::Args),
     /// A relayed session beside HAProxy, nginx, a tokio relay and the floor: CPU, memory, latency
     Relay(relay::Args),
+    /// CPU time of a reload of one trusted network, beside another build of the daemon
+    Reload(reload::Args),
     /// Whether a connection costs the same with many established ones, many trusted networks, many listeners
     Scale(scale::Args),
     /// CPU time of a scrape of the metrics beside HAProxy's exporter
@@ -128,6 +131,7 @@ fn run(command: Command) -> Result<(), String> {
         Command::Relay(args) => relay::run(&args),
         Command::RelayBackend(args) => relay::backend::serve(&args),
         Command::RelayClient(args) => relay::client::serve(&args),
+        Command::Reload(args) => reload::run(&args),
         Command::Scale(args) => scale::run(&args),
         Command::Scrape(args) => scrape::run(&args),
         Command::Stages(args) => stages::run(&args),

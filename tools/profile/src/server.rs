@@ -98,6 +98,11 @@ impl Server {
     pub fn lines(&self) -> u64 {
         self.process.lines()
     }
+
+    /// How often it has said a word so far.
+    pub fn said(&self, word: &str) -> usize {
+        self.process.all_output().matches(word).count()
+    }
 }
 
 /// A child process with its output in a file. Dropped, it is ended with its descendants.
@@ -148,13 +153,25 @@ impl Process {
 
     /// Lines that it has said so far.
     pub fn lines(&self) -> u64 {
-        let (mut lines, mut at, mut room) = (0, 0, vec![0; 1 << 16]);
+        let mut lines = 0;
+        self.read_all(|some| lines += some.iter().filter(|byte| **byte == b'\n').count() as u64);
+        lines
+    }
+
+    /// All that it has said so far.
+    fn all_output(&self) -> String {
+        let mut all = Vec::new();
+        self.read_all(|some| all.extend_from_slice(some));
+        String::from_utf8_lossy(&all).into_owned()
+    }
+
+    fn read_all(&self, mut take: impl FnMut(&[u8])) {
+        let (mut at, mut room) = (0, vec![0; 1 << 16]);
         // Not by seeking, as above.
         while let Ok(count @ 1..) = self.output.read_at(&mut room, at) {
-            lines += room[..count].iter().filter(|byte| **byte == b'\n').count() as u64;
+            take(&room[..count]);
             at += count as u64;
         }
-        lines
     }
 
     /// Asks it to end by SIGINT, as Ctrl-C does, and waits.

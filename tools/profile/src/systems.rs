@@ -85,6 +85,11 @@ impl Tools {
     pub fn daemon_version(&self) -> String {
         version(&self.vestibule, "--version")
     }
+
+    /// The same of the other build, if there is one.
+    pub fn beside_version(&self) -> Option<String> {
+        self.beside.as_deref().map(|path| version(path, "--version"))
+    }
 }
 
 use Job::{Discard, HandOff, Refuse, Whoami};
@@ -215,7 +220,7 @@ impl fmt::Display for Program {
 /// The versions of the programs, as they tell them.
 pub fn versions(tools: &Tools) -> Vec<(Program, String)> {
     let system = |name: &str, option: &str| version(&find_program(name).unwrap_or_else(|| name.into()), option);
-    let beside = tools.beside.as_deref().map(|path| (VestibuleBeside, version(path, "--version")));
+    let beside = tools.beside_version().map(|version| (VestibuleBeside, version));
     let mut all = vec![
         (Vestibule, tools.daemon_version()),
         (Haproxy, system("haproxy", "-v")),
