@@ -93,6 +93,22 @@ mod tests {
     }
 
     #[test]
+    fn a_ring_s_way_goes_on_counting_where_one_that_is_gone_has_stopped() {
+        let first = here(drop);
+        let record = first.record.clone();
+        first.serve(mute());
+        for _ in 0..100 {
+            // As in a reload: the next is there before the one before has gone.
+            let next = first.clone();
+            next.serve(mute());
+        }
+        drop(first);
+        let mut waits = crate::stats::empty_histogram();
+        record.add_waits_to(&mut waits);
+        assert_eq!((waits.len(), record.times_kept()), (101, 2));
+    }
+
+    #[test]
     fn who_takes_long_is_warned_of_once_in_a_while() {
         let one = here(drop);
         assert!(!one.judge(LONG / 2));

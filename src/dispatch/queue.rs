@@ -298,6 +298,12 @@ impl PoolRecord {
         })
     }
 
+    /// How many of them there are.
+    #[cfg(test)]
+    pub(super) fn times_kept(&self) -> usize {
+        lock(&self.waits).len()
+    }
+
     pub(super) fn losses_of_pool(&self) -> Arc<Losses> {
         self.losses.clone()
     }
