@@ -58,7 +58,13 @@ fn ten_thousand_by_tls_to_the_daemons_threads() {
     assert_daemon_serves_tls("service imap-login {\n  workers = 2\n}");
 }
 
-fn assert_daemon_serves_tls(globals: &str) {
+#[test]
+fn ten_thousand_by_tls_whose_handshakes_threads_compute() {
+    let log = assert_daemon_serves_tls("rings = 2\nssl_handshake_threads = 2");
+    assert_eq!(counted(&log, "tls-threads-full"), None, "there is room for all that are in flight: {log}");
+}
+
+fn assert_daemon_serves_tls(globals: &str) -> String {
     let (daemon, listener) = Daemon::haproxy(&format!("ssl_handshake_timeout = 60 secs\n{globals}"), "ssl = yes");
     secured_client(listener)(&header::local()); // whatever is opened once is open now
     let before = daemon.open_files();
@@ -73,6 +79,7 @@ fn assert_daemon_serves_tls(globals: &str) {
     let all = u64::from(CONNECTIONS);
     assert_eq!((counted(&log, "proxied"), counted(&log, "tls-established")), (Some(all), Some(all + 1)), "{log}");
     assert!(counted(&log, "tls-resumed") >= Some(all - IN_FLIGHT as u64), "{log}");
+    log
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use rustix::process::Signal;
@@ -11,6 +12,7 @@ use rustix::process::Signal;
 use crate::support::client::{Client, TRUSTED, loopback, whoami};
 use crate::support::daemon::{Daemon, counted, vestibule};
 use crate::support::process::run;
+use crate::support::swarm::secured_client;
 use crate::support::{PATIENCE, certificate, free_port, header, temp_dir, wait_until};
 use crate::{needs, needs_root};
 
@@ -283,4 +285,67 @@ fn five_hundred_silent_clients_take_no_thread_and_hold_nobody_up() {
         assert_eq!(counted(&log, "tls-failed"), Some(SILENT as u64), "{driver}: {log}");
         assert_eq!(counted(&log, "tls-established"), Some(6), "{driver}: {log}");
     }
+}
+
+#[test]
+fn threads_sign_with_an_expensive_key_and_plain_clients_are_served_beside_them() {
+    needs!("openssl");
+    const CLIENTS: usize = 16;
+    const EACH: usize = 10;
+    let directory = temp_dir();
+    let (certificate, key) = (directory.path().join("crt.pem"), directory.path().join("key.pem"));
+    let mut openssl = Command::new("openssl");
+    openssl.args(["req", "-x509", "-newkey", "rsa:4096", "-nodes", "-days", "2", "-subj", "/CN=mail.test", "-keyout"]);
+    openssl.arg(&key).arg("-out").arg(&certificate);
+    assert_eq!(run(openssl, b"").code, Some(0), "a key is made");
+    let [secured, plain] = [free_port(), free_port()];
+    let configuration = |threads: usize| {
+        let files = format!("ssl_cert = <{}\nssl_key = <{}", certificate.display(), key.display());
+        let listener = |name, port, ssl| {
+            format!("inet_listener {name} {{\n address = 127.0.0.1\n port = {port}\n ssl = {ssl}\n }}")
+        };
+        let (secured, plain) = (listener("imaps", secured, "yes"), listener("imap", plain, "no"));
+        format!("{files}\nssl_handshake_threads = {threads}\nservice imap-login {{\n {secured}\n {plain}\n}}\n")
+    };
+    let daemon = Daemon::start(&configuration(2), &[secured, plain]);
+    let threads = || {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.id())).expect("it runs");
+        let names = tasks.map(|task| std::fs::read_to_string(task.expect("it runs").path().join("comm")));
+        names.filter(|name| name.as_ref().is_ok_and(|name| name.starts_with("handshake-"))).count()
+    };
+    assert_eq!(threads(), 2, "they are there before anybody has come");
+    let (storming, plain_served) = (AtomicUsize::new(CLIENTS), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| {
+                for _ in 0..EACH {
+                    // Each client is new, so that nothing is resumed.
+                    assert_eq!(whoami(&secured_client(loopback(secured))(b""))["tls"], true);
+                }
+                storming.fetch_sub(1, Ordering::Relaxed);
+            });
+        }
+        scope.spawn(|| {
+            while storming.load(Ordering::Relaxed) > 0 {
+                assert_eq!(Client::connect(TRUSTED, loopback(plain)).whoami()["tls"], false);
+                plain_served.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    });
+    let mut openssl = Command::new("openssl");
+    openssl.args(["s_client", "-quiet", "-tls1_2", "-connect"]).arg(format!("127.0.0.1:{secured}"));
+    assert_eq!(whoami(run(openssl, b"").stdout.as_bytes())["tls"], true, "and whoever speaks TLS 1.2");
+    std::fs::write(daemon.file(), configuration(3)).expect("it is ours");
+    daemon.signal(Signal::HUP);
+    daemon.wait_for_output(
+        "ssl_handshake_threads stays at 2 until the daemon is restarted or taken over (3 was asked for)",
+    );
+    assert_eq!(threads(), 2);
+    let log = daemon.stop();
+    let established = (CLIENTS * EACH + 1) as u64;
+    assert_eq!(counted(&log, "tls-established"), Some(established), "{log}");
+    for name in ["tls-resumed", "tls-failed", "tls-threads-full"] {
+        assert_eq!(counted(&log, name), None, "{name}: {log}");
+    }
+    assert_eq!(counted(&log, "plain"), Some(established + plain_served.into_inner() as u64), "{log}");
 }

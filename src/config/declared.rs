@@ -333,6 +333,15 @@ pub const SETTINGS: &[Known] = &[
             second to 1 hour. One deadline for all of the handshake: bytes that trickle in do not extend it",
     },
     Known {
+        name: "ssl_handshake_threads",
+        scopes: &[Global],
+        origin: Vestibule,
+        meaning: "\
+            Threads that compute TLS handshakes, 0 to 64; 0: the accept threads do it themselves, which costs least \
+            with an ECDSA key. A ring that signs serves nobody else meanwhile: with an RSA key, a thread or two keep \
+            [honest clients from waiting](#tls-that-ends-here). A change needs a restart or a takeover",
+    },
+    Known {
         name: "ssl_verify_client_cert",
         scopes: &[Global],
         origin: Dovecot,

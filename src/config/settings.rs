@@ -59,6 +59,8 @@ pub struct Settings {
     /// `ssl_handshake_timeout`: from the header, or the accept where there is none, until a TLS session must stand, 1 s..=
     /// [`SSL_HANDSHAKE_MAX`].
     pub ssl_handshake_timeout: Duration,
+    /// `ssl_handshake_threads`: threads that compute handshakes, 0 (the rings do it)..=[`SSL_HANDSHAKE_THREADS_MAX`].
+    pub ssl_handshake_threads: u32,
     /// Whether clients are asked for a certificate, and by whom it must be signed.
     pub client_certificates: Option<ClientCertificates>,
     /// `local_name NAME { ... }`: certificates for clients that ask for a name; the first that matches counts. At most
@@ -113,6 +115,8 @@ pub const TIMEOUT_MAX: Duration = Duration::from_secs(60 * 60);
 pub const SSL_HANDSHAKE_DEFAULT: Duration = Duration::from_secs(5);
 /// Longest `ssl_handshake_timeout`: a handshake that is awaited holds a place.
 pub const SSL_HANDSHAKE_MAX: Duration = Duration::from_secs(60 * 60);
+/// Most `ssl_handshake_threads`.
+pub const SSL_HANDSHAKE_THREADS_MAX: u32 = 64;
 /// Default of `client_rate_period`.
 pub const RATE_PERIOD_DEFAULT: Duration = Duration::from_secs(60);
 /// Longest `client_rate_period`.

@@ -104,6 +104,9 @@ pub(super) fn settings(root: &Path, gathered: &mut Gathered) -> Settings {
         ssl_key: tls.key,
         ssl_min_protocol: tls.min_protocol,
         ssl_handshake_timeout: tls.handshake_timeout,
+        ssl_handshake_threads: check
+            .number(&values, "ssl_handshake_threads", 0, SSL_HANDSHAKE_THREADS_MAX.into())
+            .map_or(0, |threads| threads as u32),
         client_certificates: tls.client_certificates,
         local_names: tls.local_names,
         serve_listeners: serve,

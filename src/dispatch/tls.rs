@@ -200,8 +200,6 @@ pub(crate) trait TlsHandshake: TlsRecords {
 pub(crate) enum Cut {
     /// The client has closed or reset its connection.
     Closed,
-    /// The deadline has passed.
-    Late,
     /// The socket has failed.
     #[cfg_attr(not(feature = "tls"), allow(dead_code))] // nobody reads it where nobody ends TLS
     Broken(io::Error),
@@ -216,6 +214,13 @@ pub(crate) struct TlsFailure {
     pub is_how_checks_end: bool,
     /// What the log says.
     pub words: String,
+}
+
+impl TlsFailure {
+    /// Of a client whose deadline has passed.
+    pub fn late() -> TlsFailure {
+        TlsFailure { code: Some("timed-out"), is_how_checks_end: false, words: "client timed out".to_owned() }
+    }
 }
 
 impl fmt::Display for TlsFailure {

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use super::FOREVER;
 use super::door::{Door, Failure};
 use super::fault::{self, Fault};
-use super::handshake::{FIRST_PLACE, Handshakes};
+use super::handshake::{FIRST_PLACE, Given, Handshakes};
 use super::relay::{Question, Relays, SharedBackend};
 use super::report::Report;
 use super::tally::{Count, Passage, Tally};
@@ -197,6 +197,8 @@ pub struct Parts<D: Driver, K> {
     pub pools: usize,
     /// Number of slots.
     pub slots: u32,
+    /// The way to threads that compute handshakes.
+    pub handshakes: Option<Given>,
     /// Most connections whose header is awaited.
     pub pending_limit: usize,
     /// How many of them one peer may have.
@@ -226,7 +228,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             lines: (0..parts.pools).map(|_| VecDeque::new()).collect(),
             retired: 0,
             relays: parts.relays,
-            handshakes: Handshakes::new(parts.slots),
+            handshakes: Handshakes::new(parts.slots, parts.handshakes),
             pending_limit: parts.pending_limit,
             spare: (parts.slots as usize).saturating_sub(parts.pending_limit),
             peers: parts.peers,

@@ -302,6 +302,7 @@ impl Rest {
             relays,
             pools: 1,
             slots: SLOTS,
+            handshakes: None,
             pending_limit: CLIENTS,
             peers: PendingPeers::default(),
             clients: Clients::new(ClientLimits::default(), Instant::now()),

@@ -55,6 +55,7 @@ pub use asker::{Asker, SessionsSeen};
 #[cfg(feature = "tokio")]
 pub use awaited::AsyncEngine;
 pub use driver::{DriverChoice, DriverInUse};
+pub use handshake::HANDSHAKE_THREADS_MAX;
 pub use ledger::NoSnapshot;
 pub use listener::{Listener, TIMEOUT_DEFAULT, TIMEOUT_MAX};
 #[doc(hidden)]
@@ -95,6 +96,7 @@ use crate::dispatch::{Incoming, PoolRecord, Queue, RunningWorkers};
 use crate::relay::End;
 use crate::ring::{Sizes, Waker};
 use acceptor::Departing;
+use handshake::Threads;
 use prober::Prober;
 use relay::Question;
 use report::Report;
@@ -133,6 +135,8 @@ pub struct Engine {
     /// How it looks names up.
     resolver: Resolver,
     threads: Vec<RingThread>,
+    /// Stand behind the rings: they end when those have.
+    handshakes: Threads,
     workers: Mutex<Vec<Box<dyn RunningWorkers>>>,
     /// What the program has not asked for yet.
     incoming: Mutex<Vec<Incoming>>,
@@ -271,6 +275,7 @@ impl Engine {
         // Nobody will ask for them.
         self.incoming = Mutex::default();
         self.pulled.clear();
+        self.handshakes.close();
         for thread in &self.threads {
             thread.command(Command::Drain { grace, sessions });
         }

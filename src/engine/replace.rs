@@ -29,6 +29,13 @@ pub enum Kept {
         /// How many were asked for.
         wanted: usize,
     },
+    /// The threads that compute TLS handshakes.
+    HandshakeThreads {
+        /// How many there are.
+        present: usize,
+        /// How many were asked for.
+        wanted: usize,
+    },
     /// The most connections whose header a ring awaits: it cannot get more slots.
     PendingLimit {
         /// The limit that holds.
@@ -73,6 +80,7 @@ impl fmt::Display for Kept {
         match self {
             Kept::Driver { present, wanted } => stays("driver", present, wanted),
             Kept::Rings { present, wanted } => stays("rings", present, wanted),
+            Kept::HandshakeThreads { present, wanted } => stays("ssl_handshake_threads", present, wanted),
             Kept::PendingLimit { present, wanted } => stays("pending_limit", present, wanted),
             Kept::LockedMemoryLimit { present, wanted } => {
                 stays("locked_memory_limit", &Limit(*present), &Limit(*wanted))
@@ -172,6 +180,12 @@ impl Engine {
         let (present, wanted) = (self.locked_memory_limit, builder.locked_memory_limit);
         if present != wanted {
             kept.push(Kept::LockedMemoryLimit { present, wanted });
+        }
+        let present = self.handshakes.count();
+        if let Some(wanted) =
+            builder.handshake_threads.map(|wanted| wanted as usize).filter(|&wanted| wanted != present)
+        {
+            kept.push(Kept::HandshakeThreads { present, wanted });
         }
         let wanted = builder.ring_sizes();
         if wanted.slots > self.sizes.slots {

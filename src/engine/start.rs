@@ -13,6 +13,7 @@ use crossbeam_channel::Sender;
 use super::acceptor::{Acceptor, Change, Parts};
 use super::door::Door;
 use super::driver::{DriverChoice, DriverInUse, Kind};
+use super::handshake::{Entrance as HandshakeEntrance, Given, Threads};
 use super::listener::Listener;
 use super::locked::{Kib, Rings};
 use super::mend::Life;
@@ -57,6 +58,7 @@ pub struct EngineBuilder {
     counts: Clients,
     unpinned: bool,
     pub(super) driver: DriverChoice,
+    pub(super) handshake_threads: Option<u32>,
 }
 
 impl EngineBuilder {
@@ -170,6 +172,16 @@ impl EngineBuilder {
         self
     }
 
+    /// Threads that compute TLS handshakes in the rings' place (`ssl_handshake_threads`), at most
+    /// [`HANDSHAKE_THREADS_MAX`](super::HANDSHAKE_THREADS_MAX);
+    /// 0, or nothing said: the rings do it. Worth it where signatures are expensive, as those of RSA are: a ring that signs
+    /// serves nobody else meanwhile. An engine keeps those that it was started with.
+    #[cfg(feature = "tls")]
+    pub fn handshake_threads(mut self, threads: u32) -> EngineBuilder {
+        self.handshake_threads = Some(threads.min(super::handshake::HANDSHAKE_THREADS_MAX));
+        self
+    }
+
     /// What each ring is made for: the connections whose header is awaited, and what all listeners may bring at once.
     #[doc(hidden)] // for whoever asks beforehand whether the machine can do it
     pub fn ring_sizes(&self) -> Sizes {
@@ -232,11 +244,13 @@ impl EngineBuilder {
         let driver = builder.driver.decide();
         driver.tell();
         let Rings { count: rings, sizes } = builder.rings_on(&driver, rings)?;
+        let handshakes = Threads::start(builder.handshake_threads.unwrap_or(0) as usize).map_err(StartError::System)?;
         let frame = Frame {
             sizes,
             pending_limit: builder.pending_limit_or_default(),
             sessions: sessions_a_ring(rings),
             session_log: builder.session_log.clone(),
+            handshakes: handshakes.entrance(),
             report: Arc::new(Report::new(builder.refused.clone())),
         };
         let seat = |index| Seat { index, cpu: (!builder.unpinned && rings <= cpus.len()).then(|| cpus[index]) };
@@ -251,6 +265,7 @@ impl EngineBuilder {
             prober: None,
             resolver: builder.resolver.clone(),
             threads,
+            handshakes,
             workers: Mutex::default(),
             incoming: Mutex::default(),
             pulled: Vec::new(),
@@ -447,6 +462,8 @@ pub(super) struct Frame {
     /// Most sessions of a ring.
     sessions: u32,
     session_log: SessionLogger,
+    /// The way to threads that compute handshakes.
+    handshakes: Option<HandshakeEntrance>,
     report: Arc<Report>,
 }
 
@@ -767,6 +784,7 @@ pub(super) fn build<D: Native>(
         tally: tally.clone(),
         log: frame.session_log.0,
     };
+    let handshakes = frame.handshakes.map(|way| Given::new(way, Arc::new(waker.clone()), tally.clone()));
     Ok(Acceptor::new(Parts {
         driver,
         sink: Pools::new(waker),
@@ -775,6 +793,7 @@ pub(super) fn build<D: Native>(
         deadlines: Deadlines::new(sizes.slots, Instant::now()),
         pools: 0,
         slots: sizes.slots,
+        handshakes,
         pending_limit: frame.pending_limit as usize,
         peers: PendingPeers::default(),
         clients: Clients::default(),

@@ -57,10 +57,12 @@ pub enum Count {
     TlsEstablished,
     /// TLS sessions that were resumed.
     TlsResumed,
+    /// Steps of handshakes that a ring did itself, because the threads for them had no room.
+    TlsThreadsFull,
 }
 
 impl Count {
-    const ALL: [(Count, &str); 21] = [
+    const ALL: [(Count, &str); 22] = [
         (Count::Accepted, "accepted"),
         (Count::Proxied, "proxied"),
         (Count::Local, "local"),
@@ -82,6 +84,7 @@ impl Count {
         (Count::RingReplaced, "ring-replaced"),
         (Count::TlsEstablished, "tls-established"),
         (Count::TlsResumed, "tls-resumed"),
+        (Count::TlsThreadsFull, "tls-threads-full"),
     ];
 
     /// The name of the counter in tables and in JSON.

@@ -135,6 +135,8 @@ families! {
     Counter TLS_SESSIONS = "vestibule_tls_sessions" "" ["handshake"];
     /// Health checks that ended in a TLS handshake.
     Counter TLS_CHECKS = "vestibule_tls_checks" "" [];
+    /// Steps of TLS handshakes that a ring did itself, because the threads for them had no room.
+    Counter TLS_THREADS_FULL = "vestibule_tls_threads_full" "" [];
 
     /// Times that accepting was paused because the queue of a pool was full.
     Counter PAUSED = "vestibule_paused" "" [];

@@ -17,8 +17,6 @@ pub(super) enum Failure {
     Disconnected,
     /// The client closed in the middle of something else.
     Broken(First),
-    /// The deadline passed.
-    TimedOut,
     /// The client sent more than [`HANDSHAKE_BYTES_MAX`].
     TooMuch,
     /// What came first is no TLS.
@@ -55,7 +53,6 @@ impl Failure {
         match self {
             Failure::Silent => None,
             Failure::Disconnected | Failure::Broken(_) => Some("disconnected"),
-            Failure::TimedOut => Some("timed-out"),
             Failure::TooMuch => Some("too-much"),
             Failure::Tls(rustls::Error::AlertReceived(_)) => Some("alert"),
             Failure::NoTls(first) if first.is_header() => Some("header-on-tls"),
@@ -85,7 +82,6 @@ impl fmt::Display for Failure {
         match self {
             Failure::Silent | Failure::Disconnected => f.write_str("client disconnected"),
             Failure::Broken(first) => write!(f, "client disconnected; no TLS: {first}"),
-            Failure::TimedOut => f.write_str("client timed out"),
             Failure::TooMuch => write!(f, "client sent more than {HANDSHAKE_BYTES_MAX} bytes"),
             Failure::NoTls(first) => write!(f, "no TLS: {first}"),
             Failure::Tls(error) | Failure::OldHello(error) => write!(f, "{error}"),

@@ -102,7 +102,6 @@ impl TlsHandshake for Handshake {
     fn cut(&self, cut: Cut) -> TlsFailure {
         TlsFailure::from(match cut {
             Cut::Closed => Failure::of_closed(self.first),
-            Cut::Late => Failure::TimedOut,
             Cut::Broken(error) => Failure::Socket(error),
         })
     }

@@ -57,7 +57,8 @@ fn check_descriptors(settings: &Settings, rings: u64) -> Result<(), String> {
 
 fn check_threads(settings: &Settings, rings: usize) -> Result<(), String> {
     let workers: usize = settings.services.iter().filter_map(plan::workers).map(NonZeroUsize::get).sum();
-    let needed = rings + workers + THREADS + settings.http_listen.map_or(0, |_| THREADS_OF_HTTP);
+    let handshakes = settings.ssl_handshake_threads as usize;
+    let needed = rings + workers + handshakes + THREADS + settings.http_listen.map_or(0, |_| THREADS_OF_HTTP);
     let (release, hold) = crossbeam_channel::bounded::<()>(0);
     let (threads, failed) = start(needed, &hold);
     drop(release);
@@ -72,7 +73,8 @@ fn check_threads(settings: &Settings, rings: usize) -> Result<(), String> {
         },
     );
     Err(format!(
-        "cannot start: {needed} threads are needed ({rings} rings, {workers} workers, {THREADS} others), and no more than \
+        "cannot start: {needed} threads are needed ({rings} rings, {workers} workers, {handshakes} for \
+         handshakes, {THREADS} others), and no more than \
          {possible} can be had: {error}; RLIMIT_NPROC is {limit} for all processes of this user, and a control group may \
          allow less: raise LimitNPROC= or TasksMax= in the unit, the container's limit of processes, or set fewer workers"
     ))

@@ -53,6 +53,7 @@ pub fn builder(
         .pending_limit(settings.pending_limit)
         .pending_peer_limit(settings.pending_peer_limit)
         .locked_memory_limit(settings.locked_memory_limit)
+        .handshake_threads(settings.ssl_handshake_threads)
         .client_limits(ClientLimits { bans: means.bans.clone(), ..settings.clients.limits.clone() });
     if let Some(rings) = settings.rings {
         builder = builder.rings(rings);

@@ -102,7 +102,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             Declined::Closed(handoff) => (handoff, false),
         };
         let wait = full && self.sink.overload(door.pool) == Overload::Pause;
-        let guest = Guest { listener, handoff, admitted, bytes, handshake: None, begun: true, is_ready: false };
+        let guest = Guest::established(listener, handoff, admitted, bytes);
         if wait {
             return Some(guest);
         }

@@ -5,18 +5,24 @@
 //!                        |                     '--fails--> counted, told        of clients: told by an alert
 //!                        '-- deadline; too many: the oldest makes room
 //! ```
+//! Where there are threads for it (`ssl_handshake_threads`), what a client has sent is computed by one of them; the ring reads
+//! and sends, and does the rest only of what the threads have no room for.
+//!
 //! A client that says nothing costs a place in the table and a watch, and no thread. What computes is bounded: at most
 //! [`HANDSHAKES_A_TURN`] steps a turn, the others are next in the turns that follow, so that nobody else on the ring is
 //! held up.
 //!
 //! Invariants: a connection is in the table until it is given back, once, complete or not; while its handshake is awaited it
-//! is watched and has one deadline, from the beginning on, whatever trickles in.
+//! is watched and has one deadline, from the beginning on, whatever trickles in, and whoever computes. What comes back from a
+//! thread finds its connection by slot and generation, or nothing.
 
 mod log;
 #[cfg(all(test, feature = "tls"))]
 pub(crate) mod tests;
+mod threads;
 
 pub use log::{Failures, failure_words};
+pub use threads::{Entrance, Given, HANDSHAKE_THREADS_MAX, Threads};
 
 use std::collections::VecDeque;
 use std::io;
@@ -26,6 +32,7 @@ use super::records::send_records;
 use crate::conn::{Admitted, Deadlines, Slab, SlotId};
 use crate::dispatch::{Cut, Handoff, TlsFailure, TlsHandshake};
 use crate::ring::{Errno, Streams};
+use threads::Fed;
 
 /// Handshakes that compute in one turn of a ring: a full one takes a fraction of a millisecond.
 pub const HANDSHAKES_A_TURN: usize = 8;
@@ -44,11 +51,15 @@ pub struct Guest<S> {
     pub admitted: Option<Admitted>,
     /// Its header, and what came right behind.
     pub bytes: Box<[u8]>,
-    /// Until the session stands, and is in the hand-off.
+    /// Until the session stands, and is in the hand-off; not while a thread has it.
     pub handshake: Option<Box<dyn TlsHandshake>>,
+    /// A thread has its handshake.
+    pub is_away: bool,
     /// Bytes of the client's have come.
     pub begun: bool,
-    /// It is among those that have something to do.
+    /// Its socket may have more than was read.
+    has_more: bool,
+    /// It is among those that have something to do, or will be when its handshake is back.
     pub is_ready: bool,
 }
 
@@ -70,19 +81,22 @@ pub struct Handshakes<S> {
     deadlines: Option<Deadlines>,
     /// Those that have something to do, in the order in which they were told so.
     ready: VecDeque<SlotId>,
+    /// What threads have, where there are some.
+    given: Option<Given>,
     scratch: Box<[u8]>,
     /// By when all have to end.
     closes_at: Option<Instant>,
 }
 
 impl<S> Handshakes<S> {
-    /// No handshake yet, and never more than `limit`.
-    pub fn new(limit: u32) -> Handshakes<S> {
+    /// No handshake yet, and never more than `limit`; `given` is the way to threads.
+    pub fn new(limit: u32, given: Option<Given>) -> Handshakes<S> {
         Handshakes {
             guests: Slab::new(limit),
             limit,
             deadlines: None,
             ready: VecDeque::new(),
+            given,
             // Zeroed by the kernel when it is touched first: a ring without handshakes pays nothing.
             scratch: vec![0; READ_AT_ONCE].into(),
             closes_at: None,
@@ -96,7 +110,7 @@ impl<S> Handshakes<S> {
 
     /// When there is something to do though nothing happens.
     pub fn due(&self, now: Instant) -> Option<Instant> {
-        if !self.ready.is_empty() {
+        if !self.ready.is_empty() || self.given.as_ref().is_some_and(Given::has_some_back) {
             return Some(now);
         }
         let deadlines = self.deadlines.as_ref().filter(|deadlines| !deadlines.is_empty())?;
@@ -151,34 +165,72 @@ impl<S> Handshakes<S> {
     ) {
         let slot = SlotId { index: place - FIRST_PLACE, generation };
         // One that has ended meanwhile: the end of its watch was asked for.
-        let Some(guest) = self.guests.get_mut(slot).filter(|guest| guest.handshake.is_some()) else { return };
+        let Some(guest) = self.guests.get_mut(slot).filter(|guest| guest.is_awaited()) else { return };
         if !armed {
             driver.watch(place, generation, &guest.handoff.socket);
         }
         // That a client that has said nothing can be written to is nothing to act on.
-        if (readable || guest.begun) && !std::mem::replace(&mut guest.is_ready, true) {
+        if (readable || guest.begun) && !std::mem::replace(&mut guest.is_ready, true) && !guest.is_away {
             self.ready.push_back(slot);
         }
     }
 
-    /// Does what is to be done for the one that was told first to have something to do; `None` if nobody has.
+    /// Does what is to be done for one whose handshake is back from a thread, or else for the one that was told first to have
+    /// something to do; `None` if nobody has.
     pub fn step<D: Streams<Socket = S>>(&mut self, driver: &mut D) -> Option<Step<S>> {
+        if let Some((slot, fed)) = self.take_back() {
+            return Some(self.go_on_with(driver, slot, fed));
+        }
         let slot = self.ready.pop_front()?;
         let Some(guest) = self.guests.get_mut(slot) else { return Some(Step::Waits) };
         guest.is_ready = false;
         let heard = guest.begun;
-        let result = guest.go_on(driver, &mut self.scratch);
+        let taken = guest.take_in(driver, &mut self.scratch, self.given.as_mut().map(|given| (given, slot)));
         if guest.begun
             && !heard
             && let Some(deadlines) = &mut self.deadlines
         {
             deadlines.heard(slot);
         }
-        Some(match result {
-            Ok(false) => Step::Waits,
-            Ok(true) => Step::Complete(self.take(driver, slot)),
+        Some(match taken {
+            Ok(Taken::Away) => Step::Waits,
+            Ok(Taken::Fed(result)) => self.go_on_with(driver, slot, result),
             Err(failure) => Step::Failed(self.take(driver, slot), failure),
         })
+    }
+
+    /// The next that a thread has done for somebody who is still there.
+    fn take_back(&mut self) -> Option<(SlotId, Result<(), TlsFailure>)> {
+        let given = self.given.as_mut()?;
+        while let Some(Fed { slot, handshake, result }) = given.take_back() {
+            if let Some(guest) = self.guests.get_mut(slot) {
+                guest.handshake = handshake;
+                guest.is_away = false;
+                return Some((slot, result));
+            }
+        }
+        None
+    }
+
+    /// Sends what came of the client's bytes, and looks whether the session stands.
+    fn go_on_with<D: Streams<Socket = S>>(
+        &mut self,
+        driver: &mut D,
+        slot: SlotId,
+        fed: Result<(), TlsFailure>,
+    ) -> Step<S> {
+        let guest = self.guests.get_mut(slot).expect("the caller has it");
+        match guest.answer(driver, &mut self.scratch, fed) {
+            Ok(false) => {
+                if guest.is_ready || guest.has_more {
+                    guest.is_ready = true;
+                    self.ready.push_back(slot);
+                }
+                Step::Waits
+            }
+            Ok(true) => Step::Complete(self.take(driver, slot)),
+            Err(failure) => Step::Failed(self.take(driver, slot), failure),
+        }
     }
 
     /// One whose time is up, and why.
@@ -190,7 +242,7 @@ impl<S> Handshakes<S> {
         let deadlines = self.deadlines.as_mut()?;
         if let Some(expired) = deadlines.expire(now) {
             let guest = self.take(driver, expired.slot);
-            let failure = guest.cut(Cut::Late);
+            let failure = if guest.is_away { late_here() } else { TlsFailure::late() };
             return Some((guest, Some(failure)));
         }
         self.closes_at.filter(|at| *at <= now)?;
@@ -243,44 +295,84 @@ impl<S> Guest<S> {
             admitted,
             bytes: bytes.into(),
             handshake: Some(handshake),
+            is_away: false,
             begun: false,
+            has_more: false,
             is_ready: false,
         }
+    }
+
+    /// A connection whose session stands.
+    pub fn established(listener: u32, handoff: Handoff<S>, admitted: Option<Admitted>, bytes: Box<[u8]>) -> Guest<S> {
+        let (handshake, is_away, begun, has_more, is_ready) = (None, false, true, false, false);
+        Guest { listener, handoff, admitted, bytes, handshake, is_away, begun, has_more, is_ready }
     }
 
     fn header_length(&self) -> usize {
         self.handoff.head.map_or(0, |head| head.len())
     }
 
-    /// Why it fails that is cut short now.
-    fn cut(&self, cut: Cut) -> TlsFailure {
-        self.handshake.as_ref().expect("its session does not stand yet").cut(cut)
+    /// Whether its session does not stand yet.
+    fn is_awaited(&self) -> bool {
+        self.handshake.is_some() || self.is_away
     }
 
-    /// Takes what the client has sent and sends what comes of it; `true` when the session stands and is in the hand-off.
-    fn go_on<D: Streams<Socket = S>>(&mut self, driver: &mut D, scratch: &mut [u8]) -> Result<bool, TlsFailure> {
+    /// Takes what the client has sent and gives it to a thread, or computes it here.
+    fn take_in<D: Streams<Socket = S>>(
+        &mut self,
+        driver: &mut D,
+        scratch: &mut [u8],
+        mut given: Option<(&mut Given, SlotId)>,
+    ) -> Result<Taken, TlsFailure> {
         let header = self.header_length();
-        let handshake = self.handshake.as_mut().expect("it is awaited");
+        let mut handshake = self.handshake.take().expect("it is awaited, and here");
+        let early = !self.begun && self.bytes.len() > header;
+        self.has_more = true;
         let mut fed = Ok(());
-        if !self.begun && self.bytes.len() > header {
+        let mut next = early.then(|| &self.bytes[header..]);
+        while fed.is_ok() && !handshake.is_complete() {
+            let bytes = match next.take() {
+                Some(early) => early,
+                None if !self.has_more => break,
+                None => match driver.receive(&self.handoff.socket, scratch) {
+                    Ok(0) => return Err(self.cut(handshake, Cut::Closed)),
+                    Ok(count) => {
+                        self.has_more = count == scratch.len();
+                        &scratch[..count]
+                    }
+                    Err(Errno(libc::EAGAIN)) => {
+                        self.has_more = false;
+                        break;
+                    }
+                    Err(Errno(libc::EINTR)) => continue,
+                    Err(errno) => return Err(self.cut(handshake, broken(errno))),
+                },
+            };
             self.begun = true;
-            fed = handshake.feed(&self.bytes[header..]);
-        }
-        let mut more = true;
-        while more && fed.is_ok() && !handshake.is_complete() {
-            match driver.receive(&self.handoff.socket, scratch) {
-                Ok(0) => return Err(handshake.cut(Cut::Closed)),
-                Ok(count) => {
-                    more = count == scratch.len();
-                    self.begun = true;
-                    fed = handshake.feed(&scratch[..count]);
+            if let Some((given, slot)) = &mut given {
+                match given.give(*slot, handshake, bytes) {
+                    Ok(()) => {
+                        self.is_away = true;
+                        return Ok(Taken::Away);
+                    }
+                    Err(back) => handshake = back,
                 }
-                Err(Errno(libc::EAGAIN)) => more = false,
-                Err(Errno(libc::EINTR)) => {}
-                Err(Errno(libc::ECONNRESET | libc::EPIPE)) => return Err(handshake.cut(Cut::Closed)),
-                Err(Errno(errno)) => return Err(handshake.cut(Cut::Broken(io::Error::from_raw_os_error(errno)))),
             }
+            fed = handshake.feed(bytes);
         }
+        self.handshake = Some(handshake);
+        Ok(Taken::Fed(fed))
+    }
+
+    /// Sends what is to be sent; `true` when the session stands and is in the hand-off.
+    fn answer<D: Streams<Socket = S>>(
+        &mut self,
+        driver: &mut D,
+        scratch: &mut [u8],
+        fed: Result<(), TlsFailure>,
+    ) -> Result<bool, TlsFailure> {
+        // A thread that has panicked has brought none.
+        let Some(handshake) = &mut self.handshake else { return fed.map(|()| false) };
         let sent = send_records(driver, &self.handoff.socket, &mut **handshake, scratch);
         fed?;
         match sent {
@@ -288,9 +380,38 @@ impl<S> Guest<S> {
                 self.handoff.tls = self.handshake.take().map(TlsHandshake::into_session);
                 Ok(true)
             }
-            Ok(_) => Ok(false),
-            Err(Errno(libc::ECONNRESET | libc::EPIPE)) => Err(handshake.cut(Cut::Closed)),
-            Err(Errno(errno)) => Err(handshake.cut(Cut::Broken(io::Error::from_raw_os_error(errno)))),
+            Ok(_) => {
+                // Of what comes behind the handshake nothing is read here.
+                self.has_more &= !handshake.is_complete();
+                Ok(false)
+            }
+            Err(errno) => Err(handshake.cut(broken(errno))),
         }
     }
+
+    /// Why it fails that is cut short now; its handshake is kept for who tells of it.
+    fn cut(&mut self, handshake: Box<dyn TlsHandshake>, cut: Cut) -> TlsFailure {
+        self.handshake.insert(handshake).cut(cut)
+    }
+}
+
+/// What became of what a client has sent.
+enum Taken {
+    /// A thread has it.
+    Away,
+    /// It was computed here.
+    Fed(Result<(), TlsFailure>),
+}
+
+fn broken(errno: Errno) -> Cut {
+    match errno {
+        Errno(libc::ECONNRESET | libc::EPIPE) => Cut::Closed,
+        Errno(errno) => Cut::Broken(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+/// Why it fails whose deadline has passed before a thread had done its part.
+fn late_here() -> TlsFailure {
+    let words = "no handshake thread had time for it (ssl_handshake_threads)".to_owned();
+    TlsFailure { code: Some("threads"), is_how_checks_end: false, words }
 }

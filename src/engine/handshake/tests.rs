@@ -11,10 +11,12 @@ use std::time::{Duration, Instant};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
+use super::threads::{Entrance, Given, Task, Threads};
 use super::{Guest, Handshakes, Step};
 use crate::dispatch::testing::{SOON, V1, until};
-use crate::dispatch::{Accepted, Handoff, ListenerInfo, Pool, TlsTerms};
-use crate::engine::{Command, DriverChoice, Engine, Listener, StartError};
+use crate::dispatch::{Accepted, Cut, Handoff, ListenerInfo, Pool, TlsFailure, TlsHandshake, TlsSession, TlsTerms};
+use crate::engine::tally::{Count, Tally};
+use crate::engine::{Command, DriverChoice, Engine, Kept, Listener, StartError};
 use crate::ring::{Epoll, SLOT_BYTES, Sizes, Waker};
 use crate::tls::{Identity, Termination, rustls};
 
@@ -507,7 +509,7 @@ fn of_too_many_the_one_makes_room_that_has_been_silent_longest() {
     let waker = Waker::new().expect("descriptors are free");
     let sizes = Sizes { slots: 1, longest: SLOT_BYTES, completions: 8, registered: true };
     let mut driver = Epoll::new(sizes, Vec::new(), waker).expect("every kernel has epoll");
-    let (mut handshakes, now) = (Handshakes::new(3), Instant::now());
+    let (mut handshakes, now) = (Handshakes::new(3, None), Instant::now());
     let (mut clients, guests): (Vec<_>, Vec<_>) = (0..5).map(|number| newcomer(&terms, number)).unzip();
     let mut made_room = Vec::new();
     clients[0].write_all(b"\x16\x03\x01").expect("connected");
@@ -520,6 +522,255 @@ fn of_too_many_the_one_makes_room_that_has_been_silent_longest() {
     }
     assert_eq!(made_room, [None, None, None, Some(1), Some(2)]);
     assert!(handshakes.step(&mut driver).is_none() && !handshakes.is_empty());
+}
+
+/// Handshakes of which steps go to a thread that the test is itself.
+struct Scripted {
+    driver: Epoll,
+    handshakes: Handshakes<OwnedFd>,
+    steps: crossbeam_channel::Receiver<Task>,
+    tally: Arc<Tally>,
+    now: Instant,
+}
+
+impl Scripted {
+    /// Before which so many steps may wait, and with room for so many handshakes.
+    fn new(room: usize, places: u32) -> Scripted {
+        let waker = Waker::new().expect("descriptors are free");
+        let sizes = Sizes { slots: 1, longest: SLOT_BYTES, completions: 8 };
+        let (entrance, steps) = Entrance::new(0, room);
+        let tally = Tally::new();
+        let given = Given::new(entrance, Arc::new(waker.clone()), tally.clone());
+        let driver = Epoll::new(sizes, Vec::new(), waker).expect("every kernel has epoll");
+        Scripted { driver, handshakes: Handshakes::new(places, Some(given)), steps, tally, now: Instant::now() }
+    }
+
+    /// A client that has said its hello, and is about to be heard.
+    fn hello(&mut self, identity: &Identity, number: u32) -> Client {
+        let (socket, guest) = newcomer(&Termination::new(identity, &[]), number);
+        assert!(self.handshakes.begin(&mut self.driver, guest, SHORT, self.now).is_none(), "there is room");
+        let mut client = StreamOwned::new(hello_of(identity), socket);
+        client.conn.write_tls(&mut client.sock).expect("a fresh connection has room");
+        self.readable(number);
+        client
+    }
+
+    fn readable(&mut self, number: u32) {
+        self.handshakes.handle_ready(&mut self.driver, super::FIRST_PLACE + number, 0, true, true);
+    }
+
+    fn step(&mut self) -> Option<Step<OwnedFd>> {
+        self.handshakes.step(&mut self.driver)
+    }
+
+    /// Takes every step that there is; tells how they ended but for those that wait.
+    fn steps(&mut self) -> Vec<Result<u32, Option<&'static str>>> {
+        let mut ended = Vec::new();
+        while let Some(step) = self.step() {
+            match step {
+                Step::Waits => {}
+                Step::Complete(guest) => ended.push(Ok(guest.listener)),
+                Step::Failed(_, failure) => ended.push(Err(failure.code)),
+            }
+        }
+        ended
+    }
+
+    /// The thread does what waits for it.
+    fn compute(&mut self) -> usize {
+        self.steps.try_iter().map(Task::run).count()
+    }
+}
+
+#[test]
+fn a_thread_computes_every_step_and_the_ring_only_reads_and_sends() {
+    let (identity, mut scripted) = (identity(), Scripted::new(8, 4));
+    let mut client = scripted.hello(&identity, 0);
+    assert_eq!((scripted.steps(), scripted.compute()), (vec![], 1), "the hello");
+    assert_eq!(scripted.handshakes.due(scripted.now), Some(scripted.now), "it is back");
+    // That it was ready meanwhile is not forgotten, and means nothing.
+    scripted.readable(0);
+    assert_eq!((scripted.steps(), scripted.compute()), (vec![], 0));
+    assert!(client.conn.is_handshaking());
+    client.conn.complete_io(&mut client.sock).expect("the ring has answered, and the client says its last word");
+    scripted.readable(0);
+    assert_eq!((scripted.steps(), scripted.compute()), (vec![], 1), "the last word");
+    assert_eq!(scripted.steps(), [Ok(0)]);
+    assert!(scripted.handshakes.is_empty());
+    assert_eq!(scripted.tally.of(Count::TlsThreadsFull), 0);
+}
+
+#[test]
+fn what_comes_while_a_thread_computes_is_read_when_it_is_back() {
+    let (identity, mut scripted) = (identity(), Scripted::new(8, 4));
+    let (socket, guest) = newcomer(&Termination::new(&identity, &[]), 0);
+    let mut client = StreamOwned::new(hello_of(&identity), socket);
+    assert!(scripted.handshakes.begin(&mut scripted.driver, guest, SOON, scripted.now).is_none());
+    let mut hello = Vec::new();
+    client.conn.write_tls(&mut hello).expect("a vector takes every write");
+    for piece in [&hello[..3], &hello[3..100], &hello[100..]] {
+        client.sock.write_all(piece).expect("connected");
+        scripted.readable(0);
+        // The first is away when the second comes, and so on.
+        assert_eq!(scripted.steps(), []);
+    }
+    assert_eq!(scripted.steps.len(), 1, "one at a time");
+    while scripted.compute() > 0 {
+        assert_eq!(scripted.steps(), []);
+    }
+    client.conn.complete_io(&mut client.sock).expect("the hello was whole");
+}
+
+#[test]
+fn who_is_cut_while_a_thread_computes_is_gone_and_what_comes_back_is_dropped() {
+    let (identity, mut scripted) = (identity(), Scripted::new(8, 2));
+    let [late, _shed] = [0, 1].map(|number| scripted.hello(&identity, number));
+    assert_eq!(scripted.steps(), []);
+    // One more: who waits longest makes room, though a thread has its handshake.
+    let (_client, guest) = newcomer(&Termination::new(&identity, &[]), 7);
+    let begun = scripted.handshakes.begin(&mut scripted.driver, guest, SHORT, scripted.now);
+    assert_eq!(begun.map(|guest| guest.listener), Some(0));
+    // Its place has a new user by now, of another generation.
+    drop(late);
+    let expired =
+        scripted.handshakes.expire(&mut scripted.driver, scripted.now + SHORT).expect("the other's time is up");
+    assert_eq!((expired.0.listener, expired.1.and_then(|failure| failure.code)), (1, Some("threads")));
+    assert_eq!((scripted.compute(), scripted.steps()), (2, vec![]), "both come back to nobody");
+    let expired = scripted.handshakes.expire(&mut scripted.driver, scripted.now + SHORT).expect("and the newcomer's");
+    assert_eq!((expired.0.listener, expired.1.and_then(|failure| failure.code)), (7, Some("timed-out")));
+    assert!(scripted.handshakes.is_empty() && scripted.handshakes.due(scripted.now).is_none());
+}
+
+#[test]
+fn a_client_that_leaves_while_a_thread_computes_is_seen_when_it_is_back() {
+    let (identity, mut scripted) = (identity(), Scripted::new(8, 2));
+    drop(scripted.hello(&identity, 0));
+    assert_eq!(scripted.steps(), []);
+    scripted.readable(0);
+    assert_eq!((scripted.steps(), scripted.compute()), (vec![], 1));
+    assert_eq!(scripted.steps(), [Err(Some("disconnected"))]);
+    assert!(scripted.handshakes.is_empty());
+}
+
+#[test]
+fn what_the_threads_have_no_room_for_the_ring_does_itself_and_counts() {
+    let (identity, mut scripted) = (identity(), Scripted::new(1, 4));
+    let mut clients = [0, 1, 2].map(|number| scripted.hello(&identity, number));
+    assert_eq!(scripted.steps(), []);
+    assert_eq!((scripted.steps.len(), scripted.tally.of(Count::TlsThreadsFull)), (1, 2));
+    for client in &mut clients[1..] {
+        client.conn.complete_io(&mut client.sock).expect("the ring has answered");
+    }
+    assert_eq!(scripted.compute(), 1);
+    assert_eq!(scripted.steps(), []);
+    clients[0].conn.complete_io(&mut clients[0].sock).expect("the thread has answered");
+}
+
+#[test]
+fn what_comes_back_to_a_ring_that_is_gone_does_no_harm_to_the_next() {
+    let (identity, mut scripted) = (identity(), Scripted::new(8, 2));
+    let _client = scripted.hello(&identity, 0);
+    assert_eq!(scripted.steps(), []);
+    let (entrance, steps) = Entrance::new(0, 8);
+    let ring = Arc::new(Waker::new().expect("descriptors are free"));
+    let next = Handshakes::new(2, Some(Given::new(entrance, ring, scripted.tally.clone())));
+    let mut old = std::mem::replace(&mut scripted.handshakes, next);
+    let former = std::mem::replace(&mut scripted.steps, steps);
+    assert_eq!(old.forsake().len(), 1, "it is counted where it was");
+    drop(old);
+    // The same place and generation in the next ring, and its handshake is away as well.
+    let _other = scripted.hello(&identity, 0);
+    assert_eq!(scripted.steps(), []);
+    former.try_iter().for_each(Task::run);
+    assert_eq!(scripted.steps(), []);
+    assert_eq!(scripted.handshakes.due(scripted.now), Some(scripted.now + SHORT), "nothing has come back here");
+    assert_eq!((scripted.compute(), scripted.steps()), (1, vec![]));
+}
+
+#[test]
+fn handshakes_that_panic_cost_their_connection_only() {
+    #[derive(Debug)]
+    struct Panics;
+    impl crate::dispatch::TlsRecords for Panics {
+        fn has_unsent(&self) -> bool {
+            false
+        }
+        fn send(&mut self, _: &mut dyn Write) -> std::io::Result<usize> {
+            Ok(0)
+        }
+    }
+    impl TlsHandshake for Panics {
+        fn feed(&mut self, _: &[u8]) -> Result<(), TlsFailure> {
+            panic!("as asked for")
+        }
+        fn is_complete(&self) -> bool {
+            false
+        }
+        fn server_name(&self) -> Option<&str> {
+            None
+        }
+        fn cut(&self, _: Cut) -> TlsFailure {
+            TlsFailure::late()
+        }
+        fn into_session(self: Box<Self>) -> Box<dyn TlsSession> {
+            unreachable!("it is never complete")
+        }
+    }
+    let (identity, mut scripted) = (identity(), Scripted::new(8, 2));
+    let (mut client, mut guest) = newcomer(&Termination::new(&identity, &[]), 0);
+    guest.handshake = Some(Box::new(Panics));
+    assert!(scripted.handshakes.begin(&mut scripted.driver, guest, SOON, scripted.now).is_none());
+    client.write_all(b"x").expect("connected");
+    scripted.readable(0);
+    assert_eq!((scripted.steps(), scripted.compute()), (vec![], 1));
+    assert_eq!(scripted.steps(), [Err(Some("internal"))]);
+    let _next = scripted.hello(&identity, 0);
+}
+
+#[test]
+fn the_threads_of_an_engine_serve_every_ring_and_end_with_it() {
+    let named = || {
+        let tasks = std::fs::read_dir("/proc/self/task").expect("every Linux has it");
+        let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+        names.filter(|name| name.starts_with("handshake-")).count()
+    };
+    let identity = identity();
+    for driver in DRIVERS {
+        let listener = Listener::plain(anywhere()).tls(Termination::new(&identity, &[])).pool("threads");
+        let builder = Engine::builder().driver(driver).rings(NonZeroUsize::MIN.saturating_add(1)).pin(false);
+        let pool = Pool::threads("threads", 2, answer);
+        let mut engine = builder.handshake_threads(2).pool(pool).listen(listener).start().expect("free ports");
+        let address = engine.addresses()[0];
+        assert!(named() >= 2);
+        for _ in 0..20 {
+            assert_eq!(ask(connect(&identity, address), b"a"), b"127.0.0.1 a");
+        }
+        // A ring that fails and the next one: the same threads.
+        engine.threads[0].command(Command::Break);
+        until("it is replaced", || engine.snapshot().count("ring-replaced") == 1);
+        for _ in 0..20 {
+            assert_eq!(ask(connect(&identity, address), b"a"), b"127.0.0.1 a");
+        }
+        let replaced = engine.replace(
+            Engine::builder()
+                .handshake_threads(1)
+                .pool(Pool::threads("threads", 1, answer))
+                .listen(Listener::plain(address).tls(Termination::new(&identity, &[])).pool("threads")),
+        );
+        let kept = replaced.expect("it is good").kept;
+        assert!(kept.contains(&Kept::HandshakeThreads { present: 2, wanted: 1 }), "{kept:?}");
+        assert_eq!(ask(connect(&identity, address), b"a"), b"127.0.0.1 a");
+        assert!(engine.drain(SOON));
+        assert_eq!(engine.snapshot().count("tls-established"), 41);
+    }
+}
+
+#[test]
+fn threads_end_when_nobody_can_give_them_anything() {
+    let threads = Threads::start(3).expect("the system has threads");
+    assert_eq!((threads.count(), threads.entrance().is_some()), (3, true));
+    drop(threads);
+    assert!(Threads::start(0).expect("nothing to start").entrance().is_none());
 }
 
 #[test]

@@ -171,6 +171,7 @@ fn run(seed: u64) -> Outcome {
             deadlines,
             relays: Relays::none(tally.clone()),
             pools: 2,
+            handshakes: None,
             slots,
             pending_limit,
             peers: PendingPeers::default(),

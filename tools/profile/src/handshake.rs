@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use clap::ValueEnum;
+use rcgen::{CertificateParams, KeyPair};
 use rustls::client::Resumption;
 use rustls::crypto::ring::{cipher_suite, default_provider, kx_group};
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -23,15 +24,16 @@ use crate::machine::Machine;
 use crate::measure::used_by;
 use crate::report::{FORMAT, Page};
 use crate::server::{Recipe, Server, free_address, is_interrupted, on_cpus};
+use crate::storm;
 use crate::systems::{Tools, version, write};
 use crate::versus::{Round, Versus};
 
 /// Most of HAProxy's CPU time that ours may be.
 const AT_MOST: f64 = 0.9;
 /// How long a client waits for its server.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 /// Handshakes before it is measured.
-const WARM_UP: u32 = 50;
+pub const WARM_UP: u32 = 50;
 const NAME: &str = "mail.example.com";
 
 /// What `handshake` takes.
@@ -40,6 +42,7 @@ const NAME: &str = "mail.example.com";
 Examples:
   vestibule-profile handshake
   vestibule-profile handshake -n 5000 --rounds 11 --clients 16
+  vestibule-profile handshake --threads 2 -n 1000
 
 TLS 1.3, ECDSA P-256, X25519, TLS_AES_128_GCM_SHA256, never resumed; the server closes when the
 handshake is over. Clients run on the other core and check that it was a full one.")]
@@ -55,6 +58,11 @@ pub struct Args {
     /// Clients at any time
     #[arg(short = 'c', long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=256))]
     clients: u32,
+
+    /// Not beside HAProxy, but with an RSA key of 4096 bits: by the rings alone and by so many threads
+    /// (ssl_handshake_threads), and how long plain clients wait meanwhile
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    threads: Option<u32>,
 
     #[command(flatten)]
     bench: bench::Args,
@@ -89,30 +97,32 @@ impl fmt::Display for Program {
 }
 
 /// A certificate, its key, and both in the one file that HAProxy takes.
-struct Certificate {
-    directory: TempDir,
-    certificate: PathBuf,
-    key: PathBuf,
+pub struct Certificate {
+    pub directory: TempDir,
+    pub certificate: PathBuf,
+    pub key: PathBuf,
     both: PathBuf,
     der: CertificateDer<'static>,
 }
 
 impl Certificate {
-    fn new() -> Result<Certificate, String> {
-        let made = rcgen::generate_simple_self_signed([NAME.to_owned()]).map_err(|error| error.to_string())?;
-        let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());
-        let directory = temp_dir();
+    /// For the key in a PEM.
+    pub fn of(key: &str) -> Result<Certificate, String> {
+        let pair = KeyPair::from_pem(key).map_err(|error| error.to_string())?;
+        let parameters = CertificateParams::new([NAME.to_owned()]).map_err(|error| error.to_string())?;
+        let made = parameters.self_signed(&pair).map_err(|error| error.to_string())?;
+        let (certificate, directory) = (made.pem(), temp_dir());
         Ok(Certificate {
             certificate: write(&directory, "cert.pem", &certificate)?,
-            key: write(&directory, "key.pem", &key)?,
+            key: write(&directory, "key.pem", key)?,
             both: write(&directory, "both.pem", &format!("{certificate}{key}"))?,
-            der: made.cert.der().clone(),
+            der: made.der().clone(),
             directory,
         })
     }
 
     /// A client that trusts it, offers one cipher suite and one group, and never resumes.
-    fn client(&self) -> Result<Arc<ClientConfig>, String> {
+    pub fn client(&self) -> Result<Arc<ClientConfig>, String> {
         let mut provider = default_provider();
         provider.cipher_suites = vec![cipher_suite::TLS13_AES_128_GCM_SHA256];
         provider.kx_groups = vec![kx_group::X25519];
@@ -129,9 +139,14 @@ impl Certificate {
 
 /// Measures and writes the report.
 pub fn run(args: &Args) -> Result<(), String> {
+    if let Some(threads) = args.threads {
+        let Args { rounds, handshakes, clients, .. } = *args;
+        return storm::run(&args.bench, storm::Size { threads, rounds, handshakes, clients });
+    }
     let haproxy = find_program("haproxy").ok_or("haproxy is not installed")?;
     let bench = Bench::new(&args.bench)?;
-    let certificate = Certificate::new()?;
+    let key = KeyPair::generate().map_err(|error| error.to_string())?;
+    let certificate = Certificate::of(&key.serialize_pem())?;
     let client = certificate.client()?;
     let both = Versus::measure(
         &bench,
@@ -172,7 +187,7 @@ fn measure(
 }
 
 /// So many handshakes in all, by clients of which each makes one after another.
-fn handshakes(address: SocketAddr, config: &Arc<ClientConfig>, clients: u32, count: u32) -> Result<(), String> {
+pub fn handshakes(address: SocketAddr, config: &Arc<ClientConfig>, clients: u32, count: u32) -> Result<(), String> {
     let left = AtomicU32::new(count);
     let one_more = || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
     std::thread::scope(|scope| {

@@ -22,6 +22,7 @@ mod serve;
 mod server;
 mod stages;
 mod stats;
+mod storm;
 mod syscalls;
 mod systems;
 mod versus;
