@@ -17,7 +17,7 @@ use crate::needs;
 use crate::support::client::{Client, Ending, address, loopback};
 use crate::support::daemon::{Daemon, counted};
 use crate::support::process::Process;
-use crate::support::swarm::{CONNECTIONS, swarm};
+use crate::support::swarm::{CONNECTIONS, secured_client, secured_swarm, swarm};
 use crate::support::{PATIENCE, free_port, header, open_connections, temp_dir, wait_until};
 
 /// How often a receiver is killed under load.
@@ -32,6 +32,16 @@ fn python(socket: &Path, capacity: usize) -> Process {
     let mut command = Command::new("python3");
     command.arg(examples().join("receiver.py")).arg(socket).arg(capacity.to_string());
     Process::start(command)
+}
+
+/// The receiver in C, built in `directory`.
+fn compiled(directory: &Path) -> PathBuf {
+    let program = directory.join("receiver");
+    let mut compile = Command::new("cc");
+    compile.args(["-O2", "-Wall", "-Werror", "-o"]).arg(&program).arg(examples().join("receiver.c"));
+    let compiled = compile.output().expect("cc runs");
+    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+    program
 }
 
 /// An engine that hands off at a socket in `directory`.
@@ -60,6 +70,76 @@ fn ten_thousand_connections_to_receivers_in_python() {
     assert!(engine.drain(PATIENCE), "the receivers are done");
     drop(receivers);
     assert!(wait_until(PATIENCE, || open_connections(engine.addresses()[0].port()) == 0));
+}
+
+/// The daemon with TLS on a listener whose connections go to receivers at `socket`.
+fn secured_daemon(socket: &Path) -> (Daemon, SocketAddr) {
+    let service = format!("service imap-login {{\n  worker = handoff\n  handoff_socket = {}\n}}", socket.display());
+    Daemon::haproxy(&format!("ssl_handshake_timeout = 60 secs\n{service}"), "ssl = yes")
+}
+
+#[test]
+fn ten_thousand_by_tls_to_receivers_in_python() {
+    needs!("python3");
+    let directory = temp_dir();
+    let socket = directory.path().join("imap.sock");
+    let (daemon, listener) = secured_daemon(&socket);
+    let idle = daemon.open_files();
+    let receivers = [(); 2].map(|()| python(&socket, 64));
+    assert!(!secured_client(listener)(&header::local()).is_empty());
+    // One socket a receiver, and nothing of the client.
+    let settled = || wait_until(PATIENCE, || daemon.open_files() == idle + 2);
+    assert!(settled(), "{idle} open files before, {} after one client", daemon.open_files());
+    let right = secured_swarm(listener, greets);
+    assert_eq!(right, CONNECTIONS as usize);
+    assert!(settled(), "{idle} open files before, {} after all", daemon.open_files());
+    let log = daemon.stop();
+    let all = u64::from(CONNECTIONS);
+    let counts = ["proxied", "tls-established", "lost-in-pool", "overload"].map(|name| counted(&log, name));
+    assert_eq!(counts, [Some(all), Some(all + 1), None, None], "{log}");
+    drop(receivers);
+}
+
+/// What a receiver had not taken when it was killed is served by the next, session and all.
+#[test]
+fn receivers_of_clients_by_tls_are_killed_and_cost_what_they_had_taken() {
+    needs!("python3");
+    let directory = temp_dir();
+    let socket = directory.path().join("imap.sock");
+    let (daemon, listener) = secured_daemon(&socket);
+    let source = address("198.51.100.7:5000");
+    let header = header::v2(source, address("192.0.2.1:143"), &[]);
+    let (over, served) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let last = thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let ask = secured_client(listener);
+                while !over.load(Ordering::SeqCst) {
+                    // Of one that is killed amid its answer the client hears less, but always the end of its session.
+                    if greets(&ask(&header), source) {
+                        served.fetch_add(1, Ordering::SeqCst);
+                    }
+                }
+            });
+        }
+        for _ in 0..KILLS {
+            let mut receiver = python(&socket, 4);
+            let so_far = served.load(Ordering::SeqCst);
+            let busy = wait_until(PATIENCE, || served.load(Ordering::SeqCst) > so_far + 10);
+            assert!(busy, "it serves; it said: {}", receiver.output());
+            receiver.signal(Signal::KILL);
+            receiver.wait(PATIENCE);
+        }
+        let last = python(&socket, 4);
+        let so_far = served.load(Ordering::SeqCst);
+        assert!(wait_until(PATIENCE, || served.load(Ordering::SeqCst) > so_far), "and the next one");
+        over.store(true, Ordering::SeqCst);
+        last
+    });
+    let log = daemon.stop();
+    drop(last);
+    assert!(counted(&log, "lost-in-pool").unwrap_or(0) <= (KILLS as u64 + 1) * 4, "{log}");
+    assert_eq!(counted(&log, "overload"), None, "{log}");
 }
 
 /// The receiver is killed 20 times and comes back: what it had taken ends with it and is counted, all else is served.
@@ -120,11 +200,7 @@ fn ask_until(listener: SocketAddr, over: &AtomicBool, served: &AtomicUsize) -> (
 fn a_receiver_in_c_finds_the_residual_in_the_record_or_in_the_socket() {
     needs!("cc");
     let directory = temp_dir();
-    let program = directory.path().join("receiver");
-    let mut compile = Command::new("cc");
-    compile.args(["-O2", "-Wall", "-Werror", "-o"]).arg(&program).arg(examples().join("receiver.c"));
-    let compiled = compile.output().expect("cc runs");
-    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+    let program = compiled(directory.path());
     for exact in [false, true] {
         let socket = directory.path().join(format!("{exact}.sock"));
         let mut engine = engine(&socket, |pool| if exact { pool.exact_residual() } else { pool });
@@ -147,6 +223,26 @@ fn a_receiver_in_c_finds_the_residual_in_the_record_or_in_the_socket() {
         assert!(engine.drain(PATIENCE));
         drop(receiver);
     }
+}
+
+#[test]
+fn a_receiver_in_c_serves_clients_by_tls_as_it_is() {
+    needs!("cc");
+    let directory = temp_dir();
+    let program = compiled(directory.path());
+    let socket = directory.path().join("imap.sock");
+    let (daemon, listener) = secured_daemon(&socket);
+    let mut command = Command::new(&program);
+    command.arg(&socket);
+    let receiver = Process::start(command);
+    let ask = secured_client(listener);
+    for number in 0..50 {
+        let source = SocketAddr::from(([198, 51, 100, 7], 1024 + number));
+        let said = String::from_utf8(ask(&header::v2(source, address("192.0.2.1:143"), &[]))).expect("text");
+        assert!(said.starts_with("* OK hello ::ffff:198.51.100.7 from ") && said.ends_with("\r\n"), "{said:?}");
+    }
+    assert_eq!(counted(&daemon.stop(), "proxied"), Some(50));
+    drop(receiver);
 }
 
 /// Through the daemon: receivers outlive a reload, which makes the socket anew, and find it again.

@@ -115,7 +115,6 @@ fn a_hand_off_has_a_place_and_nothing_that_makes_no_sense_there() {
     assert_eq!(settings.services[0].hand_off.as_ref().map(|place| place.mode), Some(HANDOFF_MODE_DEFAULT));
     for (settings, listener, words) in [
         ("", "", "worker = handoff needs to know where receivers connect"),
-        ("handoff_socket = x\n", "ssl = yes\n", "ssl = yes with worker = handoff is not supported"),
         ("handoff_socket = x\nhandoff_mode = 1777\n", "", "Invalid mode 1777"),
         ("handoff_socket = x\nhandoff_mode = 8\n", "", "Invalid mode 8"),
     ] {

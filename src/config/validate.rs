@@ -285,7 +285,7 @@ impl Check<'_> {
         }
         let pool = (worker != WorkerKind::Relay).then_some(()); // A relay has none.
         let relay = self.relay(raw, worker, globals.backends);
-        let hand_off = self.hand_off(raw, worker, &listeners);
+        let hand_off = self.hand_off(raw, worker);
         if is_served_by_rings(worker, workers, &listeners) {
             let why = "where the rings serve: write workers = NUMBER for threads with a queue";
             self.no_effect(values, &["queue", "overload"], why);
@@ -308,17 +308,13 @@ impl Check<'_> {
     }
 
     /// What a service says of handing off. Of one that does not, only whether it says anything.
-    fn hand_off(&mut self, raw: &RawService, worker: WorkerKind, listeners: &[InetListener]) -> Option<HandOffPlace> {
+    fn hand_off(&mut self, raw: &RawService, worker: WorkerKind) -> Option<HandOffPlace> {
         let values = &raw.values;
         if worker != WorkerKind::HandOff {
             self.no_effect(values, &["handoff_socket", "handoff_mode"], "without worker = handoff");
             return None;
         }
         self.no_effect(values, &["workers"], "with worker = handoff");
-        for listener in listeners.iter().filter(|listener| listener.ssl) {
-            let words = "ssl = yes with worker = handoff is not supported: let the receivers speak TLS (ssl = no), or end it at the load balancer";
-            self.problem(&listener.at, format!("inet_listener {}: {words}", listener.name));
-        }
         let mode = self.with(values, "handoff_mode", value::mode).unwrap_or(HANDOFF_MODE_DEFAULT);
         let socket = self.path(values, "handoff_socket");
         if socket.is_none() {

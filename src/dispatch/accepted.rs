@@ -64,6 +64,8 @@ pub struct Handoff<S = OwnedFd> {
     pub permit: Option<Permit>,
     /// If TLS has ended here: the session, which has taken what came behind the header.
     pub tls: Option<Box<dyn TlsSession>>,
+    /// If TLS has ended before this socket, which is not the client's then and speaks plaintext: what its handshake told.
+    pub tls_before: Option<Box<TlsInfo>>,
 }
 
 impl<S> Handoff<S> {
@@ -91,6 +93,7 @@ pub struct Accepted<S = TcpStream> {
     accepted_at: Instant,
     bytes: Bytes,
     pub(super) tls: Option<Box<dyn TlsSession>>,
+    tls_before: Option<Box<TlsInfo>>,
     /// Behind the socket, so that a connection counts until it is closed.
     permit: Option<Permit>,
 }
@@ -151,15 +154,16 @@ impl Accepted {
     /// If `bytes` is shorter than the header that it should start with.
     pub(crate) fn new(handoff: Handoff, bytes: &[u8]) -> Accepted {
         assert!(handoff.head.is_none_or(|head| head.len() <= bytes.len()), "a header must come with its bytes");
-        let Handoff { socket, listener, peer, local, head, accepted_at, permit, tls } = handoff;
+        let Handoff { socket, listener, peer, local, head, accepted_at, permit, tls, tls_before } = handoff;
         let (socket, local, bytes) = (TcpStream::from(socket), known(local), Bytes::copy_of(bytes));
-        Accepted { socket, listener, peer, local, head, accepted_at, bytes, tls, permit }
+        Accepted { socket, listener, peer, local, head, accepted_at, bytes, tls, tls_before, permit }
     }
 
     /// Back to what it was made of; the engine keeps the bytes.
     pub(crate) fn into_handoff(self) -> Handoff {
-        let Accepted { socket, listener, peer, local, head, accepted_at, permit, tls, .. } = self;
-        Handoff { socket: socket.into(), listener, peer, local: local.into_inner(), head, accepted_at, permit, tls }
+        let Accepted { socket, listener, peer, local, head, accepted_at, permit, tls, tls_before, .. } = self;
+        let (socket, local) = (socket.into(), local.into_inner());
+        Handoff { socket, listener, peer, local, head, accepted_at, permit, tls, tls_before }
     }
 
     /// Puts a TLS session on top: it must already have consumed the residual.
@@ -182,8 +186,9 @@ impl Accepted {
     pub(crate) fn on_runtime<S>(self, convert: impl FnOnce(TcpStream) -> io::Result<S>) -> io::Result<Accepted<S>> {
         // Now, since not every runtime's socket can tell it later.
         self.local();
-        let Accepted { socket, listener, peer, local, head, accepted_at, bytes, tls, permit } = self;
-        Ok(Accepted { socket: convert(socket)?, listener, peer, local, head, accepted_at, bytes, tls, permit })
+        let Accepted { socket, listener, peer, local, head, accepted_at, bytes, tls, tls_before, permit } = self;
+        let socket = convert(socket)?;
+        Ok(Accepted { socket, listener, peer, local, head, accepted_at, bytes, tls, tls_before, permit })
     }
 }
 
@@ -218,7 +223,7 @@ impl<S> Accepted<S> {
     /// The bytes that came behind the header in the same read: the first of the application's.
     /// Empty once a TLS session has taken them.
     pub fn residual(&self) -> &[u8] {
-        if self.tls.is_some() {
+        if self.tls.is_some() || self.tls_before.is_some() {
             return &[];
         }
         &self.bytes.as_slice()[self.head.map_or(0, |head| head.len())..]
@@ -237,7 +242,7 @@ impl<S> Accepted<S> {
 
     /// What the TLS handshake told, if this tier terminated TLS.
     pub fn tls(&self) -> Option<&TlsInfo> {
-        self.tls.as_ref().map(|session| session.info())
+        self.tls.as_ref().map(|session| session.info()).or(self.tls_before.as_deref())
     }
 
     /// The socket, for options such as timeouts. Reading from it directly would skip the residual, and break TLS.
@@ -437,7 +442,7 @@ mod tests {
     fn a_header_without_its_bytes_is_a_bug() {
         let Accepted { socket, listener, peer, head, accepted_at, .. } = proxied(b"").1;
         let (socket, permit, tls) = (socket.into(), None, None);
-        let handoff = Handoff { socket, listener, peer, local: None, head, accepted_at, permit, tls };
+        let handoff = Handoff { socket, listener, peer, local: None, head, accepted_at, permit, tls, tls_before: None };
         drop(Accepted::new(handoff, &V1[..10]));
     }
 

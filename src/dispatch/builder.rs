@@ -110,7 +110,7 @@ impl AcceptedBuilder {
         let listener = Arc::new(ListenerInfo { service, name: listener, ssl, checks_from: Default::default() });
         let (peer, accepted_at) = (socket.peer_addr()?, Instant::now());
         let (socket, permit, tls) = (socket.into(), None, None);
-        let handoff = Handoff { socket, listener, peer, local: None, head, accepted_at, permit, tls };
+        let handoff = Handoff { socket, listener, peer, local: None, head, accepted_at, permit, tls, tls_before: None };
         Ok(Accepted::new(handoff, &[header, residual].concat()))
     }
 }

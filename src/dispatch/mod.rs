@@ -51,8 +51,9 @@ pub trait Workers: Send {
     /// Starts the workers; they take connections from `intake` until it is closed and empty.
     fn start(self: Box<Self>, intake: Intake) -> io::Result<Box<dyn RunningWorkers>>;
 
-    /// Whether they go on with a TLS session that has ended here ([`Accepted::tls`]). An engine does not start with a listener
-    /// of such connections before workers that do not.
+    /// Whether they go on with a TLS session that has ended here ([`Parts::tls`]). Before workers that do not the ring goes on
+    /// with it, and what they get is one end of a pair of Unix sockets (SOCK_STREAM) that speaks plaintext;
+    /// [`Accepted::tls`] tells of the handshake all the same.
     fn carry_tls(&self) -> bool {
         true
     }

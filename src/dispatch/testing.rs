@@ -57,5 +57,15 @@ fn handoff(socket: OwnedFd, peer: SocketAddr, bytes: &[u8], has_header: bool, ss
     });
     let (service, name) = ("imap-login".into(), "imap_haproxy".into());
     let listener = Arc::new(ListenerInfo { service, name, ssl, checks_from: Default::default() });
-    Handoff { socket, listener, peer, local: None, head, accepted_at: Instant::now(), permit: None, tls: None }
+    Handoff {
+        socket,
+        listener,
+        peer,
+        local: None,
+        head,
+        accepted_at: Instant::now(),
+        permit: None,
+        tls: None,
+        tls_before: None,
+    }
 }

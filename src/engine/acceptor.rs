@@ -133,6 +133,7 @@ impl<S> Guest<S> {
             accepted_at: self.accepted_at,
             permit: self.permit.take(),
             tls: None,
+            tls_before: None,
         }
     }
 }

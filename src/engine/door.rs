@@ -28,6 +28,8 @@ pub struct Door {
     pub pool: usize,
     /// If the ring serves its connections itself: how.
     pub relay: Option<Arc<Terms>>,
+    /// If TLS ends here and its pool goes on with plain sockets only: how the ring relays between.
+    pub between: Option<Arc<Terms>>,
     /// If TLS ends here: how.
     pub tls: Option<Arc<dyn TlsTerms>>,
     /// The address of its socket.
@@ -109,6 +111,7 @@ impl Door {
             local: (!bound.ip().is_unspecified()).then_some(bound),
             pool,
             relay: None,
+            between: None,
             tls: None,
             proxy,
             counts: Arc::default(),

@@ -164,9 +164,9 @@ impl Listener {
     /// [`Accepted::into_stream`](crate::Accepted::into_stream) is plaintext then, [`Accepted::tls`](crate::Accepted::tls)
     /// tells what was agreed, and a relay passes plaintext on to its servers.
     ///
-    /// An engine does not start with such a listener before a pool that cannot go on with the session: one that hands off,
-    /// since the session is memory of this process and its receivers get a descriptor. They shake hands themselves
-    /// ([`passes_tls`](Listener::passes_tls)).
+    /// Before a pool that cannot go on with the session, one that hands off, the ring does so itself, and the receivers get one
+    /// end of a pair of Unix sockets that speaks plaintext. To let them shake hands themselves, see
+    /// [`passes_tls`](Listener::passes_tls).
     ///
     /// ```
     /// use vestibule::tls::{Identity, Termination};

@@ -297,14 +297,7 @@ impl EngineBuilder {
 
     /// Where a listener's connections go.
     pub(super) fn service_of(&self, listener: &Listener) -> Result<Service, StartError> {
-        let pool = self.pools.iter().position(|pool| pool.name == listener.pool);
-        if listener.ends_tls()
-            && let Some(index) = pool
-            && !self.pools[index].carries_tls()
-        {
-            return Err(StartError::NoTls { listener: listener.address, pool: listener.pool.clone() });
-        }
-        let pool = pool.map(Service::Pool);
+        let pool = self.pools.iter().position(|pool| pool.name == listener.pool).map(Service::Pool);
         let relay = || self.relays.iter().find(|relay| relay.name() == listener.pool);
         pool.or_else(|| relay().map(|relay| Service::Relay(Arc::new(relay.terms.clone()))))
             .ok_or_else(|| StartError::NoSuchPool { listener: listener.address, pool: listener.pool.clone() })
@@ -480,6 +473,8 @@ pub(super) struct Plan {
     pub(super) doors: Vec<DoorPlan>,
     /// By pool: whether its connections leave the residual in the socket.
     exact: Vec<bool>,
+    /// By pool, for those that go on with plain sockets only: how the ring relays to them where TLS ends here.
+    between: Vec<Option<Arc<Terms>>>,
     pending_limit: u32,
     pending_peer_limit: u32,
     pub(super) limits: ClientLimits,
@@ -531,7 +526,7 @@ impl RingPlan {
         let RingPlan { plan, pools, sockets } = self;
         let pools = pools.into_iter().map(|entrance| acceptor.sink_mut().open(entrance)).collect();
         let doors = plan.doors.iter().zip(sockets);
-        let hung = doors.filter_map(|(door, socket)| Some((socket?, door.door(&plan.exact, acceptor)))).collect();
+        let hung = doors.filter_map(|(door, socket)| Some((socket?, door.door(&plan, acceptor)))).collect();
         acceptor.change(Change {
             doors: hung,
             pools,
@@ -554,13 +549,16 @@ impl Plan {
 }
 
 impl DoorPlan {
-    fn door<D: Native>(&self, exact: &[bool], acceptor: &mut Acceptor<D, Pools>) -> Door {
+    fn door<D: Native>(&self, plan: &Plan, acceptor: &mut Acceptor<D, Pools>) -> Door {
         let (pool, relay) = match &self.service {
             Service::Pool(index) => (*index, None),
             Service::Relay(terms) => (0, Some(terms.clone())),
         };
-        let exact = relay.is_none() && exact[pool];
+        let exact = relay.is_none() && plan.exact[pool];
         let mut door = self.listener.door(self.bound, pool, exact, acceptor.deadlines_mut());
+        if relay.is_none() && self.listener.ends_tls() {
+            door.between = plan.between[pool].clone();
+        }
         door.relay = relay;
         door.in_row(self.row, acceptor.tally().row(self.row))
     }
@@ -589,12 +587,15 @@ impl Engine {
         let relays: Vec<Arc<Terms>> = builder.relays.iter().map(|relay| Arc::new(relay.terms.clone())).collect();
         let pending_limit = builder.pending_limit_or_default();
         let exact = builder.pools.iter().map(|pool| pool.exact).collect();
+        let between = |pool: &Pool| (!pool.carries_tls()).then(|| Arc::new(Terms::of_pool(&pool.name)));
+        let between = builder.pools.iter().map(between).collect();
         let Opened { pools, behind, pulled } = self.open(builder.pools);
         let (workers, incoming) = man(behind).map_err(StartError::System)?;
         let doors = builder.listeners.into_iter().zip(services).zip(addresses.iter().copied());
         let plan = Arc::new(Plan {
             doors: doors.map(|((listener, service), bound)| self.door_plan(listener, service, bound)).collect(),
             exact,
+            between,
             pending_limit,
             pending_peer_limit: builder.pending_peer_limit,
             clients: lock(&self.clients).changed(builder.clients.clone(), Instant::now()),
@@ -813,13 +814,6 @@ pub enum StartError {
         /// The name.
         pool: String,
     },
-    /// A listener ends TLS, and its pool cannot go on with a TLS session.
-    NoTls {
-        /// The listener's address.
-        listener: SocketAddr,
-        /// The pool's name.
-        pool: String,
-    },
     /// A listener could not be bound.
     Bind {
         /// Where.
@@ -854,11 +848,6 @@ impl fmt::Display for StartError {
             StartError::NoSuchPool { listener, pool } => {
                 write!(f, "the listener on {listener} names the pool '{pool}', which does not exist")
             }
-            StartError::NoTls { listener, pool } => write!(
-                f,
-                "the listener on {listener} ends TLS, and the pool '{pool}' cannot go on with a TLS session: one that hands \
-                 off has only the plain socket for its receivers"
-            ),
             StartError::Bind { address, name, error } => {
                 write!(f, "cannot listen on {address}")?;
                 if let Some(name) = name {
@@ -892,7 +881,7 @@ fn remedy(error: &io::Error) -> &'static str {
 impl std::error::Error for StartError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            StartError::NoSuchPool { .. } | StartError::NoTls { .. } | StartError::LockedMemory { .. } => None,
+            StartError::NoSuchPool { .. } | StartError::LockedMemory { .. } => None,
             StartError::Ring(error) => Some(error),
             StartError::Bind { error, .. } | StartError::System(error) => Some(error),
         }

@@ -77,6 +77,12 @@ pub trait Streams {
     /// Of socket(2), bind(2), connect(2).
     fn connect(&mut self, target: SocketAddr, source: Option<IpAddr>) -> Result<Self::Socket, Errno>;
 
+    /// Two sockets that are connected with each other, both in blocking mode: of one the other end is meant for somebody else.
+    ///
+    /// # Errors
+    /// Of socketpair(2).
+    fn pair(&mut self) -> Result<(Self::Socket, Self::Socket), Errno>;
+
     /// How a connect has ended.
     ///
     /// # Errors
@@ -154,6 +160,10 @@ impl<W: Watches> Streams for W {
             Ok(()) | Err(SystemError::INPROGRESS) => Ok(socket),
             Err(error) => Err(errno(error)),
         }
+    }
+
+    fn pair(&mut self) -> Result<(OwnedFd, OwnedFd), Errno> {
+        net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(errno)
     }
 
     fn connected(&self, socket: &OwnedFd) -> Result<(), Errno> {

@@ -25,7 +25,8 @@ mod whoami;
 pub use discard::Discard;
 pub use finisher::{FINISHING_MAX, Finisher};
 pub use hand_off::{
-    CAPACITY_MAX, HandOff, MODE_DEFAULT, RECORD_FIXED, TAKE_PATIENCE_DEFAULT, VERSION as HAND_OFF_VERSION,
+    CAPACITY_MAX, HandOff, MODE_DEFAULT, RECORD_FIXED, RECORD_FIXED_TLS, TAKE_PATIENCE_DEFAULT,
+    VERSION as HAND_OFF_VERSION,
 };
 pub use threads::THREADS_MAX;
 #[cfg(feature = "tokio-uring")]

@@ -1,10 +1,13 @@
 //! TLS between door 2 and whoever serves, where a listener ends it here.
 
+use std::sync::Arc;
+
 use super::{Acceptor, InLine, Sink};
 use crate::conn::{Admitted, Ending, Record, SlotId};
-use crate::dispatch::{Overload, TlsFailure};
+use crate::dispatch::{Handoff, Overload, TlsFailure};
 use crate::engine::acceptor::Declined;
 use crate::engine::handshake::{Guest, HANDSHAKES_A_TURN, Step};
+use crate::engine::relay::Terms;
 use crate::engine::tally::Count;
 use crate::net::canonical_socket;
 use crate::ring::{BATCH_MAX, Driver};
@@ -57,11 +60,56 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             self.doors[listener as usize].shaking -= 1;
             return;
         }
+        let guest = match door.between.clone() {
+            None => guest,
+            Some(terms) => match self.relay_to_pool(guest, &terms) {
+                Ok(guest) => guest,
+                Err(guest) => return self.conclude_handshake(*guest, Ending::Overload),
+            },
+        };
         let back = if self.lines[pool].is_empty() { self.offer_secured(guest) } else { Some(guest) };
         if let Some(guest) = back {
             self.begin_line(pool);
             self.keep(guest, pool);
         }
+    }
+
+    /// Goes on with a client's session here, as a relay does; the pool gets the other end of a pair of sockets.
+    ///
+    /// # Errors
+    /// There are no descriptors for it, or too many sessions.
+    fn relay_to_pool(
+        &mut self,
+        guest: Guest<D::Socket>,
+        terms: &Arc<Terms>,
+    ) -> Result<Guest<D::Socket>, Box<Guest<D::Socket>>> {
+        if self.relays.is_full() {
+            return Err(Box::new(guest));
+        }
+        let (ours, theirs) = match self.driver.pair() {
+            Ok(pair) => pair,
+            Err(_) => {
+                self.tally.count(Count::OutOfResources);
+                return Err(Box::new(guest));
+            }
+        };
+        let Guest { listener, handoff, admitted, bytes, .. } = guest;
+        let local = handoff.local.or_else(|| self.driver.local(&handoff.socket));
+        let other = Handoff {
+            socket: theirs,
+            listener: handoff.listener.clone(),
+            peer: handoff.peer,
+            local: local.or(Some(handoff.peer)),
+            head: handoff.head,
+            accepted_at: handoff.accepted_at,
+            permit: handoff.permit,
+            tls: None,
+            tls_before: handoff.tls.as_ref().map(|tls| Box::new(tls.info().clone())),
+        };
+        let session = self.relays.prepare(&self.driver, terms, Handoff { permit: None, ..handoff }, &bytes, self.now);
+        let begun = self.relays.begin_with(&mut self.driver, session, (ours, &terms.name), self.now);
+        debug_assert!(begun.is_ok(), "there is room, as was just seen");
+        Ok(Guest::established(listener, other, admitted, bytes))
     }
 
     /// Keeps a connection until its pool has room.

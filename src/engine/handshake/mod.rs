@@ -18,6 +18,8 @@
 
 mod log;
 #[cfg(all(test, feature = "tls"))]
+mod plain_pools;
+#[cfg(all(test, feature = "tls"))]
 pub(crate) mod tests;
 mod threads;
 

@@ -16,7 +16,7 @@ use super::{Guest, Handshakes, Step};
 use crate::dispatch::testing::{SOON, V1, until};
 use crate::dispatch::{Accepted, Cut, Handoff, ListenerInfo, Pool, TlsFailure, TlsHandshake, TlsSession, TlsTerms};
 use crate::engine::tally::{Count, Tally};
-use crate::engine::{Command, DriverChoice, Engine, Kept, Listener, StartError};
+use crate::engine::{Command, DriverChoice, Engine, Kept, Listener};
 use crate::ring::{Epoll, SLOT_BYTES, Sizes, Waker};
 use crate::tls::{Identity, Termination, rustls};
 
@@ -480,16 +480,6 @@ fn a_drain_does_not_wait_for_the_silent() {
     assert_eq!(engine.snapshot().count("drained"), 1);
 }
 
-#[test]
-fn a_pool_that_cannot_go_on_with_a_session_is_refused_at_the_start() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let pool = Pool::hand_off("elsewhere", directory.path().join("x.sock").as_path());
-    let listener = Listener::plain(anywhere()).tls(Termination::new(&identity(), &[])).pool("elsewhere");
-    let started = Engine::builder().pool(pool).listen(listener).start();
-    let Err(error @ StartError::NoTls { .. }) = started else { panic!("it would speak in clear") };
-    assert!(error.to_string().contains("the pool 'elsewhere' cannot go on with a TLS session"), "{error}");
-}
-
 /// A connection whose handshake is to begin, and its client.
 fn newcomer(terms: &Termination, number: u32) -> (TcpStream, Guest<OwnedFd>) {
     let listening = TcpListener::bind(anywhere()).expect("loopback has free ports");
@@ -499,7 +489,8 @@ fn newcomer(terms: &Termination, number: u32) -> (TcpStream, Guest<OwnedFd>) {
     let listener = Arc::new(ListenerInfo { service, name, ssl: true, checks_from: Default::default() });
     let accepted_at = Instant::now();
     let (socket, permit) = (socket.into(), None);
-    let handoff = Handoff { socket, listener, peer, local: None, head: None, accepted_at, permit, tls: None };
+    let handoff =
+        Handoff { socket, listener, peer, local: None, head: None, accepted_at, permit, tls: None, tls_before: None };
     (client, Guest::new(number, handoff, None, b"", terms.begin()))
 }
 

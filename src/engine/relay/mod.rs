@@ -138,6 +138,11 @@ impl<S> Relays<S> {
         self.sessions.len()
     }
 
+    /// Whether there is no room for another one.
+    pub fn is_full(&self) -> bool {
+        self.sessions.is_full()
+    }
+
     /// Whether no session is there.
     pub fn is_empty(&self) -> bool {
         self.sessions.is_empty()

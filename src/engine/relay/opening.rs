@@ -110,6 +110,44 @@ impl<S> Relays<S> {
         }
     }
 
+    /// Begins a session with somebody who is connected already: `server` is one end of a pair of sockets, and he has the other,
+    /// or will have it.
+    ///
+    /// # Errors
+    /// There are too many: nothing has happened.
+    pub fn begin_with<D: Streams<Socket = S>>(
+        &mut self,
+        driver: &mut D,
+        mut session: Session<S>,
+        server: (S, &Arc<str>),
+        now: Instant,
+    ) -> Result<(), Box<Session<S>>> {
+        session.opening = None;
+        session.phase = Phase::Open;
+        session.elsewhere = Some(server.1.clone());
+        session.server = Some(server.0);
+        let slot = self.sessions.insert(session).map_err(Box::new)?;
+        let session = self.sessions.get_mut(slot).expect("just put there");
+        session.leaves = self.closes_at.map(|until| (until, End::Drained));
+        for side in [Side::Client, Side::Server] {
+            if let Some(socket) = session.socket(side) {
+                Watch::of(slot, side, session.attempts).begin(driver, socket);
+            }
+        }
+        let Some(server) = &session.server else { return Ok(()) };
+        let tls = session.tls.as_deref_mut();
+        let is_readable = tls.as_ref().is_some_and(|tls| tls.tls.is_readable());
+        let mut link = Link { driver, client: &session.client, server, tls, records: &mut self.records };
+        session.pair.connected(&mut link, &[], &[], None);
+        // What came with the end of a handshake is not in the socket any more.
+        session.pair.ready(Side::Client, is_readable, false);
+        let deadline = session.deadline();
+        self.wheel.set(slot.index, deadline);
+        self.tell(slot, None, now);
+        self.pump(driver, slot, now);
+        Ok(())
+    }
+
     /// Finds a server, or a place in the line.
     pub(super) fn choose<D: Streams<Socket = S>>(&mut self, driver: &mut D, slot: SlotId, now: Instant) {
         loop {

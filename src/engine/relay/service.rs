@@ -178,8 +178,19 @@ pub struct Terms {
 impl Terms {
     /// For a session of a service that this configuration does not have.
     pub fn of_former_service(service: &str) -> Terms {
+        Terms::without_servers(service, "-")
+    }
+
+    /// For a client whose TLS ends here, before a pool of workers that go on with plain sockets only.
+    pub fn of_pool(pool: &str) -> Terms {
+        let mut terms = Terms::without_servers(pool, pool);
+        (terms.protocol, terms.announce, terms.log_sessions) = (Protocol::None, None, false);
+        terms
+    }
+
+    fn without_servers(service: &str, backend: &str) -> Terms {
         let none = Settings {
-            name: "-".into(),
+            name: backend.into(),
             servers: Vec::new(),
             balance: Balance::LeastConn,
             stick: None,

@@ -574,6 +574,10 @@ impl Streams for Script {
         unreachable!("{NO_RELAY}")
     }
 
+    fn pair(&mut self) -> Result<(Socket, Socket), Errno> {
+        unreachable!("{NO_RELAY}")
+    }
+
     fn connected(&self, _: &Socket) -> Result<(), Errno> {
         unreachable!("{NO_RELAY}")
     }

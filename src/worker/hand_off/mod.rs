@@ -21,7 +21,7 @@ use crate::dispatch::{Intake, Pool, RunningWorkers, Workers};
 use office::Office;
 use place::Place;
 
-pub use wire::{CAPACITY_MAX, RECORD_FIXED, VERSION};
+pub use wire::{CAPACITY_MAX, RECORD_FIXED, RECORD_FIXED_TLS, VERSION};
 
 /// How long a receiver may take to say that it has taken a connection, if nothing else is said.
 pub const TAKE_PATIENCE_DEFAULT: Duration = Duration::from_secs(10);
@@ -79,6 +79,9 @@ impl Pool {
     /// all are busy, or none is there, connections wait in the queue. A receiver that goes loses nothing that it had not
     /// taken: that is offered to the next. What it had taken and not done with counts as lost in the pool. A drain waits
     /// until the receivers are done.
+    ///
+    /// Where a listener ends TLS, the ring goes on with the session, and receivers get one end of a pair of Unix sockets that
+    /// speaks plaintext; such a connection ends when the engine does.
     ///
     /// With [`exact_residual`](Pool::exact_residual) the bytes behind the header stay in the socket, and a receiver
     /// may ignore the record but for its id.

@@ -3,12 +3,14 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::dispatch::Accepted;
+use crate::dispatch::{Accepted, TlsInfo};
 
 /// Version of the protocol.
 pub const VERSION: u8 = 1;
 /// Bytes of a record's fixed part.
 pub const RECORD_FIXED: usize = 100;
+/// The same of a connection whose TLS has ended here.
+pub const RECORD_FIXED_TLS: usize = 112;
 /// Most connections that a receiver may have at a time.
 pub const CAPACITY_MAX: usize = 1 << 16;
 
@@ -22,6 +24,13 @@ mod flag {
     pub const HEADER: u8 = 1;
     pub const TLS: u8 = 2;
     pub const CHECK: u8 = 4;
+    pub const TLS_ENDED: u8 = 8;
+}
+
+/// Flags of TLS.
+mod tls_flag {
+    pub const RESUMED: u8 = 1;
+    pub const CLIENT_VERIFIED: u8 = 2;
 }
 
 /// What a receiver says.
@@ -71,7 +80,11 @@ pub(super) fn write_record(id: u64, connection: &Accepted, record: &mut Vec<u8>)
     record.clear();
     record.extend_from_slice(MAGIC);
     record.extend_from_slice(&[VERSION, flags(connection)]);
-    record.extend_from_slice(&(RECORD_FIXED as u16).to_be_bytes());
+    let (tls, fixed) = match connection.tls() {
+        Some(tls) => (tls, RECORD_FIXED_TLS),
+        None => (&TlsInfo::default(), RECORD_FIXED),
+    };
+    record.extend_from_slice(&(fixed as u16).to_be_bytes());
     record.extend_from_slice(&id.to_be_bytes());
     for address in [connection.client(), connection.destination(), connection.peer(), connection.local()] {
         write_address(address, record);
@@ -80,16 +93,43 @@ pub(super) fn write_record(id: u64, connection: &Accepted, record: &mut Vec<u8>)
         record.extend_from_slice(&(part.len() as u32).to_be_bytes());
     }
     record.extend_from_slice(&[service.len() as u8, name.len() as u8, 0, 0]);
-    debug_assert_eq!(record.len(), RECORD_FIXED);
-    for part in [service, name, header, residual] {
+    let told = told(tls);
+    if fixed == RECORD_FIXED_TLS {
+        write_tls(tls, &told, record);
+    }
+    debug_assert_eq!(record.len(), fixed);
+    for part in [service, name, header, residual].into_iter().chain(told) {
         record.extend_from_slice(part);
     }
+}
+
+/// What the handshake told in words of any length.
+fn told(tls: &TlsInfo) -> [&[u8]; 4] {
+    let alpn = tls.alpn.as_deref().unwrap_or_default();
+    let [cipher, server, client] = [tls.cipher, tls.server_name.as_deref(), tls.client_name.as_deref()]
+        .map(|text| short(text.unwrap_or_default()));
+    [cipher, server, &alpn[..alpn.len().min(u8::MAX.into())], client]
+}
+
+fn write_tls(tls: &TlsInfo, told: &[&[u8]; 4], record: &mut Vec<u8>) {
+    let version: u16 = match tls.version {
+        Some("TLSv1.2") => 0x0303,
+        Some("TLSv1.3") => 0x0304,
+        _ => 0,
+    };
+    let of = |is: bool, flag: u8| if is { flag } else { 0 };
+    let flags = of(tls.resumed, tls_flag::RESUMED) | of(tls.client_name.is_some(), tls_flag::CLIENT_VERIFIED);
+    record.extend_from_slice(&version.to_be_bytes());
+    record.extend_from_slice(&[flags, 0]);
+    record.extend(told.iter().map(|text| text.len() as u8));
+    record.extend_from_slice(&[0; 4]);
 }
 
 fn flags(connection: &Accepted) -> u8 {
     let of = |is: bool, flag: u8| if is { flag } else { 0 };
     of(connection.header().is_some(), flag::HEADER)
-        | of(connection.listener().ssl, flag::TLS)
+        | of(connection.listener().ssl && connection.tls().is_none(), flag::TLS)
+        | of(connection.tls().is_some(), flag::TLS_ENDED)
         | of(connection.is_check(), flag::CHECK)
 }
 
@@ -110,6 +150,7 @@ fn short(name: &str) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dispatch::Handoff;
     use crate::dispatch::testing::{V1, V2, connection};
 
     #[test]
@@ -130,6 +171,30 @@ mod tests {
             assert_eq!(record[88..100], *[&[0, 0, 0, header.len() as u8][..], &[0, 0, 0, 8, 10, 12, 0, 0]].concat());
             assert_eq!(record[100..], *[b"imap-login", &b"imap_haproxy"[..], header, b"a NOOP\r\n"].concat());
         }
+    }
+
+    #[test]
+    fn of_tls_that_has_ended_a_record_says_what_the_handshake_told_behind_everything_else() {
+        let (_client, accepted) = connection(&[V1, b"hello"].concat(), true, true);
+        let told = TlsInfo {
+            version: Some("TLSv1.3"),
+            cipher: Some("TLS_AES_256_GCM_SHA384"),
+            server_name: Some("mail.example".into()),
+            alpn: Some(b"imap".to_vec()),
+            client_name: Some("x".repeat(300)),
+            resumed: true,
+        };
+        let accepted = Accepted::new(
+            Handoff { tls_before: Some(Box::new(told)), ..accepted.into_handoff() },
+            &[V1, b"hello"].concat(),
+        );
+        let mut record = Vec::new();
+        write_record(1, &accepted, &mut record);
+        assert_eq!(record[4..8], [1, flag::HEADER | flag::TLS_ENDED, 0, 112]);
+        assert_eq!(record[92..96], [0; 4], "the handshake has taken what came behind the header");
+        assert_eq!(record[100..112], [3, 4, 3, 0, 22, 12, 4, 255, 0, 0, 0, 0]);
+        let words = [b"imap-login", &b"imap_haproxy"[..], V1, b"TLS_AES_256_GCM_SHA384", b"mail.example", b"imap"];
+        assert_eq!(record[112..], [words.concat(), vec![b'x'; 255]].concat());
     }
 
     #[test]

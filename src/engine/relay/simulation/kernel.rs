@@ -594,6 +594,10 @@ impl Streams for Script {
         Ok(self.socket(conn))
     }
 
+    fn pair(&mut self) -> Result<(Socket, Socket), Errno> {
+        unreachable!("every session here goes to a server")
+    }
+
     fn connected(&self, socket: &Socket) -> Result<(), Errno> {
         let mut kernel = self.kernel.borrow_mut();
         kernel.check_open(socket.conn, "its error is asked for");

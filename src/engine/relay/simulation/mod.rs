@@ -238,6 +238,7 @@ impl Scene {
                 accepted_at: now,
                 permit: None,
                 tls: None,
+                tls_before: None,
             };
             let session = relays.prepare(driver, &self.services[service], handoff, &bytes, now);
             relays.begin(driver, session, now);
