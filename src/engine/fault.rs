@@ -28,6 +28,14 @@ pub enum Fault {
     RearmedIdle,
     /// A server that a session has tried in vain is chosen again.
     DeadServer,
+    /// What a client says in its handshake is taken twice.
+    DoubledFeed,
+    /// Nobody wakes a ring for the deadline of a handshake.
+    SleptThrough,
+    /// What a thread has done goes to whoever has the slot by then.
+    StrayStep,
+    /// A connection whose handshake has failed is neither closed nor counted.
+    LostHandshake,
     /// A socket is closed twice.
     #[cfg(test)]
     DoubleClose,

@@ -6,6 +6,7 @@ use super::{Acceptor, InLine, Sink};
 use crate::conn::{Admitted, Ending, Record, SlotId};
 use crate::dispatch::{Handoff, Overload, TlsFailure};
 use crate::engine::acceptor::Declined;
+use crate::engine::fault::{self, Fault};
 use crate::engine::handshake::{Guest, HANDSHAKES_A_TURN, Step};
 use crate::engine::relay::Terms;
 use crate::engine::tally::Count;
@@ -169,6 +170,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     fn refuse_handshake(&mut self, guest: Guest<D::Socket>, failure: Option<&TlsFailure>) {
         let ending = match failure {
             None => Ending::Drained,
+            Some(_) if fault::present(Fault::LostHandshake) => return std::mem::forget(guest),
             Some(failure) if failure.is_how_checks_end && guest.handoff.is_check() => Ending::TlsChecked,
             Some(_) => Ending::TlsFailed,
         };

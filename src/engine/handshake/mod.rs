@@ -24,12 +24,15 @@ pub(crate) mod tests;
 mod threads;
 
 pub use log::{Failures, failure_words};
+#[cfg(all(test, feature = "tls"))]
+pub use threads::Task;
 pub use threads::{Entrance, Given, HANDSHAKE_THREADS_MAX, Threads};
 
 use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
+use super::fault::{self, Fault};
 use super::records::send_records;
 use crate::conn::{Admitted, Deadlines, Slab, SlotId};
 use crate::dispatch::{Cut, Handoff, TlsFailure, TlsHandshake};
@@ -116,6 +119,9 @@ impl<S> Handshakes<S> {
             return Some(now);
         }
         let deadlines = self.deadlines.as_ref().filter(|deadlines| !deadlines.is_empty())?;
+        if fault::present(Fault::SleptThrough) {
+            return None;
+        }
         deadlines.next_deadline().into_iter().chain(self.closes_at).min()
     }
 
@@ -204,7 +210,10 @@ impl<S> Handshakes<S> {
     /// The next that a thread has done for somebody who is still there.
     fn take_back(&mut self) -> Option<(SlotId, Result<(), TlsFailure>)> {
         let given = self.given.as_mut()?;
-        while let Some(Fed { slot, handshake, result }) = given.take_back() {
+        while let Some(Fed { mut slot, handshake, result }) = given.take_back() {
+            if fault::present(Fault::StrayStep) {
+                slot = self.guests.id_of(slot.index).unwrap_or(slot);
+            }
             if let Some(guest) = self.guests.get_mut(slot) {
                 guest.handshake = handshake;
                 guest.is_away = false;
@@ -361,6 +370,9 @@ impl<S> Guest<S> {
                 }
             }
             fed = handshake.feed(bytes);
+            if fault::present(Fault::DoubledFeed) && fed.is_ok() {
+                fed = handshake.feed(bytes);
+            }
         }
         self.handshake = Some(handshake);
         Ok(Taken::Fed(fed))

@@ -7,12 +7,19 @@
 //! - nobody outlives a deadline, and nobody is timed out before it;
 //! - a pool gets the client's own bytes, with a header that is complete;
 //! - every accepted connection is counted exactly once;
+//! - of a client by TLS a pool gets the session with every byte that was said in it, once and in order; nobody in a handshake
+//!   outlives its deadline, an honest one is not given up before it, and the table of handshakes has no more than its places;
 //! - all this also if the ring breaks and another one takes its place, or a listening socket fails;
 //! - nobody waits in a pool's queue while the ring waits and the workers do not know;
 //! - the same seed gives the same run.
 //!
 //! A long run: `VESTIBULE_SCHEDULES=1000000 cargo test --release --lib simulation`.
 
+#[cfg(feature = "tls")]
+mod secured;
+#[cfg(not(feature = "tls"))]
+#[path = "unsecured.rs"]
+mod secured;
 mod world;
 
 use std::cell::RefCell;
@@ -34,6 +41,7 @@ use super::tally::Tally;
 use crate::admission::{ClientLimits, Clients, PendingPeers};
 use crate::conn::{Deadlines, Ending};
 use crate::dispatch::{Handoff, Overload};
+use secured::Tls;
 use world::{Client, End, Script, Socket, World};
 
 /// Schedules of an ordinary test run.
@@ -47,17 +55,24 @@ const REGRESSIONS: [u64; 2] = [4720, 38907];
 const TURNS_MAX: usize = 20_000;
 
 const TIMEOUT: Duration = Duration::from_secs(3);
+const V1: &[u8] = b"PROXY TCP4 198.51.100.7 192.0.2.1 5000 143\r\n";
 
 /// What one run came to.
 struct Outcome {
     violations: Vec<String>,
     trace: u64,
+    /// Clients by TLS that a pool got.
+    secured: usize,
 }
 
 /// The workers of all pools.
 struct Model {
     world: Rc<RefCell<World>>,
     pools: Vec<PoolModel>,
+    tls: Option<Tls>,
+    /// Decides about threads for handshakes.
+    threads: Rng,
+    secured: usize,
 }
 
 struct PoolModel {
@@ -70,8 +85,16 @@ struct PoolModel {
 }
 
 impl Model {
-    /// Workers take some connections and are done with them.
+    /// Workers take some connections and are done with them, and threads do some of what they have.
     fn work(&mut self) {
+        if let Some(tls) = &self.tls {
+            let mut world = self.world.borrow_mut();
+            let (rung, left) = tls.work(&mut self.threads, world.now);
+            world.computing = left > 0;
+            if rung {
+                world.wake();
+            }
+        }
         for pool in &mut self.pools {
             let busy = self.world.borrow_mut().rng.usize(..3);
             for _ in 0..busy {
@@ -84,7 +107,14 @@ impl Model {
         }
     }
 
-    fn check(&self, handoff: &Handoff<Socket>, bytes: &[u8]) {
+    /// A pool gets a connection.
+    fn check(&mut self, handoff: &mut Handoff<Socket>, bytes: &[u8]) {
+        if let Some(session) = handoff.tls.take() {
+            self.secured += 1;
+            self.world.borrow_mut().check_session(handoff.socket.book, session);
+        } else if self.world.borrow().is_by_tls(handoff.socket.book) {
+            self.world.borrow_mut().violations.push(format!("connection {} has no session", handoff.socket.book));
+        }
         let mut world = self.world.borrow_mut();
         let client = &world.clients[world.books[handoff.socket.book].client];
         let right = client.stream.starts_with(bytes) && handoff.head.is_none_or(|head| head.len() <= bytes.len());
@@ -96,7 +126,7 @@ impl Model {
 }
 
 impl Sink<Socket> for Shared {
-    fn offer(&mut self, pool: usize, handoff: Handoff<Socket>, bytes: &[u8]) -> Result<(), Box<Declined<Socket>>> {
+    fn offer(&mut self, pool: usize, mut handoff: Handoff<Socket>, bytes: &[u8]) -> Result<(), Box<Declined<Socket>>> {
         let mut model = self.0.borrow_mut();
         let state = &model.pools[pool];
         if state.closed {
@@ -105,7 +135,7 @@ impl Sink<Socket> for Shared {
         if state.queue.len() >= state.capacity {
             return Err(Box::new(Declined::Full(handoff)));
         }
-        model.check(&handoff, bytes);
+        model.check(&mut handoff, bytes);
         model.world.borrow_mut().silent += 1;
         model.pools[pool].queue.push_back(handoff.socket);
         Ok(())
@@ -135,17 +165,24 @@ struct Shared(Rc<RefCell<Model>>);
 /// Runs the schedule of a seed to its end.
 fn run(seed: u64) -> Outcome {
     let mut rng = Rng::with_seed(seed);
-    let visitors: Vec<Client> = (0..rng.usize(1..24)).map(|_| client(&mut rng)).collect();
+    let mut visitors: Vec<Client> = (0..rng.usize(1..24)).map(|_| client(&mut rng)).collect();
+    let mut tls = secured::of(seed);
     let slots = rng.u32(2..12);
-    let listeners = [proxy(true, rng.bool()), proxy(false, rng.bool()), Listener::plain(address(3))];
+    let mut listeners = vec![proxy(true, rng.bool()), proxy(false, rng.bool()), Listener::plain(address(3))];
     // What TCP_DEFER_ACCEPT may have taken of the time is no longer there.
-    let limits = vec![Some((TIMEOUT - Duration::from_secs(1), TIMEOUT)), Some((TIMEOUT, TIMEOUT)), None];
+    let mut limits = vec![Some((TIMEOUT - Duration::from_secs(1), TIMEOUT)), Some((TIMEOUT, TIMEOUT)), None];
+    if let Some(tls) = &mut tls {
+        visitors.append(&mut tls.clients);
+        limits.push(tls.listener.is_proxied().then_some((TIMEOUT, TIMEOUT)));
+        listeners.push(tls.listener.clone());
+    }
     let pending_limit = rng.usize(1..=slots as usize);
     let only_deadlines = visitors.len() <= pending_limit;
     let world = Rc::new(RefCell::new(World::new(seed, slots, visitors, limits)));
     world.borrow_mut().only_deadlines = only_deadlines;
-    let model =
-        Shared(Rc::new(RefCell::new(Model { world: world.clone(), pools: (0..2).map(|_| pool(&mut rng)).collect() })));
+    let pools = (0..2).map(|_| pool(&mut rng)).collect();
+    let threads = Rng::with_seed(seed.rotate_left(8));
+    let model = Shared(Rc::new(RefCell::new(Model { world: world.clone(), pools, tls, threads, secured: 0 })));
     let clients = Clients::new(unreachable_limits(), Instant::now());
     let tally = Tally::new();
     let process = || {
@@ -153,7 +190,7 @@ fn run(seed: u64) -> Outcome {
         let mut deadlines = Deadlines::new(slots, Instant::now());
         let doors = listeners
             .iter()
-            .zip([0, 1, 1])
+            .zip([0, 1, 1, 0])
             .enumerate()
             .map(|(index, (listener, pool))| {
                 let door = listener.door(listener.address, pool, pool == 1, &mut deadlines);
@@ -171,7 +208,7 @@ fn run(seed: u64) -> Outcome {
             deadlines,
             relays: Relays::none(tally.clone()),
             pools: 2,
-            handshakes: None,
+            handshakes: model.0.borrow().tls.as_ref().and_then(|tls| tls.given(&tally)),
             slots,
             pending_limit,
             peers: PendingPeers::default(),
@@ -200,6 +237,7 @@ fn run(seed: u64) -> Outcome {
     for pool in &mut model.0.borrow_mut().pools {
         pool.queue.clear();
     }
+    let secured = model.0.borrow().secured;
     drop(model);
     let mut world = world.borrow_mut();
     if !ended {
@@ -208,7 +246,7 @@ fn run(seed: u64) -> Outcome {
     world.check_end();
     check_counts(&mut world, &tally);
     check_permits(&mut world, &clients);
-    Outcome { violations: std::mem::take(&mut world.violations), trace: world.trace }
+    Outcome { violations: std::mem::take(&mut world.violations), trace: world.trace, secured }
 }
 
 /// Limits that nobody reaches, so that every client is counted and none refused.
@@ -278,6 +316,9 @@ fn turn_to_the_end(
                 }
                 None => acceptor.drain(grace),
             }
+            if world.borrow_mut().lets_handshakes_go() {
+                acceptor.let_sessions_go(grace);
+            }
             draining = true;
         }
         match acceptor.turn() {
@@ -316,7 +357,11 @@ fn check_counts(world: &mut World, tally: &Tally) {
 }
 
 fn proxy(defer: bool, long_headers: bool) -> Listener {
-    let listener = Listener::proxy(address(u8::from(defer))).trust(["127.0.0.0/8".parse().expect("a network")]);
+    proxy_at(u8::from(defer), defer, long_headers)
+}
+
+fn proxy_at(host: u8, defer: bool, long_headers: bool) -> Listener {
+    let listener = Listener::proxy(address(host)).trust(["127.0.0.0/8".parse().expect("a network")]);
     let limit = if long_headers { 4096 } else { 232 };
     listener.timeout(TIMEOUT).defer_accept(defer).terms(|terms| terms.rules.header_limit = limit)
 }
@@ -359,13 +404,14 @@ fn client(rng: &mut Rng) -> Client {
         _ => End::Stays,
     };
     let peer = if rng.u8(..10) == 0 { [198, 51, 100, 9] } else { [127, 0, 0, 2] };
-    Client { listener: rng.u32(..3), peer: SocketAddr::from((peer, rng.u16(1024..))), connects, stream, arrivals, end }
+    let (listener, peer) = (rng.u32(..3), SocketAddr::from((peer, rng.u16(1024..))));
+    Client { listener, peer, connects, stream, arrivals, end, tls: None }
 }
 
 /// What a client sends: headers of all kinds, broken ones, none.
 fn stream(rng: &mut Rng) -> Vec<u8> {
     let mut stream = match rng.u8(..6) {
-        0 => b"PROXY TCP4 198.51.100.7 192.0.2.1 5000 143\r\n".to_vec(),
+        0 => V1.to_vec(),
         1 => b"PROXY UNKNOWN\r\n".to_vec(),
         2 => v2(0x20, &[]),
         3 => v2(0x21, &[203, 0, 113, 9, 192, 0, 2, 1, 0xa0, 0x28, 0, 143]),
@@ -405,6 +451,13 @@ fn no_schedule_breaks_a_promise() {
     }
 }
 
+#[cfg(feature = "tls")]
+#[test]
+fn clients_by_tls_come_to_their_sessions() {
+    let secured: usize = (0..300).map(|seed| run(seed).secured).sum();
+    assert!(secured > 100, "{secured} in 300 schedules");
+}
+
 #[test]
 fn the_same_seed_gives_the_same_run() {
     for seed in 0..100 {
@@ -415,9 +468,20 @@ fn the_same_seed_gives_the_same_run() {
 #[test]
 fn every_deliberate_bug_is_caught() {
     use Fault::*;
-    for bug in
-        [IgnoredEnd, DoubleClose, LostSlot, RearmedDeadline, LeakOnDecline, BytesLeftBehind, SilentBell, UncountedLoss]
-    {
+    let mut bugs = vec![
+        IgnoredEnd,
+        DoubleClose,
+        LostSlot,
+        RearmedDeadline,
+        LeakOnDecline,
+        BytesLeftBehind,
+        SilentBell,
+        UncountedLoss,
+    ];
+    if cfg!(feature = "tls") {
+        bugs.extend([DoubledFeed, SleptThrough, StrayStep, LostHandshake]);
+    }
+    for bug in bugs {
         fault::set(Some(bug));
         let caught = (0..CAUGHT_WITHIN).find(|&seed| !run(seed).violations.is_empty());
         fault::set(None);

@@ -12,9 +12,11 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
+use super::secured;
+use crate::dispatch::TlsSession;
 use crate::engine::acceptor::LONG_SILENCE;
 use crate::engine::fault::{self, Fault};
-use crate::ring::{Completion, Driver, Errno, Newcomer, ReadMode, SLOT_BYTES, Streams};
+use crate::ring::{Completion, Driver, Errno, Newcomer, ReadMode, Readiness, SLOT_BYTES, Streams};
 
 /// How late a deadline may be noticed: the longest the scripted kernel oversleeps.
 pub const SLACK: Duration = Duration::from_millis(2);
@@ -45,8 +47,25 @@ const MENDING: Duration = Duration::from_millis(50);
 
 const NO_RELAY: &str = "no pool here is a relay";
 
+/// A client's end of TLS, in memory.
+pub trait Peer {
+    /// Takes what the server has sent; gives what the client says then.
+    fn hear(&mut self, bytes: &[u8]) -> Vec<u8>;
+
+    /// What it has said in its session, in all and with an end; `None` if it has not come to that.
+    fn said(&self) -> Option<&[u8]>;
+
+    /// Whether it does what a client should.
+    fn is_honest(&self) -> bool;
+
+    /// Whether its session does not stand yet.
+    fn is_handshaking(&self) -> bool;
+
+    /// Whether it has heard what it could not make sense of, or was told that it is not understood.
+    fn has_failed(&self) -> bool;
+}
+
 /// What a client does.
-#[derive(Clone, Debug)]
 pub struct Client {
     pub listener: u32,
     pub peer: SocketAddr,
@@ -56,6 +75,8 @@ pub struct Client {
     /// How many bytes have arrived by when, ascending.
     pub arrivals: Vec<(Duration, usize)>,
     pub end: End,
+    /// By TLS: what it says first is in `stream`, and what it says in answer is added to it.
+    pub tls: Option<Box<dyn Peer>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +120,24 @@ pub struct Book {
     pub dispatched: u32,
     /// How often it was handed over to another process.
     pub handed_over: u32,
+    /// Since when its handshake is awaited.
+    shaking: Option<Duration>,
+}
+
+/// The watch of a socket.
+#[derive(Debug)]
+struct Watch {
+    place: u32,
+    generation: u32,
+    book: usize,
+    /// Bytes that have arrived by the last time that something was told.
+    told: usize,
+    told_end: bool,
+    told_room: bool,
+    /// The kernel goes on with it.
+    armed: bool,
+    /// Until when there is no room to send.
+    full_until: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -157,6 +196,13 @@ pub struct World {
     pub books: Vec<Book>,
     listeners: Vec<Listener>,
     slots: Vec<Slot>,
+    watches: Vec<Watch>,
+    /// Decides about TLS.
+    secured: Rng,
+    /// Threads have something to do that the ring will be woken for.
+    pub computing: bool,
+    /// The ring has failed, and no other turns yet.
+    mending: bool,
     /// Completions that are ready: told at the next wait.
     ready: VecDeque<Told>,
     pub violations: Vec<String>,
@@ -178,6 +224,7 @@ enum Told {
     AcceptFailed { listener: u32, errno: Errno, armed: bool },
     Phantom { listener: u32, armed: bool },
     Read { slot: u32, generation: u32, result: Result<u32, Errno> },
+    Ready { place: u32, generation: u32, readiness: Readiness, armed: bool },
     Woken,
 }
 
@@ -218,6 +265,10 @@ impl World {
             books: Vec::new(),
             listeners: limits.into_iter().map(listener).collect(),
             slots: (0..slots).map(|_| Slot { data: vec![0; SLOT_BYTES as usize], flight: None }).collect(),
+            watches: Vec::new(),
+            secured: Rng::with_seed(seed.rotate_left(24)),
+            computing: false,
+            mending: false,
             ready: VecDeque::new(),
             violations: Vec::new(),
             only_deadlines: false,
@@ -255,6 +306,8 @@ impl World {
             slot.data.truncate(SLOT_BYTES as usize);
         }
         self.longs = 0;
+        self.watches.clear();
+        self.mending = true;
         for told in std::mem::take(&mut self.ready) {
             if let Told::Accepted { book, .. } = told {
                 self.lost += 1;
@@ -301,6 +354,171 @@ impl World {
         }
     }
 
+    /// Whether a drain ends handshakes in its time.
+    pub fn lets_handshakes_go(&mut self) -> bool {
+        self.clients.iter().any(|client| client.tls.is_some()) && self.secured.bool()
+    }
+
+    /// Whether a connection is one of a client by TLS.
+    pub fn is_by_tls(&self, book: usize) -> bool {
+        self.clients[self.books[book].client].tls.is_some()
+    }
+
+    /// Checks a session that a pool gets: whoever has it reads, with what is in the socket, what its client has said.
+    pub fn check_session(&mut self, number: usize, mut session: Box<dyn TlsSession>) {
+        let book = &mut self.books[number];
+        let client = &self.clients[book.client];
+        let mut rest = &client.stream[std::mem::replace(&mut book.taken, client.stream.len())..];
+        let (mut heard, mut room) = (Vec::new(), [0; 1000]);
+        let whole = loop {
+            match session.read(&mut room) {
+                Ok(0) => break true,
+                Ok(count) => heard.extend_from_slice(&room[..count]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !rest.is_empty() => {
+                    let (next, behind) = rest.split_at(rest.len().min(500));
+                    rest = behind;
+                    if session.feed(next).is_err() {
+                        break false;
+                    }
+                }
+                Err(_) => break false,
+            }
+        };
+        // One that has closed before the server's last word has said nothing.
+        let said = client.tls.as_ref().and_then(|peer| peer.said());
+        if said != whole.then_some(&heard[..]) || (!whole && !heard.is_empty()) {
+            self.violations.push(format!("{} bytes of the session of connection {number}, {whole}", heard.len()));
+        }
+    }
+
+    fn watch(&mut self, place: u32, generation: u32, book: usize) {
+        self.note(5, place.into());
+        self.books[book].shaking.get_or_insert(self.now);
+        let told = self.books[book].taken;
+        let fresh =
+            Watch { place, generation, book, told, told_end: false, told_room: false, armed: true, full_until: None };
+        match self.watches.iter_mut().find(|watch| (watch.place, watch.generation) == (place, generation)) {
+            None => self.watches.push(fresh),
+            Some(ended) if !ended.armed && ended.book == book => *ended = fresh,
+            Some(_) => self.violations.push(format!("connection {book} is watched twice")),
+        }
+        if self.watches.len() > self.slots.len() {
+            self.violations.push(format!("{} handshakes in {} places", self.watches.len(), self.slots.len()));
+        }
+    }
+
+    fn unwatch(&mut self, place: u32, generation: u32) {
+        self.note(6, place.into());
+        let known = |watch: &Watch| (watch.place, watch.generation) == (place, generation);
+        let Some(index) = self.watches.iter().position(known) else {
+            return self.violations.push(format!("nothing is watched at {place}"));
+        };
+        let book = self.watches.swap_remove(index).book;
+        self.check_handshake(book);
+    }
+
+    /// A handshake is awaited no longer than it may take.
+    fn check_handshake(&mut self, book: usize) {
+        if self.books[book].shaking.is_some_and(|since| self.now > since + secured::TIMEOUT + SLACK) {
+            self.violations.push(format!("the handshake of connection {book} outlives its deadline at {:?}", self.now));
+        }
+    }
+
+    /// Whether there is something to tell of a watch, and then what.
+    fn news(&self, watch: &Watch) -> Option<(usize, Readiness)> {
+        let book = &self.books[watch.book];
+        let client = &self.clients[book.client];
+        let (arrived, broken) = (client.arrived(self.now), client.has_reset(self.now));
+        let ended = broken || client.has_closed(self.now);
+        let writable = broken || watch.full_until.is_none_or(|until| until <= self.now);
+        let is_new = arrived > watch.told || (ended && !watch.told_end) || (writable && !watch.told_room);
+        let readable = arrived > book.taken || ended;
+        (watch.armed && is_new).then_some((arrived, Readiness { readable, writable, ended, broken }))
+    }
+
+    fn run_watches(&mut self) {
+        for index in 0..self.watches.len() {
+            let Some((arrived, readiness)) = self.news(&self.watches[index]) else { continue };
+            if self.secured.u8(..4) == 0 {
+                continue;
+            }
+            let armed = self.secured.u32(..1000) >= TROUBLE;
+            let watch = &mut self.watches[index];
+            (watch.told, watch.told_end, watch.told_room) = (arrived, readiness.ended, readiness.writable);
+            watch.armed = armed;
+            let Watch { place, generation, .. } = *watch;
+            self.ready.push_back(Told::Ready { place, generation, readiness, armed });
+        }
+    }
+
+    fn receive(&mut self, number: usize, room: &mut [u8]) -> Result<usize, Errno> {
+        let book = &mut self.books[number];
+        let client = &self.clients[book.client];
+        let there = client.arrived(self.now).saturating_sub(book.taken);
+        if self.secured.u32(..1000) < TROUBLE {
+            return Err(Errno(libc::EINTR));
+        }
+        match there.min(room.len()) {
+            0 if client.has_reset(self.now) => Err(Errno(libc::ECONNRESET)),
+            0 if client.has_closed(self.now) => Ok(0),
+            0 => Err(Errno(libc::EAGAIN)),
+            count => {
+                room[..count].copy_from_slice(&client.stream[book.taken..book.taken + count]);
+                book.taken += count;
+                Ok(count)
+            }
+        }
+    }
+
+    fn send(&mut self, number: usize, bytes: &[u8]) -> Result<usize, Errno> {
+        let index = self.books[number].client;
+        let now = self.now;
+        if self.clients[index].has_reset(now) {
+            return Err(Errno(if self.secured.bool() { libc::ECONNRESET } else { libc::EPIPE }));
+        }
+        let watch = self.watches.iter_mut().find(|watch| watch.book == number);
+        let is_full = |until: Option<Duration>| until.is_some_and(|until| until > now);
+        let runs_full = self.secured.u8(..6) == 0;
+        if let Some(watch) = watch
+            && (is_full(watch.full_until) || runs_full)
+        {
+            if !is_full(watch.full_until) {
+                watch.full_until = Some(now + Duration::from_micros(self.secured.u64(1..3000)));
+            }
+            watch.told_room = false;
+            return Err(Errno(libc::EAGAIN));
+        }
+        // Not by the length, which may differ from run to run.
+        let count = bytes.len().min([1, 50, 700, usize::MAX][self.secured.usize(..4)]);
+        if !self.clients[index].has_closed(now) {
+            self.answer(index, &bytes[..count]);
+        }
+        Ok(count)
+    }
+
+    /// A client hears something, and says what it says then, in pieces.
+    fn answer(&mut self, index: usize, bytes: &[u8]) {
+        let client = &mut self.clients[index];
+        let Some(peer) = &mut client.tls else { return };
+        let said = peer.hear(bytes);
+        if peer.is_honest() && peer.has_failed() {
+            self.violations.push(format!("client {index} hears what is no answer to it"));
+        }
+        let (mut at, mut arrived) = *client.arrivals.last().unwrap_or(&(Duration::ZERO, 0));
+        at = at.max(self.now);
+        // Who has stopped amid what it had to say goes on with nothing.
+        let stopped = arrived < client.stream.len();
+        client.stream.extend_from_slice(&said);
+        while !stopped && arrived < client.stream.len() {
+            at += Duration::from_micros(self.secured.u64(..2000));
+            if self.secured.u8(..30) == 0 || matches!(client.end, End::Closes(end) | End::Resets(end) if end <= at) {
+                break;
+            }
+            arrived = (arrived + self.secured.usize(1..=400)).min(client.stream.len());
+            client.arrivals.push((at, arrived));
+        }
+    }
+
     pub fn wake(&mut self) {
         self.ready.push_back(Told::Woken);
     }
@@ -314,6 +532,9 @@ impl World {
         }
         if self.longs != 0 {
             self.violations.push(format!("{} longer buffers were not given back", self.longs));
+        }
+        if !self.watches.is_empty() {
+            self.violations.push(format!("watches at the end: {:?}", self.watches));
         }
         for (number, book) in self.books.iter().enumerate() {
             if book.closed != 1 {
@@ -333,6 +554,23 @@ impl World {
         self.books[book].closed += 1;
         if self.slots.iter().any(|slot| slot.flight.as_ref().is_some_and(|flight| flight.book == book)) {
             self.violations.push(format!("connection {book} was closed under a read in flight"));
+        }
+        if self.watches.iter().any(|watch| watch.book == book) {
+            self.violations.push(format!("connection {book} was closed under a watch"));
+        }
+        self.check_not_refused_early(book);
+    }
+
+    /// Nobody who does what a client should is given up in a handshake before its time.
+    fn check_not_refused_early(&mut self, number: usize) {
+        let book = &self.books[number];
+        let client = &self.clients[book.client];
+        let (Some(since), Some(peer)) = (book.shaking, &client.tls) else { return };
+        let left = client.has_closed(self.now) || client.has_reset(self.now);
+        let served = book.dispatched > 0 || !peer.is_handshaking();
+        let early = self.now < since + secured::TIMEOUT;
+        if self.only_deadlines && !self.mending && peer.is_honest() && !left && !served && early {
+            self.violations.push(format!("the handshake of connection {number} is given up at {:?}", self.now));
         }
     }
 
@@ -356,7 +594,15 @@ impl World {
     }
 
     fn book(&mut self, client: usize) -> (usize, Result<SocketAddr, Errno>) {
-        self.books.push(Book { client, accepted: self.now, taken: 0, closed: 0, dispatched: 0, handed_over: 0 });
+        self.books.push(Book {
+            client,
+            accepted: self.now,
+            taken: 0,
+            closed: 0,
+            dispatched: 0,
+            handed_over: 0,
+            shaking: None,
+        });
         let Client { peer, .. } = self.clients[client];
         let gone = self.clients[client].has_reset(self.now) && self.rng.bool();
         (self.books.len() - 1, if gone { Err(Errno(libc::ENOTCONN)) } else { Ok(peer) })
@@ -482,6 +728,7 @@ impl World {
         for which in order {
             if which < listeners { self.run_accept(which as u32) } else { self.run_read(which - listeners) }
         }
+        self.run_watches();
         self.run_stale();
     }
 
@@ -499,10 +746,14 @@ impl World {
             flight.cancelled || there || client.has_reset(self.now) || client.has_closed(self.now)
         };
         let mut flights = self.slots.iter().filter_map(|slot| slot.flight.as_ref());
-        self.listeners.iter().any(accepting) || flights.any(reading)
+        let news = self.watches.iter().any(|watch| self.news(watch).is_some());
+        self.listeners.iter().any(accepting) || flights.any(reading) || news
     }
 
     fn check_deadlines(&mut self) {
+        for index in 0..self.watches.len() {
+            self.check_handshake(self.watches[index].book);
+        }
         for slot in &self.slots {
             let Some(flight) = slot.flight.as_ref().filter(|flight| !flight.cancelled) else { continue };
             let book = &self.books[flight.book];
@@ -531,14 +782,20 @@ impl World {
         if self.silent > 0 {
             self.violations.push(format!("the ring waits and {} connections with it: no worker knows", self.silent));
         }
-        let until = self.now + limit.unwrap_or(Duration::from_secs(5));
+        self.mending = false;
+        let mut until = self.now + limit.unwrap_or(Duration::from_secs(5));
+        if self.computing {
+            until = until.min(self.now + Duration::from_micros(self.secured.u64(100..5000)));
+        }
         self.scarcity = false;
         loop {
             self.run();
             if !self.ready.is_empty() || self.now >= until || self.trouble() {
                 break;
             }
-            let next = self.clients.iter().filter_map(|client| client.next_event(self.now)).min().unwrap_or(until);
+            let room = self.watches.iter().filter_map(|watch| watch.full_until).filter(|at| *at > self.now);
+            let next = self.clients.iter().filter_map(|client| client.next_event(self.now)).chain(room).min();
+            let next = next.unwrap_or(until);
             // What the kernel could complete already may come at any time, not only when a client moves.
             let soon = Duration::from_micros(self.rng.u64(100..5000));
             let soon = if self.is_restless() { self.now + soon } else { until };
@@ -566,7 +823,7 @@ impl Script {
     }
 }
 
-/// Nothing is relayed here: `engine::relay` has a world of its own.
+/// Handshakes, and nothing else: nothing is relayed here, `engine::relay` has a world of its own.
 impl Streams for Script {
     type Socket = Socket;
 
@@ -582,20 +839,20 @@ impl Streams for Script {
         unreachable!("{NO_RELAY}")
     }
 
-    fn watch(&mut self, _: u32, _: u32, _: &Socket) {
-        unreachable!("{NO_RELAY}")
+    fn watch(&mut self, place: u32, generation: u32, socket: &Socket) {
+        self.world.borrow_mut().watch(place, generation, socket.book);
     }
 
-    fn unwatch(&mut self, _: u32, _: u32) {
-        unreachable!("{NO_RELAY}")
+    fn unwatch(&mut self, place: u32, generation: u32) {
+        self.world.borrow_mut().unwatch(place, generation);
     }
 
-    fn receive(&mut self, _: &Socket, _: &mut [u8]) -> Result<usize, Errno> {
-        unreachable!("{NO_RELAY}")
+    fn receive(&mut self, socket: &Socket, room: &mut [u8]) -> Result<usize, Errno> {
+        self.world.borrow_mut().receive(socket.book, room)
     }
 
-    fn send(&mut self, _: &Socket, _: &[u8], _: bool) -> Result<usize, Errno> {
-        unreachable!("{NO_RELAY}")
+    fn send(&mut self, socket: &Socket, bytes: &[u8], _: bool) -> Result<usize, Errno> {
+        self.world.borrow_mut().send(socket.book, bytes)
     }
 
     fn shutdown(&mut self, _: &Socket) {
@@ -780,6 +1037,9 @@ impl Driver for Script {
                 let world = self.world.borrow();
                 self.seen[slot as usize].clone_from(&world.slots[slot as usize].data);
                 Completion::Read { slot, generation, result }
+            }
+            Told::Ready { place, generation, readiness, armed } => {
+                Completion::Ready { place, generation, readiness, armed }
             }
             Told::Woken => Completion::Woken,
         })
