@@ -8,11 +8,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use rustix::process::Signal;
+use rustls::StreamOwned;
 
-use crate::support::client::{Client, TRUSTED, loopback, whoami};
+use crate::support::client::{Client, TRUSTED, address, loopback, whoami};
 use crate::support::daemon::{Daemon, counted, vestibule};
 use crate::support::process::run;
-use crate::support::swarm::secured_client;
+use crate::support::swarm::{hello, secured_client};
 use crate::support::{PATIENCE, certificate, free_port, header, temp_dir, wait_until};
 use crate::{needs, needs_root};
 
@@ -313,7 +314,7 @@ fn threads_sign_with_an_expensive_key_and_plain_clients_are_served_beside_them()
         let names = tasks.map(|task| std::fs::read_to_string(task.expect("it runs").path().join("comm")));
         names.filter(|name| name.as_ref().is_ok_and(|name| name.starts_with("handshake-"))).count()
     };
-    assert_eq!(threads(), 2, "they are there before anybody has come");
+    assert!(wait_until(PATIENCE, || threads() == 2), "they are there before anybody has come");
     let (storming, plain_served) = (AtomicUsize::new(CLIENTS), AtomicUsize::new(0));
     thread::scope(|scope| {
         for _ in 0..CLIENTS {
@@ -348,4 +349,38 @@ fn threads_sign_with_an_expensive_key_and_plain_clients_are_served_beside_them()
         assert_eq!(counted(&log, name), None, "{name}: {log}");
     }
     assert_eq!(counted(&log, "plain"), Some(established + plain_served.into_inner() as u64), "{log}");
+}
+
+#[test]
+fn a_client_that_takes_every_place_with_half_hellos_costs_others_none() {
+    const LIMIT: usize = 16;
+    // As the ring has them for handshakes: its slots.
+    const PLACES: usize = LIMIT + 1024;
+    // Fewer than may await their header.
+    const EACH: usize = 8;
+    let globals = format!("rings = 1\npending_limit = {LIMIT}\nssl_handshake_timeout = 1 hours");
+    let (daemon, listener) = Daemon::haproxy(&globals, "ssl = yes");
+    let of = |source: &str| header::v2(address(source), address("192.0.2.1:993"), &[]);
+    let mut slow = hello();
+    let mut said = Vec::new();
+    slow.write_tls(&mut said).expect("a vector takes every write");
+    let client = Client::send_to(listener, &[&of("198.51.100.7:5000")[..], &said[..50]].concat());
+    let greedy = [&of("203.0.113.9:5000")[..], &said[..50]].concat();
+    let (ask, mut held) = (secured_client(listener), Vec::new());
+    for _ in 0..2 * PLACES / EACH {
+        // Another one in between: those before it have been let in by then, and it is served.
+        assert_eq!(whoami(&ask(&of("198.51.100.8:5000")))["tls"], true);
+        held.extend((0..EACH).map(|_| Client::send_to(listener, &greedy)));
+    }
+    assert_eq!(whoami(&ask(&of("198.51.100.8:5000")))["tls"], true);
+    client.send(&said[50..]).expect("it has kept its place");
+    let mut stream = StreamOwned::new(slow, client.stream);
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("TLS until close_notify");
+    assert_eq!(whoami(&answer)["client"], "198.51.100.7:5000");
+    drop(held);
+    let log = daemon.stop();
+    assert_eq!(counted(&log, "tls-failed"), Some(2 * PLACES as u64), "the greedy one's: {log}");
+    assert!(log.contains("(rip=203.0.113.9, lip=192.0.2.1): too many handshakes are awaited"), "{log}");
+    assert!(!log.contains("rip=198.51.100"), "{log}");
 }

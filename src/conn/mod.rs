@@ -11,6 +11,7 @@
 mod deadlines;
 mod ending;
 mod handed;
+mod shedding;
 mod slab;
 mod v1_words;
 mod waiting;
@@ -19,6 +20,7 @@ mod wording;
 pub(crate) use deadlines::Deadlines;
 pub use ending::Ending;
 pub(crate) use handed::{Handed, describe_handed, describe_oddity};
+pub(crate) use shedding::{household, of_the_most};
 pub(crate) use slab::{GENERATION_BITS, Slab, SlotId};
 pub use waiting::Terms;
 pub(crate) use waiting::{Action, Admitted, How, Waiting};

@@ -19,7 +19,7 @@ pub use leaving::Departing;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,9 @@ use super::report::Report;
 use super::tally::{Count, Passage, Tally};
 use crate::admission::{ClientTable, Clients, PendingPeers, Refusal, Ticket};
 use crate::backend::ServerIndex;
-use crate::conn::{Action, Admitted, Deadlines, Ending, Handed, How, Record, SHOWN_MAX, Slab, SlotId, Waiting};
+use crate::conn::{
+    Action, Admitted, Deadlines, Ending, Handed, How, Record, SHOWN_MAX, Slab, SlotId, Waiting, of_the_most,
+};
 use crate::dispatch::{Handoff, Overload, Permit, Release};
 use crate::proxy::Version;
 use crate::relay::End;
@@ -48,8 +50,6 @@ const PROMPT: Duration = Duration::from_millis(100);
 pub(super) const LONG_SILENCE: Duration = Duration::from_millis(500);
 /// How many make room at a time.
 const SHED_AT_ONCE: usize = 32;
-/// Of so many who would make room first, one of the peer that has most of them does: other peers keep their places.
-const SHED_AMONG: usize = 16;
 /// Longer buffers that are kept free for newcomers, while those who hold one for long make room.
 const LONG_SPARE: usize = 64;
 
@@ -707,17 +707,9 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         }
     }
 
-    /// The first of the first [`SHED_AMONG`] slots whose peer has most of them.
+    /// Of slots that would make room in this order, one of the peer that has most of them: other peers keep their places.
     fn of_the_most(&self, slots: impl Iterator<Item = SlotId>) -> Option<SlotId> {
-        let mut among = [None; SHED_AMONG];
-        let known = slots.filter_map(|slot| Some((slot, self.slab.get(slot)?.peer.ip())));
-        for (place, one) in among.iter_mut().zip(known) {
-            *place = Some(one);
-        }
-        let among = among.iter().flatten();
-        let of_peer = |peer: IpAddr| among.clone().filter(|(_, other)| *other == peer).count();
-        // `max_by_key` gives the last of equals: the one who would have made room first.
-        among.clone().rev().max_by_key(|(_, peer)| of_peer(*peer)).map(|(slot, _)| *slot)
+        of_the_most(slots.filter_map(|slot| Some((slot, self.slab.get(slot)?.peer.ip()))))
     }
 
     /// A slot has got a longer buffer: when few are left, one who has held his for long makes room.

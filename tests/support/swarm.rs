@@ -45,6 +45,12 @@ pub fn secured_client(to: SocketAddr) -> impl Fn(&[u8]) -> Vec<u8> {
     }
 }
 
+/// A client's end of TLS that has said nothing yet.
+pub fn hello() -> ClientConnection {
+    let name = ServerName::try_from("mail.test").expect("a name");
+    ClientConnection::new(client_config(), name).expect("a configuration")
+}
+
 /// `client` makes what asks with a header, one for each thread.
 fn one_after_another<A: Fn(&[u8]) -> Vec<u8>>(
     client: impl Fn() -> A + Sync,

@@ -24,8 +24,8 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         let bytes = self.driver.bytes(slot.index, guest.waiting.taken());
         let shaking = Guest::new(guest.listener, handoff, admitted, bytes, tls.begin());
         self.leave(slot);
-        if let Some(oldest) = self.handshakes.begin(&mut self.driver, shaking, tls.timeout(), self.now) {
-            self.refuse_handshake(oldest, Some(&too_many()));
+        if let Some(shed) = self.handshakes.begin(&mut self.driver, shaking, tls.timeout(), self.now) {
+            self.refuse_handshake(shed, Some(&too_many()));
         }
     }
 
@@ -204,6 +204,6 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
 
 /// Why somebody who waited has to make room.
 fn too_many() -> TlsFailure {
-    let words = "too many handshakes are awaited, and this one has waited longest".to_owned();
+    let words = "too many handshakes are awaited, and this one had to make room".to_owned();
     TlsFailure { code: Some("shed"), is_how_checks_end: false, words }
 }

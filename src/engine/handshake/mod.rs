@@ -3,7 +3,7 @@
 //! ```text
 //! acceptor --door 2--> begin --Ready--> next_ready, step --complete--> pool or relay, with a session
 //!                        |                     '--fails--> counted, told        of clients: told by an alert
-//!                        '-- deadline; too many: the oldest makes room
+//!                        '-- deadline; too many: one makes room
 //! ```
 //! Where there are threads for it (`ssl_handshake_threads`), what a client has sent is computed by one of them; the ring reads
 //! and sends, and does the rest only of what the threads have no room for.
@@ -32,9 +32,10 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
+use super::acceptor::LONG_SILENCE;
 use super::fault::{self, Fault};
 use super::records::send_records;
-use crate::conn::{Admitted, Deadlines, Slab, SlotId};
+use crate::conn::{Admitted, Deadlines, Slab, SlotId, household, of_the_most};
 use crate::dispatch::{Cut, Handoff, TlsFailure, TlsHandshake};
 use crate::ring::{Errno, Streams};
 use threads::Fed;
@@ -130,7 +131,8 @@ impl<S> Handshakes<S> {
         self.closes_at = Some(now + limit);
     }
 
-    /// Begins a handshake. Whoever has to make room for it, the one that waits longest, comes back; if nobody waits, the
+    /// Begins a handshake. Whoever has to make room for it comes back: one that has been silent for long, or else one that has
+    /// waited longest, and of several in this order one of the client that has most of them. If nobody waits, it is the
     /// newcomer itself.
     pub fn begin<D: Streams<Socket = S>>(
         &mut self,
@@ -139,11 +141,7 @@ impl<S> Handshakes<S> {
         timeout: Duration,
         now: Instant,
     ) -> Option<Guest<S>> {
-        let mut oldest = None;
-        if self.guests.is_full() {
-            oldest =
-                self.deadlines.as_mut().and_then(|deadlines| deadlines.shed(now)).map(|slot| self.take(driver, slot));
-        }
+        let makes_room = if self.guests.is_full() { self.shed(driver, now) } else { None };
         let early = guest.bytes.len() > guest.header_length();
         guest.is_ready = early;
         match self.guests.insert(guest) {
@@ -156,10 +154,20 @@ impl<S> Handshakes<S> {
                 }
                 let guest = self.guests.get_mut(slot).expect("just put there");
                 driver.watch(place(slot), slot.generation, &guest.handoff.socket);
-                oldest
+                makes_room
             }
             Err(guest) => Some(guest),
         }
+    }
+
+    /// Takes out who makes room for another one.
+    fn shed<D: Streams<Socket = S>>(&mut self, driver: &mut D, now: Instant) -> Option<Guest<S>> {
+        // Who has just come has had no time to speak.
+        let long_ago = now.checked_sub(LONG_SILENCE).unwrap_or(now);
+        let guests = &self.guests;
+        let client = |slot| Some((slot, household(guests.get(slot)?.handoff.client().ip())));
+        let slot = of_the_most(self.deadlines.as_ref()?.to_shed(long_ago).filter_map(client))?;
+        Some(self.take(driver, slot))
     }
 
     /// A watched socket is ready.

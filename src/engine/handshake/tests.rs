@@ -494,25 +494,52 @@ fn newcomer(terms: &Termination, number: u32) -> (TcpStream, Guest<OwnedFd>) {
     (client, Guest::new(number, handoff, None, b"", terms.begin()))
 }
 
+/// The handshakes of a ring with three places, and what it stands on.
+fn three_places() -> (Epoll, Handshakes<OwnedFd>) {
+    let waker = Waker::new().expect("descriptors are free");
+    let sizes = Sizes { slots: 1, longest: SLOT_BYTES, completions: 8, registered: true };
+    (Epoll::new(sizes, Vec::new(), waker).expect("every kernel has epoll"), Handshakes::new(3, None))
+}
+
 #[test]
 fn of_too_many_the_one_makes_room_that_has_been_silent_longest() {
     let terms = Termination::new(&identity(), &[]);
-    let waker = Waker::new().expect("descriptors are free");
-    let sizes = Sizes { slots: 1, longest: SLOT_BYTES, completions: 8, registered: true };
-    let mut driver = Epoll::new(sizes, Vec::new(), waker).expect("every kernel has epoll");
-    let (mut handshakes, now) = (Handshakes::new(3, None), Instant::now());
-    let (mut clients, guests): (Vec<_>, Vec<_>) = (0..5).map(|number| newcomer(&terms, number)).unzip();
+    let ((mut driver, mut handshakes), now) = (three_places(), Instant::now());
+    let (mut clients, guests): (Vec<_>, Vec<_>) = (0..6).map(|number| newcomer(&terms, number)).unzip();
     let mut made_room = Vec::new();
     clients[0].write_all(b"\x16\x03\x01").expect("connected");
-    for guest in guests {
+    for (number, guest) in guests.into_iter().enumerate() {
+        // The last comes so soon that the others have had no time to speak.
+        let now = now + [0, 0, 0, 500, 600, 700].map(Duration::from_millis)[number];
         made_room.push(handshakes.begin(&mut driver, guest, SOON, now).map(|guest| guest.listener));
         if made_room.len() == 1 {
             handshakes.handle_ready(&mut driver, super::FIRST_PLACE, 0, true, true);
             assert!(matches!(handshakes.step(&mut driver), Some(Step::Waits)), "it has begun to speak");
         }
     }
-    assert_eq!(made_room, [None, None, None, Some(1), Some(2)]);
+    assert_eq!(made_room, [None, None, None, Some(1), Some(2), Some(0)]);
     assert!(handshakes.step(&mut driver).is_none() && !handshakes.is_empty());
+}
+
+#[test]
+fn a_client_that_comes_often_makes_room_for_itself_and_others_keep_their_places() {
+    let terms = Termination::new(&identity(), &[]);
+    let ((mut driver, mut handshakes), now) = (three_places(), Instant::now());
+    let addresses = ["198.51.100.7:1", "[2001:db8::1]:1", "[2001:db8::2]:1", "[2001:db8::3]:1", "[2001:db8::4]:1"];
+    let (mut made_room, mut clients) = (Vec::new(), Vec::new());
+    for (number, address) in (0..).zip(addresses) {
+        let (mut client, mut guest) = newcomer(&terms, number);
+        guest.handoff.peer = address.parse().expect("an address");
+        client.write_all(b"\x16\x03\x01").expect("connected");
+        made_room.push(handshakes.begin(&mut driver, guest, SOON, now).map(|guest| guest.listener));
+        // Half a hello of each has come.
+        for (place, generation) in (0..3).flat_map(|place| (0..3).map(move |generation| (place, generation))) {
+            handshakes.handle_ready(&mut driver, super::FIRST_PLACE + place, generation, true, true);
+        }
+        while handshakes.step(&mut driver).is_some() {}
+        clients.push(client);
+    }
+    assert_eq!(made_room, [None, None, None, Some(1), Some(2)], "not the oldest, which is another's");
 }
 
 /// Handshakes of which steps go to a thread that the test is itself.
@@ -528,7 +555,7 @@ impl Scripted {
     /// Before which so many steps may wait, and with room for so many handshakes.
     fn new(room: usize, places: u32) -> Scripted {
         let waker = Waker::new().expect("descriptors are free");
-        let sizes = Sizes { slots: 1, longest: SLOT_BYTES, completions: 8 };
+        let sizes = Sizes { slots: 1, longest: SLOT_BYTES, completions: 8, registered: true };
         let (entrance, steps) = Entrance::new(0, room);
         let tally = Tally::new();
         let given = Given::new(entrance, Arc::new(waker.clone()), tally.clone());
@@ -732,7 +759,7 @@ fn the_threads_of_an_engine_serve_every_ring_and_end_with_it() {
         let pool = Pool::threads("threads", 2, answer);
         let mut engine = builder.handshake_threads(2).pool(pool).listen(listener).start().expect("free ports");
         let address = engine.addresses()[0];
-        assert!(named() >= 2);
+        until("they have their names", || named() >= 2);
         for _ in 0..20 {
             assert_eq!(ask(connect(&identity, address), b"a"), b"127.0.0.1 a");
         }
