@@ -255,6 +255,9 @@ impl EngineBuilder {
         };
         let seat = |index| Seat { index, cpu: (!builder.unpinned && rings <= cpus.len()).then(|| cpus[index]) };
         let threads = start_rings((0..rings).map(seat), &frame, &driver)?;
+        let (report, sizes) = (frame.report.clone(), frame.sizes);
+        // With it their way to the threads for handshakes: whoever waits for the end of those must not hold it.
+        drop(frame);
         let declared = builder.listeners.len();
         builder.share_out(threads.len());
         let mut engine = Engine {
@@ -273,8 +276,8 @@ impl EngineBuilder {
             backends: Vec::new(),
             clients: Mutex::new(builder.counts.clone()),
             plan: Mutex::default(),
-            report: frame.report,
-            sizes: frame.sizes,
+            report,
+            sizes,
             locked_memory_limit: builder.locked_memory_limit,
             driver,
         };

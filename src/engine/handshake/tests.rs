@@ -16,7 +16,7 @@ use super::{Guest, Handshakes, Step};
 use crate::dispatch::testing::{SOON, V1, until};
 use crate::dispatch::{Accepted, Cut, Handoff, ListenerInfo, Pool, TlsFailure, TlsHandshake, TlsSession, TlsTerms};
 use crate::engine::tally::{Count, Tally};
-use crate::engine::{Command, DriverChoice, Engine, Kept, Listener};
+use crate::engine::{Command, DriverChoice, Engine, Kept, Listener, StartError};
 use crate::ring::{Epoll, SLOT_BYTES, Sizes, Waker};
 use crate::tls::{Identity, Termination, rustls};
 
@@ -781,6 +781,15 @@ fn the_threads_of_an_engine_serve_every_ring_and_end_with_it() {
         assert!(engine.drain(SOON));
         assert_eq!(engine.snapshot().count("tls-established"), 41);
     }
+}
+
+#[test]
+fn a_start_that_fails_leaves_no_thread_behind() {
+    let builder = Engine::builder().rings(NonZeroUsize::MIN).pin(false).handshake_threads(2);
+    let listener = Listener::plain(anywhere()).tls(Termination::new(&identity(), &[])).pool("nowhere");
+    let nowhere = Pool::hand_off("nowhere", std::path::Path::new("/no/such/directory/x.sock"));
+    // It comes back, and so does not wait for them.
+    assert!(matches!(builder.pool(nowhere).listen(listener).start(), Err(StartError::System(_))));
 }
 
 #[test]
