@@ -62,6 +62,7 @@ struct Outcome {
     violations: Vec<String>,
     trace: u64,
     /// Clients by TLS that a pool got.
+    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "there are none"))]
     secured: usize,
 }
 
