@@ -342,6 +342,16 @@ pub const SETTINGS: &[Known] = &[
             [honest clients from waiting](#tls-that-ends-here). A change needs a restart or a takeover",
     },
     Known {
+        name: "ssl_ktls",
+        scopes: &[Global],
+        origin: Vestibule,
+        meaning: "\
+            `yes`: once a handshake is done the kernel goes on with a relayed session (kTLS), where it has the module \
+            `tls`, so that an upgrade takes it along. A session whose client renews its keys (KeyUpdate, which mail \
+            clients do not use) is ended then. Where the kernel cannot, sessions stay in the process, and it says so \
+            at the start",
+    },
+    Known {
         name: "ssl_verify_client_cert",
         scopes: &[Global],
         origin: Dovecot,

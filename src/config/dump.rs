@@ -134,6 +134,7 @@ fn global_lines(settings: &Settings) -> Vec<Line> {
         of("auth_ssl_require_client_cert", yes_no(asked.is_some_and(|asked| asked.required)), "no"),
         file("ssl_ca", "ssl_server_ca_file", &asked.map(|asked| asked.authorities.clone())),
         of("ssl_handshake_timeout", time(settings.ssl_handshake_timeout), time(SSL_HANDSHAKE_DEFAULT)),
+        of("ssl_ktls", yes_no(settings.ssl_ktls), "no"),
         of("ssl_handshake_threads", settings.ssl_handshake_threads, 0),
         of("ssl_require_crl", yes_no(asked.is_none_or(|asked| asked.require_crl)), "yes"),
         of("ssl_verify_client_cert", yes_no(asked.is_some()), "no"),

@@ -59,6 +59,8 @@ pub struct Settings {
     /// `ssl_handshake_timeout`: from the header, or the accept where there is none, until a TLS session must stand, 1 s..=
     /// [`SSL_HANDSHAKE_MAX`].
     pub ssl_handshake_timeout: Duration,
+    /// `ssl_ktls`: whether the kernel goes on with sessions behind their handshake, where it can.
+    pub ssl_ktls: bool,
     /// `ssl_handshake_threads`: threads that compute handshakes, 0 (the rings do it)..=[`SSL_HANDSHAKE_THREADS_MAX`].
     pub ssl_handshake_threads: u32,
     /// Whether clients are asked for a certificate, and by whom it must be signed.

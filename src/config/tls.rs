@@ -15,6 +15,7 @@ pub(super) struct Tls {
     pub(super) key: Option<SourcedPath>,
     pub(super) min_protocol: TlsVersion,
     pub(super) handshake_timeout: Duration,
+    pub(super) to_kernel: bool,
     pub(super) client_certificates: Option<ClientCertificates>,
     pub(super) local_names: Vec<LocalName>,
 }
@@ -26,6 +27,7 @@ impl Default for Tls {
             key: None,
             min_protocol: TlsVersion::default(),
             handshake_timeout: SSL_HANDSHAKE_DEFAULT,
+            to_kernel: false,
             client_certificates: None,
             local_names: Vec::new(),
         }
@@ -53,7 +55,8 @@ impl Check<'_> {
         let (min_protocol, client_certificates) = (self.min_protocol(values), self.client_certificates(values));
         let handshake_timeout = self.duration(values, "ssl_handshake_timeout", 1, SSL_HANDSHAKE_MAX);
         let handshake_timeout = handshake_timeout.unwrap_or(SSL_HANDSHAKE_DEFAULT);
-        Tls { cert, key, min_protocol, handshake_timeout, client_certificates, local_names }
+        let to_kernel = self.boolean(values, "ssl_ktls").unwrap_or(false);
+        Tls { cert, key, min_protocol, handshake_timeout, to_kernel, client_certificates, local_names }
     }
 
     /// Both files or neither.

@@ -104,6 +104,7 @@ pub(super) fn settings(root: &Path, gathered: &mut Gathered) -> Settings {
         ssl_key: tls.key,
         ssl_min_protocol: tls.min_protocol,
         ssl_handshake_timeout: tls.handshake_timeout,
+        ssl_ktls: tls.to_kernel,
         ssl_handshake_threads: check
             .number(&values, "ssl_handshake_threads", 0, SSL_HANDSHAKE_THREADS_MAX.into())
             .map_or(0, |threads| threads as u32),

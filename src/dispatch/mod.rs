@@ -38,7 +38,7 @@ pub use queue::{Intake, Next, Overload};
 pub(crate) use queue::{PoolRecord, Queue, Rejected, queue_of};
 pub use stream::{FINISH_BYTES_MAX, FINISH_PATIENCE_MAX, Stream};
 pub(crate) use tls::{Cut, TlsFailure, TlsHandshake, TlsTerms};
-pub use tls::{TLS_FEED_MAX, TLS_UNSENT_MAX, TlsInfo, TlsRecords, TlsSession};
+pub use tls::{TLS_FEED_MAX, TLS_UNSENT_MAX, TlsInfo, TlsKeys, TlsRecords, TlsSession};
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

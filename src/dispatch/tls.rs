@@ -72,6 +72,31 @@ pub trait TlsSession: TlsRecords {
 
     /// Says, behind all that was written, that nothing follows (`close_notify`). Nothing may be written afterwards.
     fn close(&mut self);
+
+    /// The session's keys, so that the kernel goes on with it (kTLS); it is over here then. `Err`, and it goes on, where that is
+    /// not possible now: records are not sent yet, or one was read in part, or nobody has asked for keys beforehand.
+    ///
+    /// # Errors
+    /// See above.
+    fn into_keys(self: Box<Self>) -> Result<TlsKeys, Box<dyn TlsSession>>;
+}
+
+/// What the kernel needs to go on with a session.
+pub struct TlsKeys {
+    /// What the handshake told.
+    pub info: TlsInfo,
+    /// Plaintext that was received.
+    pub early: Vec<u8>,
+    /// For what is sent: `struct tls12_crypto_info_*` of linux/tls.h.
+    pub send: Vec<u8>,
+    /// The same for what is received.
+    pub receive: Vec<u8>,
+}
+
+impl fmt::Debug for TlsKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsKeys").field("info", &self.info).finish_non_exhaustive()
+    }
 }
 
 impl fmt::Debug for dyn TlsSession + '_ {
@@ -169,6 +194,9 @@ pub(crate) trait TlsTerms: Send + Sync + fmt::Debug {
 
     /// How long one may take.
     fn timeout(&self) -> Duration;
+
+    /// Whether the kernel is to go on with sessions where it can.
+    fn to_kernel(&self) -> bool;
 }
 
 /// A handshake in progress.

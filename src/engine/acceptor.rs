@@ -578,7 +578,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         let taken = guest.waiting.taken();
         if let Some(terms) = &door.relay {
             let bytes = self.driver.bytes(slot.index, taken);
-            let session = self.relays.prepare(&self.driver, terms, handoff, bytes, self.now);
+            let session = self.relays.prepare(&self.driver, terms, handoff, bytes, false, self.now);
             self.relays.begin(&mut self.driver, session, self.now);
             self.count_handed(door, admitted.as_ref(), taken as usize);
             self.leave(slot);

@@ -78,6 +78,7 @@ impl Snapshot {
         scrape.count(&f::TLS_FAILURES, [], of("tls-failed"));
         scrape.count(&f::TLS_CHECKS, [], of("tls-checked"));
         scrape.count(&f::TLS_THREADS_FULL, [], of("tls-threads-full"));
+        scrape.count(&f::TLS_TO_KERNEL, [], of("tls-to-kernel"));
     }
 }
 

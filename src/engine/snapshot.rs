@@ -592,8 +592,8 @@ mod tests {
         snapshot.counters.push((LOST_IN_POOL, 99));
         assert_eq!((snapshot.get(Count::Accepted), snapshot.lost_in_pools()), (1, 99));
         assert_eq!(snapshot.get(Count::RingReplaced), 19);
-        assert_eq!(snapshot.get(Count::TlsThreadsFull), 22);
-        assert_eq!(snapshot.ended(Ending::Drained), 23 + Ending::Drained.index() as u64);
+        assert_eq!(snapshot.get(Count::TlsToKernel), 23);
+        assert_eq!(snapshot.ended(Ending::Drained), 24 + Ending::Drained.index() as u64);
         assert_ne!(snapshot.get(Count::OutOfResources), snapshot.sessions_ended(End::OutOfResources));
         assert!(End::codes().all(|code| names.contains(&end_name(code))));
     }

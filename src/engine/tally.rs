@@ -59,10 +59,12 @@ pub enum Count {
     TlsResumed,
     /// Steps of handshakes that a ring did itself, because the threads for them had no room.
     TlsThreadsFull,
+    /// TLS sessions that the kernel went on with.
+    TlsToKernel,
 }
 
 impl Count {
-    const ALL: [(Count, &str); 22] = [
+    const ALL: [(Count, &str); 23] = [
         (Count::Accepted, "accepted"),
         (Count::Proxied, "proxied"),
         (Count::Local, "local"),
@@ -85,6 +87,7 @@ impl Count {
         (Count::TlsEstablished, "tls-established"),
         (Count::TlsResumed, "tls-resumed"),
         (Count::TlsThreadsFull, "tls-threads-full"),
+        (Count::TlsToKernel, "tls-to-kernel"),
     ];
 
     /// The name of the counter in tables and in JSON.

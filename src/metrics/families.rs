@@ -137,6 +137,8 @@ families! {
     Counter TLS_CHECKS = "vestibule_tls_checks" "" [];
     /// Steps of TLS handshakes that a ring did itself, because the threads for them had no room.
     Counter TLS_THREADS_FULL = "vestibule_tls_threads_full" "" [];
+    /// TLS sessions that the kernel went on with behind their handshake.
+    Counter TLS_TO_KERNEL = "vestibule_tls_to_kernel" "" [];
 
     /// Times that accepting was paused because the queue of a pool was full.
     Counter PAUSED = "vestibule_paused" "" [];

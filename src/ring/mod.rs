@@ -19,6 +19,7 @@ mod buffers;
 mod core;
 mod driver;
 mod epoll;
+mod kernel_tls;
 mod listener;
 mod locked;
 mod setup;
@@ -30,6 +31,7 @@ mod waker;
 pub use buffers::{LONG_MAX, SLOT_BYTES};
 pub use driver::{Completion, Driver, Errno, Native, Newcomer, ReadMode};
 pub use epoll::Epoll;
+pub use kernel_tls::kernel_tls;
 pub use listener::{
     BACKLOG, DEFER_ACCEPT_SECONDS, Options, adopt_group, bind_group, bound_to, listen_group, reserve_group,
     serves_both_families, share_group, takes_clients_of,

@@ -24,7 +24,7 @@ use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFla
 use super::Ring;
 use super::driver::Errno;
 use super::token::Token;
-use super::{outcome, sys};
+use super::{kernel_tls, outcome, sys};
 
 /// A TCP connection without traffic is asked for a sign of life after this time (TCP_KEEPIDLE, tcp(7)).
 pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(120);
@@ -114,6 +114,28 @@ pub trait Streams {
     /// Ends the stream towards the peer, behind what was sent.
     fn shutdown(&mut self, socket: &Self::Socket);
 
+    /// Makes a socket one that the kernel can be given the keys of a TLS session for (kTLS); `false`: it cannot.
+    fn can_encrypt(&self, _: &Self::Socket) -> bool {
+        false
+    }
+
+    /// Lets the kernel encrypt what is sent and decrypt what is received, from now on; the keys are `struct
+    /// tls12_crypto_info_*` of linux/tls.h. Behind the peer's `close_notify` its stream is at its end.
+    ///
+    /// # Errors
+    /// Of setsockopt(2): the session cannot go on.
+    fn encrypt(&self, _: &Self::Socket, _send: &[u8], _receive: &[u8]) -> Result<(), Errno> {
+        Err(Errno(libc::EOPNOTSUPP))
+    }
+
+    /// Whether the kernel does so, in whichever process that was begun.
+    fn is_encrypted(&self, _: &Self::Socket) -> bool {
+        false
+    }
+
+    /// Says to the peer of such a socket, behind what was sent, that nothing follows (`close_notify`).
+    fn close_notify(&mut self, _: &Self::Socket) {}
+
     /// Makes the closing of the socket a reset.
     fn reset(&mut self, socket: &Self::Socket);
 
@@ -184,7 +206,12 @@ impl<W: Watches> Streams for W {
     }
 
     fn receive(&mut self, socket: &OwnedFd, room: &mut [u8]) -> Result<usize, Errno> {
-        net::recv(socket, room, RecvFlags::DONTWAIT).map(|(count, _)| count).map_err(errno)
+        match net::recv(socket, room, RecvFlags::DONTWAIT) {
+            Ok((count, _)) => Ok(count),
+            // Of sockets that the kernel encrypts: what is there is no data.
+            Err(SystemError::IO) => kernel_tls::end_of(socket.as_fd()).map_err(|error| sys::errno_of(&error)),
+            Err(error) => Err(errno(error)),
+        }
     }
 
     fn send(&mut self, socket: &OwnedFd, bytes: &[u8], more: bool) -> Result<usize, Errno> {
@@ -195,6 +222,23 @@ impl<W: Watches> Streams for W {
     fn shutdown(&mut self, socket: &OwnedFd) {
         // It fails where the connection is gone already, which whoever reads will be told.
         let _ = net::shutdown(socket, Shutdown::Write);
+    }
+
+    fn can_encrypt(&self, socket: &OwnedFd) -> bool {
+        kernel_tls::kernel_tls().is_ok() && kernel_tls::attach(socket.as_fd()).is_ok()
+    }
+
+    fn encrypt(&self, socket: &OwnedFd, send: &[u8], receive: &[u8]) -> Result<(), Errno> {
+        kernel_tls::set_keys(socket.as_fd(), send, receive).map_err(|error| sys::errno_of(&error))
+    }
+
+    fn is_encrypted(&self, socket: &OwnedFd) -> bool {
+        kernel_tls::is_attached(socket.as_fd())
+    }
+
+    fn close_notify(&mut self, socket: &OwnedFd) {
+        // Without room for it the peer sees an end without it.
+        let _ = kernel_tls::close_notify(socket.as_fd());
     }
 
     fn reset(&mut self, socket: &OwnedFd) {

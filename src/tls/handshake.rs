@@ -7,6 +7,7 @@ use rustls::{HandshakeKind, ProtocolVersion, ServerConfig, ServerConnection};
 
 use super::cipher::openssl_name;
 use super::failure::{Failure, First};
+use super::keys::Boundary;
 use super::session::Session;
 use super::subject::common_name;
 use crate::dispatch::{Cut, TLS_UNSENT_MAX, TlsFailure, TlsHandshake, TlsInfo, TlsRecords, TlsSession};
@@ -21,16 +22,18 @@ pub(super) struct Handshake {
     tls: Option<Box<ServerConnection>>,
     first: First,
     received: usize,
+    records: Boundary,
 }
 
 impl Handshake {
     pub(super) fn new(config: Arc<ServerConfig>, verifies_clients: bool) -> Handshake {
-        Handshake { config, verifies_clients, tls: None, first: First::default(), received: 0 }
+        Handshake { config, verifies_clients, tls: None, first: First::default(), received: 0, records: Boundary::default() }
     }
 
     fn take(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         self.received += bytes.len();
         self.first.add(bytes);
+        self.records.pass(bytes);
         let tls = match &mut self.tls {
             Some(tls) => tls,
             None => self.tls.insert(connection(self.config.clone())?),
@@ -109,6 +112,6 @@ impl TlsHandshake for Handshake {
     fn into_session(mut self: Box<Self>) -> Box<dyn TlsSession> {
         let tls = self.tls.take().filter(|tls| !tls.is_handshaking()).expect("the handshake is complete");
         let info = self.info(&tls);
-        Box::new(Session::new(tls, info))
+        Box::new(Session::new(tls, info, self.records, self.config.enable_secret_extraction))
     }
 }

@@ -16,6 +16,7 @@ mod cost;
 mod failure;
 mod handshake;
 mod identity;
+mod keys;
 mod names;
 mod session;
 mod subject;

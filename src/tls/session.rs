@@ -4,7 +4,8 @@ use std::io::{self, ErrorKind, Read, Write};
 
 use rustls::{IoState, ServerConnection};
 
-use crate::dispatch::{TlsInfo, TlsRecords, TlsSession};
+use super::keys::{Boundary, crypto_info};
+use crate::dispatch::{TlsInfo, TlsKeys, TlsRecords, TlsSession};
 
 /// Plaintext that waits to be read; so much and a record at most. rustls refuses to take more than this without being read.
 const UNREAD_MAX: usize = 16 * 1024;
@@ -17,13 +18,17 @@ pub(super) struct Session {
     readable: bool,
     /// What the peer has sent behind [`UNREAD_MAX`]: a part of what was fed at once.
     rest: Vec<u8>,
+    /// Where the peer's records end.
+    records: Boundary,
+    /// Its configuration lets it.
+    gives_keys: bool,
 }
 
 impl Session {
-    pub(super) fn new(mut tls: Box<ServerConnection>, info: TlsInfo) -> Session {
+    pub(super) fn new(mut tls: Box<ServerConnection>, info: TlsInfo, records: Boundary, gives_keys: bool) -> Session {
         // What came behind the client's last word of the handshake.
         let readable = tls.process_new_packets().is_ok_and(|state| is_readable(&state));
-        Session { tls, info, readable, rest: Vec::new() }
+        Session { tls, info, readable, rest: Vec::new(), records, gives_keys }
     }
 
     /// Decrypts until enough waits to be read, and keeps the rest.
@@ -66,6 +71,7 @@ impl TlsSession for Session {
     }
 
     fn feed(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.records.pass(bytes);
         if self.rest.is_empty() {
             return self.decrypt(bytes);
         }
@@ -101,5 +107,21 @@ impl TlsSession for Session {
 
     fn close(&mut self) {
         self.tls.send_close_notify();
+    }
+
+    fn into_keys(mut self: Box<Self>) -> Result<TlsKeys, Box<dyn TlsSession>> {
+        let whole = self.rest.is_empty() && self.records.is_at_end() && !self.has_unsent();
+        let goes_on = self.tls.process_new_packets().is_ok_and(|state| !state.peer_has_closed());
+        let Some(version) = self.tls.protocol_version().filter(|_| self.gives_keys && whole && goes_on) else {
+            return Err(self);
+        };
+        let mut early = Vec::new();
+        // It ends where nothing more is there, which is an error.
+        let _ = self.tls.reader().read_to_end(&mut early);
+        let Session { tls, info, .. } = *self;
+        let secrets = tls.dangerous_extract_secrets().expect("they were asked for beforehand");
+        let (send, receive) = (crypto_info(version, secrets.tx), crypto_info(version, secrets.rx));
+        let (send, receive) = send.zip(receive).expect("every version and cipher that is offered has a place");
+        Ok(TlsKeys { info, early, send, receive })
     }
 }

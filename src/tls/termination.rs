@@ -33,6 +33,7 @@ pub struct Termination {
     /// Whether the names in clients' certificates can be believed.
     verifies_clients: bool,
     timeout: Duration,
+    to_kernel: bool,
 }
 
 impl Termination {
@@ -43,6 +44,7 @@ impl Termination {
             config: Arc::new(identity.server_config(alpn)),
             verifies_clients: identity.verifies_clients(),
             timeout: HANDSHAKE_TIMEOUT_DEFAULT,
+            to_kernel: false,
         }
     }
 
@@ -50,6 +52,15 @@ impl Termination {
     /// deadline, which bytes that trickle in do not move.
     pub fn timeout(mut self, timeout: Duration) -> Termination {
         self.timeout = timeout.min(HANDSHAKE_TIMEOUT_MAX);
+        self
+    }
+
+    /// Lets the kernel go on with relayed sessions behind the handshake (kTLS), where it can (module `tls`): such a session can
+    /// be taken over by another process. One whose client renews its keys afterwards (KeyUpdate, which mail clients do not
+    /// use) is ended. Off otherwise.
+    pub fn to_kernel(mut self, on: bool) -> Termination {
+        self.to_kernel = on;
+        Arc::make_mut(&mut self.config).enable_secret_extraction = on;
         self
     }
 }
@@ -61,6 +72,10 @@ impl TlsTerms for Termination {
 
     fn timeout(&self) -> Duration {
         self.timeout
+    }
+
+    fn to_kernel(&self) -> bool {
+        self.to_kernel
     }
 }
 

@@ -72,7 +72,8 @@ pub fn builder(
             }
         };
         let termination = means.identity.as_ref().map(|identity| {
-            Termination::new(identity, alpn_of_service(&service.name)).timeout(settings.ssl_handshake_timeout)
+            let termination = Termination::new(identity, alpn_of_service(&service.name));
+            termination.timeout(settings.ssl_handshake_timeout).to_kernel(settings.ssl_ktls)
         });
         for listener in &service.listeners {
             for &address in &listener.addresses {

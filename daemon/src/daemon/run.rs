@@ -53,6 +53,14 @@ pub fn run(file: Option<PathBuf>, takeover: Option<PathBuf>) -> Result<ExitCode,
     for warning in &ready.loaded.warnings {
         tracing::warn!("{warning}");
     }
+    if ready.loaded.settings.ssl_ktls
+        && let Err(error) = ring::kernel_tls()
+    {
+        tracing::warn!(
+            "ssl_ktls = yes, and this kernel takes no TLS sessions ({error}): `modprobe tls`, or a takeover leaves those \
+             that end here in the process before"
+        );
+    }
     if let Err(error) = ring::raise_open_files() {
         tracing::warn!("the limit of open files stays as it is: {error}");
     }

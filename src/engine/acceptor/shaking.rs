@@ -55,7 +55,11 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         let pool = door.pool;
         if let Some(terms) = &door.relay {
             let Guest { listener, handoff, admitted, bytes, .. } = guest;
-            let session = self.relays.prepare(&self.driver, terms, handoff, &bytes, self.now);
+            let to_kernel = door.tls.as_ref().is_some_and(|tls| tls.to_kernel());
+            let session = self.relays.prepare(&self.driver, terms, handoff, &bytes, to_kernel, self.now);
+            if session.tls.as_ref().is_some_and(|tls| tls.is_in_kernel()) {
+                self.tally.count(Count::TlsToKernel);
+            }
             self.relays.begin(&mut self.driver, session, self.now);
             self.count_handed(door, admitted.as_ref(), bytes.len());
             self.doors[listener as usize].shaking -= 1;
@@ -107,7 +111,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             tls: None,
             tls_before: handoff.tls.as_ref().map(|tls| Box::new(tls.info().clone())),
         };
-        let session = self.relays.prepare(&self.driver, terms, Handoff { permit: None, ..handoff }, &bytes, self.now);
+        let session = self.relays.prepare(&self.driver, terms, Handoff { permit: None, ..handoff }, &bytes, false, self.now);
         let begun = self.relays.begin_with(&mut self.driver, session, (ours, &terms.name), self.now);
         debug_assert!(begun.is_ok(), "there is room, as was just seen");
         Ok(Guest::established(listener, other, admitted, bytes))

@@ -156,7 +156,7 @@ impl Asked {
             self.ended.pop_front();
         }
         let closed = session.closed(end, now);
-        let here = session.tls.as_ref().map(|secured| Box::new(TlsSeen::here(secured.tls.info())));
+        let here = session.tls.as_ref().map(|secured| Box::new(TlsSeen::here(secured.info())));
         let Session { id, addresses, listener, terms, served_by, elsewhere, times, conveyed, is_tls, .. } = session;
         self.ended.push_back(Ended {
             id,

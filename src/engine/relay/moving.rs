@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 
 use super::Relays;
+use super::secured::Secured;
 use super::service::Terms;
 use super::session::{Phase, Session, Times};
 use super::watch::Watch;
@@ -120,6 +121,7 @@ impl<S> Relays<S> {
         // Times that no clock can show are now.
         let times = state.ages.map(|age| now.checked_sub(age).unwrap_or(now));
         let [accepted, begun, chosen_at, connected, greeted, active] = times;
+        let tls = driver.is_encrypted(&client).then(|| Box::new(Secured::taken_over()));
         let session = Session {
             client,
             server: Some(server),
@@ -127,7 +129,7 @@ impl<S> Relays<S> {
             chosen,
             listener: Arc::new(ListenerInfo::of_former(state.service, state.listener)),
             pair: Pair::resume(state.pair),
-            tls: None,
+            tls,
             conveyed: state.tls_at_peer.then(|| Box::new(TlsSeen::known_before(state.tls_certificate))),
             terms,
             phase: if state.awaits_greeting { Phase::Greeting } else { Phase::Open },
@@ -160,7 +162,7 @@ impl<S> Relays<S> {
 
 /// What goes along with a session; `None` if it cannot move now.
 fn state<S>(session: &mut Session<S>, now: Instant) -> Option<SessionState> {
-    let can_move = matches!(session.phase, Phase::Greeting | Phase::Open) && session.tls.is_none();
+    let can_move = matches!(session.phase, Phase::Greeting | Phase::Open) && session.tls.as_ref().is_none_or(|tls| tls.can_move());
     if !can_move || session.pair.held() > HELD_MOVED_MAX {
         return None;
     }

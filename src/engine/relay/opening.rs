@@ -24,13 +24,15 @@ use crate::ring::{Errno, Streams};
 pub(super) const DOUBT: Duration = Duration::from_millis(50);
 
 impl<S> Relays<S> {
-    /// A session for a validated connection; `bytes` are the header, if there is one, and what came behind it.
+    /// A session for a validated connection; `bytes` are the header, if there is one, and what came behind it. With
+    /// `to_kernel` the kernel goes on with TLS that has ended here, where it can.
     pub fn prepare<D: Streams<Socket = S>>(
         &self,
         driver: &D,
         terms: &Arc<Terms>,
         handoff: Handoff<S>,
         bytes: &[u8],
+        to_kernel: bool,
         now: Instant,
     ) -> Session<S> {
         let header = handoff.head.and_then(|head| head.over(bytes));
@@ -60,6 +62,7 @@ impl<S> Relays<S> {
         };
         let is_tls = handoff.tls.is_none() && (is_implicit_tls(addresses.1.port()) || early.starts_with(&[0x16, 0x03]));
         let is_silent = early.is_empty() && !handoff.tls.as_ref().is_some_and(|tls| tls.is_readable());
+        let secured = handoff.tls.map(|tls| Box::new(Secured::new(driver, &handoff.socket, tls, to_kernel)));
         Session {
             client: handoff.socket,
             server: None,
@@ -68,7 +71,7 @@ impl<S> Relays<S> {
             pair: Pair::new(terms.protocol != Protocol::None && !is_tls),
             terms: terms.clone(),
             phase: if is_local && is_silent { doubted } else { Phase::Connecting },
-            tls: handoff.tls.map(|tls| Box::new(Secured::new(tls))),
+            tls: secured,
             conveyed: header.as_ref().and_then(TlsSeen::conveyed).map(Box::new),
             opening: Some(Box::new(opening)),
             listener: handoff.listener,
@@ -95,7 +98,7 @@ impl<S> Relays<S> {
                 session.leaves = self.closes_at.map(|until| (until, End::Drained));
                 Watch::of(slot, Side::Client, 0).begin(driver, &session.client);
                 // What came with the end of a handshake is not in the socket any more.
-                if session.tls.as_ref().is_some_and(|tls| tls.tls.is_readable()) {
+                if session.tls.as_ref().is_some_and(|tls| tls.is_readable()) {
                     session.pair.ready(Side::Client, true, false);
                 }
                 match session.phase {
@@ -136,7 +139,7 @@ impl<S> Relays<S> {
         }
         let Some(server) = &session.server else { return Ok(()) };
         let tls = session.tls.as_deref_mut();
-        let is_readable = tls.as_ref().is_some_and(|tls| tls.tls.is_readable());
+        let is_readable = tls.as_ref().is_some_and(|tls| tls.is_readable());
         let mut link = Link { driver, client: &session.client, server, tls, records: &mut self.records };
         session.pair.connected(&mut link, &[], &[], None);
         // What came with the end of a handshake is not in the socket any more.

@@ -5,14 +5,14 @@
 
 use std::io::ErrorKind;
 
-use crate::dispatch::{TLS_FEED_MAX, TlsSession};
+use crate::dispatch::{TLS_FEED_MAX, TlsInfo, TlsKeys, TlsSession};
 use crate::engine::records::send_records;
 use crate::relay::{Received, Sent};
 use crate::ring::{Errno, Streams};
 
 /// The client's side of a session.
 pub struct Secured {
-    pub tls: Box<dyn TlsSession>,
+    tls: Tls,
     /// The server was to be read and was not, because of records that are not sent yet.
     waits: bool,
     /// Our stream is to be ended behind the last record.
@@ -23,6 +23,18 @@ pub struct Secured {
     broken: bool,
     /// There is something to be read of which nothing will be told: an end, or more than is read at once.
     untold: Option<Untold>,
+}
+
+/// Who encrypts.
+enum Tls {
+    /// We do.
+    Here(Box<dyn TlsSession>),
+    /// The kernel (kTLS): plaintext is read from the socket and written to it.
+    Kernel {
+        info: TlsInfo,
+        /// What had been decrypted before.
+        early: Vec<u8>,
+    },
 }
 
 /// What is to be read though nothing will be told of it.
@@ -38,13 +50,63 @@ pub enum Untold {
 const READS_AT_ONCE: usize = 4;
 
 impl Secured {
-    pub fn new(tls: Box<dyn TlsSession>) -> Secured {
+    /// Goes on with a session; with `to_kernel` the kernel does where it can.
+    pub fn new<D: Streams>(
+        driver: &D,
+        socket: &D::Socket,
+        session: Box<dyn TlsSession>,
+        to_kernel: bool,
+    ) -> Secured {
+        if !to_kernel || !driver.can_encrypt(socket) {
+            return Secured::of(Tls::Here(session));
+        }
+        match session.into_keys() {
+            Err(session) => Secured::of(Tls::Here(session)),
+            Ok(TlsKeys { info, early, send, receive }) => {
+                let failed = driver.encrypt(socket, &send, &receive).is_err();
+                Secured { broken: failed, deaf: failed, ..Secured::of(Tls::Kernel { info, early }) }
+            }
+        }
+    }
+
+    /// A session that the kernel has gone on with in the process before, where nothing is known of it.
+    pub fn taken_over() -> Secured {
+        Secured::of(Tls::Kernel { info: TlsInfo::default(), early: Vec::new() })
+    }
+
+    fn of(tls: Tls) -> Secured {
         Secured { tls, waits: false, ends: false, deaf: false, broken: false, untold: None }
+    }
+
+    /// What the handshake told.
+    pub fn info(&self) -> &TlsInfo {
+        match &self.tls {
+            Tls::Here(session) => session.info(),
+            Tls::Kernel { info, .. } => info,
+        }
+    }
+
+    /// Whether plaintext is there that the socket does not know of.
+    pub fn is_readable(&self) -> bool {
+        match &self.tls {
+            Tls::Here(session) => session.is_readable(),
+            Tls::Kernel { early, .. } => !early.is_empty(),
+        }
+    }
+
+    /// Whether the kernel encrypts.
+    pub fn is_in_kernel(&self) -> bool {
+        matches!(self.tls, Tls::Kernel { .. }) && !self.broken
+    }
+
+    /// Whether whoever gets the socket can go on.
+    pub fn can_move(&self) -> bool {
+        self.is_in_kernel() && !self.is_readable()
     }
 
     /// Whether records wait for room.
     pub fn has_unsent(&self) -> bool {
-        !self.deaf && self.tls.has_unsent()
+        !self.deaf && matches!(&self.tls, Tls::Here(session) if session.has_unsent())
     }
 
     /// The server is not read now, because records wait for room; it is when they are sent.
@@ -70,11 +132,15 @@ impl Secured {
         room: &mut [u8],
         records: &mut [u8],
     ) -> Received {
-        let (mut count, mut more, mut reads) = (0, true, 0);
         self.untold = None;
+        let session = match &mut self.tls {
+            Tls::Here(session) => session,
+            Tls::Kernel { .. } => return self.receive_plain(driver, socket, room),
+        };
+        let (mut count, mut more, mut reads) = (0, true, 0);
         let at_once = records.len().min(TLS_FEED_MAX);
         let end = loop {
-            match self.tls.read(&mut room[count..]) {
+            match session.read(&mut room[count..]) {
                 Ok(0) => break Received::End,
                 Ok(read) => count += read,
                 Err(error) if error.kind() != ErrorKind::WouldBlock => break Received::Broken,
@@ -92,7 +158,7 @@ impl Secured {
                         Ok(got) => {
                             reads += 1;
                             more = got == at_once;
-                            if self.tls.feed(&records[..got]).is_err() {
+                            if session.feed(&records[..got]).is_err() {
                                 break Received::Broken;
                             }
                         }
@@ -115,11 +181,46 @@ impl Secured {
         Received::Bytes(count)
     }
 
+    /// The same where the kernel decrypts: it gives no more than a record at once, or what stands before one that is no data.
+    fn receive_plain<D: Streams>(&mut self, driver: &mut D, socket: &D::Socket, room: &mut [u8]) -> Received {
+        if self.broken {
+            return Received::Broken;
+        }
+        if let Tls::Kernel { early, .. } = &mut self.tls
+            && !early.is_empty()
+        {
+            let count = early.len().min(room.len());
+            room[..count].copy_from_slice(&early[..count]);
+            early.drain(..count);
+            self.untold = Some(Untold::More);
+            return Received::Bytes(count);
+        }
+        loop {
+            match driver.receive(socket, room) {
+                Ok(0) => return Received::End,
+                Ok(count) => {
+                    self.untold = (count < room.len()).then_some(Untold::More);
+                    return Received::Bytes(count);
+                }
+                Err(Errno(libc::EAGAIN)) => return Received::Nothing,
+                Err(Errno(libc::EINTR)) => {}
+                Err(_) => {
+                    self.broken = true;
+                    return Received::Broken;
+                }
+            }
+        }
+    }
+
     /// Encrypts and sends; what is taken and not sent is kept.
     pub fn send<D: Streams>(&mut self, driver: &mut D, socket: &D::Socket, bytes: &[u8], records: &mut [u8]) -> Sent {
         let mut count = 0;
         loop {
-            let taken = self.tls.write(&bytes[count..]);
+            let session = match &mut self.tls {
+                Tls::Here(session) => session,
+                Tls::Kernel { .. } => return send_plain(driver, socket, bytes, self.deaf),
+            };
+            let taken = session.write(&bytes[count..]);
             count += taken;
             match self.flush(driver, socket, records) {
                 _ if self.deaf => return Sent::Broken,
@@ -133,15 +234,17 @@ impl Secured {
 
     /// Ends our stream: `close_notify`, and FIN behind it.
     pub fn shutdown<D: Streams>(&mut self, driver: &mut D, socket: &D::Socket, records: &mut [u8]) {
-        self.tls.close();
+        self.close(driver, socket);
         self.ends = true;
         self.flush(driver, socket, records);
     }
 
     /// Sends records as long as there is room; tells whether none is left.
     pub fn flush<D: Streams>(&mut self, driver: &mut D, socket: &D::Socket, records: &mut [u8]) -> bool {
-        if self.has_unsent() {
-            match send_records(driver, socket, &mut *self.tls, records) {
+        if let Tls::Here(session) = &mut self.tls
+            && !self.deaf
+        {
+            match send_records(driver, socket, &mut **session, records) {
                 Ok(true) => {}
                 Ok(false) => return false,
                 Err(_) => self.deaf = true,
@@ -155,8 +258,31 @@ impl Secured {
 
     /// Last words to a client, and the end of our stream. What the socket has no room for is lost.
     pub fn farewell<D: Streams>(&mut self, driver: &mut D, socket: &D::Socket, words: &[u8], records: &mut [u8]) {
-        self.tls.write(words);
-        self.tls.close();
+        match &mut self.tls {
+            Tls::Here(session) => _ = session.write(words),
+            Tls::Kernel { .. } => _ = send_plain(driver, socket, words, self.deaf),
+        }
+        self.close(driver, socket);
         self.flush(driver, socket, records);
+    }
+
+    fn close<D: Streams>(&mut self, driver: &mut D, socket: &D::Socket) {
+        match &mut self.tls {
+            Tls::Here(session) => session.close(),
+            Tls::Kernel { .. } => driver.close_notify(socket),
+        }
+    }
+}
+
+/// Gives plaintext to the kernel, which encrypts. Never with a word that more follows: the record would stay open, and behind
+/// a shutdown it would not go out.
+fn send_plain<D: Streams>(driver: &mut D, socket: &D::Socket, bytes: &[u8], deaf: bool) -> Sent {
+    if deaf {
+        return Sent::Broken;
+    }
+    match bytes.is_empty().then_some(Ok(0)).unwrap_or_else(|| driver.send(socket, bytes, false)) {
+        Ok(count) => Sent::Bytes(count),
+        Err(Errno(libc::EAGAIN | libc::EINTR | libc::ENOBUFS | libc::ENOMEM)) => Sent::Bytes(0),
+        Err(_) => Sent::Broken,
     }
 }

@@ -17,11 +17,21 @@ use crate::engine::handshake::tests::{Client, connect, identity};
 use crate::engine::{DriverChoice, Engine, Listener, SharedBackend};
 use crate::proxy::{Head, kind};
 use crate::relay::{Forward, ForwardTlvs, Target};
+use crate::ring::kernel_tls;
 use crate::tls::{Identity, Termination};
 
-const DRIVERS: [DriverChoice; 2] = [DriverChoice::IoUring, DriverChoice::Epoll];
+/// On what the engine runs, and whether the kernel is to go on with sessions.
+type Way = (DriverChoice, bool);
 
-fn engine(driver: DriverChoice, identity: &Identity, backend: &SharedBackend) -> Engine {
+const USUAL: Way = (DriverChoice::Auto, false);
+
+/// All that there are on this kernel.
+fn ways() -> Vec<Way> {
+    let kernel = [false, true].into_iter().filter(|wanted| !wanted || kernel_tls().is_ok());
+    kernel.flat_map(|kernel| [DriverChoice::IoUring, DriverChoice::Epoll].map(|driver| (driver, kernel))).collect()
+}
+
+fn engine((driver, to_kernel): Way, identity: &Identity, backend: &SharedBackend) -> Engine {
     let relay = Relay::new("imap-login", backend);
     Engine::builder()
         .driver(driver)
@@ -31,7 +41,7 @@ fn engine(driver: DriverChoice, identity: &Identity, backend: &SharedBackend) ->
         .listen(
             Listener::plain(SocketAddr::from(([127, 0, 0, 1], 0)))
                 .pool("imap-login")
-                .tls(Termination::new(identity, &["imap"])),
+                .tls(Termination::new(identity, &["imap"]).to_kernel(to_kernel)),
         )
         .start()
         .expect("loopback has free ports")
@@ -76,7 +86,7 @@ fn servers_are_told_of_the_tls_that_has_ended() {
     };
     let identity = identity();
     let backend = backend(&[server(tell)]);
-    let engine = engine(DriverChoice::Auto, &identity, &backend);
+    let engine = engine(USUAL, &identity, &backend);
     let mut said = String::new();
     connect(&identity, engine.addresses()[0]).read_to_string(&mut said).expect("TLS until close_notify");
     assert_eq!(said, "* OK ready\r\n");
@@ -93,8 +103,8 @@ fn servers_are_told_of_the_tls_that_has_ended() {
 fn a_client_that_nobody_serves_is_told_so_inside_tls() {
     let identity = identity();
     let refusing = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports").local_addr().expect("bound");
-    for driver in DRIVERS {
-        let engine = engine(driver, &identity, &backend(&[refusing]));
+    for way in ways() {
+        let engine = engine(way, &identity, &backend(&[refusing]));
         let mut said = String::new();
         connect(&identity, engine.addresses()[0]).read_to_string(&mut said).expect("TLS until close_notify");
         assert!(said.starts_with("* BYE [UNAVAILABLE] "), "{said}");
@@ -146,8 +156,8 @@ enum Close {
 fn every_byte_passes_both_ways_whatever_the_sizes_and_whoever_ends() {
     let identity = identity();
     let backend = backend(&[server(echo)]);
-    for driver in DRIVERS {
-        let engine = engine(driver, &identity, &backend);
+    for way in ways() {
+        let engine = engine(way, &identity, &backend);
         let address = engine.addresses()[0];
         let talking: Vec<_> = (0..24)
             .map(|number| {
@@ -164,7 +174,9 @@ fn every_byte_passes_both_ways_whatever_the_sizes_and_whoever_ends() {
             .collect();
         talking.into_iter().for_each(|client| client.join().expect("as asserted"));
         until("all sessions have ended", || held(&backend) == 0);
-        assert_eq!(engine.snapshot().count("client-closed"), 24);
+        let snapshot = engine.snapshot();
+        let kernel = if way.1 { 24 } else { 0 };
+        assert_eq!(["client-closed", "tls-to-kernel"].map(|name| snapshot.count(name)), [24, kernel], "{way:?}");
     }
 }
 
@@ -183,8 +195,8 @@ fn a_slow_client_gets_all_that_the_server_has_said_before_it_ended() {
     };
     let identity = identity();
     let backend = backend(&[server(speak)]);
-    for driver in DRIVERS {
-        let engine = engine(driver, &identity, &backend);
+    for way in ways() {
+        let engine = engine(way, &identity, &backend);
         let mut client = connect(&identity, engine.addresses()[0]);
         client.flush().expect("it shakes hands");
         thread::sleep(Duration::from_millis(200)); // everything is full now
@@ -205,8 +217,8 @@ fn records_that_hold_next_to_nothing_are_read_to_the_last() {
     const RECORDS: usize = 60_000;
     let identity = identity();
     let backend = backend(&[server(echo)]);
-    for driver in DRIVERS {
-        let engine = engine(driver, &identity, &backend);
+    for way in ways() {
+        let engine = engine(way, &identity, &backend);
         let mut client = connect(&identity, engine.addresses()[0]);
         client.read_exact(&mut [0; 12]).expect("the server greets");
         client.conn.set_buffer_limit(None);
@@ -259,7 +271,7 @@ fn a_check_that_goes_as_far_as_the_session_reaches_no_server() {
 fn sessions_with_tls_stay_in_a_takeover_and_are_counted() {
     let identity = identity();
     let backend = backend(&[server(echo)]);
-    let mut old = engine(DriverChoice::Auto, &identity, &backend);
+    let mut old = engine(USUAL, &identity, &backend);
     let mut client = connect(&identity, old.addresses()[0]);
     client.read_exact(&mut [0; 12]).expect("the server greets");
     old.hand_over(&[], SOON);
@@ -286,7 +298,7 @@ fn garbage_amid_a_session_ends_it_and_only_it() {
     };
     let identity = identity();
     let backend = backend(&[server(serve)]);
-    let engine = engine(DriverChoice::Auto, &identity, &backend);
+    let engine = engine(USUAL, &identity, &backend);
     let mut client = connect(&identity, engine.addresses()[0]);
     client.write_all(b"a NOOP").expect("it is served");
     client.read_exact(&mut [0; 12]).expect("the server greets");

@@ -178,7 +178,7 @@ impl<S> Session<S> {
             from_client: self.pair.from_client() + u64::from(self.early),
             from_server: self.pair.from_server(),
             retries: self.attempts.saturating_sub(1),
-            tls: self.tls.as_ref().map(|secured| secured.tls.info()),
+            tls: self.tls.as_ref().map(|secured| secured.info()),
         }
     }
 
@@ -205,14 +205,14 @@ impl<S> Session<S> {
     /// The server name that the client has asked for by TLS, where that is known.
     pub fn server_name(&self) -> Option<&str> {
         match &self.tls {
-            Some(secured) => secured.tls.info().server_name.as_deref(),
+            Some(secured) => secured.info().server_name.as_deref(),
             None => self.conveyed.as_ref().and_then(|tls| tls.server_name.as_deref()),
         }
     }
 
     /// What is known of the client's TLS.
     pub fn tls_seen(&self) -> Option<TlsSeen> {
-        let here = self.tls.as_ref().map(|secured| TlsSeen::here(secured.tls.info()));
+        let here = self.tls.as_ref().map(|secured| TlsSeen::here(secured.info()));
         here.or_else(|| self.conveyed.as_deref().cloned()).or_else(|| self.is_tls.then(TlsSeen::passed_on))
     }
 

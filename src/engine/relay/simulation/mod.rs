@@ -240,7 +240,7 @@ impl Scene {
                 tls: None,
                 tls_before: None,
             };
-            let session = relays.prepare(driver, &self.services[service], handoff, &bytes, now);
+            let session = relays.prepare(driver, &self.services[service], handoff, &bytes, false, now);
             relays.begin(driver, session, now);
             self.sweep(ring);
         }
