@@ -25,6 +25,7 @@ mod header;
 mod http;
 mod interop;
 mod kept;
+mod kernel_tls;
 mod kubernetes;
 mod layers;
 mod lifecycle;

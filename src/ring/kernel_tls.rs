@@ -5,8 +5,10 @@
 //! plain recv(2) fails with EIO where one stands at the head. So a socket without such keys pays nothing for it.
 
 use std::io;
+use std::mem::offset_of;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::ptr;
 use std::sync::OnceLock;
 
 use libc::c_int;
@@ -23,12 +25,14 @@ const CLOSE_NOTIFY: [u8; 2] = [1, 0];
 const CIPHERS: [(u16, usize); 3] = [(51, 40), (52, 56), (54, 56)];
 /// TLS 1.2 and 1.3.
 const VERSIONS: [u16; 2] = [0x0303, 0x0304];
-/// Room for one control message of one byte, more than CMSG_SPACE(1) on any machine.
-const CONTROL_ROOM: usize = 64;
+/// A control message of one byte: the type of a record. As CMSG_DATA(3) has it, the byte stands right behind the header.
+#[repr(C)]
+struct Control {
+    header: libc::cmsghdr,
+    kind: u8,
+}
 
-/// Memory for control messages, aligned as they have to be.
-#[repr(C, align(16))]
-struct Control([u8; CONTROL_ROOM]);
+const CONTROL_LENGTH: usize = offset_of!(Control, kind) + 1;
 
 /// Why this kernel does not take the sessions that end here, if so: it is asked once, by sockets on loopback, for every
 /// version and cipher that may be agreed.
@@ -75,22 +79,17 @@ pub(super) fn is_attached(socket: BorrowedFd<'_>) -> bool {
 
 /// Says that nothing follows, behind all that was sent.
 pub(super) fn close_notify(socket: BorrowedFd<'_>) -> io::Result<()> {
-    let mut control = Control([0; CONTROL_ROOM]);
+    let mut control = Control { header: zeroed_header(), kind: ALERT };
+    control.header.cmsg_level = libc::SOL_TLS;
+    control.header.cmsg_type = libc::TLS_SET_RECORD_TYPE;
+    control.header.cmsg_len = CONTROL_LENGTH as _;
     let mut words = CLOSE_NOTIFY;
     let mut piece = libc::iovec { iov_base: words.as_mut_ptr().cast(), iov_len: words.len() };
-    let mut message = message(&mut piece, &mut control);
-    // SAFETY: the message names `control`, which has room for one header and a byte behind it, so CMSG_FIRSTHDR gives a
-    // place in it that is aligned; all of it lives through the call.
-    let sent = unsafe {
-        message.msg_controllen = libc::CMSG_SPACE(1) as usize;
-        let header = libc::CMSG_FIRSTHDR(&message);
-        (*header).cmsg_level = libc::SOL_TLS;
-        (*header).cmsg_type = libc::TLS_SET_RECORD_TYPE;
-        (*header).cmsg_len = libc::CMSG_LEN(1) as usize;
-        *libc::CMSG_DATA(header) = ALERT;
-        libc::sendmsg(socket.as_raw_fd(), &message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
-    };
-    check_size(sent).map(drop)
+    let message = message(&mut piece, &mut control);
+    // SAFETY: the message names `piece`, and by it `words`, and `control`, which is one whole control message; all of them
+    // live through the call.
+    check_size(unsafe { libc::sendmsg(socket.as_raw_fd(), &message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) })
+        .map(drop)
 }
 
 /// Takes the record that is no data: 0, an end, if it is `close_notify`.
@@ -98,33 +97,32 @@ pub(super) fn close_notify(socket: BorrowedFd<'_>) -> io::Result<()> {
 /// # Errors
 /// ECONNRESET if the peer has said something else, which ends the session; of recvmsg(2).
 pub(super) fn end_of(socket: BorrowedFd<'_>) -> io::Result<usize> {
-    let mut control = Control([0; CONTROL_ROOM]);
+    let mut control = Control { header: zeroed_header(), kind: 0 };
     let mut words = [0u8; 64];
     let mut piece = libc::iovec { iov_base: words.as_mut_ptr().cast(), iov_len: words.len() };
     let mut message = message(&mut piece, &mut control);
-    // SAFETY: the message names `piece` and `control`, which live through the call.
+    // SAFETY: the message names `piece`, and by it `words`, and `control`, with their lengths; all of them live through the
+    // call, and every byte that the kernel may write there is a valid value.
     check_size(unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, libc::MSG_DONTWAIT) })?;
-    // SAFETY: the kernel has filled `control` as far as the message says; CMSG_FIRSTHDR gives a header in it or nothing.
-    let kind = unsafe {
-        let header = libc::CMSG_FIRSTHDR(&message);
-        let told = !header.is_null()
-            && (*header).cmsg_level == libc::SOL_TLS
-            && (*header).cmsg_type == libc::TLS_GET_RECORD_TYPE;
-        told.then(|| *libc::CMSG_DATA(header))
-    };
-    match (kind, words[1]) {
-        (Some(ALERT), 0) => Ok(0),
+    let told = (control.header.cmsg_level, control.header.cmsg_type) == (libc::SOL_TLS, libc::TLS_GET_RECORD_TYPE);
+    match (told, control.kind, words[1]) {
+        (true, ALERT, 0) => Ok(0),
         _ => Err(io::Error::from_raw_os_error(libc::ECONNRESET)),
     }
 }
 
+fn zeroed_header() -> libc::cmsghdr {
+    // SAFETY: it consists of integers, of which zero is a valid value.
+    unsafe { std::mem::zeroed() }
+}
+
 fn message(piece: &mut libc::iovec, control: &mut Control) -> libc::msghdr {
-    // SAFETY: zero is a valid value of every field.
+    // SAFETY: it consists of integers and pointers, of which zero is a valid value.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = piece;
     message.msg_iovlen = 1;
-    message.msg_control = control.0.as_mut_ptr().cast();
-    message.msg_controllen = control.0.len();
+    message.msg_control = ptr::from_mut(control).cast();
+    message.msg_controllen = size_of::<Control>() as _;
     message
 }
 

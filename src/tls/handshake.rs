@@ -27,7 +27,14 @@ pub(super) struct Handshake {
 
 impl Handshake {
     pub(super) fn new(config: Arc<ServerConfig>, verifies_clients: bool) -> Handshake {
-        Handshake { config, verifies_clients, tls: None, first: First::default(), received: 0, records: Boundary::default() }
+        Handshake {
+            config,
+            verifies_clients,
+            tls: None,
+            first: First::default(),
+            received: 0,
+            records: Boundary::default(),
+        }
     }
 
     fn take(&mut self, bytes: &[u8]) -> Result<(), Failure> {

@@ -42,7 +42,10 @@ impl Boundary {
 }
 
 /// The keys of one direction, as `struct tls12_crypto_info_*` of linux/tls.h; `None` for what that has no place for.
-pub(super) fn crypto_info(version: ProtocolVersion, (sequence, secrets): (u64, ConnectionTrafficSecrets)) -> Option<Vec<u8>> {
+pub(super) fn crypto_info(
+    version: ProtocolVersion,
+    (sequence, secrets): (u64, ConnectionTrafficSecrets),
+) -> Option<Vec<u8>> {
     let version: u16 = match version {
         ProtocolVersion::TLSv1_2 => 0x0303,
         ProtocolVersion::TLSv1_3 => 0x0304,
@@ -68,10 +71,13 @@ mod tests {
 
     #[test]
     fn a_boundary_is_where_a_record_ends_however_it_is_cut() {
-        let records: Vec<u8> = [0usize, 1, 300, 16_640].iter().flat_map(|&length| {
-            let header = [23, 3, 3, (length >> 8) as u8, length as u8];
-            [&header[..], &vec![7; length]].concat()
-        }).collect();
+        let records: Vec<u8> = [0usize, 1, 300, 16_640]
+            .iter()
+            .flat_map(|&length| {
+                let header = [23, 3, 3, (length >> 8) as u8, length as u8];
+                [&header[..], &vec![7; length]].concat()
+            })
+            .collect();
         let ends = [5, 11, 316, 16_961];
         for step in [1, 2, 5, 7, 4096, records.len()] {
             let (mut boundary, mut at) = (Boundary::default(), 0);
@@ -89,7 +95,8 @@ mod tests {
         let (key, iv) = (AeadKey::from([7; 32]), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
         let secrets = ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv: Iv::new(iv) };
         let info = crypto_info(ProtocolVersion::TLSv1_2, (9, secrets)).expect("it has a place");
-        let expected = [&0x0303u16.to_ne_bytes()[..], &54u16.to_ne_bytes(), &iv, &[7; 32], &9u64.to_be_bytes()].concat();
+        let expected =
+            [&0x0303u16.to_ne_bytes()[..], &54u16.to_ne_bytes(), &iv, &[7; 32], &9u64.to_be_bytes()].concat();
         assert_eq!((info.len(), info), (56, expected));
         let secrets = ConnectionTrafficSecrets::Aes256Gcm { key: AeadKey::from([8; 32]), iv: Iv::new(iv) };
         let info = crypto_info(ProtocolVersion::TLSv1_3, (1, secrets)).expect("it has a place");

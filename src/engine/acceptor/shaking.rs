@@ -111,7 +111,8 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             tls: None,
             tls_before: handoff.tls.as_ref().map(|tls| Box::new(tls.info().clone())),
         };
-        let session = self.relays.prepare(&self.driver, terms, Handoff { permit: None, ..handoff }, &bytes, false, self.now);
+        let session =
+            self.relays.prepare(&self.driver, terms, Handoff { permit: None, ..handoff }, &bytes, false, self.now);
         let begun = self.relays.begin_with(&mut self.driver, session, (ours, &terms.name), self.now);
         debug_assert!(begun.is_ok(), "there is room, as was just seen");
         Ok(Guest::established(listener, other, admitted, bytes))

@@ -162,7 +162,8 @@ impl<S> Relays<S> {
 
 /// What goes along with a session; `None` if it cannot move now.
 fn state<S>(session: &mut Session<S>, now: Instant) -> Option<SessionState> {
-    let can_move = matches!(session.phase, Phase::Greeting | Phase::Open) && session.tls.as_ref().is_none_or(|tls| tls.can_move());
+    let can_move =
+        matches!(session.phase, Phase::Greeting | Phase::Open) && session.tls.as_ref().is_none_or(|tls| tls.can_move());
     if !can_move || session.pair.held() > HELD_MOVED_MAX {
         return None;
     }

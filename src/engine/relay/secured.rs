@@ -51,12 +51,7 @@ const READS_AT_ONCE: usize = 4;
 
 impl Secured {
     /// Goes on with a session; with `to_kernel` the kernel does where it can.
-    pub fn new<D: Streams>(
-        driver: &D,
-        socket: &D::Socket,
-        session: Box<dyn TlsSession>,
-        to_kernel: bool,
-    ) -> Secured {
+    pub fn new<D: Streams>(driver: &D, socket: &D::Socket, session: Box<dyn TlsSession>, to_kernel: bool) -> Secured {
         if !to_kernel || !driver.can_encrypt(socket) {
             return Secured::of(Tls::Here(session));
         }
@@ -260,6 +255,7 @@ impl Secured {
     pub fn farewell<D: Streams>(&mut self, driver: &mut D, socket: &D::Socket, words: &[u8], records: &mut [u8]) {
         match &mut self.tls {
             Tls::Here(session) => _ = session.write(words),
+            Tls::Kernel { .. } if words.is_empty() => {}
             Tls::Kernel { .. } => _ = send_plain(driver, socket, words, self.deaf),
         }
         self.close(driver, socket);
@@ -280,7 +276,7 @@ fn send_plain<D: Streams>(driver: &mut D, socket: &D::Socket, bytes: &[u8], deaf
     if deaf {
         return Sent::Broken;
     }
-    match bytes.is_empty().then_some(Ok(0)).unwrap_or_else(|| driver.send(socket, bytes, false)) {
+    match driver.send(socket, bytes, false) {
         Ok(count) => Sent::Bytes(count),
         Err(Errno(libc::EAGAIN | libc::EINTR | libc::ENOBUFS | libc::ENOMEM)) => Sent::Bytes(0),
         Err(_) => Sent::Broken,

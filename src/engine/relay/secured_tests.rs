@@ -161,12 +161,15 @@ fn every_byte_passes_both_ways_whatever_the_sizes_and_whoever_ends() {
         let address = engine.addresses()[0];
         let talking: Vec<_> = (0..24)
             .map(|number| {
-                let client = connect(&identity, address);
+                let mut client = connect(&identity, address);
                 thread::spawn(move || {
                     let mut random = Rng::with_seed(number);
                     let said = bytes(if number % 6 == 0 { 3_000_000 } else { random.usize(..60_000) }, number);
                     let close = if number % 2 == 0 { Close::Notify } else { Close::Fin };
-                    let heard = talk(client, &said, number, close);
+                    // The kernel takes nobody over who talks on behind the handshake.
+                    let mut heard = vec![0; if way.1 { 12 } else { 0 }];
+                    client.read_exact(&mut heard).expect("the server greets");
+                    heard.append(&mut talk(client, &said, number, close));
                     let expected = [b"* OK ready\r\n", &said[..], b"* BYE\r\n"].concat();
                     assert!(heard == expected, "client {number}: {} bytes of {}", heard.len(), expected.len());
                 })
