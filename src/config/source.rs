@@ -105,12 +105,14 @@ pub(super) struct Document {
 
 /// The text of the main file, which may be a pipe as well that somebody writes to; the problem if it cannot be read.
 pub(super) fn text(path: &Path) -> Result<String, Problem> {
-    let limit_of = format_args!("all files together may have {SIZE_MAX} bytes");
-    let read = open(path).and_then(|file| match file.metadata()? {
+    let limited = |file: &mut dyn Read, size| {
+        content_of(file, size, SIZE_MAX, format_args!("all files together may have {SIZE_MAX} bytes"))
+    };
+    let read = open(path).and_then(|mut file| match file.metadata()? {
         found if found.is_dir() => Err(io::Error::other("it is a directory")),
         // There is nothing to wait for.
-        found if found.is_file() => content_of(file, found.len(), SIZE_MAX, limit_of),
-        _ => content_of(Awaited::new(file)?, 0, SIZE_MAX, limit_of),
+        found if found.is_file() => limited(&mut file, found.len()),
+        _ => limited(&mut Awaited::new(file)?, 0),
     });
     read.map_err(|error| Place { file: path.into(), line: 0 }.problem(format!("cannot be read: {error}")))
 }
