@@ -136,6 +136,8 @@ impl Intake {
         closed: Arc<AtomicBool>,
     ) -> Intake {
         let wait = record.new_wait();
+        // Not with the first connection.
+        wait.take_memory();
         Intake { receiver, post, bell, called: Arc::default(), closed, record, wait }
     }
 

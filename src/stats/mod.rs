@@ -63,6 +63,11 @@ impl Latency {
         self.lock().get_or_insert_with(empty_histogram).saturating_record(micros.max(1));
     }
 
+    /// Takes its memory now.
+    pub fn take_memory(&self) {
+        self.lock().get_or_insert_with(empty_histogram);
+    }
+
     /// Adds everything recorded so far to `total`, which must come from [`empty_histogram`].
     pub fn add_to(&self, total: &mut Histogram<u64>) {
         if let Some(recorded) = &*self.lock() {
