@@ -29,6 +29,8 @@ const SOURCES_COUNT: usize = 14;
 /// Kinds of events of a source that the log tells apart, those of which nobody else has had aside (`KINDS_TOLD_MAX`), and one
 /// line more for the rest.
 const KINDS_TOLD: usize = 8 + 1;
+/// Clients that are served before memory is looked at.
+const SERVED_BEFORE: u64 = 40;
 /// The log's window for one line a source, reason and diagnosis.
 const WINDOW: Duration = Duration::from_secs(60);
 
@@ -66,6 +68,8 @@ fn garbage_of_every_kind_is_refused_counted_and_leaves_nothing_behind() {
 
     let begun = Instant::now();
     flood(WARM_UP, "1");
+    // A ring takes memory for its latencies with the first client that it serves: each has had one by then.
+    (0..SERVED_BEFORE).for_each(|_| drop(Client::send_to(listener, &header::local()).whoami()));
     let (files, memory) = (daemon.open_files(), daemon.resident());
     flood(connections, "2");
     let took = begun.elapsed();
@@ -80,7 +84,7 @@ fn garbage_of_every_kind_is_refused_counted_and_leaves_nothing_behind() {
     for (reason, count) in &sent {
         assert_eq!(counted(&log, reason), Some(*count), "{reason} in\n{log}");
     }
-    assert_eq!(counted(&log, "accepted"), Some(WARM_UP + connections + 2), "{log}");
+    assert_eq!(counted(&log, "accepted"), Some(WARM_UP + connections + 2 + SERVED_BEFORE), "{log}");
     assert_log_is_short(&log, sent.len(), took);
 }
 
