@@ -10,7 +10,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::cmsg_space;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recvmsg, send, sendmsg, socket_with, socketpair,
@@ -24,8 +23,6 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 const RECORD_MAX: usize = 1 << 17;
 /// Connections that are taken by one message, which has to fit into 4096 bytes together with as many `done`.
 const AT_ONCE: usize = 64;
-/// How long a word that connections are done may wait for the next connection.
-const WORD_PATIENCE: Duration = Duration::from_millis(1);
 /// Where a record has its id.
 const ID: std::ops::Range<usize> = 8..16;
 
@@ -59,9 +56,7 @@ fn receive(path: &Path, daemon: &mut Child) -> io::Result<()> {
             Ok(None) => return Ok(()),
             Ok(Some(connection)) => offered.push((id_of(&record), connection)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                if !offered.is_empty() || !comes_soon(&link) {
-                    take_all(&link, &mut words, &mut offered)?;
-                }
+                take_all(&link, &mut words, &mut offered)?;
                 continue;
             }
             Err(error) => return Err(error),
@@ -70,13 +65,6 @@ fn receive(path: &Path, daemon: &mut Child) -> io::Result<()> {
             take_all(&link, &mut words, &mut offered)?;
         }
     }
-}
-
-/// Whether something comes before it would be unkind to have said nothing: a word about what is done goes with the next.
-fn comes_soon(link: &OwnedFd) -> bool {
-    let mut sockets = [PollFd::new(link, PollFlags::IN)];
-    let limit = Timespec::try_from(WORD_PATIENCE).ok();
-    poll(&mut sockets, limit.as_ref()).is_ok_and(|ready| ready > 0)
 }
 
 /// `words` tell which ones were closed before; then, of those that are closed here.
