@@ -25,6 +25,7 @@ const CLOSE_NOTIFY: [u8; 2] = [1, 0];
 const CIPHERS: [(u16, usize); 3] = [(51, 40), (52, 56), (54, 56)];
 /// TLS 1.2 and 1.3.
 const VERSIONS: [u16; 2] = [0x0303, 0x0304];
+
 /// A control message of one byte: the type of a record. As CMSG_DATA(3) has it, the byte stands right behind the header.
 #[repr(C)]
 struct Control {

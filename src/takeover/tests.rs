@@ -467,6 +467,18 @@ fn state_of(client: SocketAddr, destination: SocketAddr) -> SessionState {
     }
 }
 
+/// One message, as its bytes.
+fn say(to: &std::os::fd::OwnedFd, bytes: &[u8]) {
+    rustix::net::send(to, bytes, rustix::net::SendFlags::empty()).expect("it listens");
+}
+
+/// The next one.
+fn hear(from: &std::os::fd::OwnedFd) -> Vec<u8> {
+    let mut room = [0; 4096];
+    let (_, length) = rustix::net::recv(from, &mut room[..], rustix::net::RecvFlags::empty()).expect("it speaks");
+    room[..length].to_vec()
+}
+
 /// What one side of version 1 says, byte by byte as it did: this must not change with what is spoken today.
 const HELLO_1: &[u8] = b"\x01VESTIBUL\x00\x01";
 
@@ -477,12 +489,7 @@ fn a_new_process_of_version_1_gets_sockets_and_headers_and_sessions_stay() {
     stage.old.lock().expect("nobody has panicked").sessions.push(session);
     let new = channel::socket().expect("descriptors are left");
     rustix::net::connect(&new, &rustix::net::SocketAddrUnix::new(stage.path()).expect("short")).expect("it listens");
-    let say = |bytes: &[u8]| rustix::net::send(&new, bytes, rustix::net::SendFlags::empty()).expect("it listens");
-    let hear = || {
-        let mut room = [0; 4096];
-        let (_, length) = rustix::net::recv(&new, &mut room[..], rustix::net::RecvFlags::empty()).expect("it answers");
-        room[..length].to_vec()
-    };
+    let (say, hear) = (|bytes: &[u8]| say(&new, bytes), || hear(&new));
     say(HELLO_1);
     assert_eq!(hear(), b"\x02VESTIBUL\x00\x01\x00\x00\x00\x01", "Welcome of version 1 with one socket");
     assert_eq!(hear()[..3], [3, 0, 1], "one listening socket");
@@ -506,15 +513,6 @@ fn an_old_process_of_version_1_is_taken_over_from_without_its_sessions() {
     // What one of version 1 does: it knows its own version only.
     let old = std::thread::spawn(move || {
         let accept = || rustix::net::accept(&place).expect("somebody comes");
-        let hear = |from: &std::os::fd::OwnedFd| {
-            let mut room = [0; 4096];
-            let (_, length) =
-                rustix::net::recv(from, &mut room[..], rustix::net::RecvFlags::empty()).expect("it speaks");
-            room[..length].to_vec()
-        };
-        let say = |to: &std::os::fd::OwnedFd, bytes: &[u8]| {
-            rustix::net::send(to, bytes, rustix::net::SendFlags::empty()).expect("it listens");
-        };
         for _ in 1..VERSION {
             let first = accept();
             assert_ne!(hear(&first), HELLO_1, "it tries its own version first, and those before it");
@@ -590,12 +588,7 @@ fn a_new_process_of_version_2_gets_sessions_and_is_told_of_no_account() {
     stage.old.lock().expect("nobody has panicked").sessions.push(session);
     let new = channel::socket().expect("descriptors are left");
     rustix::net::connect(&new, &rustix::net::SocketAddrUnix::new(stage.path()).expect("short")).expect("it listens");
-    let say = |bytes: &[u8]| rustix::net::send(&new, bytes, rustix::net::SendFlags::empty()).expect("it listens");
-    let hear = || {
-        let mut room = [0; 4096];
-        let (_, length) = rustix::net::recv(&new, &mut room[..], rustix::net::RecvFlags::empty()).expect("it answers");
-        room[..length].to_vec()
-    };
+    let (say, hear) = (|bytes: &[u8]| say(&new, bytes), || hear(&new));
     say(HELLO_2);
     assert_eq!(hear(), b"\x02VESTIBUL\x00\x02\x00\x00\x00\x01", "Welcome of version 2 with one socket");
     assert_eq!(hear()[..3], [3, 0, 1], "one listening socket");

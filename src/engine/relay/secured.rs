@@ -5,6 +5,7 @@
 
 use std::io::ErrorKind;
 
+use super::wire;
 use crate::dispatch::{TLS_FEED_MAX, TlsInfo, TlsKeys, TlsSession};
 use crate::engine::records::send_records;
 use crate::relay::{Received, Sent};
@@ -190,21 +191,13 @@ impl Secured {
             self.untold = Some(Untold::More);
             return Received::Bytes(count);
         }
-        loop {
-            match driver.receive(socket, room) {
-                Ok(0) => return Received::End,
-                Ok(count) => {
-                    self.untold = (count < room.len()).then_some(Untold::More);
-                    return Received::Bytes(count);
-                }
-                Err(Errno(libc::EAGAIN)) => return Received::Nothing,
-                Err(Errno(libc::EINTR)) => {}
-                Err(_) => {
-                    self.broken = true;
-                    return Received::Broken;
-                }
-            }
+        let received = wire::receive_plain(driver, socket, room);
+        match received {
+            Received::Bytes(count) => self.untold = (count < room.len()).then_some(Untold::More),
+            Received::Broken => self.broken = true,
+            Received::End | Received::Nothing => {}
         }
+        received
     }
 
     /// Encrypts and sends; what is taken and not sent is kept.
@@ -213,7 +206,7 @@ impl Secured {
         loop {
             let session = match &mut self.tls {
                 Tls::Here(session) => session,
-                Tls::Kernel { .. } => return send_plain(driver, socket, bytes, self.deaf),
+                Tls::Kernel { .. } => return self.send_plain(driver, socket, bytes),
             };
             let taken = session.write(&bytes[count..]);
             count += taken;
@@ -256,10 +249,19 @@ impl Secured {
         match &mut self.tls {
             Tls::Here(session) => _ = session.write(words),
             Tls::Kernel { .. } if words.is_empty() => {}
-            Tls::Kernel { .. } => _ = send_plain(driver, socket, words, self.deaf),
+            Tls::Kernel { .. } => _ = self.send_plain(driver, socket, words),
         }
         self.close(driver, socket);
         self.flush(driver, socket, records);
+    }
+
+    /// Gives plaintext to the kernel, which encrypts. Never with a word that more follows: the record would stay open, and
+    /// behind a shutdown it would not go out.
+    fn send_plain<D: Streams>(&self, driver: &mut D, socket: &D::Socket, bytes: &[u8]) -> Sent {
+        match self.deaf {
+            true => Sent::Broken,
+            false => wire::send_plain(driver, socket, bytes, false),
+        }
     }
 
     fn close<D: Streams>(&mut self, driver: &mut D, socket: &D::Socket) {
@@ -267,18 +269,5 @@ impl Secured {
             Tls::Here(session) => session.close(),
             Tls::Kernel { .. } => driver.close_notify(socket),
         }
-    }
-}
-
-/// Gives plaintext to the kernel, which encrypts. Never with a word that more follows: the record would stay open, and behind
-/// a shutdown it would not go out.
-fn send_plain<D: Streams>(driver: &mut D, socket: &D::Socket, bytes: &[u8], deaf: bool) -> Sent {
-    if deaf {
-        return Sent::Broken;
-    }
-    match driver.send(socket, bytes, false) {
-        Ok(count) => Sent::Bytes(count),
-        Err(Errno(libc::EAGAIN | libc::EINTR | libc::ENOBUFS | libc::ENOMEM)) => Sent::Bytes(0),
-        Err(_) => Sent::Broken,
     }
 }

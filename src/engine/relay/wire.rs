@@ -48,29 +48,14 @@ impl<D: Streams> Wire for Link<'_, D> {
             }
             _ => {}
         }
-        loop {
-            match self.driver.receive(socket, room) {
-                Ok(0) => return Received::End,
-                Ok(count) => return Received::Bytes(count),
-                Err(Errno(libc::EAGAIN)) => return Received::Nothing,
-                Err(Errno(libc::EINTR)) => {}
-                Err(_) => return Received::Broken,
-            }
-        }
+        receive_plain(self.driver, socket, room)
     }
 
     fn send(&mut self, side: Side, bytes: &[u8], more: bool) -> Sent {
         if let (Side::Client, Some(tls)) = (side, self.tls.as_deref_mut()) {
             return tls.send(self.driver, self.client, bytes, self.records);
         }
-        match self.driver.send(self.socket(side), bytes, more) {
-            Ok(_) if more && fault::present(Fault::LostTail) => Sent::Bytes(bytes.len()),
-            Ok(count) if count < bytes.len() && fault::present(Fault::DoubleSend) => Sent::Bytes(count / 2),
-            Ok(count) => Sent::Bytes(count),
-            // No room now; memory comes back, too.
-            Err(Errno(libc::EAGAIN | libc::EINTR | libc::ENOBUFS | libc::ENOMEM)) => Sent::Bytes(0),
-            Err(_) => Sent::Broken,
-        }
+        send_plain(self.driver, self.socket(side), bytes, more)
     }
 
     fn shutdown(&mut self, side: Side) {
@@ -78,5 +63,30 @@ impl<D: Streams> Wire for Link<'_, D> {
             (Side::Client, Some(tls)) => tls.shutdown(self.driver, self.client, self.records),
             _ => self.driver.shutdown(self.socket(side)),
         }
+    }
+}
+
+/// Takes what is there of a socket that gives plaintext.
+pub fn receive_plain<D: Streams>(driver: &mut D, socket: &D::Socket, room: &mut [u8]) -> Received {
+    loop {
+        match driver.receive(socket, room) {
+            Ok(0) => return Received::End,
+            Ok(count) => return Received::Bytes(count),
+            Err(Errno(libc::EAGAIN)) => return Received::Nothing,
+            Err(Errno(libc::EINTR)) => {}
+            Err(_) => return Received::Broken,
+        }
+    }
+}
+
+/// Gives plaintext to a socket, as much as it has room for; `more` as of [`Streams::send`].
+pub fn send_plain<D: Streams>(driver: &mut D, socket: &D::Socket, bytes: &[u8], more: bool) -> Sent {
+    match driver.send(socket, bytes, more) {
+        Ok(_) if more && fault::present(Fault::LostTail) => Sent::Bytes(bytes.len()),
+        Ok(count) if count < bytes.len() && fault::present(Fault::DoubleSend) => Sent::Bytes(count / 2),
+        Ok(count) => Sent::Bytes(count),
+        // No room now; memory comes back, too.
+        Err(Errno(libc::EAGAIN | libc::EINTR | libc::ENOBUFS | libc::ENOMEM)) => Sent::Bytes(0),
+        Err(_) => Sent::Broken,
     }
 }
