@@ -88,7 +88,7 @@ pub struct Accepted<S = TcpStream> {
     pub(super) socket: S,
     listener: Arc<ListenerInfo>,
     peer: SocketAddr,
-    local: OnceLock<SocketAddr>,
+    local: Local,
     head: Option<Head>,
     accepted_at: Instant,
     bytes: Bytes,
@@ -96,6 +96,27 @@ pub struct Accepted<S = TcpStream> {
     tls_before: Option<Box<TlsInfo>>,
     /// Behind the socket, so that a connection counts until it is closed.
     permit: Option<Permit>,
+}
+
+/// The socket's own address.
+enum Local {
+    /// The engine has said it.
+    Told(SocketAddr),
+    /// The kernel says it when it is needed first.
+    Asked(OnceLock<SocketAddr>),
+}
+
+impl Local {
+    fn of(told: Option<SocketAddr>) -> Local {
+        told.map_or_else(|| Local::Asked(OnceLock::new()), |address| Local::Told(canonical_socket(address)))
+    }
+
+    fn into_known(self) -> Option<SocketAddr> {
+        match self {
+            Local::Told(address) => Some(address),
+            Local::Asked(asked) => asked.into_inner(),
+        }
+    }
 }
 
 /// What a connection is made of, for a program that goes its own way with it.
@@ -155,14 +176,14 @@ impl Accepted {
     pub(crate) fn new(handoff: Handoff, bytes: &[u8]) -> Accepted {
         assert!(handoff.head.is_none_or(|head| head.len() <= bytes.len()), "a header must come with its bytes");
         let Handoff { socket, listener, peer, local, head, accepted_at, permit, tls, tls_before } = handoff;
-        let (socket, local, bytes) = (TcpStream::from(socket), known(local), Bytes::copy_of(bytes));
+        let (socket, local, bytes) = (TcpStream::from(socket), Local::of(local), Bytes::copy_of(bytes));
         Accepted { socket, listener, peer, local, head, accepted_at, bytes, tls, tls_before, permit }
     }
 
     /// Back to what it was made of; the engine keeps the bytes.
     pub(crate) fn into_handoff(self) -> Handoff {
         let Accepted { socket, listener, peer, local, head, accepted_at, permit, tls, tls_before, .. } = self;
-        let (socket, local) = (socket.into(), local.into_inner());
+        let (socket, local) = (socket.into(), local.into_known());
         Handoff { socket, listener, peer, local, head, accepted_at, permit, tls, tls_before }
     }
 
@@ -285,6 +306,11 @@ impl<S> Accepted<S> {
         Parts { socket: self.socket, residual, permit: self.permit, tls: self.tls }
     }
 
+    /// The count goes on without the connection.
+    pub(crate) fn take_permit(&mut self) -> Option<Permit> {
+        self.permit.take()
+    }
+
     pub(crate) fn into_socket(self) -> (S, Option<Permit>) {
         (self.socket, self.permit)
     }
@@ -303,7 +329,12 @@ impl<S: Socket> Accepted<S> {
     /// The socket's own address (getsockname(2), asked at most once; unspecified if the kernel no longer says).
     pub fn local(&self) -> SocketAddr {
         let unspecified = || SocketAddr::from(([0, 0, 0, 0], 0));
-        *self.local.get_or_init(|| self.socket().local_addr().map_or_else(|_| unspecified(), canonical_socket))
+        match &self.local {
+            Local::Told(address) => *address,
+            Local::Asked(asked) => {
+                *asked.get_or_init(|| self.socket().local_addr().map_or_else(|_| unspecified(), canonical_socket))
+            }
+        }
     }
 }
 
@@ -337,10 +368,6 @@ fn is_check(listener: &ListenerInfo, head: Option<Head>, peer: SocketAddr) -> bo
         (Some(_), None) => true,
         (Some(_), Some((source, _))) => canonical_socket(source).ip() == peer,
     }
-}
-
-fn known(local: Option<SocketAddr>) -> OnceLock<SocketAddr> {
-    local.map(|address| OnceLock::from(canonical_socket(address))).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -415,7 +442,7 @@ mod tests {
     #[test]
     fn a_known_local_address_is_not_asked_for() {
         let (_client, mut accepted) = connection(b"", false, false);
-        accepted.local = known(Some(address("[::ffff:192.0.2.9]:143")));
+        accepted.local = Local::of(Some(address("[::ffff:192.0.2.9]:143")));
         assert_eq!(accepted.local(), address("192.0.2.9:143"));
     }
 

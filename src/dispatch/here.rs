@@ -34,12 +34,12 @@ impl Here {
         Here { hands, record, losses, wait, warnings }
     }
 
-    /// Serves a connection, now. A panic costs this connection only.
-    pub fn serve(&self, connection: Accepted) {
-        let begun = Instant::now();
-        self.wait.record(begun.saturating_duration_since(connection.accepted_at()));
+    /// Serves a connection in a turn that began at `now`. A panic costs this connection only.
+    pub fn serve(&self, connection: Accepted, now: Instant) {
+        self.wait.record(now.saturating_duration_since(connection.accepted_at()));
+        let begun = cfg!(debug_assertions).then(Instant::now);
         self.losses.contain(connection.client(), || (self.hands)(connection));
-        if cfg!(debug_assertions) {
+        if let Some(begun) = begun {
             self.judge(begun.elapsed());
         }
     }
@@ -84,9 +84,9 @@ mod tests {
     fn a_panic_is_counted_and_the_next_is_served() {
         let one = here(|connection| assert!(connection.residual().is_empty(), "as told"));
         let other = one.clone();
-        one.serve(mute());
-        other.serve(crate::dispatch::testing::proxied(b"a").1);
-        other.serve(mute());
+        one.serve(mute(), Instant::now());
+        other.serve(crate::dispatch::testing::proxied(b"a").1, Instant::now());
+        other.serve(mute(), Instant::now());
         let mut waits = crate::stats::empty_histogram();
         one.record.add_waits_to(&mut waits);
         assert_eq!((one.record.losses(), waits.len()), (1, 3));
@@ -96,11 +96,11 @@ mod tests {
     fn a_ring_s_way_goes_on_counting_where_one_that_is_gone_has_stopped() {
         let first = here(drop);
         let record = first.record.clone();
-        first.serve(mute());
+        first.serve(mute(), Instant::now());
         for _ in 0..100 {
             // As in a reload: the next is there before the one before has gone.
             let next = first.clone();
-            next.serve(mute());
+            next.serve(mute(), Instant::now());
         }
         drop(first);
         let mut waits = crate::stats::empty_histogram();

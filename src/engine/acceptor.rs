@@ -13,6 +13,7 @@
 mod changing;
 mod leaving;
 mod shaking;
+mod turned_away;
 
 pub use changing::Change;
 pub use leaving::Departing;
@@ -32,14 +33,13 @@ use super::report::Report;
 use super::tally::{Count, Passage, Tally};
 use crate::admission::{ClientTable, Clients, PendingPeers, Refusal, Ticket};
 use crate::backend::ServerIndex;
-use crate::conn::{
-    Action, Admitted, Deadlines, Ending, Handed, How, Record, SHOWN_MAX, Slab, SlotId, Waiting, of_the_most,
-};
+use crate::conn::{Action, Admitted, Deadlines, Ending, Handed, How, Record, Slab, SlotId, Waiting, of_the_most};
 use crate::dispatch::{Handoff, Overload, Permit, Release};
 use crate::proxy::Version;
 use crate::relay::End;
 use crate::ring::{BACKLOG, BATCH_MAX, Completion, Driver, Errno, LONG_MAX, ReadMode};
 use leaving::{Brought, Leaving};
+use turned_away::Gathered;
 
 /// A connection whose first bytes come within this time of its accept had them ready: TCP_DEFER_ACCEPT delivered it for
 /// its data, not because the kernel had waited long enough.
@@ -56,8 +56,8 @@ const LONG_SPARE: usize = 64;
 /// Where validated connections go.
 pub trait Sink<S> {
     /// Offers a connection to a pool, whose workers may sleep on until [`wake_workers`](Sink::wake_workers). It comes back (boxed, as that
-    /// is rare) if there is no room.
-    fn offer(&mut self, pool: usize, handoff: Handoff<S>, bytes: &[u8]) -> Result<(), Box<Declined<S>>>;
+    /// is rare) if there is no room. `now` is when the ring's turn began.
+    fn offer(&mut self, pool: usize, handoff: Handoff<S>, bytes: &[u8], now: Instant) -> Result<(), Box<Declined<S>>>;
 
     /// Makes sure that workers know of what was offered. Called before anything that may wait.
     fn wake_workers(&mut self);
@@ -165,6 +165,8 @@ pub struct Acceptor<D: Driver, K> {
     tally: Arc<Tally>,
     report: Arc<Report>,
     now: Instant,
+    /// Peers that were turned away again and again, and are told of together.
+    gathered: Gathered,
     descriptors_freed: bool,
     /// Some pool may have room for its line.
     look_at_lines: bool,
@@ -236,6 +238,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             clients: parts.clients,
             tally: parts.tally,
             report: parts.report,
+            gathered: Gathered::new(),
             descriptors_freed: false,
             look_at_lines: false,
             draining: None,
@@ -249,6 +252,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     /// Only if the ring itself is broken.
     pub fn turn(&mut self) -> io::Result<bool> {
         self.tend_doors();
+        self.tell_gathered();
         self.advance_leaving();
         if !fault::present(Fault::SilentBell) {
             self.sink.wake_workers();
@@ -269,6 +273,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         // In this order: lines that move on leave slots for the lobby, and nothing else may happen for a long time.
         self.serve_lines();
         self.empty_lobby();
+        self.tell_gathered();
         Ok(false)
     }
 
@@ -374,23 +379,6 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
                 self.turn_away(&guest, ending);
             }
         }
-    }
-
-    /// Ends a connection at door 1. Nothing is read of it; but where the log tells of a peer that is not trusted, it tells
-    /// whether a header had come, since then the peer may be a balancer that nobody has entered.
-    fn turn_away(&self, guest: &Guest<D::Socket>, ending: Ending) {
-        let mut room = [0; SHOWN_MAX];
-        let row = self.doors[guest.listener as usize].row;
-        let bytes = match &guest.socket {
-            Some(socket)
-                if ending == Ending::Refused(Refusal::Untrusted)
-                    && self.report.asks_for_bytes(row, guest.peer.ip(), ending, self.now) =>
-            {
-                self.driver.peek(socket, &mut room)
-            }
-            _ => &[],
-        };
-        self.conclude(guest, ending, bytes);
     }
 
     fn handle_accept_failed(&mut self, listener: u32, errno: Errno, armed: bool) {
@@ -584,7 +572,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
             self.leave(slot);
             return true;
         }
-        let Err(declined) = self.sink.offer(door.pool, handoff, self.driver.bytes(slot.index, taken)) else {
+        let Err(declined) = self.sink.offer(door.pool, handoff, self.driver.bytes(slot.index, taken), self.now) else {
             self.count_handed(door, admitted.as_ref(), taken as usize);
             self.leave(slot);
             return true;
@@ -911,7 +899,8 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         let pending = self.draining.filter(|_| !self.deadlines.is_empty()).map(|draining| draining.pending_until);
         let rests = self.doors.iter().filter_map(Door::rests_until);
         let lobby = self.lobby.iter().filter_map(|guest| self.lobby_deadline(guest));
-        let served = [self.relays.due(self.now), self.handshakes.due(self.now)].into_iter().flatten();
+        let served =
+            [self.relays.due(self.now), self.handshakes.due(self.now), self.gathered.due()].into_iter().flatten();
         let all = self.deadlines.next_deadline().into_iter().chain(pending).chain(rests).chain(lobby).chain(served);
         let next = all.min()?;
         Some(next.saturating_duration_since(self.now))

@@ -59,18 +59,25 @@ struct Remembered {
 }
 
 impl Outsiders {
-    /// A peer was turned away at the listener in a row; what it had sent is known if `bytes` are not empty.
-    pub fn note(&self, row: u32, peer: SocketAddr, (bytes, diagnosis): (&[u8], Option<Diagnosis>), now: Instant) {
+    /// A peer was turned away at the listener in a row, so many times; what it had sent is known if `bytes` are not empty.
+    pub fn note(
+        &self,
+        row: u32,
+        peer: SocketAddr,
+        (bytes, diagnosis): (&[u8], Option<Diagnosis>),
+        times: u64,
+        now: Instant,
+    ) {
         let peer = canonical_socket(peer);
         let Some(network) = Network::new(peer.ip(), PREFIX[usize::from(peer.is_ipv6())]) else { return };
         let mut all = self.lock();
-        if !all.contains_key(&(row, network)) && all.len() >= OUTSIDERS_MAX {
+        if all.len() >= OUTSIDERS_MAX && !all.contains_key(&(row, network)) {
             forget_one(&mut all);
         }
         let newcomer = || Remembered { peer, bytes: Vec::new(), diagnosis: None, count: 0, first: now, last: now };
         let known = all.entry((row, network)).or_insert_with(newcomer);
         (known.peer, known.last) = (peer, now);
-        known.count += 1;
+        known.count += times;
         if known.bytes.is_empty() {
             (known.bytes, known.diagnosis) = (bytes.to_vec(), diagnosis);
         }
@@ -131,11 +138,11 @@ mod tests {
     fn those_of_one_network_are_one_and_what_they_sent_first_is_kept() {
         let (outsiders, start) = (Outsiders::default(), Instant::now());
         let after = |seconds| start + Duration::from_secs(seconds);
-        outsiders.note(0, address("[2001:db8::1]:1"), (b"", None), start);
-        outsiders.note(0, address("[2001:db8::2]:2"), (b"PROXY", Some(Diagnosis::HeaderFromUntrusted)), after(1));
-        outsiders.note(0, address("[2001:db8::3]:3"), (b"GET /", None), after(2));
-        outsiders.note(1, address("[::ffff:192.0.2.7]:4"), (b"", None), after(3));
-        outsiders.note(1, address("192.0.2.8:5"), (b"", None), after(4));
+        outsiders.note(0, address("[2001:db8::1]:1"), (b"", None), 1, start);
+        outsiders.note(0, address("[2001:db8::2]:2"), (b"PROXY", Some(Diagnosis::HeaderFromUntrusted)), 1, after(1));
+        outsiders.note(0, address("[2001:db8::3]:3"), (b"GET /", None), 1, after(2));
+        outsiders.note(1, address("[::ffff:192.0.2.7]:4"), (b"", None), 1, after(3));
+        outsiders.note(1, address("192.0.2.8:5"), (b"", None), 1, after(4));
         let seen = outsiders.seen(&named(), after(5));
         let of = |index: usize| (seen[index].network.to_string(), seen[index].listener.as_str(), seen[index].count);
         assert_eq!(
@@ -157,7 +164,7 @@ mod tests {
         let (outsiders, start) = (Outsiders::default(), Instant::now());
         for number in 0..=OUTSIDERS_MAX as u32 {
             let peer = (std::net::Ipv4Addr::from(number), 1).into();
-            outsiders.note(0, peer, (b"", None), start + Duration::from_millis(number.into()));
+            outsiders.note(0, peer, (b"", None), 1, start + Duration::from_millis(number.into()));
         }
         let seen = outsiders.seen(&named(), start + Duration::from_secs(1));
         assert_eq!(seen.len(), OUTSIDERS_MAX);

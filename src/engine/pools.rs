@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::acceptor::{Declined, Sink};
 use crate::dispatch::{Accepted, Entrance, Handoff, Overload, Queue, Rejected, Wake};
@@ -43,11 +44,11 @@ impl Pools {
 }
 
 impl Way {
-    fn offer(&mut self, connection: Accepted) -> Result<(), Box<Rejected>> {
+    fn offer(&mut self, connection: Accepted, now: Instant) -> Result<(), Box<Rejected>> {
         let queue = match &self.entrance {
             Entrance::Queue(queue) => queue,
             Entrance::Here(here) => {
-                here.serve(connection);
+                here.serve(connection, now);
                 return Ok(());
             }
         };
@@ -89,8 +90,14 @@ impl Wake for Waker {
 }
 
 impl Sink<OwnedFd> for Pools {
-    fn offer(&mut self, pool: usize, handoff: Handoff, bytes: &[u8]) -> Result<(), Box<Declined<OwnedFd>>> {
-        self.way(pool).offer(Accepted::new(handoff, bytes)).map_err(|rejected| {
+    fn offer(
+        &mut self,
+        pool: usize,
+        handoff: Handoff,
+        bytes: &[u8],
+        now: Instant,
+    ) -> Result<(), Box<Declined<OwnedFd>>> {
+        self.way(pool).offer(Accepted::new(handoff, bytes), now).map_err(|rejected| {
             Box::new(match *rejected {
                 Rejected::Full(connection) => Declined::Full(connection.into_handoff()),
                 Rejected::Closed(connection) => Declined::Closed(connection.into_handoff()),

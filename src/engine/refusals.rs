@@ -84,13 +84,21 @@ struct Remembered {
 }
 
 impl Refusals {
-    /// A connection was refused; `told` gives the log's words for it, and what is known of its TLS.
-    pub fn note(&self, kind: Kind, peer: SocketAddr, bytes: &[u8], now: Instant, told: impl FnOnce() -> Option<Words>) {
+    /// So many connections were refused, the last of which came from this peer with these bytes; `told` gives the log's words
+    /// for it, and what is known of its TLS.
+    pub fn note(
+        &self,
+        kind: Kind,
+        (peer, bytes): (SocketAddr, &[u8]),
+        times: u64,
+        now: Instant,
+        told: impl FnOnce() -> Option<Words>,
+    ) {
         let mut inner = self.lock();
-        inner.count(kind);
+        inner.count(kind, times);
         let remembered = inner.place_of(kind, peer, now);
         (remembered.peer, remembered.last) = (peer, now);
-        remembered.count += 1;
+        remembered.count += times;
         if !bytes.is_empty() {
             remembered.bytes.clear();
             remembered.bytes.extend_from_slice(&bytes[..bytes.len().min(REFUSED_BYTES_MAX)]);
@@ -108,7 +116,7 @@ impl Refusals {
 
     /// A connection was served, and looked odd.
     pub fn note_oddity(&self, kind: Kind) {
-        self.lock().count(kind);
+        self.lock().count(kind, 1);
     }
 
     /// Those that are remembered, who came last first.
@@ -132,9 +140,9 @@ impl Refusals {
 
 impl Inner {
     /// Its keys are rows and diagnoses, both bounded.
-    fn count(&mut self, kind: Kind) {
+    fn count(&mut self, kind: Kind, times: u64) {
         if let Some(diagnosis) = kind.diagnosis {
-            *self.diagnosed.entry((kind.listener, diagnosis)).or_default() += 1;
+            *self.diagnosed.entry((kind.listener, diagnosis)).or_default() += times;
         }
     }
 
@@ -205,9 +213,9 @@ mod tests {
     fn alike_refusals_are_counted_in_one_place_and_keep_what_was_sent() {
         let (refusals, start) = (Refusals::default(), Instant::now());
         let second = start + Duration::from_secs(3);
-        refusals.note(kind(1), PEER, b"GET / HTTP/1.1", start, || words("first"));
-        refusals.note(kind(1), PEER, b"", second, || words("second"));
-        refusals.note(kind(2), PEER, &[b'x'; 1000], start + Duration::from_secs(4), || None);
+        refusals.note(kind(1), (PEER, b"GET / HTTP/1.1"), 1, start, || words("first"));
+        refusals.note(kind(1), (PEER, b""), 1, second, || words("second"));
+        refusals.note(kind(2), (PEER, &[b'x'; 1000]), 1, start + Duration::from_secs(4), || None);
         let seen = refusals.seen(&named(), start + Duration::from_secs(5));
         assert_eq!(seen.len(), 2);
         assert_eq!((seen[0].source.to_string(), seen[0].bytes.len()), ("0.0.0.2".into(), REFUSED_BYTES_MAX));
@@ -222,9 +230,11 @@ mod tests {
         let (refusals, start) = (Refusals::default(), Instant::now());
         let at = |millis| start + Duration::from_millis(millis);
         for millis in [0, 1, 999] {
-            refusals.note(kind(1), PEER, b"", at(millis), || if millis == 0 { words("first") } else { unreachable!() });
+            refusals.note(kind(1), (PEER, b""), 1, at(millis), || {
+                if millis == 0 { words("first") } else { unreachable!() }
+            });
         }
-        refusals.note(kind(1), PEER, b"", at(1000), || words("second"));
+        refusals.note(kind(1), (PEER, b""), 1, at(1000), || words("second"));
         let seen = refusals.seen(&named(), at(1000));
         assert_eq!((seen[0].count, &*seen[0].text), (4, "second"));
     }
@@ -233,7 +243,7 @@ mod tests {
     fn the_table_is_bounded_and_forgets_who_has_not_come_for_longest() {
         let (refusals, start) = (Refusals::default(), Instant::now());
         for source in 0..=REFUSALS_MAX as u32 {
-            refusals.note(kind(source), PEER, b"", start + Duration::from_millis(source.into()), || None);
+            refusals.note(kind(source), (PEER, b""), 1, start + Duration::from_millis(source.into()), || None);
         }
         let seen = refusals.seen(&named(), start + Duration::from_secs(1));
         assert_eq!(seen.len(), REFUSALS_MAX);

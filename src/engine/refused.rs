@@ -40,6 +40,11 @@ impl Hook {
         Hook(Some(Arc::new(hear)))
     }
 
+    /// Whether there is anybody to tell.
+    pub fn is_set(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Tells of an ending; a panic there goes no further.
     pub fn tell(&self, listener: &ListenerInfo, ending: Ending, record: &Record<'_>) {
         let Some(hear) = &self.0 else { return };

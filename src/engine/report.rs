@@ -165,6 +165,28 @@ impl Report {
     /// A connection was closed in the vestibule; `tls` is that which has ended here.
     pub fn ended(&self, door: &Door, ending: Ending, record: &Record<'_>, tls: Option<&TlsInfo>, now: Instant) {
         self.refused.tell(&door.info, ending, record);
+        self.note_ended(door, ending, record, 1, tls, now);
+    }
+
+    /// Whether somebody wants to hear of each connection that is refused.
+    pub fn tells_each(&self) -> bool {
+        self.refused.is_set()
+    }
+
+    /// So many more were turned away unread as one that this was told of, the last of which this is.
+    pub fn ended_again(&self, door: &Door, ending: Ending, record: &Record<'_>, times: u64, now: Instant) {
+        self.note_ended(door, ending, record, times, None, now);
+    }
+
+    fn note_ended(
+        &self,
+        door: &Door,
+        ending: Ending,
+        record: &Record<'_>,
+        times: u64,
+        tls: Option<&TlsInfo>,
+        now: Instant,
+    ) {
         let was_mute = record.was_mute(ending);
         if !ending.is_worth_a_line() && !was_mute {
             return;
@@ -172,11 +194,11 @@ impl Report {
         let source = record.culprit(ending);
         let diagnosis = record.diagnosis(ending);
         if ending == Ending::Refused(Refusal::Untrusted) {
-            self.outsiders.note(door.row, record.peer, (record.bytes, diagnosis), now);
+            self.outsiders.note(door.row, record.peer, (record.bytes, diagnosis), times, now);
         }
         let kind = Kind { listener: door.row, source, reason: ending.code(), diagnosis };
         let kind = self.kind_unasked(kind, record, now);
-        let noted = self.note(kind, now);
+        let noted = self.note(kind, times, now);
         let wording = || describe(ending, record, diagnosis);
         if ending.is_worth_a_line() {
             let conveyed = || record.header().as_ref().and_then(TlsSeen::conveyed);
@@ -184,7 +206,7 @@ impl Report {
                 let tls = tls.map(TlsSeen::here).or_else(conveyed);
                 wording().map(|wording| Words { text: wording.text, tls })
             };
-            self.refusals.note(kind, record.peer, record.bytes, now, told);
+            self.refusals.note(kind, (record.peer, record.bytes), times, now, told);
         }
         if noted.is_first()
             && let Some(wording) = wording()
@@ -214,7 +236,7 @@ impl Report {
                 let tls = Some(TlsSeen::failed(server_name));
                 Some(Words { text: failure_words(client.ip(), failure), tls })
             };
-            self.refusals.note(kind, peer, bytes, now, told);
+            self.refusals.note(kind, (peer, bytes), 1, now, told);
         }
     }
 
@@ -224,7 +246,7 @@ impl Report {
         let (passage, setting) = Passage::of_shadow(refusal);
         let (source, reason) = (canonical(source), passage.name());
         let kind = Kind { listener: door.row, source, reason, diagnosis: None };
-        if self.note(kind, now).is_first() {
+        if self.note(kind, 1, now).is_first() {
             let name = &door.info.name;
             let text = format!(
                 "haproxy: {setting} would refuse this one (rip={source}): reason={reason} peer={peer} listener={name}"
@@ -250,7 +272,7 @@ impl Report {
         let source = canonical(handed.peer.ip());
         let kind = Kind { listener: door.row, source, reason: SERVED, diagnosis: Some(diagnosis) };
         self.refusals.note_oddity(kind);
-        if self.note(kind, now).is_first() {
+        if self.note(kind, 1, now).is_first() {
             log(&door.info, &describe_oddity(handed, diagnosis));
         }
     }
@@ -259,7 +281,7 @@ impl Report {
     pub fn out_of_resources(&self, door: &Door, errno: Errno, now: Instant) {
         let source = IpAddr::from([0, 0, 0, 0]);
         let kind = Kind { listener: door.row, source, reason: "out-of-resources", diagnosis: None };
-        if self.note(kind, now).is_first() {
+        if self.note(kind, 1, now).is_first() {
             let text = format!(
                 "accepting has to wait: {errno}; connections wait in the backlog meanwhile, and those that are silent make \
                  room. Raise the limit of open files (LimitNOFILE= in the unit, ulimit -n in a shell) if this goes on"
@@ -311,11 +333,10 @@ impl Report {
         if unasked && self.lines.seen(&kind.with_header(), now) > 0 { kind.with_header() } else { kind }
     }
 
-    fn note(&self, kind: Kind, now: Instant) -> Noted<Kind> {
-        let noted = self
-            .lines
-            .note_known(&kind, now)
-            .unwrap_or_else(|| self.lines.note(if self.is_told(kind, now) { kind } else { kind.other() }, now));
+    fn note(&self, kind: Kind, times: u64, now: Instant) -> Noted<Kind> {
+        let noted = self.lines.note_known(&kind, times, now).unwrap_or_else(|| {
+            self.lines.note_all(if self.is_told(kind, now) { kind } else { kind.other() }, times, now)
+        });
         self.tell(&noted.ended);
         noted
     }
@@ -420,7 +441,7 @@ mod tests {
         let (report, now) = (Report::default(), Instant::now());
         let lines = |source: u8, now: Instant| -> usize {
             let kind = |reason| Kind { source: [192, 0, 2, source].into(), ..kind(0, reason, None) };
-            CODES.iter().filter(|reason| report.note(kind(reason), now).is_first()).count()
+            CODES.iter().filter(|reason| report.note(kind(reason), 1, now).is_first()).count()
         };
         assert_eq!(lines(1, now), KINDS, "each fault is told once");
         assert_eq!(lines(1, now), 0);
@@ -430,8 +451,8 @@ mod tests {
         let other = Kind { source: [192, 0, 2, 2].into(), ..kind(0, OTHER, None) };
         let counted = 2 * (KINDS as u64 - KINDS_TOLD_MAX);
         assert_eq!(report.lines.seen(&other, now), counted, "nothing goes uncounted");
-        assert!(report.note(Kind { source: [192, 0, 2, 2].into(), ..kind(0, "new", None) }, now).is_first());
-        assert!(report.note(Kind { source: [192, 0, 2, 2].into(), ..kind(1, "a", None) }, now).is_first());
+        assert!(report.note(Kind { source: [192, 0, 2, 2].into(), ..kind(0, "new", None) }, 1, now).is_first());
+        assert!(report.note(Kind { source: [192, 0, 2, 2].into(), ..kind(1, "a", None) }, 1, now).is_first());
         assert_eq!(lines(2, now + WINDOW), KINDS, "it recovers");
     }
 

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 pub const TICK: Duration = Duration::from_millis(50);
 /// A power of two.
 const BUCKETS: usize = 4096;
+/// As many as a word has bits.
 const WORDS: usize = BUCKETS / 64;
 const NONE: u32 = u32::MAX;
 
@@ -25,6 +26,8 @@ pub struct Wheel {
     heads: Box<[u32]>,
     /// One bit a bucket: whether it has a slot.
     occupied: [u64; WORDS],
+    /// One bit a word of these: whether it has a bit.
+    words: u64,
     links: Vec<Link>,
 }
 
@@ -41,7 +44,8 @@ const UNLINKED: Link = Link { next: NONE, previous: NONE, bucket: NONE };
 impl Wheel {
     /// Without deadlines; none may lie before `now`.
     pub fn new(now: Instant) -> Wheel {
-        Wheel { base: now, tick: 0, heads: vec![NONE; BUCKETS].into(), occupied: [0; WORDS], links: Vec::new() }
+        let heads = vec![NONE; BUCKETS].into();
+        Wheel { base: now, tick: 0, heads, occupied: [0; WORDS], words: 0, links: Vec::new() }
     }
 
     /// Sets a slot's deadline, in place of another if it has one.
@@ -58,6 +62,7 @@ impl Wheel {
         }
         self.links[slot as usize] = Link { next, previous: NONE, bucket: bucket as u32 };
         self.occupied[bucket / 64] |= 1 << (bucket % 64);
+        self.words |= 1 << (bucket / 64);
     }
 
     /// Gives a slot's deadline up, if it has one.
@@ -75,7 +80,7 @@ impl Wheel {
         } else {
             self.heads[bucket as usize] = next;
             if next == NONE {
-                self.occupied[bucket as usize / 64] &= !(1 << (bucket % 64));
+                self.vacate(bucket as usize);
             }
         }
     }
@@ -98,23 +103,28 @@ impl Wheel {
         self.next_tick().map(|due| self.base + Duration::from_nanos(due * TICK.as_nanos() as u64))
     }
 
-    fn next_tick(&self) -> Option<u64> {
-        let start = self.tick as usize % BUCKETS;
-        // The first word twice: from the start on, and at the end what stands before it.
-        for step in 0..=WORDS {
-            let index = (start / 64 + step) % WORDS;
-            let before = (1u64 << (start % 64)) - 1;
-            let word = match step {
-                0 => self.occupied[index] & !before,
-                WORDS => self.occupied[index] & before,
-                _ => self.occupied[index],
-            };
-            if word != 0 {
-                let bucket = index * 64 + word.trailing_zeros() as usize;
-                return Some(self.tick + ((bucket + BUCKETS - start) % BUCKETS) as u64);
-            }
+    fn vacate(&mut self, bucket: usize) {
+        self.occupied[bucket / 64] &= !(1 << (bucket % 64));
+        if self.occupied[bucket / 64] == 0 {
+            self.words &= !(1 << (bucket / 64));
         }
-        None
+    }
+
+    fn next_tick(&self) -> Option<u64> {
+        if self.words == 0 {
+            return None;
+        }
+        let start = self.tick as usize % BUCKETS;
+        let first = self.occupied[start / 64] & (u64::MAX << (start % 64));
+        let bucket = if first != 0 {
+            start / 64 * 64 + first.trailing_zeros() as usize
+        } else {
+            // The first word comes last: what stands before the start.
+            let behind = start / 64 + 1;
+            let index = (behind + self.words.rotate_right(behind as u32 % 64).trailing_zeros() as usize) % WORDS;
+            index * 64 + self.occupied[index].trailing_zeros() as usize
+        };
+        Some(self.tick + ((bucket + BUCKETS - start) % BUCKETS) as u64)
     }
 
     fn tick_of(&self, deadline: Instant) -> u64 {
@@ -142,6 +152,9 @@ impl Wheel {
                 (previous, slot) = (slot, link.next);
                 linked += 1;
             }
+        }
+        for (index, word) in self.occupied.iter().enumerate() {
+            assert_eq!(*word != 0, self.words >> index & 1 == 1, "word {index}");
         }
         let set = self.links.iter().filter(|link| link.bucket != NONE).count();
         assert_eq!(linked, set, "a slot is in the list of its bucket");

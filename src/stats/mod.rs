@@ -47,10 +47,18 @@ impl Counters {
 }
 
 /// A latency histogram in microseconds, three significant digits. The lock is free but for the moment of a snapshot. It takes
-/// memory (188 KiB) from the first duration on.
+/// memory (188 KiB) from the second different duration on.
 #[derive(Debug, Default)]
 pub(crate) struct Latency {
-    histogram: Mutex<Option<Histogram<u64>>>,
+    recorded: Mutex<Recorded>,
+}
+
+#[derive(Debug, Default)]
+struct Recorded {
+    histogram: Option<Histogram<u64>>,
+    /// The last duration, and how many times in a row it came: not in the histogram yet. What a ring handles in one turn
+    /// has mostly waited for the same time, and a histogram's memory is cold where a counter's is not.
+    run: (u64, u64),
 }
 
 impl Latency {
@@ -59,29 +67,68 @@ impl Latency {
         if UNCOUNTED {
             return;
         }
-        let micros = u64::try_from(took.as_micros()).unwrap_or(LATENCY_MAX_MICROS);
-        self.lock().get_or_insert_with(empty_histogram).saturating_record(micros.max(1));
+        let micros = u64::try_from(took.as_micros()).unwrap_or(LATENCY_MAX_MICROS).max(1);
+        let mut recorded = self.lock();
+        if recorded.run.0 == micros {
+            recorded.run.1 += 1;
+        } else {
+            recorded.begin(micros);
+        }
     }
 
     /// Takes its memory now.
     pub fn take_memory(&self) {
-        self.lock().get_or_insert_with(empty_histogram);
+        self.lock().histogram.get_or_insert_with(empty_histogram);
     }
 
     /// Adds everything recorded so far to `total`, which must come from [`empty_histogram`].
     pub fn add_to(&self, total: &mut Histogram<u64>) {
-        if let Some(recorded) = &*self.lock() {
-            total.add(recorded).expect("both histograms have the same bounds");
+        let recorded = self.lock();
+        if let Some(histogram) = &recorded.histogram {
+            total.add(histogram).expect("both histograms have the same bounds");
+        }
+        let (micros, times) = recorded.run;
+        if times > 0 {
+            total.saturating_record_n(micros, times);
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Histogram<u64>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Recorded> {
         // A panic between lock and unlock cannot leave a histogram half updated in a way that matters.
-        self.histogram.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.recorded.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Recorded {
+    /// A duration other than the last.
+    fn begin(&mut self, micros: u64) {
+        let (before, times) = std::mem::replace(&mut self.run, (micros, 1));
+        if times > 0 {
+            self.histogram.get_or_insert_with(empty_histogram).saturating_record_n(before, times);
+        }
     }
 }
 
 /// An empty histogram from 1 microsecond to [`LATENCY_MAX_MICROS`].
 pub fn empty_histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LATENCY_MAX_MICROS, 3).expect("the bounds are constants that fit")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_duration_is_there_at_once_whether_or_not_it_is_as_the_last() {
+        let latency = Latency::default();
+        let micros = [0, 1, 5, 5, 5, 7, 5, 5, 2 * LATENCY_MAX_MICROS, LATENCY_MAX_MICROS];
+        let mut expected = empty_histogram();
+        for (nth, micros) in micros.into_iter().enumerate() {
+            latency.record(Duration::from_micros(micros));
+            expected.saturating_record(micros.max(1));
+            let mut seen = empty_histogram();
+            latency.add_to(&mut seen);
+            assert_eq!((seen.len(), &seen), (nth as u64 + 1, &expected));
+        }
+    }
 }

@@ -62,18 +62,22 @@ impl<K: Clone + Eq + Hash> Repeats<K> {
 
     /// An event.
     pub fn note(&self, key: K, now: Instant) -> Noted<K> {
-        let mut windows = self.lock();
-        windows.end_old(now, self.period);
-        Noted { nth: windows.note(key, now), ended: std::mem::take(&mut windows.ended) }
+        self.note_all(key, 1, now)
     }
 
-    /// An event of a key that its period has seen before; `None`, and nothing is counted: it has not.
-    pub fn note_known(&self, key: &K, now: Instant) -> Option<Noted<K>> {
+    /// So many events at once, at least 1; the answer is of the first of them.
+    pub fn note_all(&self, key: K, times: u64, now: Instant) -> Noted<K> {
         let mut windows = self.lock();
         windows.end_old(now, self.period);
-        let seen = windows.seen.get_mut(key)?;
-        *seen += 1;
-        Some(Noted { nth: Some(*seen), ended: std::mem::take(&mut windows.ended) })
+        Noted { nth: windows.note(key, times, now), ended: std::mem::take(&mut windows.ended) }
+    }
+
+    /// The same of a key that its period has seen before; `None`, and nothing is counted: it has not.
+    pub fn note_known(&self, key: &K, times: u64, now: Instant) -> Option<Noted<K>> {
+        let mut windows = self.lock();
+        windows.end_old(now, self.period);
+        let nth = windows.note_known(key, times)?;
+        Some(Noted { nth: Some(nth), ended: std::mem::take(&mut windows.ended) })
     }
 
     /// How many events of this key its period has seen up to `now`.
@@ -97,18 +101,23 @@ impl<K: Clone + Eq + Hash> Repeats<K> {
 }
 
 impl<K: Clone + Eq + Hash> Windows<K> {
-    fn note(&mut self, key: K, now: Instant) -> Option<u64> {
-        if let Some(seen) = self.seen.get_mut(&key) {
-            *seen += 1;
-            return Some(*seen);
+    fn note(&mut self, key: K, times: u64, now: Instant) -> Option<u64> {
+        if let Some(nth) = self.note_known(&key, times) {
+            return Some(nth);
         }
         if self.seen.len() >= REPEATS_KEYS_MAX {
-            self.others += 1;
+            self.others += times;
             return None;
         }
-        self.seen.insert(key.clone(), 1);
+        self.seen.insert(key.clone(), times);
         self.order.push_back((now, key));
         Some(1)
+    }
+
+    fn note_known(&mut self, key: &K, times: u64) -> Option<u64> {
+        let seen = self.seen.get_mut(key)?;
+        *seen += times;
+        Some(*seen - times + 1)
     }
 
     fn end_old(&mut self, now: Instant, period: Duration) {
@@ -155,6 +164,17 @@ mod tests {
         let told = PassedOver { key: Some("a"), count: 999 };
         assert_eq!(repeats.note("a", start + PERIOD), first(vec![told]));
         assert_eq!(repeats.note("b", start + 2 * PERIOD), first(vec![]), "nothing was passed over");
+    }
+
+    #[test]
+    fn many_at_once_count_as_many_and_the_first_of_them_has_the_line() {
+        let repeats = Repeats::new(PERIOD);
+        let start = Instant::now();
+        assert_eq!(repeats.note_known(&"a", 3, start), None, "it is not known");
+        assert_eq!(repeats.note_all("a", 3, start), first(vec![]));
+        assert_eq!(repeats.note_known(&"a", 5, start).map(|noted| noted.nth), Some(Some(4)));
+        assert_eq!(repeats.note_all("a", 2, start).nth, Some(9));
+        assert_eq!(repeats.note("b", start + PERIOD), first(vec![PassedOver { key: Some("a"), count: 9 }]));
     }
 
     #[test]

@@ -13,7 +13,7 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::io::{self, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use libc::{MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL};
@@ -101,10 +101,10 @@ struct Line<'a> {
     listener: &'a str,
     version: Option<&'static str>,
     command: Option<&'static str>,
-    client: SocketAddr,
-    destination: SocketAddr,
-    peer: SocketAddr,
-    local: SocketAddr,
+    client: Address,
+    destination: Address,
+    peer: Address,
+    local: Address,
     tls: bool,
     tlvs: TlvList<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -126,10 +126,10 @@ impl Line<'_> {
             listener: &listener.name,
             version: header.map(version),
             command: header.map(command),
-            client: connection.client(),
-            destination: connection.destination(),
-            peer: connection.peer(),
-            local: connection.local(),
+            client: Address(connection.client()),
+            destination: Address(connection.destination()),
+            peer: Address(connection.peer()),
+            local: Address(connection.local()),
             tls: tls.is_some(),
             tlvs: TlvList(header),
             endpoint: connection.endpoint().map(|endpoint| endpoint.to_string()),
@@ -172,6 +172,38 @@ struct TlvItem<'a> {
     value: Hex<'a>,
 }
 
+/// As its `Display` has it. That takes 60 ns for an address of IPv4, of which a line has four; digits by crate itoa a third.
+struct Address(SocketAddr);
+
+/// `255.255.255.255:65535`
+const V4_MAX: usize = 21;
+
+impl Serialize for Address {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            SocketAddr::V4(address) => {
+                let mut room = [0; V4_MAX];
+                serializer.serialize_str(in_digits(address, &mut room))
+            }
+            SocketAddr::V6(_) => serializer.collect_str(&self.0),
+        }
+    }
+}
+
+fn in_digits(address: SocketAddrV4, room: &mut [u8; V4_MAX]) -> &str {
+    let mut len = 0;
+    let mut put = |text: &str| {
+        room[len..len + text.len()].copy_from_slice(text.as_bytes());
+        len += text.len();
+    };
+    for (octet, behind) in address.ip().octets().iter().zip([".", ".", ".", ":"]) {
+        put(itoa::Buffer::new().format(*octet));
+        put(behind);
+    }
+    put(itoa::Buffer::new().format(address.port()));
+    std::str::from_utf8(&room[..len]).expect("ASCII")
+}
+
 /// Bytes in hexadecimal.
 struct Hex<'a>(&'a [u8]);
 
@@ -183,7 +215,7 @@ impl fmt::Display for Hex<'_> {
 
 impl Serialize for Hex<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        if self.0.is_empty() { serializer.serialize_str("") } else { serializer.collect_str(self) }
     }
 }
 
@@ -204,6 +236,14 @@ mod tests {
     use super::*;
     use crate::dispatch::testing::{V1, V2, connection, proxied};
     use crate::worker::testing::all_of;
+
+    #[test]
+    fn addresses_are_written_as_everywhere() {
+        for text in ["0.0.0.0:0", "255.255.255.255:65535", "198.51.100.7:5000", "[2001:db8::1]:143", "[::]:0"] {
+            let address: SocketAddr = text.parse().expect("an address");
+            assert_eq!(serde_json::to_string(&Address(address)).expect("JSON"), format!("\"{text}\""));
+        }
+    }
 
     #[test]
     fn the_line_of_a_header() {

@@ -146,7 +146,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     fn offer_secured(&mut self, guest: Guest<D::Socket>) -> Option<Guest<D::Socket>> {
         let Guest { listener, handoff, admitted, bytes, .. } = guest;
         let door = &self.doors[listener as usize];
-        let Err(declined) = self.sink.offer(door.pool, handoff, &bytes) else {
+        let Err(declined) = self.sink.offer(door.pool, handoff, &bytes, self.now) else {
             self.count_handed(door, admitted.as_ref(), bytes.len());
             self.doors[listener as usize].shaking -= 1;
             return None;

@@ -127,7 +127,13 @@ impl Model {
 }
 
 impl Sink<Socket> for Shared {
-    fn offer(&mut self, pool: usize, mut handoff: Handoff<Socket>, bytes: &[u8]) -> Result<(), Box<Declined<Socket>>> {
+    fn offer(
+        &mut self,
+        pool: usize,
+        mut handoff: Handoff<Socket>,
+        bytes: &[u8],
+        _: Instant,
+    ) -> Result<(), Box<Declined<Socket>>> {
         let mut model = self.0.borrow_mut();
         let state = &model.pools[pool];
         if state.closed {

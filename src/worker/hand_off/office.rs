@@ -19,8 +19,6 @@ use crate::dispatch::{Accepted, Intake, Losses, Permit};
 
 /// Receivers at a time; more are turned away.
 const RECEIVERS_MAX: usize = 1024;
-/// Messages of one receiver that are heard before it is the next one's turn.
-const MESSAGES_AT_ONCE: usize = 64;
 /// Rest after a receiver's socket was full, or the system had no room for the descriptor.
 const REST: Duration = Duration::from_millis(5);
 /// How often an office that cannot pass anything on looks whether its pool is closed.
@@ -65,6 +63,15 @@ enum Held {
     Offered { connection: Box<Accepted>, until: Instant },
     /// It is the receiver's.
     Taken { client: SocketAddr, _permit: Option<Permit> },
+}
+
+/// What has happened meanwhile.
+#[derive(Default)]
+struct Ready {
+    /// Somebody wants to become a receiver.
+    newcomers: bool,
+    /// The places of receivers that have said something.
+    receivers: Vec<usize>,
 }
 
 /// What became of an offer.
@@ -117,10 +124,14 @@ impl Office {
                 return;
             }
             let ready = self.wait(now);
-            self.receive();
-            // From the last on, since those that go change places with it.
-            for place in ready.into_iter().rev() {
-                self.hear(place);
+            if ready.newcomers {
+                self.receive();
+            }
+            // From the last on, since those that go change places with it. One message each: who has said more is ready again.
+            for place in ready.receivers.into_iter().rev() {
+                if let Err(why) = self.receivers[place].hear() {
+                    self.dismiss(place, Some(why));
+                }
             }
             self.dismiss_late(Instant::now());
         }
@@ -220,8 +231,8 @@ impl Office {
         self.returned.is_empty() && self.receivers.iter().all(|receiver| receiver.held.is_empty())
     }
 
-    /// Waits until something has happened; gives the places of the receivers that have said something.
-    fn wait(&self, now: Instant) -> Vec<usize> {
+    /// Waits until something has happened.
+    fn wait(&self, now: Instant) -> Ready {
         let mut sockets = vec![PollFd::new(&self.bell.0, PollFlags::IN), PollFd::new(&self.place, PollFlags::IN)];
         sockets.extend(self.receivers.iter().map(|receiver| PollFd::new(&receiver.socket, PollFlags::IN)));
         let next = self.receivers.iter().filter_map(Receiver::next_deadline).min();
@@ -230,11 +241,14 @@ impl Office {
         let left = next.map(|next| next.saturating_duration_since(now)).into_iter().chain(look.then_some(LOOK)).min();
         let limit = left.and_then(|left| Timespec::try_from(left).ok());
         if rustix::event::poll(&mut sockets, limit.as_ref()).is_err() {
-            return Vec::new();
+            return Ready::default();
         }
-        let _ = rustix::io::read(&self.bell.0, &mut [0; 8]);
-        let receivers = sockets.iter().skip(2).enumerate();
-        receivers.filter(|(_, socket)| !socket.revents().is_empty()).map(|(place, _)| place).collect()
+        let mut ready = sockets.iter().map(|socket| !socket.revents().is_empty());
+        if ready.next() == Some(true) {
+            let _ = rustix::io::read(&self.bell.0, &mut [0; 8]);
+        }
+        let newcomers = ready.next() == Some(true);
+        Ready { newcomers, receivers: ready.enumerate().filter(|(_, ready)| *ready).map(|(place, _)| place).collect() }
     }
 
     /// Lets new receivers in.
@@ -242,17 +256,6 @@ impl Office {
         while let Ok(socket) = self.place.accept() {
             if self.receivers.len() < RECEIVERS_MAX {
                 self.receivers.push(Receiver::new(socket));
-            }
-        }
-    }
-
-    fn hear(&mut self, place: usize) {
-        let receiver = &mut self.receivers[place];
-        for _ in 0..MESSAGES_AT_ONCE {
-            match receiver.hear() {
-                Ok(true) => {}
-                Ok(false) => return,
-                Err(why) => return self.dismiss(place, Some(why)),
             }
         }
     }
@@ -284,6 +287,16 @@ impl Office {
                 self.dismiss(place, Some("it does not take what it is offered".to_owned()));
             }
         }
+    }
+}
+
+impl Held {
+    /// `false`: it was taken before.
+    fn take(&mut self) -> bool {
+        let Held::Offered { connection, .. } = self else { return false };
+        let taken = Held::Taken { client: connection.client(), _permit: connection.take_permit() };
+        *self = taken;
+        true
     }
 }
 
@@ -326,27 +339,14 @@ impl Receiver {
         if known { Ok(()) } else { Err(format!("it does not have what it speaks of: {word:?}")) }
     }
 
+    /// Its own descriptor is another: ours is closed.
     fn take(&mut self, id: u64) -> bool {
-        let held = self.held.remove(&id);
-        let Some(Held::Offered { connection, .. }) = held else { return self.keep(id, held) };
-        let client = connection.client();
-        let (socket, permit) = connection.into_socket();
-        drop(socket); // the receiver has another descriptor of it
-        self.held.insert(id, Held::Taken { client, _permit: permit });
-        true
+        self.held.get_mut(&id).is_some_and(Held::take)
     }
 
     fn end(&mut self, id: u64) -> bool {
-        match self.held.remove(&id) {
-            Some(Held::Taken { .. }) => true,
-            held => self.keep(id, held),
-        }
-    }
-
-    /// Keeps what was spoken of wrongly.
-    fn keep(&mut self, id: u64, held: Option<Held>) -> bool {
-        self.held.extend(held.map(|held| (id, held)));
-        false
+        let is_taken = matches!(self.held.get(&id), Some(Held::Taken { .. }));
+        is_taken && self.held.remove(&id).is_some()
     }
 
     /// Until when the oldest offer is to be taken.

@@ -4,6 +4,7 @@
 
 mod bench;
 mod compare;
+mod duties;
 mod flame;
 mod handshake;
 mod load;
@@ -105,7 +106,7 @@ enum Command {
     ServeRelayTokio(relay::floor::Args),
     /// The process that takes what a floor hands off, by its standard input; until that ends
     #[command(hide = true)]
-    ServeTaker,
+    ServeTaker(receiver::TakerArgs),
     /// A daemon, and the process that takes what it hands off; until it is ended
     #[command(hide = true)]
     ServeReceiver(receiver::Args),
@@ -140,7 +141,7 @@ fn run(command: Command) -> Result<(), String> {
         Command::ServeEngine(args) => scale::serve(&args),
         Command::ServeFloor(args) => serve::floor(&args),
         Command::ServeRelayFloor(args) => relay::floor::serve(&args),
-        Command::ServeTaker => receiver::take(),
+        Command::ServeTaker(args) => receiver::take(&args),
         Command::ServeReceiver(args) => receiver::serve(&args),
         Command::ServeRelayTokio(args) => relay::tokio::serve(&args),
         Command::ServeTokio(args) => serve::tokio(&args),

@@ -49,26 +49,31 @@ pub fn serve(args: &Args) -> Result<(), String> {
 fn receive(path: &Path, daemon: &mut Child) -> io::Result<()> {
     let link = connected(path, daemon)?;
     send(&link, format!("hello 1 {CAPACITY}").as_bytes(), SendFlags::NOSIGNAL)?;
+    converse(&link)
+}
+
+fn converse(link: impl AsFd) -> io::Result<()> {
+    let link = link.as_fd();
     let (mut record, mut words, mut offered) = (vec![0; RECORD_MAX], String::new(), Vec::new());
     loop {
         let waits = words.is_empty() && offered.is_empty();
-        match descriptor(link.as_fd(), &mut record, if waits { RecvFlags::empty() } else { RecvFlags::DONTWAIT }) {
+        match descriptor(link, &mut record, if waits { RecvFlags::empty() } else { RecvFlags::DONTWAIT }) {
             Ok(None) => return Ok(()),
             Ok(Some(connection)) => offered.push((id_of(&record), connection)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                take_all(&link, &mut words, &mut offered)?;
+                take_all(link, &mut words, &mut offered)?;
                 continue;
             }
             Err(error) => return Err(error),
         }
         if offered.len() == AT_ONCE {
-            take_all(&link, &mut words, &mut offered)?;
+            take_all(link, &mut words, &mut offered)?;
         }
     }
 }
 
 /// `words` tell which ones were closed before; then, of those that are closed here.
-fn take_all(link: &OwnedFd, words: &mut String, offered: &mut Vec<(u64, OwnedFd)>) -> io::Result<()> {
+fn take_all(link: BorrowedFd<'_>, words: &mut String, offered: &mut Vec<(u64, OwnedFd)>) -> io::Result<()> {
     for (id, _) in &*offered {
         words.push_str(&format!("taken {id}\n"));
     }
@@ -98,29 +103,41 @@ fn connected(path: &Path, daemon: &mut Child) -> io::Result<OwnedFd> {
     }
 }
 
+/// What `serve-taker` takes.
+#[derive(Debug, clap::Args)]
+pub struct TakerArgs {
+    /// Say `taken` and `done`, as docs/handoff.md has it
+    #[arg(long)]
+    words: bool,
+}
+
 /// The floor's second process: this program again, at the other end of a socket.
-pub fn second_process() -> Result<OwnedFd, String> {
+pub fn second_process(words: bool) -> Result<OwnedFd, String> {
     let start = || {
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        Command::new(std::env::current_exe()?).arg("serve-taker").stdin(Stdio::from(theirs)).spawn()?;
+        let mut taker = Command::new(std::env::current_exe()?);
+        taker.arg("serve-taker").args(words.then_some("--words")).stdin(Stdio::from(theirs)).spawn()?;
         io::Result::Ok(ours)
     };
     start().map_err(|error| format!("the second process: {error}"))
 }
 
-/// Passes a descriptor with one byte beside it.
-pub fn pass(taker: &OwnedFd, socket: &OwnedFd) -> io::Result<()> {
+/// Passes a descriptor with a record beside it, which is not empty.
+pub fn pass(taker: &OwnedFd, socket: &OwnedFd, record: &[u8]) -> io::Result<()> {
     let mut room = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut room);
     let rights = [socket.as_fd()];
     control.push(SendAncillaryMessage::ScmRights(&rights));
-    sendmsg(taker, &[IoSlice::new(&[0])], &mut control, SendFlags::NOSIGNAL)?;
+    sendmsg(taker, &[IoSlice::new(record)], &mut control, SendFlags::NOSIGNAL)?;
     Ok(())
 }
 
 /// Closes what comes by standard input.
-pub fn take() -> Result<(), String> {
+pub fn take(args: &TakerArgs) -> Result<(), String> {
     let link = io::stdin();
+    if args.words {
+        return converse(&link).map_err(|error| error.to_string());
+    }
     let mut byte = [0];
     while descriptor(link.as_fd(), &mut byte, RecvFlags::empty()).map_err(|error| error.to_string())?.is_some() {}
     Ok(())

@@ -54,6 +54,10 @@ pub enum Program {
     Tokio,
     /// Multishot accept, read, close on one ring: neither parses nor dispatches.
     Floor,
+    /// The same, which does what the job demands as well: trust, deadline, decoding, counts, words of a hand-off.
+    #[value(name = "floor-in-full")]
+    #[serde(rename = "floor-in-full")]
+    FloorInFull,
 }
 
 /// A program set up for a job.
@@ -93,17 +97,19 @@ impl Tools {
 }
 
 use Job::{Discard, HandOff, Refuse, Whoami};
-use Program::{Dovecot, Floor, Haproxy, Nginx, Tokio, Vestibule, VestibuleBeside, VestibuleEpoll};
+use Program::{Dovecot, Floor, FloorInFull, Haproxy, Nginx, Tokio, Vestibule, VestibuleBeside, VestibuleEpoll};
 
 /// Everything that can be compared: (job, program, TCP_DEFER_ACCEPT). nginx's stream module has that option from 1.25.5,
 /// Dovecot has none, and the tokio server does without, as those do that one finds.
-const ALL: [(Job, Program, bool); 32] = [
+const ALL: [(Job, Program, bool); 39] = [
     (Discard, Floor, true),
+    (Discard, FloorInFull, true),
     (Discard, Vestibule, true),
     (Discard, VestibuleBeside, true),
     (Discard, VestibuleEpoll, true),
     (Discard, Haproxy, true),
     (Discard, Floor, false),
+    (Discard, FloorInFull, false),
     (Discard, Vestibule, false),
     (Discard, VestibuleBeside, false),
     (Discard, VestibuleEpoll, false),
@@ -111,24 +117,29 @@ const ALL: [(Job, Program, bool); 32] = [
     (Discard, Nginx, false),
     (Discard, Tokio, false),
     (Whoami, Floor, true),
+    (Whoami, FloorInFull, true),
     (Whoami, Vestibule, true),
     (Whoami, VestibuleBeside, true),
     (Whoami, VestibuleEpoll, true),
     (Whoami, Floor, false),
+    (Whoami, FloorInFull, false),
     (Whoami, Vestibule, false),
     (Whoami, VestibuleBeside, false),
     (Whoami, Nginx, false),
     (Whoami, Tokio, false),
     (Whoami, Dovecot, false),
     (Refuse, Floor, true),
+    (Refuse, FloorInFull, true),
     (Refuse, Vestibule, true),
     (Refuse, VestibuleBeside, true),
     (Refuse, Haproxy, true),
     (Refuse, Floor, false),
+    (Refuse, FloorInFull, false),
     (Refuse, Vestibule, false),
     (Refuse, VestibuleBeside, false),
     (Refuse, Haproxy, false),
     (HandOff, Floor, true),
+    (HandOff, FloorInFull, true),
     (HandOff, Vestibule, true),
 ];
 
@@ -166,7 +177,7 @@ impl System {
                 (!rustix::process::geteuid().is_root()).then(|| "Dovecot has to be started by root".into())
             }),
             VestibuleBeside => tools.beside.is_none().then(|| "no other build is named: --beside FILE".into()),
-            Vestibule | VestibuleEpoll | Tokio | Floor => None,
+            Vestibule | VestibuleEpoll | Tokio | Floor | FloorInFull => None,
         }
     }
 
@@ -179,7 +190,7 @@ impl System {
             Nginx => return Recipe::of(self.to_string(), nginx(self, address)),
             Dovecot => return Recipe::of(self.to_string(), dovecot(address)),
             Tokio => own(tools, "serve-tokio", self, address),
-            Floor => own(tools, "serve-floor", self, address),
+            Floor | FloorInFull => own(tools, "serve-floor", self, address),
         };
         Ok(Recipe { name: self.to_string(), command: own, address, directory: None })
     }
@@ -213,6 +224,7 @@ impl fmt::Display for Program {
             Dovecot => "Dovecot imap-login",
             Tokio => "tokio + proxy-header",
             Floor => "floor (bare io_uring)",
+            FloorInFull => "floor in full",
         })
     }
 }
@@ -351,6 +363,9 @@ fn own(tools: &Tools, subcommand: &str, system: System, address: SocketAddr) -> 
         Refuse => command.arg("--refuse"),
         HandOff => command.arg("--hand-off"),
     };
+    if system.program == FloorInFull {
+        command.arg("--in-full");
+    }
     if system.defer {
         command.arg("--defer-accept");
     }

@@ -56,7 +56,7 @@ fn colour(program: Program) -> usize {
         Program::Nginx => 2,
         Program::Dovecot => 3,
         Program::Tokio => 4,
-        Program::Floor => 6,
+        Program::Floor | Program::FloorInFull => 6,
     }
 }
 
@@ -206,7 +206,11 @@ fn line(summary: &Summary) -> Option<Line> {
     let twin = summary.system.defer
         && matches!(
             summary.system.program,
-            Program::Vestibule | Program::VestibuleBeside | Program::VestibuleEpoll | Program::Floor
+            Program::Vestibule
+                | Program::VestibuleBeside
+                | Program::VestibuleEpoll
+                | Program::Floor
+                | Program::FloorInFull
         );
     (!twin).then(|| Line { name: label(summary), points, colour })
 }
@@ -229,7 +233,9 @@ fn method(page: &mut Page, results: &Results, bench: &Bench) {
         "Servers on CPU {}, clients on CPU {}. The floor is a program on the same ring as Vestibule's: multishot accept, \
          getpeername, one read, close; it neither parses nor dispatches, and answers with MSG_MORE before the close. \
          For the job refuse it closes what it has accepted; for handoff it passes each descriptor through a socket of \
-         AF_UNIX to a second process, whose CPU time counts with its own.",
+         AF_UNIX to a second process, whose CPU time counts with its own. The floor in full does what the job demands as well: it decides whether \
+         the peer is trusted, gives the header a deadline, decodes it, counts, writes the answer, and keeps what it hands off \
+         until the receiver has said that it is taken.",
         bench.server_cpu, bench.client_cpu
     ));
     page.table(
