@@ -17,6 +17,8 @@ pub struct Conn {
     pub brief: Brief,
     /// When it was to start: what latencies are measured from.
     pub intended: Instant,
+    /// How long after that it was started.
+    pub late: Duration,
     /// When connect(2) was through.
     pub connected_at: Option<Instant>,
     /// When the first byte of an answer came.
@@ -137,10 +139,11 @@ pub enum Cause {
 
 impl Conn {
     /// A connection whose connect(2) is under way.
-    pub fn new(brief: Brief, intended: Instant) -> Conn {
+    pub fn new(brief: Brief, intended: Instant, started: Instant) -> Conn {
         Conn {
             brief,
             intended,
+            late: started.saturating_duration_since(intended),
             connected_at: None,
             first_byte_at: None,
             stage: Stage::Connect,
@@ -334,7 +337,7 @@ mod tests {
             hold: false,
             hold_at_once: false,
         };
-        Conn::new(brief, Instant::now())
+        Conn::new(brief, Instant::now(), Instant::now())
     }
 
     fn reset() -> io::Error {

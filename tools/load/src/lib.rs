@@ -129,6 +129,12 @@ pub struct LatencyReport {
     pub first_byte: Quantiles,
     /// Until the end of the connection.
     pub end: Quantiles,
+    /// Until the first byte, of those connections that the client started within 100 µs of their time.
+    #[serde(default)]
+    pub first_byte_in_time: Quantiles,
+    /// The same until the end.
+    #[serde(default)]
+    pub end_in_time: Quantiles,
 }
 
 /// A distribution, in microseconds; all zero where `count` is. Percentiles are to three digits, `min` and `max` exact.

@@ -78,6 +78,8 @@ fn latency(latencies: &Latencies) -> LatencyReport {
         connect: quantiles(&latencies.connect),
         first_byte: quantiles(&latencies.first_byte),
         end: quantiles(&latencies.end),
+        first_byte_in_time: quantiles(&latencies.in_time.first_byte),
+        end_in_time: quantiles(&latencies.in_time.end),
     }
 }
 

@@ -197,7 +197,7 @@ impl<'a> Swarm<'a> {
         };
         let (mut outgoing, incoming) = self.lines.buffers();
         let brief = self.brief(&socket, behaviour, number, source, &mut outgoing);
-        let conn = Conn::new(brief, intended);
+        let conn = Conn::new(brief, intended, now);
         let line = Line { socket, conn, is_connecting: true, outgoing, unsent: None, incoming };
         let id = self.lines.insert(line).expect("a free place was seen before the start");
         self.open += 1;

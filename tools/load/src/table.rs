@@ -181,7 +181,7 @@ mod tests {
         let (outgoing, incoming) = table.buffers();
         Line {
             socket: vestibule::ring::stream_socket(target, None).expect("descriptors are left"),
-            conn: Conn::new(brief, Instant::now()),
+            conn: Conn::new(brief, Instant::now(), Instant::now()),
             is_connecting: true,
             outgoing,
             unsent: None,

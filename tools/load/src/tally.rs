@@ -30,7 +30,22 @@ pub struct Latencies {
     pub first_byte: Distribution,
     /// Until the end of the connection.
     pub end: Distribution,
+    /// Of those that the client started in time.
+    pub in_time: InTime,
 }
+
+/// Of the connections that the client started within [`IN_TIME`] of their intended start: what is left of a latency when the
+/// client's own pauses are not in it, since who waits for a client that is off its CPU mostly starts late, too.
+#[derive(Clone, Debug, Default)]
+pub struct InTime {
+    /// Until the first byte of the answer.
+    pub first_byte: Distribution,
+    /// Until the end of the connection.
+    pub end: Distribution,
+}
+
+/// How late a start may be that is in time.
+pub const IN_TIME: Duration = Duration::from_micros(100);
 
 /// Outcomes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -147,6 +162,10 @@ impl Latencies {
             self.first_byte.record(after(at));
         }
         self.end.record(after(now));
+        if conn.late <= IN_TIME {
+            conn.first_byte_at.into_iter().for_each(|at| self.in_time.first_byte.record(after(at)));
+            self.in_time.end.record(after(now));
+        }
     }
 
     /// Adds another's.
@@ -154,6 +173,8 @@ impl Latencies {
         self.connect.add(&other.connect);
         self.first_byte.add(&other.first_byte);
         self.end.add(&other.end);
+        self.in_time.first_byte.add(&other.in_time.first_byte);
+        self.in_time.end.add(&other.in_time.end);
     }
 
     /// Forgets everything.
@@ -161,6 +182,8 @@ impl Latencies {
         self.connect.reset();
         self.first_byte.reset();
         self.end.reset();
+        self.in_time.first_byte.reset();
+        self.in_time.end.reset();
     }
 }
 

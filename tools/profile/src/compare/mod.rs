@@ -19,7 +19,7 @@ use results::{LatencyRound, Measured, Results};
 
 const QUICK_ROUNDS: usize = 1;
 const QUICK_TIME: Duration = Duration::from_millis(250);
-const LATENCY_ROUNDS_MAX: usize = 3;
+const LATENCY_ROUNDS_MAX: usize = 5;
 /// Part of the saturation rate at which latencies are taken.
 const LATENCY_LOAD: f64 = 0.5;
 

@@ -28,6 +28,8 @@ pub struct LatencyRound {
     pub p999: u64,
     /// How late the client started connections, 99th percentile: part of the above.
     pub start_lag_p99: u64,
+    /// 99th percentile of those that it started within 100 µs of their time.
+    pub p99_in_time: u64,
     /// Connections without a latency, as in [`Round`].
     pub lost: u64,
     /// CPU time of the server a connection at this rate, microseconds, as in [`Round`].
@@ -99,6 +101,8 @@ pub struct LatencySummary {
     pub p999: Spread,
     /// How late the client started connections, 99th percentile.
     pub start_lag_p99: Spread,
+    /// 99th percentile of those that it started within 100 µs of their time.
+    pub p99_in_time: Spread,
     /// CPU time of the server a connection.
     pub cpu_us: Spread,
     /// Medians of the rounds at the percentiles of [`crate::load::CURVE`].
@@ -133,13 +137,14 @@ impl LatencyRound {
     pub fn new(job: Job, rate: f64, round: Round, outcome: Outcome) -> LatencyRound {
         let Round { cpu_us, others_core, lost, .. } = round;
         let Outcome { report, curves } = outcome;
-        let (until, quantiles, curve) = match job {
-            Job::Discard | Job::Refuse | Job::HandOff => ("end", report.latency.end, curves.end),
-            Job::Whoami => ("first byte", report.latency.first_byte, curves.first_byte),
+        let latency = report.latency;
+        let (until, quantiles, in_time, curve) = match job {
+            Job::Discard | Job::Refuse | Job::HandOff => ("end", latency.end, latency.end_in_time, curves.end),
+            Job::Whoami => ("first byte", latency.first_byte, latency.first_byte_in_time, curves.first_byte),
         };
         let (p50, p99, p999) = (quantiles.p50, quantiles.p99, quantiles.p999);
-        let start_lag_p99 = report.start_lag.p99;
-        LatencyRound { rate, until, p50, p99, p999, start_lag_p99, lost, cpu_us, others_core, curve }
+        let (start_lag_p99, p99_in_time) = (report.start_lag.p99, in_time.p99);
+        LatencyRound { rate, until, p50, p99, p999, start_lag_p99, p99_in_time, lost, cpu_us, others_core, curve }
     }
 }
 
@@ -235,6 +240,7 @@ fn latency(rounds: &[LatencyRound]) -> Option<LatencySummary> {
         p99: Spread::over(rounds, |round| round.p99 as f64)?,
         p999: Spread::over(rounds, |round| round.p999 as f64)?,
         start_lag_p99: Spread::over(rounds, |round| round.start_lag_p99 as f64)?,
+        p99_in_time: Spread::over(rounds, |round| round.p99_in_time as f64)?,
         cpu_us: Spread::over(rounds, |round| round.cpu_us)?,
         curve: (0..points).map_while(at).collect(),
     })
