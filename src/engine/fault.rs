@@ -36,6 +36,30 @@ pub enum Fault {
     StrayStep,
     /// A connection whose handshake has failed is neither closed nor counted.
     LostHandshake,
+    /// A server's end is passed on though records wait before it.
+    HastyEnd,
+    /// Records that go out are no sign of life until the last of them has.
+    SilentFlush,
+    /// An end that was told together with a part of a record is not looked for.
+    LostEnd,
+    /// A session answers behind the end of our stream, which looks as if the client took nothing any more.
+    LateAnswer,
+    /// That a client takes no records any more, of which some wait, is not told to the pair.
+    UntoldReset,
+    /// A client's stream is ended without `close_notify`.
+    UnsaidEnd,
+    /// Nothing follows, a client is told in the name of a server that was reset.
+    FeignedEnd,
+    /// A server that was not read because of records that wait is not looked at when they are gone.
+    ForgottenServer,
+    /// What is left in a TLS session for want of room waits until the client speaks again.
+    ForgottenRest,
+    /// What has come with the end of a handshake waits until the client speaks again.
+    ForgottenEarly,
+    /// Whoever goes on with a session that the kernel encrypts takes its socket for a plain one.
+    ForgottenKeys,
+    /// What a client has said before it broke the protocol is lost if both came at once.
+    LostLastWords,
     /// A socket is closed twice.
     #[cfg(test)]
     DoubleClose,

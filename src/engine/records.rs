@@ -5,8 +5,16 @@ use std::io::{self, IoSlice, Write};
 use crate::dispatch::TlsRecords;
 use crate::ring::{Errno, Streams};
 
-/// Sends records until none is left or the socket has no room; tells whether none is left. `room` is where several records
-/// become one call.
+/// What has become of records.
+#[derive(Clone, Copy, Debug)]
+pub struct Unloaded {
+    /// So many bytes of them were sent.
+    pub count: usize,
+    /// None is left.
+    pub all: bool,
+}
+
+/// Sends records until none is left or the socket has no room. `room` is where several records become one call.
 ///
 /// # Errors
 /// The connection's: it takes nothing any more.
@@ -15,19 +23,20 @@ pub fn send_records<D: Streams>(
     socket: &D::Socket,
     records: &mut dyn TlsRecords,
     room: &mut [u8],
-) -> Result<bool, Errno> {
+) -> Result<Unloaded, Errno> {
+    let mut count = 0;
     while records.has_unsent() {
         match records.send(&mut Out { driver, socket, room }) {
-            Ok(_) => {}
+            Ok(sent) => count += sent,
             Err(error) => match error.raw_os_error().unwrap_or(libc::EIO) {
                 libc::EINTR => {}
                 // No room now; memory comes back, too.
-                libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM => return Ok(false),
+                libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM => return Ok(Unloaded { count, all: false }),
                 errno => return Err(Errno(errno)),
             },
         }
     }
-    Ok(true)
+    Ok(Unloaded { count, all: true })
 }
 
 struct Out<'a, D: Streams> {

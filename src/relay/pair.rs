@@ -190,6 +190,15 @@ impl Pair {
         half.hung |= ended;
     }
 
+    /// A side takes nothing any more, as was found out otherwise than by a write of the pair's; tells whether that is news.
+    pub fn takes_no_more(&mut self, side: Side) -> bool {
+        let is_news = !self.half(side).deaf;
+        if is_news {
+            self.deafen(side);
+        }
+        is_news
+    }
+
     /// Moves what can be moved. `scratch` has at least [`WINDOW_MAX`] bytes.
     pub fn advance(&mut self, wire: &mut impl Wire, scratch: &mut [u8]) -> Flow {
         for side in [Side::Server, Side::Client] {

@@ -20,6 +20,8 @@ pub(super) struct Session {
     rest: Vec<u8>,
     /// Where the peer's records end.
     records: Boundary,
+    /// How the peer has broken the protocol: what it had said before is still read.
+    fault: Option<rustls::Error>,
     /// Its configuration lets it.
     gives_keys: bool,
 }
@@ -28,7 +30,7 @@ impl Session {
     pub(super) fn new(mut tls: Box<ServerConnection>, info: TlsInfo, records: Boundary, gives_keys: bool) -> Session {
         // What came behind the client's last word of the handshake.
         let readable = tls.process_new_packets().is_ok_and(|state| is_readable(&state));
-        Session { tls, info, readable, rest: Vec::new(), records, gives_keys }
+        Session { tls, info, readable, rest: Vec::new(), records, fault: None, gives_keys }
     }
 
     /// Decrypts until enough waits to be read, and keeps the rest.
@@ -39,8 +41,7 @@ impl Session {
                 self.readable = true;
                 return Ok(());
             }
-            let state =
-                self.tls.process_new_packets().map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
+            let state = self.tls.process_new_packets().map_err(|error| self.fails(error))?;
             self.readable = is_readable(&state);
             if state.plaintext_bytes_to_read() >= UNREAD_MAX {
                 break;
@@ -48,6 +49,12 @@ impl Session {
         }
         self.rest.extend_from_slice(bytes);
         Ok(())
+    }
+
+    fn fails(&mut self, fault: rustls::Error) -> io::Error {
+        self.fault = Some(fault.clone());
+        self.readable = true;
+        io::Error::new(ErrorKind::InvalidData, fault)
     }
 }
 
@@ -85,7 +92,12 @@ impl TlsSession for Session {
             match self.tls.reader().read(buffer) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock && !self.rest.is_empty() => {
                     let rest = std::mem::take(&mut self.rest);
-                    self.decrypt(&rest)?;
+                    // Told behind what stands before it.
+                    let _ = self.decrypt(&rest);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock && self.fault.is_some() => {
+                    let fault = self.fault.clone().expect("as just asked");
+                    return Err(io::Error::new(ErrorKind::InvalidData, fault));
                 }
                 Err(error) => {
                     self.readable = false;

@@ -212,6 +212,29 @@ fn what_is_fed_at_once_waits_to_be_read_and_nothing_is_lost() {
 }
 
 #[test]
+fn what_was_said_before_a_fault_is_read_and_then_the_fault_is_told() {
+    // As much as is decrypted at once, and more.
+    for size in [9, TLS_FEED_MAX / 2] {
+        let (mut session, mut client) = established(&TLS13);
+        let sent = vec![7; size];
+        client.set_buffer_limit(None);
+        client.writer().write_all(&sent).expect("it has no limit");
+        let bytes = [said(&mut client), vec![0x55; 100]].concat();
+        let _ = session.feed(&bytes); // told now, or when what stands before it has been read
+        let (mut got, mut room) = (Vec::new(), vec![0; 1000]);
+        let error = loop {
+            match session.read(&mut room) {
+                Ok(count) => got.extend_from_slice(&room[..count]),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!((error.kind(), got), (ErrorKind::InvalidData, sent));
+        assert_eq!(session.read(&mut room).expect_err("it stays so").kind(), ErrorKind::InvalidData);
+        assert!(session.has_unsent(), "an alert");
+    }
+}
+
+#[test]
 fn what_nobody_takes_is_bounded() {
     let (mut session, _client) = established(&TLS13);
     let bytes = vec![0; 1 << 20];

@@ -398,7 +398,7 @@ impl<S> Guest<S> {
         let sent = send_records(driver, &self.handoff.socket, &mut **handshake, scratch);
         fed?;
         match sent {
-            Ok(true) if handshake.is_complete() => {
+            Ok(sent) if sent.all && handshake.is_complete() => {
                 self.handoff.tls = self.handshake.take().map(TlsHandshake::into_session);
                 Ok(true)
             }

@@ -7,13 +7,21 @@ use super::watch::{Watch, packed};
 use super::{Relays, SharedBackend};
 use crate::backend::{ServerIndex, Waiter};
 use crate::conn::SlotId;
-use crate::relay::{End, Side, courtesy};
+use crate::engine::fault::{self, Fault};
+use crate::relay::{End, Pair, Side, courtesy};
 use crate::ring::{Errno, Readiness, Streams};
 
 /// How long a client that was told goodbye has to end its side.
 pub(super) const PARTING_MAX: Duration = Duration::from_secs(2);
 /// Bytes of a client that nobody serves which are read and forgotten, so that the close is no reset.
 const PARTING_BYTES_MAX: usize = 64 * 1024;
+
+/// Whether the client is to be told, by TLS, that it has got everything: not if its server was reset, as something may be
+/// missing then.
+fn ends_in_order(pair: &Pair) -> bool {
+    let server_was_reset = pair.is_broken(Side::Server) && !fault::present(Fault::FeignedEnd);
+    !pair.is_broken(Side::Client) && !server_was_reset
+}
 
 impl<S> Relays<S> {
     /// Ends all sessions within a time, also those that begin meanwhile.
@@ -106,7 +114,7 @@ impl<S> Relays<S> {
         }
         self.wheel.clear(slot.index);
         if let Some(session) = self.sessions.get_mut(slot)
-            && let Some(tls) = session.tls.as_mut().filter(|_| !told && !session.pair.is_broken(Side::Client))
+            && let Some(tls) = session.tls.as_mut().filter(|_| !told && ends_in_order(&session.pair))
         {
             tls.farewell(driver, &session.client, &[], &mut self.records);
         }

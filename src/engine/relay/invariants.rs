@@ -14,7 +14,8 @@ impl<S> Relays<S> {
                 Phase::Greeting | Phase::Open | Phase::Lingering { .. } => (true, false),
                 Phase::Parting { .. } => (false, false),
             };
-            assert!(session.server.is_some() == serves && session.chosen.is_some() == serves, "{:?}", session.phase);
+            let is_counted = session.chosen.is_some() || (session.elsewhere.is_some() && session.server.is_some());
+            assert!(session.server.is_some() == serves && is_counted == serves, "{:?}", session.phase);
             assert!(session.opening.is_some() || !opens, "{:?}", session.phase);
             assert!(self.wheel.is_set(slot.index), "every session has a deadline");
             assert_eq!(session.busy, self.busy.contains(&slot), "who has more to do is in the queue, and only who has");

@@ -17,6 +17,7 @@ use super::session::{Phase, Session, Times};
 use super::watch::Watch;
 use crate::conn::SlotId;
 use crate::dispatch::{ListenerInfo, Permit};
+use crate::engine::fault::{self, Fault};
 use crate::engine::tls_seen::TlsSeen;
 use crate::relay::{End, Pair, PairState, SessionId, Side};
 use crate::ring::Streams;
@@ -121,7 +122,8 @@ impl<S> Relays<S> {
         // Times that no clock can show are now.
         let times = state.ages.map(|age| now.checked_sub(age).unwrap_or(now));
         let [accepted, begun, chosen_at, connected, greeted, active] = times;
-        let tls = driver.is_encrypted(&client).then(|| Box::new(Secured::taken_over()));
+        let is_encrypted = driver.is_encrypted(&client) && !fault::present(Fault::ForgottenKeys);
+        let tls = is_encrypted.then(|| Box::new(Secured::taken_over()));
         let session = Session {
             client,
             server: Some(server),

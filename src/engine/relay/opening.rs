@@ -98,7 +98,8 @@ impl<S> Relays<S> {
                 session.leaves = self.closes_at.map(|until| (until, End::Drained));
                 Watch::of(slot, Side::Client, 0).begin(driver, &session.client);
                 // What came with the end of a handshake is not in the socket any more.
-                if session.tls.as_ref().is_some_and(|tls| tls.is_readable()) {
+                let is_readable = session.tls.as_ref().is_some_and(|tls| tls.is_readable());
+                if is_readable && !fault::present(Fault::ForgottenEarly) {
                     session.pair.ready(Side::Client, true, false);
                 }
                 match session.phase {
@@ -143,7 +144,7 @@ impl<S> Relays<S> {
         let mut link = Link { driver, client: &session.client, server, tls, records: &mut self.records };
         session.pair.connected(&mut link, &[], &[], None);
         // What came with the end of a handshake is not in the socket any more.
-        session.pair.ready(Side::Client, is_readable, false);
+        session.pair.ready(Side::Client, is_readable && !fault::present(Fault::ForgottenEarly), false);
         let deadline = session.deadline();
         self.wheel.set(slot.index, deadline);
         self.tell(slot, None, now);

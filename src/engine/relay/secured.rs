@@ -7,6 +7,7 @@ use std::io::ErrorKind;
 
 use super::wire;
 use crate::dispatch::{TLS_FEED_MAX, TlsInfo, TlsKeys, TlsSession};
+use crate::engine::fault::{self, Fault};
 use crate::engine::records::send_records;
 use crate::relay::{Received, Sent};
 use crate::ring::{Errno, Streams};
@@ -14,10 +15,14 @@ use crate::ring::{Errno, Streams};
 /// The client's side of a session.
 pub struct Secured {
     tls: Tls,
+    /// Bytes of records that were sent.
+    sent: u64,
     /// The server was to be read and was not, because of records that are not sent yet.
     waits: bool,
     /// Our stream is to be ended behind the last record.
     ends: bool,
+    /// It is: what the session still has to say, such as an answer to new keys, is for nobody.
+    ended: bool,
     /// The connection takes nothing any more.
     deaf: bool,
     /// The connection is gone, or the client has broken the protocol.
@@ -71,7 +76,7 @@ impl Secured {
     }
 
     fn of(tls: Tls) -> Secured {
-        Secured { tls, waits: false, ends: false, deaf: false, broken: false, untold: None }
+        Secured { tls, sent: 0, waits: false, ends: false, ended: false, deaf: false, broken: false, untold: None }
     }
 
     /// What the handshake told.
@@ -102,7 +107,20 @@ impl Secured {
 
     /// Whether records wait for room.
     pub fn has_unsent(&self) -> bool {
-        !self.deaf && matches!(&self.tls, Tls::Here(session) if session.has_unsent())
+        !self.deaf && !self.ended && matches!(&self.tls, Tls::Here(session) if session.has_unsent())
+    }
+
+    /// Whether the client takes nothing any more.
+    pub fn is_deaf(&self) -> bool {
+        self.deaf && !fault::present(Fault::UntoldReset)
+    }
+
+    /// Changes whenever records have gone out, or none can any more: a sign of life.
+    pub fn progress(&self) -> (u64, bool) {
+        match fault::present(Fault::SilentFlush) && self.has_unsent() {
+            true => Default::default(),
+            false => (self.sent, self.deaf),
+        }
     }
 
     /// The server is not read now, because records wait for room; it is when they are sent.
@@ -112,12 +130,12 @@ impl Secured {
 
     /// Whether the server was held, and need not be any more.
     pub fn releases_server(&mut self) -> bool {
-        !self.has_unsent() && std::mem::take(&mut self.waits)
+        !self.has_unsent() && std::mem::take(&mut self.waits) && !fault::present(Fault::ForgottenServer)
     }
 
     /// What the next read will tell, once: whoever asks has to remember it.
     pub fn take_untold(&mut self) -> Option<Untold> {
-        self.untold.take()
+        self.untold.take().filter(|_| !fault::present(Fault::ForgottenRest))
     }
 
     /// Fills `room` with what the client has sent, as long as something is there.
@@ -153,8 +171,11 @@ impl Secured {
                         Ok(0) => break Received::End,
                         Ok(got) => {
                             reads += 1;
-                            more = got == at_once;
-                            if session.feed(&records[..got]).is_err() {
+                            // Where no record has become whole, nobody looks again for an end that stands behind it.
+                            more = got == at_once || (count == 0 && !fault::present(Fault::LostEnd));
+                            // What was said before is still read.
+                            self.broken |= session.feed(&records[..got]).is_err();
+                            if self.broken && fault::present(Fault::LostLastWords) {
                                 break Received::Broken;
                             }
                         }
@@ -222,24 +243,35 @@ impl Secured {
 
     /// Ends our stream: `close_notify`, and FIN behind it.
     pub fn shutdown<D: Streams>(&mut self, driver: &mut D, socket: &D::Socket, records: &mut [u8]) {
-        self.close(driver, socket);
+        if !fault::present(Fault::UnsaidEnd) {
+            self.close(driver, socket);
+        }
         self.ends = true;
+        // No sign of life of its own: the server's end is one, unless it came out of a silence.
+        let before = self.sent;
         self.flush(driver, socket, records);
+        self.sent = before;
     }
 
     /// Sends records as long as there is room; tells whether none is left.
     pub fn flush<D: Streams>(&mut self, driver: &mut D, socket: &D::Socket, records: &mut [u8]) -> bool {
         if let Tls::Here(session) = &mut self.tls
             && !self.deaf
+            && (!self.ended || fault::present(Fault::LateAnswer))
         {
             match send_records(driver, socket, &mut **session, records) {
-                Ok(true) => {}
-                Ok(false) => return false,
+                Ok(unloaded) => {
+                    self.sent += unloaded.count as u64;
+                    if !unloaded.all {
+                        return false;
+                    }
+                }
                 Err(_) => self.deaf = true,
             }
         }
         if std::mem::take(&mut self.ends) && !self.deaf {
             driver.shutdown(socket);
+            self.ended = true;
         }
         true
     }

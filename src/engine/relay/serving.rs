@@ -22,12 +22,11 @@ impl<S> Relays<S> {
         let Some(server) = &session.server else { return };
         let before = (session.pair.progress(), session.pair.is_half_closed());
         let tls = session.tls.as_deref_mut();
-        let had_unsent = tls.as_ref().is_some_and(|tls| tls.has_unsent());
+        let sent_before = tls.as_ref().map(|tls| tls.progress());
         let mut link = Link { driver, client: &session.client, server, tls, records: &mut self.records };
         let flow = advance(&mut session.pair, &mut link, &mut self.scratch);
         // Records that have gone out are a sign of life, too.
-        let has_unsent = link.tls.as_ref().is_some_and(|tls| tls.has_unsent());
-        if had_unsent && !has_unsent {
+        if link.tls.as_ref().map(|tls| tls.progress()) != sent_before {
             session.times.active = now;
         }
         if !before.1 && session.pair.first_to_end() == Some(Side::Server) && session.pair.progress() == before.0 {
@@ -136,9 +135,7 @@ impl<S> Relays<S> {
 
 /// Moves what can be moved, and before and behind it what TLS holds.
 fn advance<D: Streams>(pair: &mut Pair, link: &mut Link<'_, D>, scratch: &mut [u8]) -> Flow {
-    if link.flush() {
-        pair.ready(Side::Server, true, false);
-    }
+    link.flush(pair);
     let mut flow = pair.advance(link, scratch);
     if flow == Flow::Idle
         && let Some(untold) = link.take_untold()
@@ -151,9 +148,6 @@ fn advance<D: Streams>(pair: &mut Pair, link: &mut Link<'_, D>, scratch: &mut [u
         }
     }
     // Records that nobody has asked for, such as an answer to new keys.
-    if link.flush() {
-        pair.ready(Side::Server, true, false);
-        return if flow == Flow::Idle { Flow::More } else { flow };
-    }
-    flow
+    let more = link.flush(pair);
+    if more && flow == Flow::Idle { Flow::More } else { flow }
 }

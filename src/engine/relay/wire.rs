@@ -2,7 +2,7 @@
 
 use super::secured::{Secured, Untold};
 use crate::engine::fault::{self, Fault};
-use crate::relay::{Received, Sent, Side, Wire};
+use crate::relay::{Pair, Received, Sent, Side, Wire};
 use crate::ring::{Errno, Streams};
 
 /// The sockets of a session on their ring.
@@ -24,11 +24,16 @@ impl<'a, D: Streams> Link<'a, D> {
         }
     }
 
-    /// Sends records that wait for room; tells whether the server is to be read again because of it.
-    pub fn flush(&mut self) -> bool {
+    /// Sends records that wait for room, and tells the pair what follows; `true`: it has something to do because of it.
+    pub fn flush(&mut self, pair: &mut Pair) -> bool {
         let Some(tls) = self.tls.as_deref_mut() else { return false };
         tls.flush(self.driver, self.client, self.records);
-        tls.releases_server()
+        let releases_server = tls.releases_server();
+        if releases_server {
+            pair.ready(Side::Server, true, false);
+        }
+        let has_failed = tls.is_deaf() && pair.takes_no_more(Side::Client);
+        releases_server || has_failed
     }
 
     /// What there is to read of the client though nothing will be told of it; told once.
@@ -42,7 +47,7 @@ impl<D: Streams> Wire for Link<'_, D> {
         let socket = self.socket(side);
         match (side, self.tls.as_deref_mut()) {
             (Side::Client, Some(tls)) => return tls.receive(self.driver, socket, room, self.records),
-            (Side::Server, Some(tls)) if tls.has_unsent() => {
+            (Side::Server, Some(tls)) if tls.has_unsent() && !fault::present(Fault::HastyEnd) => {
                 tls.hold_server();
                 return Received::Nothing;
             }

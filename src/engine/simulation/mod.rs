@@ -16,7 +16,7 @@
 //! A long run: `VESTIBULE_SCHEDULES=1000000 cargo test --release --lib simulation`.
 
 #[cfg(feature = "tls")]
-mod secured;
+pub(in crate::engine) mod secured;
 #[cfg(not(feature = "tls"))]
 #[path = "unsecured.rs"]
 mod secured;

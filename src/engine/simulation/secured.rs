@@ -22,12 +22,13 @@ use crate::tls::{Identity, Termination, rustls};
 
 /// From door 2 until a session must stand.
 pub const TIMEOUT: Duration = Duration::from_secs(1);
-const NAME: &str = "mail.example";
+/// Whose certificate is shown.
+pub const NAME: &str = "mail.example";
 /// One schedule in so many has clients by TLS.
 const SCHEDULES: u8 = 3;
 
 /// Made once: its signatures are all of one length, so that a seed gives the same run.
-static IDENTITY: LazyLock<Identity> = LazyLock::new(|| {
+pub static IDENTITY: LazyLock<Identity> = LazyLock::new(|| {
     let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("the system has randomness");
     let parameters = rcgen::CertificateParams::new([NAME.to_owned()]).expect("a good name");
     let certificate = parameters.self_signed(&key).expect("a certificate for its key");
@@ -37,7 +38,8 @@ static IDENTITY: LazyLock<Identity> = LazyLock::new(|| {
     Identity::load(&file, &file).expect("a pair")
 });
 
-static CONFIGURATIONS: LazyLock<[Arc<ClientConfig>; 2]> = LazyLock::new(|| {
+/// What clients are made of: by TLS 1.2, and by TLS 1.3.
+pub static CONFIGURATIONS: LazyLock<[Arc<ClientConfig>; 2]> = LazyLock::new(|| {
     [&TLS12, &TLS13].map(|version| {
         let mut roots = RootCertStore::empty();
         roots.add(IDENTITY.certificate()).expect("a certificate");

@@ -105,7 +105,9 @@ impl Judge {
             let latest = book.latest(&self.promises[book.service], kernel);
             if kernel.now > latest + TICK + SLACK + SLACK && !book.late {
                 book.late = true;
-                kernel.blame(format!("a session outlives its deadline of {latest:?}: {book:?}"));
+                let of = |conn: usize| &kernel.conns[conn];
+                let sides = format!("{:#?} {:#?}", of(book.client), book.server.map(of));
+                kernel.blame(format!("a session outlives its deadline of {latest:?}: {book:?} {sides}"));
             }
         }
         for (address, end) in std::mem::take(&mut relays.witness.0) {
@@ -116,6 +118,10 @@ impl Judge {
             };
             let promises = &self.promises[book.service];
             let failed = end == End::RingFailed && self.broken && !book.can_go_on(kernel);
+            if !knows_end(&kernel.conns[book.client], end) {
+                let client = &kernel.conns[book.client];
+                kernel.blame(format!("a client is not told by TLS how its session has ended, by {end:?}: {client:#?}"));
+            }
             if !failed && !book.may_end(end, promises, kernel, self.drained) {
                 let of = |conn: usize| &kernel.conns[conn];
                 let sides = format!("{:#?} {:#?}", of(book.client), book.server.map(of));
@@ -132,7 +138,9 @@ impl Judge {
             let client = &kernel.conns[book.client];
             let server = book.server.map(|server| &kernel.conns[server]);
             let lies = match (book.stage, server) {
-                _ if client.corked || server.is_some_and(|server| server.corked) => Some("more should have followed"),
+                _ if client.is_kept_waiting() || server.is_some_and(Conn::is_kept_waiting) => {
+                    Some("more should have followed")
+                }
                 _ if book.parted.is_some() => None,
                 (Stage::Doubted, _) => client.has_something().then_some("a client that is doubted has spoken"),
                 (Stage::Lingering, _) => client.has_something().then_some("a client that learns later has spoken"),
@@ -145,6 +153,7 @@ impl Judge {
                     lies(client, server, true)
                         .or_else(|| lies(server, client, greeted))
                         .or_else(|| (!idle).then_some("a buffer is held for nothing"))
+                        .or_else(|| lie_in_records(session, client).then_some("records are held for nothing"))
                 }
                 _ => None,
             };
@@ -169,6 +178,11 @@ fn lies(to: &Conn, from: &Conn, passes: bool) -> Option<&'static str> {
     }
 }
 
+/// Whether records wait though the client has room for them.
+fn lie_in_records(session: &Session<Socket>, client: &Conn) -> bool {
+    session.tls.as_ref().is_some_and(|tls| tls.has_unsent()) && !client.wants_room && !client.met_error
+}
+
 impl Book {
     /// Notes what has become of a session.
     fn follow(&mut self, session: &Session<Socket>, kernel: &mut Kernel) {
@@ -190,7 +204,12 @@ impl Book {
         };
         if self.stage == Stage::Doubted && stage != Stage::Doubted {
             let client = &kernel.conns[self.client];
-            if kernel.now < self.since + DOUBT && client.read == 0 && !client.has_something() {
+            if kernel.now < self.since + DOUBT
+                && client.read == 0
+                && !client.touched
+                && client.inbound == 0
+                && !client.has_something()
+            {
                 kernel.blame(format!("a silent session is doubted no more before its time: {self:?}"));
             }
         }
@@ -213,8 +232,7 @@ impl Book {
     /// A server is tried.
     fn meet(&mut self, server: usize, kernel: &mut Kernel) {
         self.server = Some(server);
-        kernel.conns[server].partner = Some(self.client);
-        kernel.conns[self.client].partner = Some(server);
+        kernel.join(self.client, server);
         let address = kernel.conns[server].address;
         if self.tried.contains(&address) {
             kernel.blame(format!("{address} is tried again: {self:?}"));
@@ -226,6 +244,10 @@ impl Book {
     fn can_go_on(&self, kernel: &Kernel) -> bool {
         let (client, server) = self.sides(kernel);
         let flows = |conn: &Conn| !conn.wants_room && !conn.met_error;
+        // Only the kernel can go on with TLS.
+        if client.records.as_ref().is_some_and(|records| !records.in_kernel) {
+            return false;
+        }
         matches!(self.stage, Stage::Greeting | Stage::Open) && flows(client) && server.is_some_and(flows)
     }
 
@@ -261,7 +283,10 @@ impl Book {
     /// When somebody last said something, or took it.
     fn active(&self, kernel: &Kernel) -> Duration {
         let (client, server) = self.sides(kernel);
-        let said = [client.active, server.and_then(|server| server.active)].into_iter().flatten().max();
+        // What a client is told by TLS at the end is no sign of life.
+        let told = client.records.is_some() && client.closed.is_some() && client.active == Some(kernel.now);
+        let of_client = if told { client.active_before } else { client.active };
+        let said = [of_client, server.and_then(|server| server.active)].into_iter().flatten().max();
         said.unwrap_or_default().max(if self.stage == Stage::Open { self.opened(kernel) } else { self.since })
     }
 
@@ -294,7 +319,7 @@ impl Book {
             End::ClientClosed | End::ServerClosed | End::ServerLeft => server.is_some_and(|server| {
                 let unasked = self.silence(server) >= UNASKED_AFTER && end != End::ClientClosed;
                 let fitting = unasked == (end == End::ServerLeft);
-                is_orderly(client, server) && first_is(end, client, server) && fitting
+                is_orderly(client, server, kernel.now) && first_is(end, client, server) && fitting
             }),
             End::ClientReset => server.is_some_and(|server| is_reset(client, server)),
             End::ServerReset => server.is_some_and(|server| is_reset(server, client)),
@@ -320,9 +345,19 @@ impl Book {
     }
 }
 
+/// Whether a client by TLS was told that nothing follows, if that is so and it could be: not for a server that was reset,
+/// behind which something may be missing, unless that had ended its stream before.
+fn knows_end(client: &Conn, end: End) -> bool {
+    match end {
+        End::ServerReset => client.records.is_none() || client.shut || !client.heard_end(),
+        End::ClientReset | End::ClientLeft | End::RingFailed | End::OutOfResources => true,
+        _ => client.heard_end() || client.wants_room || client.is_gone() || client.met_error,
+    }
+}
+
 /// Both have ended their streams, and each got all of the other's before it was closed without a reset.
-fn is_orderly(client: &Conn, server: &Conn) -> bool {
-    let ended = |conn: &Conn| conn.read_end.is_some() && !conn.met_error;
+fn is_orderly(client: &Conn, server: &Conn, now: Duration) -> bool {
+    let ended = |conn: &Conn| conn.read_end.is_some() && !conn.has_failed(now);
     let closed = |conn: &Conn| conn.closed.is_some_and(|closed| !closed.by_reset);
     let all = client.has_all_of(server) && server.has_all_of(client);
     all && [client, server].into_iter().all(|conn| ended(conn) && closed(conn))
