@@ -30,6 +30,8 @@ pub(super) struct Facts {
     pub(super) open_files: Option<(u64, u64)>,
     /// Soft and hard, in bytes.
     pub(super) locked_memory: Option<(u64, u64)>,
+    /// Why the kernel does not go on with TLS sessions, if so.
+    pub(super) kernel_tls: Result<(), String>,
     /// Bytes; `None` also where the control group sets no limit.
     pub(super) memory_limit: Option<u64>,
 }
@@ -70,6 +72,7 @@ impl Facts {
             migrate_req: number("net/ipv4/tcp_migrate_req"),
             open_files: ring::limit(Resource::OpenFiles).ok(),
             locked_memory: ring::limit(Resource::LockedMemory).ok(),
+            kernel_tls: ring::kernel_tls(),
             memory_limit: memory_limit(),
         }
     }

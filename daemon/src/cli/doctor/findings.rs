@@ -83,6 +83,7 @@ pub(super) fn all(facts: &Facts, needs: &Needs) -> Vec<Finding> {
         syn_backlog(facts),
         syncookies(facts),
         migrate_req(facts, needs),
+        kernel_tls(facts, needs),
     ]);
     all
 }
@@ -335,6 +336,22 @@ fn migrate_req(facts: &Facts, needs: &Needs) -> Finding {
     }
 }
 
+/// Whether an upgrade can take TLS sessions along.
+fn kernel_tls(facts: &Facts, needs: &Needs) -> Finding {
+    let subject = "TLS in the kernel";
+    match (&facts.kernel_tls, needs.kernel_tls) {
+        (Ok(()), true) => ok(subject, "yes", "an upgrade takes relayed TLS sessions along (ssl_ktls = yes)"),
+        (Ok(()), false) => {
+            ok(subject, "not used", "with ssl_ktls = yes an upgrade would take relayed TLS sessions along")
+        }
+        (Err(cause), true) => {
+            let reason = format!("ssl_ktls = yes has no effect, and an upgrade leaves TLS sessions behind ({cause})");
+            warn(subject, "no", reason, "modprobe tls, or say ssl_ktls = no")
+        }
+        (Err(cause), false) => ok(subject, "no", format!("an upgrade leaves TLS sessions behind ({cause})")),
+    }
+}
+
 fn shown(limit: u64) -> String {
     if limit == u64::MAX { "unlimited".into() } else { limit.to_string() }
 }
@@ -372,6 +389,7 @@ mod tests {
             migrate_req: Some(1),
             open_files: Some((1024, 1 << 20)),
             locked_memory: Some((8 << 20, 8 << 20)),
+            kernel_tls: Ok(()),
             memory_limit: None,
         }
     }
@@ -486,6 +504,22 @@ mod tests {
         assert!(taken[0].reason.starts_with("locked_memory_limit is 2048 KiB: reads go by RECV"), "{taken:?}");
         assert!(taken[0].remedy.as_ref().is_some_and(|remedy| remedy.contains("are enough")), "{taken:?}");
         assert_eq!(of(1)[0].verdict, Verdict::Fail);
+    }
+
+    #[test]
+    fn tls_in_the_kernel_matters_to_whoever_asks_for_it() {
+        let refused = || Facts { kernel_tls: Err("No such file or directory".into()), ..healthy() };
+        let of = |facts: Facts, kernel_tls| kernel_tls_line(&facts, Needs { kernel_tls, ..needs() });
+        assert_eq!(of(healthy(), true), (Verdict::Ok, "yes".into()));
+        assert_eq!(of(healthy(), false), (Verdict::Ok, "not used".into()));
+        assert_eq!(of(refused(), false), (Verdict::Ok, "no".into()));
+        assert_eq!(of(refused(), true), (Verdict::Warn, "no".into()));
+    }
+
+    fn kernel_tls_line(facts: &Facts, needs: Needs) -> (Verdict, String) {
+        let finding = kernel_tls(facts, &needs);
+        assert_eq!(finding.verdict == Verdict::Ok, finding.remedy.is_none(), "{finding}");
+        (finding.verdict, finding.value)
     }
 
     #[test]

@@ -86,6 +86,8 @@ struct Needs {
     connections: u64,
     /// Listening sockets; each ring has its own.
     sockets: u64,
+    /// `ssl_ktls`.
+    kernel_tls: bool,
 }
 
 impl Needs {
@@ -106,6 +108,7 @@ impl Needs {
             limited,
             connections: rings as u64 * u64::from(settings.pending_limit) + at_pools as u64,
             sockets: (rings * addresses) as u64,
+            kernel_tls: settings.ssl_ktls,
         }
     }
 
