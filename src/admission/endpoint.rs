@@ -35,6 +35,7 @@ impl fmt::Display for EndpointId {
 
 /// Why a text names no endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum NotAnEndpoint {
     /// Of no provider that is known here.
     Unknown,

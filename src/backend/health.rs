@@ -22,6 +22,7 @@ const JITTER: u64 = 10;
 
 /// Why a connection to a server could not be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ConnectFailure {
     /// Nobody listens there.
     Refused,

@@ -64,6 +64,7 @@ pub struct ServerSettings {
 
 /// `balance`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Balance {
     /// The server with the fewest sessions for its weight.
     #[default]
@@ -122,6 +123,7 @@ pub struct CheckSettings {
 
 /// `check`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum CheckKind {
     /// Nothing: only real sessions tell.
     None,

@@ -34,6 +34,7 @@ pub struct Closed {
 
 /// What the sessions of a server have come to that have ended since the daemon began.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Traffic {
     /// Bytes from clients.
     pub from_clients: u64,

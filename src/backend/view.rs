@@ -11,6 +11,7 @@ use crate::relay::End;
 
 /// A server as it is now.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct ServerView<'a> {
     /// Its number.
     pub index: ServerIndex,
@@ -56,6 +57,7 @@ pub struct ServerView<'a> {
 
 /// What has happened at a server since the daemon began; reloads do not reset it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ServerTotals {
     /// Sessions that were given to it.
     pub sessions: u64,
@@ -109,6 +111,7 @@ impl ServerTotals {
 
 /// What has happened at a backend since the daemon began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Totals {
     /// Choices that found every server at its limit.
     pub full: u64,
@@ -124,6 +127,7 @@ pub struct Totals {
 
 /// The backend itself.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct BackendView<'a> {
     /// Its name.
     pub name: &'a str,

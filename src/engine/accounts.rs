@@ -16,6 +16,7 @@ const SERVER_ROOM: usize = 800;
 
 /// A backend at the moment of a snapshot.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct BackendAccount {
     /// Tells it from others of the same name.
     number: u64,
@@ -42,6 +43,7 @@ pub struct BackendAccount {
 
 /// A server at the moment of a snapshot.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct ServerAccount {
     /// Its name.
     pub name: String,

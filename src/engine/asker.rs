@@ -16,6 +16,7 @@ pub struct Asker(Vec<Reach>);
 
 /// What the rings have answered.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct SessionsSeen {
     /// The sessions, those first that have lasted longest; of those that are over, the latest first.
     pub sessions: Vec<SessionSeen>,

@@ -8,6 +8,7 @@ use crate::ring::{Epoll, Native, Ring, SetupError};
 
 /// Which driver to use (`driver`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum DriverChoice {
     /// io_uring; epoll where this process cannot have it, whatever its limits: a filter of system calls, a sysctl or the
     /// kernel forbids it.

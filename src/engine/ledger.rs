@@ -30,6 +30,7 @@ const RINGS_MAX: usize = 4096;
 
 /// A text that is not that of a snapshot, or is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct NoSnapshot {
     /// Its line, from 1.
     pub line: usize,

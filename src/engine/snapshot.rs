@@ -178,6 +178,7 @@ pub struct NetworkUse {
 
 /// A ring at the moment of a snapshot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RingAccount {
     /// Connections that the kernel has delivered to it.
     pub accepted: u64,
@@ -248,6 +249,7 @@ impl PoolAccount {
 
 /// What a listener's connections have come to, at the moment of a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ListenerAccount<'a> {
     /// Its service.
     pub service: &'a str,
@@ -265,6 +267,7 @@ pub struct ListenerAccount<'a> {
 
 /// Connections of one listener that ended for the same reason before they reached a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Ended<'a> {
     /// The listener's service.
     pub service: &'a str,

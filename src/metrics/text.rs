@@ -10,6 +10,7 @@ const ANNOUNCED: usize = 256;
 
 /// Which text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Format {
     /// Prometheus 0.0.4, for whoever does not ask for the other one.
     Prometheus,

@@ -67,6 +67,7 @@ enum Talk {
 
 /// Why a session cannot go on: to let its bytes pass would be a guess.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Failure {
     /// A client's line is longer than [`CLIENT_LINE_MAX`].
     ClientLine,

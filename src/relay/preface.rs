@@ -59,6 +59,7 @@ pub enum Progress {
 
 /// Why an exchange failed. In all cases but [`Refusal::Client`] the client has not been told anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Refusal {
     /// The greeting says that the server does not serve now, or is none of this protocol.
     Greeting,

@@ -3,6 +3,7 @@
 
 /// What is spoken behind a listener.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Protocol {
     /// IMAP (RFC 9051).
     Imap,

@@ -2,6 +2,7 @@
 
 /// `forward`: how a backend learns the client's address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Forward {
     /// A PROXY protocol header, version 2.
     #[default]
@@ -29,6 +30,7 @@ impl Forward {
 
 /// `target`: the kind of server that a backend is, which decides what a header may hold and how it is checked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Target {
     /// Dovecot 2.3 and 2.4.
     Dovecot,

@@ -82,7 +82,9 @@ pub enum Message {
 }
 
 /// How counters are to be written, by the process that has them: whoever [asks](super::ask) may be of another version.
+/// There may be more of them one day: who does not know one writes a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Form {
     /// A table for people.
     Table,

@@ -145,6 +145,7 @@ impl Identity {
 
 /// Why there is no identity.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum TlsError {
     /// The file cannot be opened or read, or is larger than [`PEM_FILE_MAX`].
     Unreadable {

@@ -203,9 +203,6 @@ fn blames_key(error: &TlsError, cert: &SourcedPath, key: &SourcedPath) -> bool {
     match error {
         TlsError::Unreadable { path, .. } | TlsError::Pem { path, .. } => *path == key.path && *path != cert.path,
         TlsError::NoKey { .. } | TlsError::Key { .. } | TlsError::Mismatch { .. } => true,
-        TlsError::NoCertificate { .. }
-        | TlsError::Certificate { .. }
-        | TlsError::Authorities { .. }
-        | TlsError::SelfSigned(_) => false,
+        _ => false,
     }
 }

@@ -796,8 +796,8 @@ impl Host for Tier {
     fn counters(&self, form: Form) -> String {
         let snapshot = self.snapshot();
         match form {
-            Form::Table => format!("{snapshot}\n"),
             Form::Json => figures::json(&snapshot),
+            _ => format!("{snapshot}\n"),
         }
     }
 }

@@ -385,6 +385,7 @@ impl<'a> Encoder<'a> {
 
 /// Why a header cannot be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum EncodeError {
     /// The buffer is shorter than the header.
     BufferTooSmall {

@@ -15,6 +15,7 @@ use crate::ring::Waker;
 
 /// What a server was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Asked {
     /// Whether it greets, behind what `forward` sends; where nothing is known of the protocol, whether it can be connected
     /// to.
@@ -27,6 +28,7 @@ pub enum Asked {
 
 /// What was found out about a server.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct ServerFinding {
     /// The relay's name.
     pub relay: String,

@@ -50,7 +50,7 @@ fn refusal(one: &RefusalSeen) -> Value {
 }
 
 fn ring(ring: &RingAccount) -> Value {
-    let RingAccount { accepted, pending, turns, cq_overflows, stale, phantom, replaced, locked } = *ring;
+    let RingAccount { accepted, pending, turns, cq_overflows, stale, phantom, replaced, locked, .. } = *ring;
     json!({
         "accepted": accepted, "pending": pending, "turns": turns, "cq-overflows": cq_overflows, "stale": stale,
         "phantom": phantom, "replaced": replaced, "locked-bytes": locked,
