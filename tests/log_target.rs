@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use rustix::process::Signal;
 
@@ -73,6 +74,41 @@ fn both_outputs_blocked_it_starts_serves_reloads_and_ends() {
         daemon.signal(Signal::TERM);
         assert_eq!(daemon.wait(PATIENCE).code(), Some(0));
     });
+}
+
+#[test]
+fn commands_whose_output_nobody_takes_say_so_or_end_quietly() {
+    let directory = temp_dir();
+    let wrong = directory.path().join("wrong.conf");
+    std::fs::write(&wrong, "nonsense\n").expect("it can be written");
+    let wrong = wrong.to_str().expect("a plain path");
+    let full = || Stdio::from(std::fs::File::options().write(true).open("/dev/full").expect("Linux has it"));
+    let finish = |arguments: &[&str], output: Stdio, errors: Stdio| {
+        let mut command = vestibule();
+        command.args(arguments).stdin(Stdio::null()).stdout(output).stderr(errors);
+        let output = command.spawn().and_then(|child| child.wait_with_output()).expect("it runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let commands: [&[&str]; 6] = [
+        &["check"],
+        &["check", "--dovecot", "auto"],
+        &["config"],
+        &["doctor"],
+        &["doctor", "--backends"],
+        &["encode", "--local"],
+    ];
+    for command in commands {
+        let (code, said) = finish(command, full(), Stdio::piped());
+        assert_eq!((code, said.contains("panicked")), (Some(1), false), "{command:?}: {said}");
+        assert!(said.contains("vestibule: No space left on device (os error 28)"), "{command:?}: {said}");
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let (code, said) = finish(command, writer.into(), Stdio::piped());
+        assert_eq!((code, said.as_str()), (Some(1), ""), "{command:?}");
+    }
+    for command in [&["check", "-c", wrong], &["serve", "-c", wrong]] {
+        assert_eq!(finish(command, full(), full()).0, Some(78), "{command:?}");
+    }
 }
 
 fn pipe_in(directory: &Path) -> PathBuf {

@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use daemon::print;
+
 mod cli;
 mod daemon;
 mod hex;
@@ -10,7 +12,9 @@ fn main() -> ExitCode {
     match cli::run() {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("vestibule: {error}");
+            if !print::is_unread(&error) {
+                print::complain(format_args!("vestibule: {error}"));
+            }
             ExitCode::FAILURE
         }
     }

@@ -1,5 +1,6 @@
 //! `vestibule check`.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,7 +13,7 @@ use vestibule::relay::Forward;
 
 use crate::daemon::configuration::Source;
 use crate::daemon::plan::{self, Means};
-use crate::daemon::{EXIT_CONFIG, Error, configuration, privileges};
+use crate::daemon::{EXIT_CONFIG, Error, configuration, print, privileges};
 
 /// Lines of one kind that are printed.
 const LINES_SHOWN: usize = 200;
@@ -73,12 +74,12 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
     let valid = match examine(source.as_ref())? {
         Ok(loaded) => match limited(&loaded.settings) {
             Ok(steps) => {
-                report(args.file.as_deref(), &loaded);
-                steps.iter().for_each(|step| eprintln!("warning: {step}"));
+                report(args.file.as_deref(), &loaded)?;
+                steps.iter().for_each(|step| print::complain(format_args!("warning: {step}")));
                 loaded.warnings.is_empty() && steps.is_empty() || !args.strict
             }
             Err(error) => {
-                eprintln!("{error}");
+                print::complain(error);
                 false
             }
         },
@@ -88,7 +89,7 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
         }
     };
     let strictly_valid = match (&args.dovecot, &source) {
-        (Some(strict), Some(source)) => dovecot_reads(source, *strict),
+        (Some(strict), Some(source)) => dovecot_reads(source, *strict)?,
         _ => true,
     };
     Ok(if valid && strictly_valid { ExitCode::SUCCESS } else { ExitCode::from(EXIT_CONFIG) })
@@ -114,10 +115,10 @@ fn limited(settings: &Settings) -> Result<Vec<Step>, StartError> {
     engine.within_locked_memory(rings).map(|(_, steps)| steps)
 }
 
-fn report(file: Option<&Path>, loaded: &Loaded) {
+fn report(file: Option<&Path>, loaded: &Loaded) -> io::Result<()> {
     configuration::print_warnings(&loaded.warnings);
     let name = file.unwrap_or(Path::new("built-in configuration")).display();
-    println!("{name}: valid; would listen on");
+    print::line(format_args!("{name}: valid; would listen on"))?;
     let settings = &loaded.settings;
     let lines = settings.services.iter().flat_map(|service| {
         service.listeners.iter().flat_map(move |listener| {
@@ -125,19 +126,20 @@ fn report(file: Option<&Path>, loaded: &Loaded) {
             addresses.map(move |address| line(settings, service, listener, address))
         })
     });
-    print_some(lines, "addresses");
-    print_some(settings.backends.iter().map(backend), "backends");
-    if let Some(certificate) = &settings.ssl_cert {
-        println!("  TLS with the certificate in {}", certificate.path.display());
+    print_some(lines, "addresses")?;
+    print_some(settings.backends.iter().map(backend), "backends")?;
+    match &settings.ssl_cert {
+        Some(certificate) => print::line(format_args!("  TLS with the certificate in {}", certificate.path.display())),
+        None => Ok(()),
     }
 }
 
 /// Of very many lines the first, and how many there are.
-fn print_some(mut lines: impl Iterator<Item = String>, what: &str) {
-    lines.by_ref().take(LINES_SHOWN).for_each(|line| println!("{line}"));
+fn print_some(mut lines: impl Iterator<Item = String>, what: &str) -> io::Result<()> {
+    lines.by_ref().take(LINES_SHOWN).try_for_each(print::line)?;
     match lines.count() {
-        0 => {}
-        more => println!("  and {more} more {what}"),
+        0 => Ok(()),
+        more => print::line(format_args!("  and {more} more {what}")),
     }
 }
 
@@ -185,7 +187,7 @@ fn count(servers: usize) -> String {
     if servers == 1 { "1 server".into() } else { format!("{servers} servers") }
 }
 
-fn dovecot_reads(source: &Source, strict: Strict) -> bool {
+fn dovecot_reads(source: &Source, strict: Strict) -> io::Result<bool> {
     let asked = match strict {
         Strict::Auto => None,
         Strict::V23 => Some(Dovecot::V23),
@@ -193,11 +195,11 @@ fn dovecot_reads(source: &Source, strict: Strict) -> bool {
     };
     let (dovecot, problems) = source.lint(asked);
     match problems.is_empty() {
-        true => println!(
+        true => print::line(format_args!(
             "Dovecot {dovecot} is not known to refuse it: judged are the grammar, names, and values of settings in use here, not the values of others"
-        ),
-        false => eprintln!("Dovecot {dovecot} would refuse it:"),
+        ))?,
+        false => print::complain(format_args!("Dovecot {dovecot} would refuse it:")),
     }
-    problems.iter().for_each(|problem| eprintln!("{problem}"));
-    problems.is_empty()
+    problems.iter().for_each(print::complain);
+    Ok(problems.is_empty())
 }

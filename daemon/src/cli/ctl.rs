@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::daemon::control::{self, Form, NotAsked, Request};
 use crate::daemon::takeover::not_asked;
-use crate::daemon::{Error, configuration};
+use crate::daemon::{Error, configuration, print};
 
 /// Ask a running daemon, or tell it what to do.
 #[derive(clap::Args)]
@@ -103,7 +103,7 @@ struct Server {
 /// Show who was refused of late, why, and what they had sent, the last first.
 ///
 /// Connections that were refused alike (listener, source, reason and what their bytes look like) stand in one line, with
-/// their number; the daemon remembers 256 such lines. Bytes that are not printable ASCII stand as \\xNN. Of a client that speaks
+/// their number; the daemon remembers 256 such lines. Bytes that are not printable ASCII stand as \xNN. Of a client that speaks
 /// TLS, here or with the balancer, stand there what is known of it: the version, the server name that it has asked for, and
 /// whether it has shown a certificate. Why a TLS handshake has failed here stands below the table.
 #[derive(clap::Args)]
@@ -555,7 +555,7 @@ fn asked_where_others_take_over(socket: &Path, form: Form) -> Result<String, Str
             Error::Late | Error::Closed => "; another process may be taking over from it: try again",
             _ => "",
         };
-        not_asked(socket, &error, ", or start one") + words
+        not_asked(socket, &error, "name the control_socket of a running daemon, or its takeover_socket") + words
     })
 }
 
@@ -563,6 +563,7 @@ fn asked_where_others_take_over(socket: &Path, form: Form) -> Result<String, Str
 fn address_of(words: &[String]) -> Result<Option<&str>, Error> {
     match words {
         [] => Ok(None),
+        [explain] if explain == "explain" => Err("`trust explain` needs the address of a peer".into()),
         [address] => Ok(Some(address)),
         [explain, address] if explain == "explain" => Ok(Some(address)),
         _ => Err(format!("{} is no address", words.join(" ")).into()),
@@ -587,7 +588,7 @@ fn follow(request: &Request, daemon: Whom, form: fn(&Value) -> String) -> Result
         let mut enough = false;
         let done = control::follow(&socket, &request, |told| {
             (heard_any, patience_ends) = (true, Instant::now() + NEXT_PATIENCE);
-            enough = print(told, form, once).is_err();
+            enough = show(told, form, once).is_err();
             enough
         });
         match done {
@@ -596,7 +597,7 @@ fn follow(request: &Request, daemon: Whom, form: fn(&Value) -> String) -> Result
             // It is gone: perhaps another one has taken over, or is started.
             Ok(()) | Err(NotAsked::NobodyThere(_) | NotAsked::Failed(_)) if heard_any => {
                 if Instant::now() >= patience_ends {
-                    eprintln!("{}: nobody is left to follow", socket.display());
+                    print::complain(format_args!("{}: nobody is left to follow", socket.display()));
                     return Ok(ExitCode::FAILURE);
                 }
                 std::thread::sleep(NEXT_REST);
@@ -618,15 +619,15 @@ fn follow(request: &Request, daemon: Whom, form: fn(&Value) -> String) -> Result
 
 /// Prints a line of those who are followed, and beside them whom and until when, unless it is said `once`; an error if nobody
 /// reads it.
-fn print(told: &Value, form: fn(&Value) -> String, once: bool) -> std::io::Result<()> {
+fn show(told: &Value, form: fn(&Value) -> String, once: bool) -> std::io::Result<()> {
     if let Some(lost) = told["lost"].as_u64() {
-        eprintln!("{lost} events were lost: they came faster than they were read");
+        print::complain(format_args!("{lost} events were lost: they came faster than they were read"));
     }
     if let (Some(why), false) = (told["end"].as_str(), once) {
-        eprintln!("-- {why}");
+        print::complain(format_args!("-- {why}"));
     }
     if let (Some(pid), false) = (told["pid"].as_u64(), once) {
-        eprintln!("-- process {pid}");
+        print::complain(format_args!("-- process {pid}"));
     }
     if told["event"].is_null() {
         return Ok(());

@@ -14,7 +14,7 @@ use vestibule::config::{
 use vestibule::net::Network;
 use vestibule::tls::{ClientAuthorities, Identity, TlsError};
 
-use super::EXIT_CONFIG;
+use super::{EXIT_CONFIG, print};
 
 /// Warnings that are printed at once.
 const WARNINGS_SHOWN: usize = 100;
@@ -142,15 +142,15 @@ fn leave_ipv6_out(loaded: &mut Loaded) {
 
 /// Prints what is wrong, each on a line of its own, and gives the exit code that says so.
 pub fn refuse(problems: &[Problem]) -> ExitCode {
-    problems.iter().for_each(|problem| eprintln!("{problem}"));
+    problems.iter().for_each(print::complain);
     ExitCode::from(EXIT_CONFIG)
 }
 
 /// Prints warnings, each on a line of its own; of very many the first.
 pub fn print_warnings(warnings: &[Problem]) {
-    warnings.iter().take(WARNINGS_SHOWN).for_each(|warning| eprintln!("warning: {warning}"));
+    warnings.iter().take(WARNINGS_SHOWN).for_each(|warning| print::complain(format_args!("warning: {warning}")));
     if let Some(more) = warnings.len().checked_sub(WARNINGS_SHOWN).filter(|&more| more > 0) {
-        eprintln!("warning: and {more} more warnings");
+        print::complain(format_args!("warning: and {more} more warnings"));
     }
 }
 

@@ -2,7 +2,7 @@
 //! (`tier`), what they are made from (`configuration`, `plan`, `relays`), what
 //! operators are told of a takeover (`takeover`, `successor`),
 //! where operators ask (`control`, `http`), and what the system is asked for (`capacity`, `privileges`, `systemd`, `inherited`,
-//! `init`, `log`).
+//! `init`, `log`). What all commands print goes by `print`.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -18,6 +18,7 @@ mod init;
 mod log;
 mod mailbox;
 pub mod plan;
+pub mod print;
 pub mod privileges;
 mod ready;
 pub mod relays;

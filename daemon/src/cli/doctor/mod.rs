@@ -16,7 +16,7 @@ use vestibule::ring::{self, SLOT_BYTES, Sizes};
 use self::facts::Facts;
 use self::findings::{Finding, Verdict};
 use crate::daemon::plan::{self, Means};
-use crate::daemon::{Error, configuration};
+use crate::daemon::{Error, configuration, print};
 
 /// Say whether this machine can run the daemon, and what keeps it from running well.
 ///
@@ -26,8 +26,8 @@ use crate::daemon::{Error, configuration};
 /// With --backends the servers of its backends are looked at instead.
 #[derive(clap::Args, Default)]
 #[command(after_help = "\
-Exit code: 0, or 1 if the daemon cannot run here or a server does not serve (a line says fail), or 78 if the configuration
-is wrong.
+Exit code: 0, or 1 if the daemon cannot run here or a server does not serve (a line says fail), or 78 if the
+configuration is wrong.
 
 Limits belong to a process: run it as the daemon will run, for example
   systemd-run --pipe -p User=vestibule -p LimitNOFILE=1048576 \\
@@ -55,9 +55,9 @@ pub fn run(args: Args) -> Result<ExitCode, Error> {
         false => machine(&loaded.settings),
     };
     if findings.is_empty() {
-        println!("no service has worker = relay, so there are no servers to look at");
+        print::line("no service has worker = relay, so there are no servers to look at")?;
     }
-    findings.iter().for_each(|finding| println!("{finding}"));
+    findings.iter().try_for_each(print::line)?;
     let can_run = findings.iter().all(|finding| finding.verdict != Verdict::Fail);
     Ok(if can_run { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
