@@ -43,7 +43,7 @@ pub fn start(kind: LogFormat) -> Log {
     let lost = LostLines::default();
     let journal = std::env::var("JOURNAL_STREAM").is_ok_and(|named| is_journal(&named, io::stderr()));
     let form = Form { kind, journal };
-    let (errors, errors_guard) = writer(Target { inner: io::stderr(), form, lost: lost.clone(), told: 0 });
+    let (errors, errors_guard) = writer(Target { inner: io::stderr(), form, lost: lost.clone(), told: 0, torn: false });
     let (output, output_guard) = writer(io::stdout());
     lost.dropped.get_or_init(|| errors.error_counter());
     tracing_subscriber::fmt().with_max_level(Level::INFO).with_writer(errors.clone()).event_format(form).init();
@@ -165,9 +165,31 @@ struct Target<W> {
     form: Form,
     lost: LostLines,
     told: u64,
+    /// A line was taken in part: what comes next begins a line of its own.
+    torn: bool,
 }
 
 impl<W: Write> Target<W> {
+    /// Writes whole lines, behind the end of one that is torn.
+    fn put(&mut self, mut lines: &[u8]) -> io::Result<()> {
+        if self.torn {
+            self.inner.write_all(b"\n")?;
+            self.torn = false;
+        }
+        while !lines.is_empty() {
+            let taken = match self.inner.write(lines) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                taken => taken?,
+            };
+            if taken == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            lines = &lines[taken..];
+            self.torn = !lines.is_empty();
+        }
+        Ok(())
+    }
+
     fn tell_losses(&mut self) -> io::Result<()> {
         let lost = self.lost.count();
         if lost == self.told {
@@ -177,7 +199,7 @@ impl<W: Write> Target<W> {
         let text = losses(lost - self.told);
         // A String takes everything.
         let _ = self.form.write(&mut FormatWriter::new(&mut line), Level::WARN, "vestibule", &text);
-        self.inner.write_all(line.as_bytes())?;
+        self.put(line.as_bytes())?;
         self.told = lost;
         Ok(())
     }
@@ -186,8 +208,9 @@ impl<W: Write> Target<W> {
 impl<W: Write> Write for Target<W> {
     /// A whole line. Takes it in any case: there is nobody who could do something about an error.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self.inner.write_all(line).and_then(|()| self.tell_losses()).is_err() {
-            self.lost.refused.fetch_add(1, Ordering::Relaxed);
+        match self.put(line) {
+            Ok(()) => drop(self.tell_losses()), // or later
+            Err(_) => drop(self.lost.refused.fetch_add(1, Ordering::Relaxed)),
         }
         Ok(line.len())
     }
@@ -310,6 +333,7 @@ mod tests {
             form: Form { kind: LogFormat::Text, journal: true },
             lost: LostLines::default(),
             told: 0,
+            torn: false,
         };
         for _ in 0..3 {
             target.write_all(b"one\n").expect("it takes everything");
@@ -320,6 +344,44 @@ mod tests {
         target.write_all(b"three\n").expect("it takes everything");
         let told = "<4>vestibule: Warning: 3 log lines were lost: standard error was blocked or full\n";
         assert_eq!(target.inner.lines, ["two\n", told, "three\n"]);
+    }
+
+    /// Takes bytes while it has room for them.
+    #[derive(Default)]
+    struct Sheet {
+        room: usize,
+        text: String,
+    }
+
+    impl Write for Sheet {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let taken = bytes.len().min(self.room - self.text.len());
+            self.text.push_str(&String::from_utf8_lossy(&bytes[..taken]));
+            if taken == 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(taken) }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn behind_a_line_that_a_full_disk_has_cut_the_next_one_begins_anew() {
+        let mut target = Target {
+            inner: Sheet { room: 8, text: String::new() },
+            form: Form { kind: LogFormat::Text, journal: true },
+            lost: LostLines::default(),
+            told: 0,
+            torn: false,
+        };
+        for line in ["first\n", "second\n", "third\n"] {
+            target.write_all(line.as_bytes()).expect("it takes everything");
+        }
+        assert_eq!((target.inner.text.as_str(), target.lost.count()), ("first\nse", 2));
+        target.inner.room = 200;
+        target.write_all(b"fourth\n").expect("it takes everything");
+        let told = "<4>vestibule: Warning: 2 log lines were lost: standard error was blocked or full\n";
+        assert_eq!(target.inner.text, format!("first\nse\nfourth\n{told}"));
     }
 
     #[test]
