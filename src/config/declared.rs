@@ -214,7 +214,7 @@ pub const SETTINGS: &[Known] = &[
         scopes: &[Global],
         origin: Vestibule,
         meaning: "\
-            Path of a Unix socket, relative to the file, at most 107 bytes with a dot and the process id behind it. \
+            Path of a Unix socket, relative to the file, as a whole at most 99 bytes. \
             Another process takes over there: see [upgrading](operations.md#upgrading-a-running-daemon); `vestibule \
             ctl` [asks](operations.md#asking-a-running-daemon) there. Its directory must be writable for the \
             daemon's user, and for nobody else; with `chroot` it lies inside. Unset: nobody can take over or ask",
@@ -313,8 +313,8 @@ pub const SETTINGS: &[Known] = &[
         scopes: &[Global],
         origin: Dovecot,
         meaning: "\
-            PEM file with its key, without a pass phrase: `ssl_key = </path`. Dovecot 2.4's name is \
-            `ssl_server_key_file = /path`",
+            PEM file with its key, without a pass phrase: RSA of 2048 to 4096 bits, ECDSA on P-256 or P-384, or \
+            Ed25519: `ssl_key = </path`. Dovecot 2.4's name is `ssl_server_key_file = /path`",
     },
     Known {
         name: "ssl_min_protocol",

@@ -14,6 +14,7 @@ pub(super) fn told(text: &str) -> Option<(u32, String)> {
     let mut significant = lines.filter(|(line, _)| !line.is_empty() && !line.starts_with('#')).peekable();
     let (first, number) = *significant.peek()?;
     let what = match first.as_bytes()[0] {
+        b'[' if is_heading(first) => Some("TOML, or an INI file"),
         b'{' | b'[' => Some("JSON"),
         b'<' => Some("XML or HTML"),
         _ if first == "---" => Some("YAML"),
@@ -28,6 +29,12 @@ pub(super) fn told(text: &str) -> Option<(u32, String)> {
 
 fn message(what: &str) -> String {
     format!("this is {what}, not Dovecot's syntax (KEY = VALUE, TYPE NAME {{ ... }})")
+}
+
+/// `[name]` alone on its line.
+fn is_heading(line: &str) -> bool {
+    let name = line.trim_matches(['[', ']']);
+    line.ends_with(']') && name.starts_with(|c: char| c.is_ascii_alphabetic()) && !name.contains([',', '"'])
 }
 
 /// A section of HAProxy's begins with a line of its own, without a brace.
@@ -56,6 +63,9 @@ mod tests {
         for (text, line, what) in [
             ("{\"listeners\": []}\n", 1, "JSON"),
             ("\n[\n 1\n]\n", 2, "JSON"),
+            ("[service.imap-login]\nport = 143\n", 1, "TOML"),
+            ("[\"a\"]\n", 1, "JSON"),
+            ("[a, b]\n", 1, "JSON"),
             ("<?xml version=\"1.0\"?>\n", 1, "XML"),
             ("---\nport: 5\n", 1, "YAML"),
             ("# c\nglobal\n    maxconn 5\n", 2, "HAProxy"),

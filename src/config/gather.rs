@@ -39,6 +39,8 @@ pub(super) struct Gathered {
 
 /// Unknown words that are told.
 const UNKNOWN_MAX: usize = 50;
+/// Settings that say where a listener or a server is.
+const PLACES: [&str; 2] = ["address", "port"];
 /// The last one is told as all that follow.
 const UNKNOWN_NOTED: usize = UNKNOWN_MAX + 1;
 
@@ -304,7 +306,7 @@ impl Gathered {
                 }
                 Entry::Setting(setting) => match names::canonical(Scope::Listener, &setting.key) {
                     Some("name") => {}
-                    Some(name) => drop(values.insert(name, setting)),
+                    Some(name) => self.put(values, name, setting),
                     None => self.leave(Scope::Listener, &setting),
                 },
                 Entry::Section(inner) => {
@@ -354,10 +356,11 @@ impl Gathered {
             servers.push(RawServer { name, at: section.at, values: Values::new() });
             servers.len() - 1
         });
+        let mut values = std::mem::take(&mut servers[index].values);
         for entry in section.entries {
             match entry {
                 Entry::Setting(setting) => match names::canonical(Scope::Server, &setting.key) {
-                    Some(name) => drop(self.backends[backend].servers[index].values.insert(name, setting)),
+                    Some(name) => self.put(&mut values, name, setting),
                     None => self.leave(Scope::Server, &setting),
                 },
                 Entry::Section(inner) => {
@@ -368,6 +371,20 @@ impl Gathered {
                     );
                 }
             }
+        }
+        self.backends[backend].servers[index].values = values;
+    }
+
+    /// Of two values for one setting the last counts, as in Dovecot. Where one file gives a listener or a server two places, a
+    /// section was more likely copied than meant to be changed, and the first place would silently not be served.
+    fn put(&mut self, values: &mut Values, name: &'static str, setting: Setting) {
+        let at = setting.at.clone();
+        let Some(before) = values.insert(name, setting) else { return };
+        let after = &values[name];
+        if PLACES.contains(&name) && before.at.file == at.file && before.value != after.value {
+            let words = "sections of one type and name are one, and the last value counts";
+            let remedy = "give this one a name of its own, if it is to be another";
+            self.warnings.push(at.problem(format!("{name} replaces that of {}: {words}; {remedy}", before.at)));
         }
     }
 

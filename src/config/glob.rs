@@ -8,6 +8,11 @@ const MATCHES_MAX: usize = 1000;
 /// Alternatives that the braces of one pattern may spell out.
 const ALTERNATIVES_MAX: usize = 64;
 
+/// Whether a pattern can match one path only.
+pub(super) fn is_literal(pattern: &str) -> bool {
+    !pattern.contains(['*', '?', '[', '{'])
+}
+
 /// The files that match, sorted within each alternative; a relative pattern starts at `base`. Directories are left out.
 pub(super) fn files(base: &Path, pattern: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();

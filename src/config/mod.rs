@@ -20,6 +20,7 @@ mod names;
 mod reference;
 mod servers;
 mod settings;
+mod slips;
 mod source;
 mod syntax;
 mod tls;

@@ -15,7 +15,7 @@ use rustix::io::retry_on_intr;
 use super::lint::Dovecot;
 use super::syntax::{self, Element, Parsed, SyntaxError, Value};
 use super::variables::Variables;
-use super::{Problem, foreign, glob, names};
+use super::{Problem, foreign, glob, names, slips};
 
 /// Largest configuration in bytes, all files together.
 pub const SIZE_MAX: usize = 16 << 20;
@@ -232,6 +232,13 @@ fn content_of(file: impl Read, size: u64, limit: usize, limit_of: fmt::Arguments
     if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
         return Err(io::Error::other("it is UTF-16: save it as UTF-8"));
     }
+    // The same without a mark at its beginning.
+    if matches!(bytes[..], [b' '..=b'~', 0, ..] | [0, b' '..=b'~', ..]) {
+        return Err(io::Error::other("it is UTF-16: save it as UTF-8"));
+    }
+    if bytes.contains(&b'\r') && !bytes.contains(&b'\n') {
+        return Err(io::Error::other("its lines end with CR alone: save it with LF or CR LF"));
+    }
     Ok(match String::from_utf8(bytes) {
         Ok(text) => text,
         Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
@@ -305,7 +312,7 @@ impl Reader {
             Ok(parsed) => parsed,
             Err(SyntaxError { dovecot, remedy }) => {
                 self.document.lint.push(at.problem(dovecot));
-                return self.broken(at, format!("{dovecot} ({remedy})"));
+                return self.broken(at, format!("{dovecot} ({})", slips::of_line(text).unwrap_or(remedy)));
             }
         };
         self.document.lint.extend(refused_by_dovecot.map(|words| at.problem(words)));
@@ -391,7 +398,8 @@ impl Reader {
         let paths = glob::files(&base, pattern);
         if paths.is_empty() && required {
             self.document.lint.push(at.problem("No matches"));
-            self.problem(at, format!("No matches (for !include {pattern}; !include_try permits that)"));
+            let why = glob::is_literal(pattern).then(|| why_not_a_file(&base.join(pattern))).unwrap_or_default();
+            self.problem(at, format!("No matches (for !include {pattern}{why}; !include_try permits that)"));
         }
         for path in paths {
             if depth + 1 > INCLUDE_DEPTH_MAX || self.files >= FILES_MAX {
@@ -425,13 +433,43 @@ impl Reader {
     fn finish(mut self) -> Document {
         if let Some(section) = self.open.last() {
             let at = section.at.clone();
-            let words = format!("Missing '}}' (section started at {}:{})", at.file.display(), at.line);
+            let mut words = format!("Missing '}}' (section started at {}:{})", at.file.display(), at.line);
             self.document.lint.push(at.problem(words.as_str()));
             if !self.document.broken {
+                if let Some(inner) = self.open.iter().find_map(misplaced) {
+                    let name = inner.name.as_deref().map(|name| format!(" {name}")).unwrap_or_default();
+                    words += &format!(
+                        "; {}{name} begins inside of it ({}): is a '}}' missing before?",
+                        inner.kind, inner.at
+                    );
+                }
                 self.broken(&at, words);
             }
         }
         self.document
+    }
+}
+
+/// A section that stands in another one where it never belongs: before it one was not closed.
+fn misplaced(section: &Section) -> Option<&Section> {
+    section.entries.iter().find_map(|entry| match entry {
+        Entry::Section(inner)
+            if ["service", "backend"].contains(&inner.kind.as_str()) || inner.kind == section.kind =>
+        {
+            Some(inner)
+        }
+        Entry::Section(inner) => misplaced(inner),
+        Entry::Setting(_) => None,
+    })
+}
+
+/// Why the one path that an include names is no file to be read, as far as that is not said by "no matches".
+fn why_not_a_file(path: &Path) -> String {
+    match path.metadata() {
+        Ok(found) if found.is_dir() => ": it is a directory, write DIRECTORY/*.conf".into(),
+        Ok(_) => ": it is no file".into(),
+        Err(_) if path.is_symlink() => ": it is a link to what is not there".into(),
+        Err(error) => format!(": {error}"),
     }
 }
 
@@ -469,6 +507,7 @@ impl<'a> Lines<'a> {
         loop {
             let Some(physical) = self.physical() else {
                 joined.cut_short = continues;
+                joined.text.truncate(joined.text.trim_end().len());
                 return continues.then_some(joined);
             };
             joined.number = self.number;
@@ -476,6 +515,7 @@ impl<'a> Lines<'a> {
             joined.ambiguous |= ambiguous;
             if text.is_empty() {
                 joined.cut_short = continues;
+                joined.text.truncate(joined.text.trim_end().len());
                 return Some(joined);
             }
             let (part, more) = syntax::continued(text).map_or((text, false), |part| (part, true));

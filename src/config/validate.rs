@@ -11,6 +11,7 @@ use super::gather::{Gathered, RawBackend, RawListener, RawService, Values};
 use super::groups;
 use super::names;
 use super::settings::*;
+use super::slips;
 use super::source::{self, Setting};
 use super::syntax::Value;
 use super::value;
@@ -26,6 +27,12 @@ use crate::proxy::Rules;
 /// Below this a lost segment cannot be sent again in time (the initial retransmission timeout is 1 s, doubled after).
 const TIMEOUT_SENSIBLE: Duration = Duration::from_secs(3);
 /// Who may send a header.
+/// Bytes of a Unix socket's path (unix(7), less the NUL behind it); of one that is put in its place by rename(2), which is bound
+/// with a dot and the process id behind its name, pid_max being at most 4194304.
+const SOCKET_PATH_MAX: usize = 107;
+const SOCKET_PLACED_MAX: usize = SOCKET_PATH_MAX - ".4194304".len();
+/// What is wrong with a listener that was meant and has no port.
+const NO_PORT: &str = "not listened on, because it has no port; add port = N";
 const TRUSTED: &str = "haproxy_trusted_networks";
 const SHADOW: &str = "shadow_trusted_networks";
 /// Longest ALPN name in bytes (RFC 7301).
@@ -92,7 +99,7 @@ pub(super) fn settings(root: &Path, gathered: &mut Gathered) -> Settings {
         header_limit,
         drain_timeout: check.drain_timeout(&values),
         drain_delay: check.drain_delay(&values),
-        takeover_socket: check.path(&values, "takeover_socket"),
+        takeover_socket: check.socket(&values, "takeover_socket", SOCKET_PLACED_MAX),
         control_socket: check.control_socket(&values),
         http_listen: check.http_listen(&values, &services),
         http_hosts: check.http_hosts(&values),
@@ -317,7 +324,7 @@ impl Check<'_> {
         }
         self.no_effect(values, &["workers"], "with worker = handoff");
         let mode = self.with(values, "handoff_mode", value::mode).unwrap_or(HANDOFF_MODE_DEFAULT);
-        let socket = self.path(values, "handoff_socket");
+        let socket = self.socket(values, "handoff_socket", SOCKET_PATH_MAX);
         if socket.is_none() {
             let words = "worker = handoff needs to know where receivers connect: write handoff_socket = /run/vestibule/NAME.sock";
             self.problem(&raw.at, format!("service {}: {words}", raw.name));
@@ -499,7 +506,7 @@ impl Check<'_> {
         // Packaged files have empty listeners as an example; one with settings was meant.
         if port.is_none() && !raw.values.is_empty() && !raw.values.contains_key("port") {
             let name = raw.name.as_deref().unwrap_or("without a name");
-            self.warn(&raw.at, format!("inet_listener {name}: not listened on, because it has no port; add port = N"));
+            self.warn(&raw.at, format!("inet_listener {name}: {NO_PORT}"));
         }
         port.filter(|&port| port != 0)
     }
@@ -665,6 +672,9 @@ impl Check<'_> {
         let listeners: Vec<&InetListener> = services.iter().flat_map(|service| &service.listeners).collect();
         if listeners.is_empty() && self.problems.is_empty() {
             let words = "nothing to listen on: no service has an inet_listener with a port. Dovecot's implicit ones are not bound; write, for example, service imap-login { inet_listener imap { port = 143 } }";
+            // Nearer to the cause than the words above, if there are such.
+            let without_port = self.warnings.iter().filter(|warning| warning.message.ends_with(NO_PORT)).cloned();
+            self.problems.extend(without_port.collect::<Vec<_>>());
             self.problem(&Place { file: root.into(), line: 0 }, words.into());
         }
         if let Some(first) = listeners.get(LISTENERS_MAX) {
@@ -698,10 +708,21 @@ impl Check<'_> {
 
     /// Not the takeover's: each has a file of its own.
     fn control_socket(&mut self, values: &Values) -> Option<PathBuf> {
-        let path = self.path(values, "control_socket")?;
+        let path = self.socket(values, "control_socket", SOCKET_PLACED_MAX)?;
         if self.path(values, "takeover_socket").as_ref() == Some(&path) {
             let at = &values.get("control_socket")?.at;
             self.problem(at, "control_socket is the same as takeover_socket: name another file".to_owned());
+        }
+        Some(path)
+    }
+
+    /// The path of a Unix socket.
+    fn socket(&mut self, values: &Values, name: &str, max: usize) -> Option<PathBuf> {
+        let path = self.path(values, name)?;
+        let length = path.as_os_str().len();
+        if length > max {
+            let words = format!("{name}: {} has {length} bytes, and at most {max} are possible", path.display());
+            self.problem(&values.get(name)?.at, words);
         }
         Some(path)
     }
@@ -763,7 +784,7 @@ impl Check<'_> {
     ) -> Option<T> {
         let setting = values.get(name)?;
         let text = self.text(setting)?;
-        parse(&text).map_err(|words| self.problem(&setting.at, words)).ok()
+        parse(&text).map_err(|words| self.problem(&setting.at, slips::noted(&text, words))).ok()
     }
 
     /// The value of a setting in use: variables must have been resolved, and `<path` is read now.

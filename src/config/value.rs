@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use super::slips;
 use crate::net::Network;
 
 /// `yes`, `y` or `no` in any case, or `1`; as in Dovecot, no other word for no.
@@ -55,7 +56,9 @@ pub(super) fn time(text: &str) -> Result<Duration, String> {
     let seconds = match unit_seconds(unit).ok_or_else(invalid)? {
         Unit::Seconds(each) => n.checked_mul(each),
         Unit::Milliseconds if n.is_multiple_of(1000) => Some(n / 1000),
-        Unit::Milliseconds => return Err(format!("Milliseconds not supported for this setting: {text}")),
+        Unit::Milliseconds => {
+            return Err(format!("Milliseconds not supported for this setting: {text}"));
+        }
     };
     seconds.filter(|&s| s <= u64::from(u32::MAX)).map(Duration::from_secs).ok_or_else(too_large)
 }
@@ -158,7 +161,10 @@ pub(super) fn network(text: &str) -> Result<(Network, bool), String> {
     };
     match without_brackets(&unscoped).parse() {
         Ok(network) => Ok((network, scoped)),
-        Err(reason) => Err(format!("Invalid network '{text}': {reason}")),
+        Err(reason) => Err(slips::noted(
+            text,
+            format!("Invalid network '{text}': {reason}{}", slips::instead_of_network(&unscoped)),
+        )),
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::pem::{Error as PemError, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{NoServerSessionStorage, ProducesTickets};
 use rustls::sign::CertifiedKey;
@@ -19,6 +19,7 @@ use rustls::{ALL_VERSIONS, InconsistentKeys, ServerConfig, SupportedProtocolVers
 
 use super::clients::ClientAuthorities;
 use super::names::Shown;
+use super::pem;
 
 /// Largest certificate or key file that is read, in bytes.
 pub const PEM_FILE_MAX: u64 = 1024 * 1024;
@@ -159,17 +160,21 @@ pub enum TlsError {
         /// The file.
         path: PathBuf,
         /// What is broken.
-        error: pem::Error,
+        error: PemError,
     },
     /// The file has no certificate in it.
     NoCertificate {
         /// The file.
         path: PathBuf,
+        /// What it holds instead, and what to do.
+        instead: &'static str,
     },
     /// The file has no key in it that can be used without a pass phrase.
     NoKey {
         /// The file.
         path: PathBuf,
+        /// What it holds instead, and what to do.
+        instead: &'static str,
     },
     /// The first certificate is not one that a server can show.
     Certificate {
@@ -207,16 +212,20 @@ impl fmt::Display for TlsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             TlsError::Unreadable { path, error } => write!(f, "cannot read {}: {error}", path.display()),
-            TlsError::Pem { path, error } => write!(f, "{} is not valid PEM: {error}", path.display()),
-            TlsError::NoCertificate { path } => {
-                write!(f, "no certificate in {} (expected -----BEGIN CERTIFICATE-----)", path.display())
+            TlsError::Pem { path, error } => {
+                write!(f, "{} is not valid PEM: {}", path.display(), pem::broken(error))
             }
-            TlsError::NoKey { path } => {
-                let path = path.display();
-                write!(f, "no unencrypted private key in {path} (to remove a pass phrase: openssl pkey -in {path})")
+            TlsError::NoCertificate { path, instead } => {
+                write!(f, "no certificate in {} (expected -----BEGIN CERTIFICATE-----): {instead}", path.display())
+            }
+            TlsError::NoKey { path, instead } => {
+                write!(f, "no unencrypted private key in {}: {instead}", path.display())
             }
             TlsError::Certificate { path, error } => write!(f, "certificate {} is unusable: {error}", path.display()),
-            TlsError::Key { path, error } => write!(f, "private key {} is unusable: {error}", path.display()),
+            TlsError::Key { path, error } => {
+                let of_use = pem::KEYS_OF_USE;
+                write!(f, "private key {} is unusable; of use is {of_use}: {error}", path.display())
+            }
             TlsError::Mismatch { certificate, key } => {
                 write!(f, "private key {} does not belong to certificate {}", key.display(), certificate.display())
             }
@@ -256,14 +265,18 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
         .collect::<Result<_, _>>()
         .map_err(|error| TlsError::Pem { path: path.into(), error })?;
     if chain.is_empty() {
-        return Err(TlsError::NoCertificate { path: path.into() });
+        return Err(TlsError::NoCertificate { path: path.into(), instead: pem::instead(&content) });
     }
     Ok(chain)
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|error| match error {
-        pem::Error::NoItemsFound => TlsError::NoKey { path: path.into() },
+    let content = read(path)?;
+    PrivateKeyDer::from_pem_slice(&content).map_err(|error| match error {
+        // The older form of encryption is headers in the section, which no reader of keys in clear knows.
+        error if matches!(error, PemError::NoItemsFound) || pem::has_pass_phrase(&content) => {
+            TlsError::NoKey { path: path.into(), instead: pem::instead(&content) }
+        }
         error => TlsError::Pem { path: path.into(), error },
     })
 }
@@ -335,6 +348,15 @@ mod tests {
         let noise = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         let noise = files.with("noise.pem", noise);
         let noise_key = files.with("noise-key.pem", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n");
+        let section = |kind: &str| format!("-----BEGIN {kind}-----\nAAAA\n-----END {kind}-----\n");
+        let request = files.with("request.pem", &section("CERTIFICATE REQUEST"));
+        let trusted = files.with("trusted.pem", &section("TRUSTED CERTIFICATE"));
+        let parameters = files.with("parameters.pem", &section("EC PARAMETERS"));
+        let traditional = section("RSA PRIVATE KEY").replacen("\nAAAA", "\nProc-Type: 4,ENCRYPTED\n\nAAAA", 1);
+        let traditional = files.with("traditional.pem", &traditional);
+        let joined = files.with("joined.pem", &section("PRIVATE KEY").replacen("-----\n", "-----x\n", 1));
+        let binary = files.with("binary.der", "0\u{1}\u{2}");
+        let (empty, text) = (files.with("empty.pem", ""), files.with("text.pem", "nothing\n"));
         let huge = files.with("huge.pem", &"x".repeat(PEM_FILE_MAX as usize + 1));
         let (certificate, key) = (files.with("cert.pem", &certificate), files.with("key.pem", &key));
         let other_key = files.with("other.pem", &other_key);
@@ -342,12 +364,41 @@ mod tests {
             (&missing, &key, "missing.pem", "cannot read"),
             (&certificate, &missing, "missing.pem", "cannot read"),
             (&huge, &key, "huge.pem", "larger than"),
-            (&key, &key, "key.pem", "no certificate in"),
-            (&certificate, &certificate, "cert.pem", "no unencrypted private key in"),
-            (&certificate, &encrypted, "encrypted.pem", "openssl pkey"),
-            (&cut, &key, "cut.pem", "is not valid PEM"),
+            (&key, &key, "key.pem", "CERTIFICATE-----): it holds a private key: are two settings exchanged?"),
+            (&certificate, &certificate, "cert.pem", ": it holds a certificate: are two settings exchanged?"),
+            (
+                &certificate,
+                &encrypted,
+                "encrypted.pem",
+                "its key has a pass phrase, which `openssl pkey -in OLD -out NEW`",
+            ),
+            (
+                &certificate,
+                &traditional,
+                "traditional.pem",
+                "its key has a pass phrase, which `openssl pkey -in OLD -out NEW`",
+            ),
+            (&cut, &key, "cut.pem", "is not valid PEM: a line -----END CERTIFICATE----- is missing"),
+            (
+                &certificate,
+                &joined,
+                "joined.pem",
+                "is not valid PEM: a section begins with \"-----BEGIN PRIVATE KEY-----x\"",
+            ),
+            (&empty, &key, "empty.pem", ": it is empty"),
+            (&request, &key, "request.pem", ": it holds a request"),
+            (&trusted, &key, "trusted.pem", "`openssl x509 -in OLD -out NEW`"),
+            (&parameters, &key, "parameters.pem", ": what it holds is something else"),
+            (&binary, &key, "binary.der", "`openssl x509 -inform DER`"),
+            (&certificate, &binary, "binary.der", "`openssl pkey -inform DER`"),
+            (&text, &key, "text.pem", ": it is not PEM"),
             (&noise, &key, "noise.pem", "certificate"),
-            (&certificate, &noise_key, "noise-key.pem", "private key"),
+            (
+                &certificate,
+                &noise_key,
+                "noise-key.pem",
+                "is unusable; of use is RSA of 2048 to 4096 bits, ECDSA on P-256",
+            ),
             (&certificate, &other_key, "other.pem", "does not belong to certificate"),
         ] {
             let text = refusal(certificate, key);

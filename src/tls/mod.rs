@@ -18,6 +18,7 @@ mod handshake;
 mod identity;
 mod keys;
 mod names;
+mod pem;
 mod session;
 mod subject;
 mod termination;
