@@ -139,7 +139,7 @@ fn whoever_cannot_be_answered_is_told_what_to_do() {
     let (file, nobody) = (file.to_string_lossy().into_owned(), directory.path().join("nobody.sock"));
     for (arguments, code, words) in [
         (&["-c", &*file][..], 1, "control_socket is not set; add `control_socket = "),
-        (&["--socket", &nobody.to_string_lossy()], 1, "nobody listens there: name the takeover_socket"),
+        (&["--socket", &nobody.to_string_lossy()], 1, "nobody listens there: name the control_socket"),
         (&["-c", "/nonexistent/t.conf"], 78, "cannot be read"),
         (&[], 2, "--socket <PATH>"),
     ] {

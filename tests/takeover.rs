@@ -5,6 +5,7 @@
 
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,8 +17,8 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use tempfile::TempDir;
 
 use crate::support::client::{Client, TRUSTED, address, loopback};
-use crate::support::daemon::{Daemon, counted, haproxy_configuration};
-use crate::support::process::run;
+use crate::support::daemon::{Daemon, counted, haproxy_configuration, vestibule, vestibule_run};
+use crate::support::process::{kill_by_id, run};
 use crate::support::steady::{Outcome, steady};
 use crate::support::{PATIENCE, free_port, header, is_listening, number_from, temp_dir, wait_until};
 use crate::tls::join;
@@ -575,6 +576,87 @@ fn usr2_without_a_takeover_socket_says_what_is_missing() {
     daemon.signal(Signal::USR2);
     daemon.wait_for_output("no process is started to take over: takeover_socket is not set");
     daemon.stop();
+}
+
+#[test]
+fn sockets_whose_files_were_removed_are_put_back_by_a_reload_and_by_usr2() {
+    let directory = temp_dir();
+    let place = directory.path().join("run");
+    let (control, takeover) = (place.join("control.sock"), place.join("takeover.sock"));
+    std::fs::create_dir(&place).expect("it is ours");
+    let globals = format!("control_socket = {}\ntakeover_socket = {}", control.display(), takeover.display());
+    let (mut daemon, _) = Daemon::haproxy(&globals, "");
+    daemon.wait_for_output("is ready");
+    std::fs::remove_dir_all(&place).expect("it is ours");
+    daemon.signal(Signal::HUP);
+    daemon.wait_for_output("nobody can connect any more: ");
+    daemon.wait_for_output("reloaded: accepting on");
+    std::fs::create_dir(&place).expect("it is ours");
+    daemon.signal(Signal::HUP);
+    daemon.wait_for_output("the file of control_socket was gone, and is there again");
+    daemon.wait_for_output("the file of takeover_socket was gone, and is there again");
+    let asked = vestibule_run(&["ctl", "bans", "--socket", &control.to_string_lossy()], b"");
+    assert_eq!(asked.code, Some(0), "{asked:?}");
+    std::fs::remove_file(&takeover).expect("it is ours");
+    daemon.signal(Signal::USR2);
+    daemon.wait_for_output("has taken over from process");
+    end_newest(&daemon.output());
+    assert_eq!(daemon.wait(PATIENCE).code(), Some(0), "{}", daemon.output());
+}
+
+#[test]
+fn usr2_with_a_program_that_is_broken_says_so_and_the_running_one_goes_on() {
+    let directory = temp_dir();
+    let program = directory.path().join("vestibule");
+    let install = |text: Option<&str>| {
+        // Never written to in place: it may be running.
+        let _ = std::fs::remove_file(&program);
+        match text {
+            Some(text) => std::fs::write(&program, text).expect("it is ours"),
+            None => drop(std::fs::copy(vestibule().get_program(), &program).expect("it can be copied")),
+        }
+        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).expect("it is ours");
+    };
+    install(None);
+    let port = free_port();
+    let globals = format!("takeover_socket = {}", directory.path().join("takeover.sock").display());
+    let run = format!("shift; exec {} \"$@\"", program.display());
+    let wrapper = ["sh", "-c", &run, "sh"];
+    let mut daemon = Daemon::start_under(&wrapper, &haproxy_configuration(port, &globals, ""), &[port]);
+    daemon.wait_for_output("is ready");
+    let upgrade = |words: &str| {
+        daemon.signal(Signal::USR2);
+        daemon.wait_for_output(words);
+    };
+    std::fs::remove_file(&program).expect("it is ours");
+    upgrade(&format!("no process is started to take over: {}: No such file", program.display()));
+    install(Some("no program\n"));
+    upgrade(&format!("{}: Exec format error", program.display()));
+    install(Some("#!/bin/sh\nexit 0\n"));
+    upgrade(" has ended with exit code 0: this one goes on");
+    install(Some("#!/bin/sh\nexit 3\n"));
+    upgrade(" has ended with exit code 3: this one goes on");
+    install(Some("#!/bin/sh\nexec sleep 600\n"));
+    let started = || daemon.output().matches("is started to take over").count();
+    let before = started();
+    daemon.signal(Signal::USR2);
+    assert!(wait_until(PATIENCE, || started() > before), "{}", daemon.output());
+    upgrade(", which was started for that, is still at it; end it if it hangs");
+    let output = daemon.output();
+    let hangs = output.rsplit_once(", which was started").and_then(|(head, _)| head.rsplit_once("process "));
+    kill_by_id(hangs.and_then(|(_, pid)| pid.parse().ok()).expect("its number is told"), Signal::TERM);
+    daemon.wait_for_output(" has ended with exit code 143: this one goes on");
+    assert_eq!(Client::send_to(loopback(port), &header::local()).whoami()["command"], "LOCAL");
+    install(None);
+    upgrade("has taken over from process");
+    end_newest(&daemon.output());
+    assert_eq!(daemon.wait(PATIENCE).code(), Some(0), "{}", daemon.output());
+}
+
+/// Ends the process that one with this output has started, and that writes where it does: until then the output does not end.
+fn end_newest(output: &str) {
+    let newest = output.rsplit_once(" is started to take over").and_then(|(head, _)| head.rsplit_once("process "));
+    kill_by_id(newest.and_then(|(_, pid)| pid.parse().ok()).expect("its number is told"), Signal::TERM);
 }
 
 /// A process that is nobody's child here; ended when dropped.

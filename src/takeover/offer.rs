@@ -202,6 +202,11 @@ impl Offer {
         self.place.publish()
     }
 
+    /// Puts the socket back where its file was removed: see [`Place::restore`].
+    pub fn restore(&self) -> bool {
+        self.place.restore()
+    }
+
     /// Hears those who ask to take over, or for the counters, one after the other, until the offer was left, or another
     /// process has taken over for good. It blocks: give it a thread.
     ///

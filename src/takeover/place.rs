@@ -148,6 +148,29 @@ impl Place {
         }
     }
 
+    /// Listens again where somebody has removed the file, perhaps with its directory, which is there again: otherwise nobody
+    /// could connect until the process ends. Whatever is at the path by now stays. Tells whether it was so; what fails is in the
+    /// log, too.
+    ///
+    /// ```
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("control");
+    /// let control = vestibule::takeover::Place::stream(&path)?;
+    /// control.publish()?;
+    /// std::fs::remove_file(&path)?;
+    /// assert!(control.restore() && path.exists());
+    /// assert!(!control.restore(), "it is there");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn restore(&self) -> bool {
+        let missing = || fs::symlink_metadata(&self.path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        if self.listener().is_none() || !missing() {
+            return false;
+        }
+        self.take_back();
+        !missing()
+    }
+
     /// What listens there; `None` once it was left or closed. Whoever waits on it to accept is woken by an error then.
     pub fn listener(&self) -> Option<Arc<OwnedFd>> {
         lock(&self.held).listening.as_ref().map(|listening| listening.socket.clone())

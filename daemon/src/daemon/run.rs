@@ -80,7 +80,7 @@ pub fn run(file: Option<PathBuf>, takeover: Option<PathBuf>) -> Result<ExitCode,
         let (tell, legacy) = (tell.clone(), means.legacy.clone());
         thread::Builder::new().name("predecessor".into()).spawn(move || await_its_end(&before, &legacy, &tell))?;
     }
-    let control = control.map(Arc::new);
+    let (control, offer) = (control.map(Arc::new), offer.map(Arc::new));
     let parts = Parts {
         file,
         settings,
@@ -88,6 +88,7 @@ pub fn run(file: Option<PathBuf>, takeover: Option<PathBuf>) -> Result<ExitCode,
         engine,
         predecessor,
         control: control.clone(),
+        offer: offer.clone(),
         facts: Facts::new(log.lost_lines()),
         events: tell.clone(),
     };
@@ -95,7 +96,6 @@ pub fn run(file: Option<PathBuf>, takeover: Option<PathBuf>) -> Result<ExitCode,
     let tier = Arc::new(Mutex::new(tier));
     let watcher = Watcher::new(tier.clone());
     lock(&tier).serve_http(watcher.clone(), http);
-    let offer = offer.map(Arc::new);
     if let Some(offer) = offer.clone() {
         let tier = tier.clone();
         let body = move || offer.serve(&tier);
@@ -218,7 +218,15 @@ fn nobody_else_is_at(setting: &str, path: &Option<PathBuf>, is_served: fn(&PathB
 
 /// The process that listens at `path`, to be taken over from.
 fn claim_at(path: &Path) -> Result<Claim, String> {
-    let said = |error| format!("--takeover {}", not_asked(path, &error, ", or start without --takeover"));
+    let otherwise = "name the takeover_socket of the running daemon, or start without --takeover";
+    let said = |error| {
+        let words = match error {
+            // Whoever waits for his turn hears nothing else when the one before him has had his.
+            takeover::Error::Closed => ": it has ended, or yet another process has taken over from it; try again",
+            _ => "",
+        };
+        format!("--takeover {}{words}", not_asked(path, &error, otherwise))
+    };
     Claim::connect(path).map_err(said)
 }
 

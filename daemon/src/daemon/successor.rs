@@ -12,18 +12,31 @@ const REPLACED: &str = " (deleted)";
 /// tells its number.
 ///
 /// # Errors
-/// If there is no such program, or no process can be had.
-pub fn start(file: Option<&Path>, socket: &Path) -> io::Result<u32> {
-    let mut command = Command::new(program(&std::env::current_exe()?));
+/// If there is no such program, or no process can be had, in words.
+pub fn start(file: Option<&Path>, socket: &Path) -> Result<u32, String> {
+    let program = program(&std::env::current_exe().map_err(|error| error.to_string())?);
+    let mut command = Command::new(&program);
     command.arg("serve").args(file.iter().flat_map(|file| [Path::new("-c"), file]));
     command.arg("--takeover").arg(socket).stdin(Stdio::null());
     // They speak of this process; without WATCHDOG_PID the watchdog is whoever's it reaches (sd_watchdog_enabled(3)).
     for name in ["WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
         command.env_remove(name);
     }
-    let child = command.spawn()?;
+    let child = command
+        .spawn()
+        .map_err(|error| format!("{}: {error}{}: install the program there", program.display(), remark(&error)))?;
     tracing::info!(event = "takeover", "process {} is started to take over", child.id());
     Ok(child.id()) // SIGCHLD tells of its end
+}
+
+/// What the system's words do not say of a program that cannot be started.
+fn remark(error: &io::Error) -> &'static str {
+    match error.kind() {
+        // execve(2) says so also of a program whose interpreter is missing.
+        io::ErrorKind::NotFound => "; the program, or what it needs to be loaded, is not there",
+        io::ErrorKind::PermissionDenied => "; it must be executable for the user that the daemon runs as",
+        _ => "",
+    }
 }
 
 fn program(running: &Path) -> PathBuf {

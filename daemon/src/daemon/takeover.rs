@@ -4,14 +4,18 @@
 use std::io;
 use std::path::Path;
 
+use rustix::io::Errno;
 use vestibule::takeover::Error;
 
 /// Why the process that listens at `path` cannot be asked. `otherwise` is what to do if there is none.
 pub fn not_asked(path: &Path, error: &Error, otherwise: &str) -> String {
     match error {
-        Error::Nobody { .. } => format!("{error}: name the takeover_socket of the running daemon{otherwise}"),
+        Error::Nobody { .. } => format!("{error}: {otherwise}"),
         Error::Path { error: cause, .. } if cause.kind() == io::ErrorKind::PermissionDenied => {
             format!("{error}; only root and the user of the running daemon may ask")
+        }
+        Error::Path { error: cause, .. } if cause.raw_os_error() == Some(Errno::PROTOTYPE.raw_os_error()) => {
+            format!("{error}; a socket of another kind is there, such as a control_socket: {otherwise}")
         }
         Error::Path { .. } => error.to_string(),
         _ => format!("{}: {error}", path.display()),
@@ -45,8 +49,8 @@ mod tests {
     fn an_unreachable_place_is_named_with_a_remedy() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("nobody");
-        let nobody = not_asked(&path, &Claim::connect(&path).expect_err("nobody listens"), ", or start one");
-        assert!(nobody.ends_with("name the takeover_socket of the running daemon, or start one"), "{nobody}");
+        let nobody = not_asked(&path, &Claim::connect(&path).expect_err("nobody listens"), "start one");
+        assert!(nobody.ends_with("nobody listens there: start one"), "{nobody}");
         let missing = Offer::prepare(directory.path().join("missing/socket")).expect_err("no directory");
         let missing = not_placed("takeover_socket", &missing);
         assert!(

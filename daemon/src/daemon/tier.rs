@@ -15,7 +15,7 @@ use vestibule::engine::{
     Asker, ClientCounts, ClientDebt, Engine, LiveSession, Meter, OutsiderSeen, Pending, Pulse, RefusalSeen, Snapshot,
 };
 use vestibule::net::Network;
-use vestibule::takeover::{self, Form, Given, Host, Offered, Place, Predecessor};
+use vestibule::takeover::{self, Form, Given, Host, Offer, Offered, Place, Predecessor};
 
 use super::configuration::{self, Ready};
 use super::http::{self, Bound, Facts, Http};
@@ -86,6 +86,8 @@ pub struct Tier {
     store: Store,
     /// Where operators ask: another process's, once it has taken over.
     control: Option<Arc<Place>>,
+    /// Where other processes ask to take over.
+    offer: Option<Arc<Offer>>,
     http: Http,
     /// When a drain begins that was asked for; `None`: none was, or it has begun, or was taken back.
     drains_at: Option<Instant>,
@@ -109,6 +111,8 @@ pub struct Parts {
     pub predecessor: Option<Arc<Predecessor>>,
     /// Where operators ask.
     pub control: Option<Arc<Place>>,
+    /// Where other processes ask to take over.
+    pub offer: Option<Arc<Offer>>,
     /// What HTTP tells of the process.
     pub facts: Facts,
     /// Where the main thread is told what happens.
@@ -177,7 +181,7 @@ impl Tier {
     /// # Errors
     /// If a thread cannot be had that its end will need.
     pub fn new(
-        Parts { file, settings, means, engine, predecessor, control, facts, events }: Parts,
+        Parts { file, settings, means, engine, predecessor, control, offer, facts, events }: Parts,
     ) -> io::Result<Tier> {
         let mut tier = Tier {
             in_force: InForce::now(file.clone()),
@@ -203,6 +207,7 @@ impl Tier {
             past: None,
             complete: true,
             control,
+            offer,
             http: Http::new(Arc::new(facts)),
             drains_at: None,
             drained: BTreeSet::new(),
@@ -292,25 +297,49 @@ impl Tier {
 
     /// Starts the program anew, to take over from this process.
     pub fn start_successor(&mut self) {
-        let problem = match (self.accepting(), &self.settings.takeover_socket) {
-            (Err(reason), _) => reason.to_owned(),
-            (Ok(_), None) => "takeover_socket is not set".to_owned(),
-            (Ok(_), Some(socket)) => match successor::start(self.file.as_deref(), socket) {
+        self.restore_places();
+        let problem = match (self.accepting(), &self.settings.takeover_socket, self.child) {
+            (Err(reason), ..) => reason.to_owned(),
+            (Ok(_), None, _) => "takeover_socket is not set".to_owned(),
+            // Of two of them one would fail, and its end could not be told.
+            (Ok(_), _, Some(child)) => {
+                format!("process {child}, which was started for that, is still at it; end it if it hangs")
+            }
+            (Ok(_), Some(socket), None) => match successor::start(self.file.as_deref(), socket) {
                 Ok(child) => {
                     self.child = Some(child);
                     return;
                 }
-                Err(error) => error.to_string(),
+                Err(problem) => problem,
             },
         };
         tracing::error!(event = "takeover", "no process is started to take over: {problem}");
     }
 
+    /// Sockets whose files somebody has removed, as what cleans up does with old files, are put back: without them nobody could
+    /// take over from this process, or ask it, as long as it runs.
+    fn restore_places(&self) {
+        if self.accepting().is_err() {
+            return;
+        }
+        let control = self.control.as_ref().is_some_and(|place| place.restore());
+        let offer = self.offer.as_ref().is_some_and(|offer| offer.restore());
+        for (name, _) in [("control_socket", control), ("takeover_socket", offer)].into_iter().filter(|(_, back)| *back)
+        {
+            tracing::warn!("the file of {name} was gone, and is there again: see what has removed it");
+        }
+    }
+
     /// Children have ended: that one, too, perhaps.
     pub fn children_ended(&mut self) {
         for (pid, code) in init::reap() {
-            if self.child.take_if(|child| *child == pid).is_some() && code != 0 {
-                tracing::error!("process {pid} has ended with exit code {code}");
+            if self.child.take_if(|child| *child == pid).is_none() {
+                continue;
+            }
+            if self.accepting().is_ok() {
+                tracing::error!(event = "takeover", "process {pid} has ended with exit code {code}: this one goes on");
+            } else if code != 0 {
+                tracing::error!(event = "takeover", "process {pid} has ended with exit code {code}");
             }
         }
     }
@@ -333,6 +362,7 @@ impl Tier {
             return Err(vec![problem]);
         }
         systemd::reloading();
+        self.restore_places();
         let done = self.try_reload();
         if let Err(problems) = &done {
             problems.iter().for_each(|problem| tracing::error!(event = "reload", "{problem}"));

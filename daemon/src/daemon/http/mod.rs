@@ -61,7 +61,16 @@ pub fn bind(address: SocketAddr, shared: bool) -> Result<Bound, String> {
             Ok(Bound::Now(socket.expect("one was asked for, and nobody else has it")))
         }
         Err(error) if shared && error.kind() == io::ErrorKind::AddrInUse => Ok(Bound::Later(address)),
-        Err(error) => Err(format!("http_listen = {address}: {error}")),
+        Err(error) => Err(format!("http_listen = {address}: {error}{}", remedy(&error))),
+    }
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "; another program listens there: `ss -ltnp` tells which",
+        io::ErrorKind::PermissionDenied => "; ports below 1024 need root or CAP_NET_BIND_SERVICE",
+        io::ErrorKind::AddrNotAvailable => "; no interface of this host has that address",
+        _ => "",
     }
 }
 
