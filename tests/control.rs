@@ -285,6 +285,19 @@ fn servers_are_shown_and_changed() {
 }
 
 #[test]
+fn a_server_whose_name_has_no_address_is_not_shown_as_up() {
+    let scene = Scene::with(|configuration| {
+        let place = |host: &str| format!("server s1 {{\n    address = {host}\n");
+        assert!(configuration.contains(&place("127.0.0.1")), "{configuration}");
+        configuration.replace(&place("127.0.0.1"), &place("nowhere.invalid"))
+    });
+    let all = scene.json(&["backends"]);
+    let [there, nowhere] = [0, 1].map(|at| &all[0]["servers"][at]);
+    assert_eq!((&there["status"], &there["why"]), (&"UP".into(), &"".into()), "{all}");
+    assert_eq!((&nowhere["status"], &nowhere["why"]), (&"DOWN".into(), &"its name has no address".into()), "{all}");
+}
+
+#[test]
 fn the_fullest_server_is_brought_in_balance_and_the_longest_silent_go() {
     let scene = Scene::new();
     assert_eq!(scene.said(&["server", "imap/s1", "drain"]), "");

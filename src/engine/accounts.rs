@@ -149,9 +149,10 @@ impl ServerAccount {
             name: view.name.to_owned(),
             address: view.address.map_or(String::new(), |address| address.to_string()),
             state: view.state,
-            up: view.up,
+            // What health has found belongs to an address.
+            up: view.up && view.address.is_some(),
             since: now.saturating_duration_since(view.since),
-            why: view.why.to_owned(),
+            why: view.address.map_or("its name has no address", |_| view.why).to_owned(),
             backup: view.backup,
             weight: view.weight,
             weight_now: view.weight_now,

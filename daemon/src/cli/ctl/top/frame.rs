@@ -180,7 +180,9 @@ fn attention(view: &View) -> Vec<Line> {
     for server in servers_of(&view.stats) {
         if text(&server["status"]) == "DOWN" {
             let (since, why) = (age(number(&server["since"])), text(&server["why"]));
-            all.push(Line::default().with(Style::Bad, format!("{} is down for {since}: {why}", server_name(server))));
+            all.push(
+                Line::default().with(Style::Bad, format!("{} has been down for {since}: {why}", server_name(server))),
+            );
         }
     }
     if let Some(failed) = view.stats["configuration"]["failed"].as_object() {
@@ -413,14 +415,17 @@ mod tests {
             }
         }
         let coloured = frame(&view(), (80, 24), Paint { colours: true, unicode: true });
-        assert!(coloured.iter().any(|line| line.contains("\x1b[31m") && line.contains("is down")), "{coloured:?}");
+        assert!(
+            coloured.iter().any(|line| line.contains("\x1b[31m") && line.contains("has been down")),
+            "{coloured:?}"
+        );
     }
 
     #[test]
     fn it_says_what_is_wrong_and_how_fast_things_go() {
         let lines = frame(&view(), (80, 24), BARE).join("\n");
         for words in [
-            "imap/mail2 is down for 2m14s: Connection refused",
+            "imap/mail2 has been down for 2m14s: Connection refused",
             " 220 ",
             "READY",
             "imap-login/imaps_haproxy is drained",

@@ -327,7 +327,7 @@
   const errors = (server) => server['connect-errors'] + server['own-faults'] + server['not-greeted'];
 
   const SERVER_COLUMNS = [
-    ['Server', '', ([, server]) => [server.server, el('span', { class: 'sub mono' }, server.address || 'its name has no address yet'), server.why ? el('span', { class: 'sub hot' }, server.why) : null]],
+    ['Server', '', ([, server]) => [server.server, el('span', { class: 'sub mono' }, server.address || '-'), server.why ? el('span', { class: 'sub hot' }, server.why) : null]],
     ['State', 'left', ([, server]) => [state(server.status), el('span', { class: 'sub' }, `${span(server.since)}${server.backup ? ', backup' : ''}`)], undefined, 8.5],
     ['Sessions', '', ([, server]) => count(server.sessions, server['sessions-limit'] !== null && server.sessions >= server['sessions-limit']), 'now', 5.5],
     ['max', 'w1', ([, server]) => count(server['sessions-max']), 'most sessions at a time so far', 4.5],
@@ -468,7 +468,7 @@
       const serving = backend.servers.filter((server) => server.status === 'UP' || server.status === 'DRAIN');
       if (!serving.length) say('bad', `none ${backend.backend}`, `Backend ${backend.backend} has no server:`, 'its clients are turned away');
       for (const server of backend.servers) {
-        if (server.status === 'DOWN') say('bad', `down ${backend.backend}/${server.server}`, `Server ${backend.backend}/${server.server} is down for ${span(server.since)}:`, server.why);
+        if (server.status === 'DOWN') say('bad', `down ${backend.backend}/${server.server}`, `Server ${backend.backend}/${server.server} has been down for ${span(server.since)}:`, server.why);
       }
       if (backend.queue > 0) say('warn', `queue ${backend.backend}`, `${number(backend.queue)} sessions wait for a place in ${backend.backend}:`, `every server is at its limit; ${number(backend['queue-limit'])} may wait`);
     }
