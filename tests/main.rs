@@ -61,6 +61,7 @@ mod support;
 mod takeover;
 mod tls;
 mod tls_policy;
+mod tls_upgrade;
 mod top;
 mod two_dovecots;
 mod upgrade;

@@ -264,7 +264,9 @@ impl Tier {
 
     /// Drains; gives the counters by name.
     fn end(self) -> impl Fn(&str) -> u64 {
-        self.commands.send(Command::Drain { grace: TIMEOUT, sessions: TIMEOUT }).expect("the ring turns");
+        self.commands
+            .send(Command::Drain { grace: TIMEOUT, sessions: TIMEOUT, taken_over: false })
+            .expect("the ring turns");
         self.waker.wake();
         self.ring.join().expect("the ring's thread does not panic");
         self.worker.join().expect("the worker does not panic");

@@ -164,10 +164,13 @@ pub(super) fn run<D: Native>(
 /// Does what a ring is told; tells whether it is to stop.
 fn obey<D: Native>(command: Command, acceptor: &mut Acceptor<D, Pools>, kept: &mut Option<Former>) -> Option<Stop> {
     match command {
-        Command::Drain { grace, sessions } => {
+        Command::Drain { grace, sessions, taken_over } => {
             *kept = None;
             acceptor.drain(grace);
-            acceptor.let_sessions_go(sessions);
+            match taken_over {
+                true => acceptor.let_sessions_leave(sessions),
+                false => acceptor.let_sessions_go(sessions),
+            }
         }
         Command::HandOver { listeners, grace, to } => {
             *kept = None;

@@ -172,8 +172,9 @@ enum Command {
     Change { plan: RingPlan, done: Sender<()> },
     /// Trust and limit as a plan says that is otherwise the present one.
     Amend { plan: Arc<Plan>, done: Sender<()> },
-    /// Stop accepting; headers that are under way have this long, and sessions end within the other time.
-    Drain { grace: Duration, sessions: Duration },
+    /// Stop accepting; headers that are under way have this long, and sessions end within the other time, none at once if another
+    /// process has taken over.
+    Drain { grace: Duration, sessions: Duration, taken_over: bool },
     /// The same, and those that await their header on the listeners of these addresses leave for another process.
     HandOver { listeners: Vec<SocketAddr>, grace: Duration, to: Sender<Departing<OwnedFd>> },
     /// Sessions leave for another process; those that cannot are counted.
@@ -257,16 +258,17 @@ impl Engine {
     /// first that have been silent longest, spread over the time: all within `limit`. Tells whether everything ended in
     /// time; a session that was let go has.
     pub fn drain(&mut self, limit: Duration) -> bool {
-        self.end(DRAIN_GRACE.min(limit), limit)
+        self.end(DRAIN_GRACE.min(limit), limit, false)
     }
 
     /// Shuts down after another engine has taken over the [sockets](Engine::sockets): like [`drain`](Engine::drain),
-    /// but headers under way have until `limit`, or their own deadline if that is earlier.
+    /// but headers under way have until `limit`, or their own deadline if that is earlier, and no session has to go at once: of
+    /// so many on a ring the first is let go after so manieth a part of the time.
     pub fn retire(&mut self, limit: Duration) -> bool {
-        self.end(limit, limit)
+        self.end(limit, limit, true)
     }
 
-    fn end(&mut self, grace: Duration, limit: Duration) -> bool {
+    fn end(&mut self, grace: Duration, limit: Duration, taken_over: bool) -> bool {
         let end = Instant::now() + limit.min(FOREVER);
         // The last of them a little before: ending in order is no failure.
         let sessions = limit.min(FOREVER).mul_f64(SESSIONS_SHARE);
@@ -277,7 +279,7 @@ impl Engine {
         self.pulled.clear();
         self.handshakes.close();
         for thread in &self.threads {
-            thread.command(Command::Drain { grace, sessions });
+            thread.command(Command::Drain { grace, sessions, taken_over });
         }
         let mut in_time = true;
         for thread in &mut self.threads {

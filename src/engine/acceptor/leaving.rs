@@ -75,6 +75,14 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         self.leaving = Some(Leaving { listeners, unasked, cancelled: 0, to });
     }
 
+    /// Ends all sessions within a time, as [`let_sessions_go`](Acceptor::let_sessions_go) does, but none at once: another
+    /// process has taken over, and nobody waits for this one.
+    pub fn let_sessions_leave(&mut self, within: Duration) {
+        let now = self.driver.now();
+        self.relays.leave_within(within, now);
+        self.handshakes.close_within(within, now);
+    }
+
     /// Receives connections from another process, in the order of their deadlines and for listeners that expect a header;
     /// at most once.
     pub fn take_in(&mut self, arrivals: Vec<Departing<D::Socket>>) {

@@ -30,8 +30,28 @@ impl<S> Relays<S> {
         self.let_go(None, End::Drained, limit, now);
     }
 
-    /// Ends sessions, those first that have been silent longest, spread over a time; `all` or those of one server.
+    /// The same, but nobody waits for this one, so that nobody has to go at once: of so many sessions the first goes after so
+    /// manieth a part of the time, and a single one has all of it.
+    pub fn leave_within(&mut self, limit: Duration, now: Instant) {
+        self.closes_at = Some(now + limit);
+        self.spread(None, End::Drained, limit, 1, now);
+    }
+
+    /// Ends sessions, those first that have been silent longest, spread over a time, the first of them at once; all, or those of
+    /// one server.
     pub fn let_go(&mut self, whose: Option<(&SharedBackend, ServerIndex)>, end: End, over: Duration, now: Instant) {
+        self.spread(whose, end, over, 0, now);
+    }
+
+    /// `first`: after how many parts of the time, of as many as there are sessions, the first of them goes.
+    fn spread(
+        &mut self,
+        whose: Option<(&SharedBackend, ServerIndex)>,
+        end: End,
+        over: Duration,
+        first: u32,
+        now: Instant,
+    ) {
         let concerned = |session: &Session<S>| match whose {
             Some((backend, server)) => session.chosen == Some(server) && session.terms.backend.is(backend),
             None => true,
@@ -47,7 +67,7 @@ impl<S> Relays<S> {
         let count = going.len() as u32;
         for (number, (_, slot)) in going.into_iter().enumerate() {
             let session = self.sessions.get_mut(slot).expect("its slot was just there");
-            session.leaves = Some((now + over * number as u32 / count, end));
+            session.leaves = Some((now + over * (number as u32 + first) / count, end));
             let deadline = session.deadline();
             self.wheel.set(slot.index, deadline);
         }
