@@ -11,9 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr;
 use std::sync::OnceLock;
 
-use libc::c_int;
-
-use super::sys::check;
+use super::sys::{option, set_option};
 
 const ULP: &[u8] = b"tls";
 /// Types of records (RFC 8446, section 5.1).
@@ -59,23 +57,19 @@ fn ask() -> io::Result<()> {
 
 /// Makes a connected socket one that can be given keys. Until it has them it is as it was.
 pub(super) fn attach(socket: BorrowedFd<'_>) -> io::Result<()> {
-    set(socket, libc::IPPROTO_TCP, libc::TCP_ULP, ULP)
+    set_option(socket, (libc::IPPROTO_TCP, libc::TCP_ULP), ULP)
 }
 
 /// Sets the keys for what is sent and for what is received: each a `struct tls12_crypto_info_*`.
 pub(super) fn set_keys(socket: BorrowedFd<'_>, send: &[u8], receive: &[u8]) -> io::Result<()> {
-    set(socket, libc::SOL_TLS, libc::TLS_TX, send)?;
-    set(socket, libc::SOL_TLS, libc::TLS_RX, receive)
+    set_option(socket, (libc::SOL_TLS, libc::TLS_TX), send)?;
+    set_option(socket, (libc::SOL_TLS, libc::TLS_RX), receive)
 }
 
 /// Whether a socket is of that kind.
 pub(super) fn is_attached(socket: BorrowedFd<'_>) -> bool {
     let mut name = [0u8; 16];
-    let mut length = name.len() as libc::socklen_t;
-    let (level, option, room) = (libc::IPPROTO_TCP, libc::TCP_ULP, name.as_mut_ptr());
-    // SAFETY: `room` points to `length` bytes; both live through the call.
-    let got = unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, room.cast(), &mut length) };
-    check(got).is_ok() && name.starts_with(ULP)
+    option(socket, (libc::IPPROTO_TCP, libc::TCP_ULP), &mut name).is_ok() && name.starts_with(ULP)
 }
 
 /// Says that nothing follows, behind all that was sent.
@@ -125,13 +119,6 @@ fn message(piece: &mut libc::iovec, control: &mut Control) -> libc::msghdr {
     message.msg_control = ptr::from_mut(control).cast();
     message.msg_controllen = size_of::<Control>() as _;
     message
-}
-
-fn set(socket: BorrowedFd<'_>, level: c_int, option: c_int, value: &[u8]) -> io::Result<()> {
-    let length = value.len() as libc::socklen_t;
-    // SAFETY: `value` points to `length` bytes that live through the call.
-    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, value.as_ptr().cast(), length) };
-    check(result).map(drop)
 }
 
 fn check_size(size: libc::ssize_t) -> io::Result<usize> {

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::mem::size_of;
+use std::mem::{offset_of, size_of};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
@@ -59,34 +59,21 @@ pub fn unsent(socket: BorrowedFd<'_>) -> io::Result<libc::c_int> {
 /// its target (IP_BIND_ADDRESS_NO_PORT, ip(7); it holds for IPv6 too).
 pub fn bind_without_port(socket: BorrowedFd<'_>, address: IpAddr) -> io::Result<()> {
     let on: libc::c_int = 1;
-    let value: *const libc::c_int = &on;
-    let len = size_of::<libc::c_int>() as libc::socklen_t;
-    let (level, option) = (libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT);
-    // SAFETY: `value` points to an int that lives through the call, and `len` is its size.
-    check(unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, value.cast(), len) })?;
+    set_option(socket, (libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT), &on.to_ne_bytes())?;
     Ok(rustix::net::bind(socket, &SocketAddr::new(address, 0))?)
 }
 
 /// Sets TCP_DEFER_ACCEPT (tcp(7)) in seconds.
 pub fn set_defer_accept(fd: BorrowedFd<'_>, seconds: libc::c_int) -> io::Result<()> {
-    let value: *const libc::c_int = &seconds;
-    let len = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: `value` points to an int that lives through the call, and `len` is its size.
-    let result =
-        unsafe { libc::setsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, value.cast(), len) };
-    check(result).map(drop)
+    set_option(fd, (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT), &seconds.to_ne_bytes())
 }
 
 /// TCP_DEFER_ACCEPT as the kernel has rounded it, in seconds; 0 if it is off.
 #[cfg(test)]
 pub fn defer_accept(fd: BorrowedFd<'_>) -> io::Result<libc::c_int> {
-    let mut seconds: libc::c_int = 0;
-    let mut len = size_of::<libc::c_int>() as libc::socklen_t;
-    let value: *mut libc::c_int = &mut seconds;
-    // SAFETY: `value` points to an int and `len` is its size; both live through the call.
-    let result =
-        unsafe { libc::getsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, value.cast(), &mut len) };
-    check(result).map(|_| seconds)
+    let mut seconds = [0; size_of::<libc::c_int>()];
+    option(fd, (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT), &mut seconds)?;
+    Ok(libc::c_int::from_ne_bytes(seconds))
 }
 
 /// Who is at the other end of a Unix socket, as it was when the connection was made.
@@ -100,14 +87,10 @@ pub struct Credentials {
 
 /// Who is at the other end of a Unix socket (SO_PEERCRED, unix(7)). Not by rustix, whose process ids cannot be 0.
 pub fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<Credentials> {
-    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
-    let mut len = size_of::<libc::ucred>() as libc::socklen_t;
-    let value: *mut libc::ucred = &mut peer;
-    // SAFETY: `value` points to a ucred and `len` is its size; both live through the call.
-    check(unsafe {
-        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, value.cast(), &mut len)
-    })?;
-    Ok(Credentials { pid: peer.pid.unsigned_abs(), uid: peer.uid })
+    let mut peer = [0; size_of::<libc::ucred>()];
+    option(socket, (libc::SOL_SOCKET, libc::SO_PEERCRED), &mut peer)?;
+    let number = |at| u32::from_ne_bytes([peer[at], peer[at + 1], peer[at + 2], peer[at + 3]]);
+    Ok(Credentials { pid: number(offset_of!(libc::ucred, pid)), uid: number(offset_of!(libc::ucred, uid)) })
 }
 
 /// A counter that wakes its reader (eventfd(2)).
@@ -163,6 +146,30 @@ impl Resource {
             Resource::LockedMemory => rustix::process::Resource::Memlock,
         }
     }
+}
+
+/// Sets an option of a socket, which is known by its level and its number (setsockopt(2)).
+pub(super) fn set_option(
+    socket: BorrowedFd<'_>,
+    (level, number): (libc::c_int, libc::c_int),
+    value: &[u8],
+) -> io::Result<()> {
+    let length = value.len() as libc::socklen_t;
+    // SAFETY: `value` points to `length` bytes that live through the call.
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, number, value.as_ptr().cast(), length) };
+    check(result).map(drop)
+}
+
+/// Reads an option of a socket into the first bytes of `room` (getsockopt(2)).
+pub(super) fn option(
+    socket: BorrowedFd<'_>,
+    (level, number): (libc::c_int, libc::c_int),
+    room: &mut [u8],
+) -> io::Result<()> {
+    let mut length = room.len() as libc::socklen_t;
+    // SAFETY: `room` points to `length` bytes, and whatever the kernel writes there are bytes; both live through the call.
+    let result = unsafe { libc::getsockopt(socket.as_raw_fd(), level, number, room.as_mut_ptr().cast(), &mut length) };
+    check(result).map(drop)
 }
 
 pub(super) fn check(result: libc::c_int) -> io::Result<libc::c_int> {
