@@ -65,13 +65,12 @@ pub(super) struct Refusals {
 
 #[derive(Debug, Default)]
 struct Inner {
-    kinds: Vec<Remembered>,
+    kinds: HashMap<Kind, Remembered>,
     diagnosed: HashMap<(u32, Diagnosis), u64>,
 }
 
 #[derive(Debug)]
 struct Remembered {
-    kind: Kind,
     peer: SocketAddr,
     bytes: Vec<u8>,
     text: String,
@@ -122,9 +121,9 @@ impl Refusals {
     /// Those that are remembered, who came last first.
     pub fn seen(&self, listeners: &[Named], now: Instant) -> Vec<RefusalSeen> {
         let inner = self.lock();
-        let mut kinds: Vec<&Remembered> = inner.kinds.iter().collect();
-        kinds.sort_by_key(|kind| std::cmp::Reverse(kind.last));
-        kinds.into_iter().filter_map(|kind| kind.seen(listeners, now)).collect()
+        let mut kinds: Vec<(&Kind, &Remembered)> = inner.kinds.iter().collect();
+        kinds.sort_by_key(|(_, known)| std::cmp::Reverse(known.last));
+        kinds.into_iter().filter_map(|(kind, known)| known.seen(kind, listeners, now)).collect()
     }
 
     /// How often there was each diagnosis, by the listener's row.
@@ -148,34 +147,28 @@ impl Inner {
 
     /// The kind's own place, or a free one, or that of the kind that has not come for longest.
     fn place_of(&mut self, kind: Kind, peer: SocketAddr, now: Instant) -> &mut Remembered {
-        let at = self.kinds.iter().position(|known| known.kind == kind).unwrap_or_else(|| {
+        if self.kinds.len() >= REFUSALS_MAX && !self.kinds.contains_key(&kind) {
+            let oldest = self.kinds.iter().min_by_key(|(_, known)| known.last).map(|(kind, _)| *kind);
+            oldest.and_then(|kind| self.kinds.remove(&kind));
+        }
+        self.kinds.entry(kind).or_insert_with(|| {
             let (bytes, text) = (Vec::new(), String::new());
-            let newcomer =
-                Remembered { kind, peer, bytes, text, worded: None, tls: None, count: 0, first: now, last: now };
-            if self.kinds.len() < REFUSALS_MAX {
-                self.kinds.push(newcomer);
-                return self.kinds.len() - 1;
-            }
-            let oldest = self.kinds.iter().enumerate().min_by_key(|(_, known)| known.last);
-            let at = oldest.map_or(0, |(at, _)| at);
-            self.kinds[at] = newcomer;
-            at
-        });
-        &mut self.kinds[at]
+            Remembered { peer, bytes, text, worded: None, tls: None, count: 0, first: now, last: now }
+        })
     }
 }
 
 impl Remembered {
-    fn seen(&self, listeners: &[Named], now: Instant) -> Option<RefusalSeen> {
-        let Named { service, name } = listeners.get(self.kind.listener as usize)?.clone();
+    fn seen(&self, kind: &Kind, listeners: &[Named], now: Instant) -> Option<RefusalSeen> {
+        let Named { service, name } = listeners.get(kind.listener as usize)?.clone();
         Some(RefusalSeen {
             service,
             listener: name,
-            source: self.kind.source,
+            source: kind.source,
             peer: self.peer,
-            reason: self.kind.reason,
-            diagnosis: self.kind.diagnosis.map(Diagnosis::code),
-            advice: self.kind.diagnosis.map(Diagnosis::advice),
+            reason: kind.reason,
+            diagnosis: kind.diagnosis.map(Diagnosis::code),
+            advice: kind.diagnosis.map(Diagnosis::advice),
             bytes: self.bytes.clone(),
             text: self.text.clone(),
             tls: self.tls.clone(),
