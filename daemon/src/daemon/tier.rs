@@ -1,29 +1,33 @@
 //! The running engine and those before it: reload, drain, and the hand-over to another process.
 
+mod finishers;
+mod glance;
+mod host;
+mod reload;
+
+pub use glance::{Glance, Served};
+
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicIsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 use signal_hook::consts::SIGTERM;
-use vestibule::config::{InetListener, Service, Settings, WorkerKind};
-use vestibule::engine::{
-    Asker, ClientCounts, ClientDebt, Engine, LiveSession, Meter, OutsiderSeen, Pending, Pulse, RefusalSeen, Snapshot,
-};
-use vestibule::net::Network;
-use vestibule::takeover::{self, Form, Given, Host, Offer, Offered, Place, Predecessor};
+use vestibule::config::{InetListener, Settings};
+use vestibule::engine::{Asker, ClientCounts, Engine, LiveSession, Meter, Snapshot};
+use vestibule::takeover::{Host, Offer, Place, Predecessor};
 
-use super::configuration::{self, Ready};
-use super::http::{self, Bound, Facts, Http};
+use self::finishers::Finishers;
+use self::glance::sum;
+use super::http::{Bound, Facts, Http};
 use super::in_force::InForce;
 use super::plan::{self, Means};
 use super::systemd::{self, Store, Watchdog};
 use super::watcher::Watcher;
-use super::{Error, figures, inherited, init, mailbox, successor};
+use super::{Error, init, mailbox, successor};
 
 /// What the daemon's main thread waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,49 +128,6 @@ struct Finishing {
     number: usize,
     meter: Meter,
     asker: Asker,
-}
-
-/// Threads on which engines end. One exists from the start: a process that may have no more threads must still end in
-/// order. Others are made when it is busy, and while they cannot be had, an engine waits for its turn.
-struct Finishers {
-    work: Sender<Work>,
-    inbox: Receiver<Work>,
-    /// Those that wait for work, less the work that waits for them.
-    idle: Arc<AtomicIsize>,
-}
-
-type Work = Box<dyn FnOnce() + Send>;
-
-impl Finishers {
-    fn start() -> io::Result<Finishers> {
-        let (work, inbox) = crossbeam_channel::unbounded(); // one for each of `finishing`
-        let finishers = Finishers { work, inbox, idle: Arc::new(AtomicIsize::new(0)) };
-        finishers.add()?;
-        Ok(finishers)
-    }
-
-    fn add(&self) -> io::Result<()> {
-        let (inbox, idle) = (self.inbox.clone(), self.idle.clone());
-        let body = move || {
-            for work in inbox {
-                work();
-                idle.fetch_add(1, Ordering::AcqRel);
-            }
-        };
-        std::thread::Builder::new().name("finisher".into()).spawn(body)?;
-        self.idle.fetch_add(1, Ordering::AcqRel);
-        Ok(())
-    }
-
-    fn run(&self, work: Work) {
-        if self.idle.load(Ordering::Acquire) <= 0
-            && let Err(error) = self.add()
-        {
-            tracing::warn!("no thread for an engine that ends: it waits for the one before: {error}");
-        }
-        self.idle.fetch_sub(1, Ordering::AcqRel);
-        let _ = self.work.send(work); // a receiver is kept here
-    }
 }
 
 /// It has ended.
@@ -347,189 +308,6 @@ impl Tier {
     /// How long a drain may take.
     pub fn drain_timeout(&self) -> Duration {
         self.settings.drain_timeout
-    }
-
-    /// Puts the new configuration in force in the running engine, or leaves everything as it is. Tells of warnings.
-    ///
-    /// # Errors
-    /// All that is wrong; it is in the log, too.
-    pub fn reload(&mut self) -> Result<Vec<String>, Vec<String>> {
-        if let Err(reason) = self.accepting() {
-            // Nothing of it to the service manager, which would wait for this process to be ready again.
-            let remedy = if self.successor.is_some() { ": tell that one to reload" } else { "" };
-            let problem = format!("not reloaded: {reason}{remedy}");
-            tracing::error!("{problem}");
-            return Err(vec![problem]);
-        }
-        systemd::reloading();
-        self.restore_places();
-        let done = self.try_reload();
-        if let Err(problems) = &done {
-            problems.iter().for_each(|problem| tracing::error!(event = "reload", "{problem}"));
-            tracing::error!(event = "reload", "not reloaded: the configuration before stays in force");
-        }
-        self.in_force.reloaded(done.as_ref().map(drop).map_err(Vec::as_slice));
-        self.keep_sockets();
-        let addresses = self.engine.as_ref().map_or(0, |engine| engine.addresses().len());
-        match done.as_ref().err().and_then(|problems| problems.first()) {
-            Some(problem) => systemd::reload_failed(addresses, problem),
-            None => systemd::ready(addresses),
-        }
-        done
-    }
-
-    /// The service manager has the sockets, too, in case this process is killed.
-    fn keep_sockets(&mut self) {
-        if !systemd::is_there() {
-            return;
-        }
-        match self.engine.as_ref().map(Engine::sockets) {
-            Some(Ok(sockets)) => self.store.keep(&sockets),
-            Some(Err(error)) => tracing::warn!("the service manager does not keep the sockets: {error}"),
-            None => {}
-        }
-    }
-
-    fn try_reload(&mut self) -> Result<Vec<String>, Vec<String>> {
-        let Ready { loaded, identity } = configuration::load(self.file.as_deref())
-            .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())?;
-        let mut warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
-        let (present, wanted) = (&self.settings, &loaded.settings);
-        for (name, differs) in [
-            ("log_format", wanted.log_format != present.log_format),
-            ("takeover_socket", wanted.takeover_socket != present.takeover_socket),
-            ("control_socket", wanted.control_socket != present.control_socket),
-        ] {
-            if differs {
-                warnings.push(format!("{name} stays as it is until the daemon is restarted or taken over"));
-            }
-        }
-        let mut settings = loaded.settings;
-        // They are where a new process, and `ctl`, have to ask.
-        settings.takeover_socket.clone_from(&self.settings.takeover_socket);
-        settings.control_socket.clone_from(&self.settings.control_socket);
-        let identity = identity.map(|identity| match &self.means.identity {
-            Some(former) => identity.succeed(former),
-            None => identity,
-        });
-        let means = Means { identity, ..self.means.clone() };
-        let said = |error: &dyn std::fmt::Display| vec![error.to_string()];
-        // What was drained and is no more in the files is drained no longer.
-        let is_there = |(its, name): &(String, String)| {
-            let service = settings.services.iter().find(|service| service.name == *its);
-            service.is_some_and(|service| service.listeners.iter().any(|listener| listener.name == *name))
-        };
-        let drained: BTreeSet<(String, String)> = self.drained.iter().filter(|key| is_there(key)).cloned().collect();
-        let served = self.served(&settings);
-        if served.services.is_empty() {
-            return Err(vec!["operators have drained every listener of it: resume one of them first".to_owned()]);
-        }
-        self.suits_shared_sockets(&served).map_err(|problem| vec![problem])?;
-        let builder = plan::builder(&served, &means, |_| Ok(Vec::new())).map_err(|error| said(&error))?;
-        let why_not = self.why_not();
-        let moved = settings.http_listen != self.settings.http_listen;
-        // Of the same port another address may be asked for, which this process itself has until it is closed.
-        let own = |address: SocketAddr| self.settings.http_listen.is_some_and(|now| now.port() == address.port());
-        let http = settings.http_listen.filter(|_| moved).map(|address| http::bind(address, own(address))).transpose();
-        let http = http.map_err(|error| said(&error))?;
-        let engine = self.engine.as_mut().ok_or_else(|| said(&why_not))?;
-        let kept = engine.replace(builder).map_err(|error| said(&error))?.kept;
-        let addresses = engine.addresses().len();
-        warnings.extend(kept.iter().map(ToString::to_string));
-        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        self.listeners = Served::all(&settings, &drained);
-        self.http_hosts = settings.http_hosts.clone().into();
-        (self.settings, self.means, self.drained) = (settings, means, drained);
-        if moved {
-            self.http.close();
-            http.into_iter().for_each(|bound| self.http.listen(bound));
-        }
-        tracing::info!(event = "reload", "reloaded: accepting on {addresses} addresses");
-        Ok(warnings)
-    }
-
-    /// An error if a socket of both families, as a service manager may pass one, would serve two listeners.
-    fn suits_shared_sockets(&self, settings: &Settings) -> Result<(), String> {
-        if !inherited::has_divided_ports(settings) {
-            return Ok(());
-        }
-        let sockets: Vec<_> = self.engine.iter().filter_map(|engine| engine.sockets().ok()).flatten().collect();
-        inherited::one_listener_each(settings, sockets.iter().map(|(_, socket)| socket))
-    }
-
-    /// Stops accepting at a listener, by its name or by SERVICE/NAME, until [`Tier::resume_listener`]. Its sessions go on, and
-    /// nobody else is concerned. Tells its full name.
-    ///
-    /// # Errors
-    /// Say why not; nothing has changed then.
-    pub fn drain_listener(&mut self, named: &str) -> Result<String, String> {
-        let key = self.find_listener(named)?;
-        let full = format!("{}/{}", key.0, key.1);
-        if !self.drained.insert(key.clone()) {
-            return Err(format!("listener {full} is drained already"));
-        }
-        if self.served(&self.settings).services.is_empty() {
-            self.drained.remove(&key);
-            return Err(format!("{full} is the only listener that is left: `vestibule ctl drain` drains the daemon"));
-        }
-        self.apply_drained().inspect_err(|_| _ = self.drained.remove(&key))?;
-        tracing::info!(event = "drain", "listener {full} is drained by an operator: its sessions go on");
-        Ok(full)
-    }
-
-    /// Accepts again at a listener that was drained.
-    ///
-    /// # Errors
-    /// Say why not; nothing has changed then.
-    pub fn resume_listener(&mut self, named: &str) -> Result<String, String> {
-        let key = self.find_listener(named)?;
-        let full = format!("{}/{}", key.0, key.1);
-        if !self.drained.remove(&key) {
-            return Err(format!("listener {full} is not drained"));
-        }
-        if let Err(error) = self.apply_drained() {
-            self.drained.insert(key);
-            return Err(error);
-        }
-        tracing::info!(event = "drain", "listener {full} accepts again: an operator has ended its drain");
-        Ok(full)
-    }
-
-    fn find_listener(&self, named: &str) -> Result<(String, String), String> {
-        let found = self.listeners.iter().filter(|one| one.is_called(named));
-        match &found.collect::<Vec<_>>()[..] {
-            [] => Err(format!("there is no listener {named}")),
-            [one] => Ok((one.service.clone(), one.name.clone())),
-            [one, ..] => {
-                Err(format!("several listeners are called {named}: say SERVICE/NAME, such as {}/{named}", one.service))
-            }
-        }
-    }
-
-    /// What is served of a configuration: all listeners that are not drained, and services that still have one.
-    fn served(&self, settings: &Settings) -> Settings {
-        let mut served = settings.clone();
-        for service in &mut served.services {
-            let drained = |listener: &InetListener| {
-                self.drained.iter().any(|(its, name)| *its == service.name && *name == listener.name)
-            };
-            service.listeners.retain(|listener| !drained(listener));
-        }
-        served.services.retain(|service| !service.listeners.is_empty());
-        served
-    }
-
-    /// Lets the running engine accept at all listeners that are not drained, and at no others.
-    fn apply_drained(&mut self) -> Result<(), String> {
-        let said = |error: &dyn std::fmt::Display| error.to_string();
-        let why_not = self.why_not();
-        let builder = plan::builder(&self.served(&self.settings), &self.means, |_| Ok(Vec::new()));
-        let builder = builder.map_err(|error| said(&error))?;
-        let engine = self.engine.as_mut().ok_or(why_not)?;
-        engine.replace(builder).map_err(|error| said(&error))?;
-        self.listeners = Served::all(&self.settings, &self.drained);
-        self.keep_sockets();
-        Ok(())
     }
 
     /// Goes on with another engine; the present one finishes what it has.
@@ -734,236 +512,6 @@ impl Tier {
     }
 }
 
-impl Host for Tier {
-    fn offer(&mut self) -> Result<Vec<Offered>, takeover::Error> {
-        let sockets = self.accepting().map_err(takeover::Error::other)?.sockets().map_err(takeover::Error::System)?;
-        let offered = |(address, socket)| Offered { address, name: self.name_of(address), socket };
-        Ok(sockets.into_iter().map(offered).collect())
-    }
-
-    fn hand_over(&mut self, listeners: &[SocketAddr]) -> Result<Vec<Pending>, takeover::Error> {
-        let why_not = self.why_not();
-        let engine = self.engine.as_mut().ok_or_else(|| takeover::Error::other(why_not))?;
-        (self.kept, self.counts) = (engine.sockets().map_err(takeover::Error::System)?, engine.client_counts());
-        Ok(engine.hand_over(listeners, self.settings.drain_timeout))
-    }
-
-    fn let_go(&mut self, successor: u32) {
-        // Operators ask the other process from now on.
-        self.control.iter().for_each(|control| control.close());
-        self.http.close();
-        // The service manager listens to the other process from now on.
-        self.watchdog.stop();
-        self.successor = Some(successor);
-        // Should that process fail, this one accepts again, and no third one.
-        self.leave_predecessor();
-        if let Some(engine) = self.engine.take() {
-            self.retire(engine);
-        }
-    }
-
-    fn hand_over_sessions(&mut self) -> (Vec<LiveSession>, usize) {
-        self.engine.as_mut().map(Engine::hand_over_sessions).unwrap_or_default()
-    }
-
-    fn stay(&mut self, Given { pending, sessions, .. }: Given) {
-        self.control.iter().for_each(|control| control.take_back());
-        self.settings.http_listen.into_iter().for_each(|address| self.http.listen(Bound::Later(address)));
-        let (kept, counts) = (std::mem::take(&mut self.kept), std::mem::take(&mut self.counts));
-        if self.leaving {
-            return tracing::info!(event = "takeover", "nobody accepts any more: this process was told to end");
-        }
-        match start(&self.served(&self.settings), &self.means, &kept, counts) {
-            Ok(next) => {
-                let addresses = next.addresses().len();
-                next.take_in(pending);
-                next.take_in_sessions(sessions);
-                self.follow(next);
-                self.successor = None;
-                self.keep_sockets();
-                systemd::ready_instead(addresses);
-                tracing::info!(event = "takeover", "accepting again on {addresses} addresses");
-            }
-            Err(error) => {
-                tracing::error!(event = "takeover", "cannot accept again: {error}");
-                self.events.send(Event::Failed);
-            }
-        }
-    }
-
-    fn forget(&mut self) {
-        self.kept.clear();
-        self.counts = ClientCounts::default();
-    }
-
-    fn look(&mut self) {
-        self.engine.iter().for_each(Engine::look);
-    }
-
-    fn has_left(&self) -> bool {
-        self.leaving && self.is_idle()
-    }
-
-    fn account(&self) -> String {
-        self.snapshot().to_text()
-    }
-
-    fn progress(&self) -> Option<String> {
-        let (engines, sessions) = (self.finishing.len(), self.glance().sessions());
-        match (engines, self.predecessor_lives) {
-            (0, false) => None,
-            (0, true) => {
-                Some("nothing is left to finish here but to pass on what the process before still counts".into())
-            }
-            (engines, _) => Some(format!("{engines} engines still finish here, {sessions} sessions are left")),
-        }
-    }
-
-    fn client_debts(&self) -> Vec<ClientDebt> {
-        self.engine.as_ref().map_or_else(Vec::new, Engine::client_debts)
-    }
-
-    fn counters(&self, form: Form) -> String {
-        let snapshot = self.snapshot();
-        match form {
-            Form::Json => figures::json(&snapshot),
-            _ => format!("{snapshot}\n"),
-        }
-    }
-}
-
-/// The engines at one moment: their counts and sessions can be asked for by anyone who has this, however long the tier is
-/// busy with a takeover.
-#[derive(Clone)]
-pub struct Glance {
-    meters: Vec<Meter>,
-    /// The way to the sessions of each engine.
-    pub askers: Vec<Asker>,
-    past: Option<Snapshot>,
-    /// What the engines share.
-    pub means: Means,
-    /// Whether balancers should send connections here, or why not.
-    pub ready: Result<(), String>,
-    /// By which names HTTP may be asked.
-    pub http_hosts: Arc<[String]>,
-    /// Which configuration is in force.
-    pub in_force: InForce,
-    /// The process that has taken over.
-    pub successor: Option<u32>,
-    /// Engines that finish what they have.
-    pub finishing: usize,
-    /// Whether the process that this one has taken over from still finishes what it has.
-    pub predecessor_lives: bool,
-    /// Of the rings that accept.
-    pub pulse: Option<Pulse>,
-    /// The listeners of the configuration that is in force.
-    pub listeners: Arc<[Served]>,
-    /// Over how long the clients of a server that goes are let go.
-    pub disconnect_delay: Duration,
-}
-
-/// A listener as the configuration has it.
-pub struct Served {
-    /// Its service.
-    pub service: String,
-    /// Its name.
-    pub name: String,
-    /// Where it listens.
-    pub addresses: Vec<String>,
-    /// Who may send headers.
-    pub networks: Vec<Network>,
-    /// Whether others are clients of their own.
-    pub plain_untrusted: bool,
-    /// Whether a header is awaited.
-    pub haproxy: bool,
-    /// Whether TLS comes first.
-    pub ssl: bool,
-    /// What its service does.
-    pub worker: WorkerKind,
-    /// The backend that its connections go to.
-    pub backend: Option<String>,
-    /// Whether an operator has drained it.
-    pub drained: bool,
-    /// Where the networks are set.
-    pub networks_at: Option<String>,
-}
-
-impl Served {
-    /// Whether it is called so: NAME or SERVICE/NAME.
-    fn is_called(&self, name: &str) -> bool {
-        name == self.name || name.split_once('/') == Some((&self.service, &self.name))
-    }
-
-    fn all(settings: &Settings, drained: &BTreeSet<(String, String)>) -> Arc<[Served]> {
-        let services = settings.services.iter();
-        let all = services.flat_map(|service| service.listeners.iter().map(move |one| (service, one)));
-        all.map(|(service, one)| Served::of(settings, service, one, drained)).collect()
-    }
-
-    fn of(
-        settings: &Settings,
-        service: &Service,
-        listener: &InetListener,
-        drained: &BTreeSet<(String, String)>,
-    ) -> Served {
-        let at = |address: &std::net::IpAddr| SocketAddr::new(*address, listener.port).to_string();
-        let backend = service.backend.and_then(|index| settings.backends.get(index));
-        Served {
-            service: service.name.clone(),
-            name: listener.name.clone(),
-            addresses: listener.addresses.iter().map(at).collect(),
-            networks: listener.networks.clone(),
-            plain_untrusted: listener.plain_untrusted,
-            haproxy: listener.haproxy,
-            ssl: listener.ssl,
-            worker: service.worker,
-            backend: backend.map(|backend| backend.servers.name.clone()),
-            drained: drained.contains(&(service.name.clone(), listener.name.clone())),
-            networks_at: listener.networks_at.as_ref().map(ToString::to_string),
-        }
-    }
-}
-
-impl Glance {
-    /// Whether a listener, by its name or by SERVICE/NAME, is served, or why not.
-    pub fn serves(&self, named: &str) -> Result<(), String> {
-        match self.listeners.iter().find(|one| one.is_called(named)) {
-            None => Err(format!("there is no listener {named}")),
-            Some(one) if one.drained => Err(format!("listener {named} is drained by an operator")),
-            Some(_) => Ok(()),
-        }
-    }
-
-    /// Sessions at the servers that there are, as the engines of this process have them.
-    pub fn sessions(&self) -> u64 {
-        let snapshot = self.snapshot();
-        let servers = snapshot.backends().iter().flat_map(|backend| &backend.servers);
-        servers.map(|server| u64::from(server.sessions)).sum()
-    }
-
-    /// Who was refused of late and what they had sent, the last first.
-    pub fn refusals(&self) -> Vec<RefusalSeen> {
-        let mut all: Vec<RefusalSeen> = self.meters.iter().flat_map(Meter::refusals).collect();
-        all.sort_by_key(|one| one.last);
-        all
-    }
-
-    /// Who has come from outside of the trusted networks of late, the last first.
-    pub fn outsiders(&self) -> Vec<OutsiderSeen> {
-        let mut all: Vec<OutsiderSeen> = self.meters.iter().flat_map(Meter::outsiders).collect();
-        all.sort_by_key(|one| one.last);
-        all
-    }
-
-    /// What all engines have counted so far.
-    pub fn snapshot(&self) -> Snapshot {
-        let all = self.meters.iter().map(Meter::snapshot).chain(self.past.clone());
-        let mut all = sum(all).expect("an engine runs or has run");
-        self.means.legacy.add_to(&mut all);
-        all
-    }
-}
-
 /// An engine on sockets that listen already, where there are some.
 fn start(
     settings: &Settings,
@@ -981,11 +529,4 @@ fn start(
 /// Sessions that were ended because their engine ends.
 fn let_go(engine: &Engine) -> u64 {
     engine.snapshot().count("service-ended")
-}
-
-fn sum(snapshots: impl Iterator<Item = Snapshot>) -> Option<Snapshot> {
-    snapshots.reduce(|mut all, one| {
-        all += &one;
-        all
-    })
 }
