@@ -398,7 +398,7 @@ impl Reader {
         let paths = glob::files(&base, pattern);
         if paths.is_empty() && required {
             self.document.lint.push(at.problem("No matches"));
-            let why = glob::is_literal(pattern).then(|| why_not_a_file(&base.join(pattern))).unwrap_or_default();
+            let why = if glob::is_literal(pattern) { why_not_a_file(&base.join(pattern)) } else { String::new() };
             self.problem(at, format!("No matches (for !include {pattern}{why}; !include_try permits that)"));
         }
         for path in paths {
