@@ -1,5 +1,11 @@
 //! Starting an engine: checking what was asked for, binding, and bringing up rings and pools.
 
+mod error;
+mod plan;
+
+pub use error::StartError;
+pub(super) use plan::{DoorPlan, Plan, RingPlan, Service};
+
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -10,12 +16,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
-use super::acceptor::{Acceptor, Change, Parts};
-use super::door::Door;
+use super::acceptor::{Acceptor, Parts};
 use super::driver::{DriverChoice, DriverInUse, Kind};
 use super::handshake::{Entrance as HandshakeEntrance, Given, Threads};
 use super::listener::Listener;
-use super::locked::{Kib, Rings};
+use super::locked::Rings;
 use super::mend::Life;
 use super::pools::Pools;
 use super::prober::{Prober, Resolver};
@@ -463,110 +468,6 @@ pub(super) struct Frame {
     report: Arc<Report>,
 }
 
-/// Where connections go: a pool with workers, by index, or on from the ring itself.
-#[derive(Clone, Debug)]
-pub(super) enum Service {
-    Pool(usize),
-    Relay(Arc<Terms>),
-}
-
-/// What all rings do under a configuration.
-#[derive(Clone)]
-pub(super) struct Plan {
-    pub(super) doors: Vec<DoorPlan>,
-    /// By pool: whether its connections leave the residual in the socket.
-    exact: Vec<bool>,
-    /// By pool, for those that go on with plain sockets only: how the ring relays to them where TLS ends here.
-    between: Vec<Option<Arc<Terms>>>,
-    pending_limit: u32,
-    pending_peer_limit: u32,
-    pub(super) limits: ClientLimits,
-    pub(super) clients: Clients,
-}
-
-#[derive(Clone)]
-pub(super) struct DoorPlan {
-    pub(super) listener: Listener,
-    service: Service,
-    pub(super) bound: SocketAddr,
-    /// The listener's place in the report and in the counters.
-    row: u32,
-}
-
-/// A plan with what it takes in one ring.
-pub(super) struct RingPlan {
-    plan: Arc<Plan>,
-    pools: Vec<Entrance>,
-    /// By listener; `None` if it was given up.
-    pub(super) sockets: Vec<Option<Arc<TcpListener>>>,
-}
-
-impl fmt::Debug for Plan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Plan").field("doors", &self.doors.len()).finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for RingPlan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RingPlan").field("sockets", &self.sockets.len()).finish_non_exhaustive()
-    }
-}
-
-impl RingPlan {
-    /// The same on other sockets.
-    pub(super) fn on(&self, sockets: Vec<Option<Arc<TcpListener>>>) -> RingPlan {
-        RingPlan { plan: self.plan.clone(), pools: self.pools.clone(), sockets }
-    }
-
-    /// The same doors and pools, as another plan has them.
-    pub(super) fn amend(&mut self, plan: Arc<Plan>) {
-        self.plan = plan;
-    }
-
-    /// Puts it in force.
-    pub(super) fn apply<D: Native>(self, acceptor: &mut Acceptor<D, Pools>) {
-        let RingPlan { plan, pools, sockets } = self;
-        let pools = pools.into_iter().map(|entrance| acceptor.sink_mut().open(entrance)).collect();
-        let doors = plan.doors.iter().zip(sockets);
-        let hung = doors.filter_map(|(door, socket)| Some((socket?, door.door(&plan, acceptor)))).collect();
-        acceptor.change(Change {
-            doors: hung,
-            pools,
-            pending_limit: plan.pending_limit as usize,
-            pending_peer_limit: (plan.pending_peer_limit, plan.pending_limit),
-            clients: plan.clients.clone(),
-        });
-    }
-}
-
-impl Plan {
-    /// Puts what it says of trust and limits in force where its doors hang already.
-    pub(super) fn amend<D: Native>(&self, acceptor: &mut Acceptor<D, Pools>) {
-        acceptor.amend(self.clients.clone(), |door| {
-            if let Some(plan) = self.doors.iter().find(|plan| plan.bound == door.bound) {
-                plan.listener.entrust(door);
-            }
-        });
-    }
-}
-
-impl DoorPlan {
-    fn door<D: Native>(&self, plan: &Plan, acceptor: &mut Acceptor<D, Pools>) -> Door {
-        let (pool, relay) = match &self.service {
-            Service::Pool(index) => (*index, None),
-            Service::Relay(terms) => (0, Some(terms.clone())),
-        };
-        let exact = relay.is_none() && plan.exact[pool];
-        let mut door = self.listener.door(self.bound, pool, exact, acceptor.deadlines_mut());
-        if relay.is_none() && self.listener.ends_tls() {
-            door.between = plan.between[pool].clone();
-        }
-        door.relay = relay;
-        door.in_row(self.row, acceptor.tally().row(self.row))
-    }
-}
-
 impl Engine {
     /// Starts the prober with the first relay.
     pub(super) fn start_prober(&mut self, builder: &EngineBuilder) -> Result<(), StartError> {
@@ -804,89 +705,4 @@ pub(super) fn build<D: Native>(
         tally,
         report: frame.report,
     }))
-}
-
-/// Why an engine did not start.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum StartError {
-    /// A listener names a pool that was not added.
-    NoSuchPool {
-        /// The listener's address.
-        listener: SocketAddr,
-        /// The name.
-        pool: String,
-    },
-    /// A listener could not be bound.
-    Bind {
-        /// Where.
-        address: SocketAddr,
-        /// The listener's name, if it has one.
-        name: Option<String>,
-        /// Why.
-        error: io::Error,
-    },
-    /// The limit on locked memory leaves no room for a ring.
-    LockedMemory {
-        /// The limit, in bytes.
-        limit: u64,
-        /// What one ring needs at least.
-        needed: u64,
-    },
-    /// io_uring is not available, or no driver at all.
-    Ring(SetupError),
-    /// The system refused a thread, a descriptor or the like.
-    System(io::Error),
-}
-
-impl StartError {
-    fn of_listener(listener: &Listener, error: io::Error) -> StartError {
-        StartError::Bind { address: listener.address, name: listener.name.clone(), error }
-    }
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            StartError::NoSuchPool { listener, pool } => {
-                write!(f, "the listener on {listener} names the pool '{pool}', which does not exist")
-            }
-            StartError::Bind { address, name, error } => {
-                write!(f, "cannot listen on {address}")?;
-                if let Some(name) = name {
-                    write!(f, " ({name})")?;
-                }
-                write!(f, ": {error}{}", remedy(error))
-            }
-            StartError::LockedMemory { limit, needed } => {
-                let (limit, needed) = (Kib(*limit), Kib(*needed));
-                write!(
-                    f,
-                    "a ring needs {needed} of locked memory at least, and locked_memory_limit is {limit}: raise it, or say \
-                     driver = epoll, which locks none"
-                )
-            }
-            StartError::Ring(error) => error.fmt(f),
-            StartError::System(error) => write!(f, "cannot start: {error}"),
-        }
-    }
-}
-
-fn remedy(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => "; another program listens there: `ss -ltnp` tells which",
-        io::ErrorKind::PermissionDenied => "; ports below 1024 need root or CAP_NET_BIND_SERVICE",
-        io::ErrorKind::AddrNotAvailable => "; no interface of this host has that address",
-        _ => "",
-    }
-}
-
-impl std::error::Error for StartError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            StartError::NoSuchPool { .. } | StartError::LockedMemory { .. } => None,
-            StartError::Ring(error) => Some(error),
-            StartError::Bind { error, .. } | StartError::System(error) => Some(error),
-        }
-    }
 }
