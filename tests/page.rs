@@ -87,7 +87,7 @@ fn it_shows_what_clients_counted_and_what_is_wrong() {
     assert_eq!((tile("refused"), tile("sessions"), tile("pending")), ("3", "0", "0"));
     assert_eq!(attribute(&shown, "data-reason=\"absent\"", "data-count"), "3");
     for words in [
-        "Server imap/s1 is down",
+        "Server imap/s1 has been down",
         "refused",
         "1 of 2 servers take new sessions",
         "&lt;script&gt;alert(1)&lt;/script&gt;",
@@ -222,7 +222,7 @@ fn it_shows_a_whole_cluster_as_users_of_it_are_served() {
     page.expect(&format!("document.querySelector('#tile-sessions')?.dataset.value === '{USERS}'"));
     page.expect(&format!("document.querySelector('#backends').innerText.includes('{name}')"));
     page.expect("document.querySelector('#ready').textContent.toLowerCase().includes('ready')");
-    assert!(page.evaluate("document.body.innerText.includes('is down')") == false, "all servers are up");
+    assert!(page.evaluate("document.body.innerText.includes('has been down')") == false, "all servers are up");
     users.into_iter().for_each(Imap::logout);
     page.expect("document.querySelector('#tile-sessions').dataset.value === '0'");
     drop(page);

@@ -108,7 +108,7 @@ fn it_is_looked_at_live_in_a_terminal_that_is_given_back() {
     needs!("script", "stty");
     let scene = Scene::new();
     scene.refuse_some();
-    let shown = scene.watch(&["imap/s2 is down", "header-from-untrusted"], 1);
+    let shown = scene.watch(&["imap/s2 has been down", "header-from-untrusted"], 1);
     for words in ["\x1b[?1049h", "Vestibule", "READY", "imap/s0", "MAINT", "127.1.0.66", "http", "\x1b[?25h\x1b[?1049l"]
     {
         assert!(shown.contains(words), "{words:?} is not in {shown:?}");
