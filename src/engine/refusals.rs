@@ -20,6 +20,7 @@ const TEXT_EVERY: Duration = Duration::from_secs(1);
 
 /// Connections that were refused alike.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct RefusalSeen {
     /// The listener's service.
     pub service: String,
