@@ -19,7 +19,7 @@ use std::time::Duration;
 use super::crew::Crew;
 use crate::dispatch::{Intake, Pool, RunningWorkers, Workers};
 use office::Office;
-use place::Place;
+use place::{Place, remedy};
 
 pub use wire::{CAPACITY_MAX, RECORD_FIXED, RECORD_FIXED_TLS, VERSION};
 
@@ -95,7 +95,7 @@ impl Workers for HandOff {
         let place = Place::take(&self.path, self.mode).map_err(|error| {
             io::Error::new(
                 error.kind(),
-                format!("the socket of the pool {}, {}: {error}", intake.name(), self.path.display()),
+                format!("the socket of the pool {}, {}: {error}{}", intake.name(), self.path.display(), remedy(&error)),
             )
         })?;
         let office = Office::new(intake, place, self.take_patience)?;

@@ -55,6 +55,16 @@ impl Drop for Place {
     }
 }
 
+/// What to do about a place that cannot be taken.
+pub(super) fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "; make its directory",
+        io::ErrorKind::PermissionDenied => "; let this user write to its directory",
+        io::ErrorKind::AlreadyExists => "; remove that, or name another path",
+        _ => "",
+    }
+}
+
 /// Another name in the same directory.
 fn beside(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();

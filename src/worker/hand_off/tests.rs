@@ -207,11 +207,11 @@ fn what_is_no_socket_is_not_replaced() {
     let path = std::env::temp_dir().join(format!("vestibule-file-{}", std::process::id()));
     std::fs::write(&path, "a file").expect("a temporary file");
     let error = Place::take(&path, 0o600).err().expect("it is no socket");
-    assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+    assert_eq!((error.kind(), remedy(&error)), (io::ErrorKind::AlreadyExists, "; remove that, or name another path"));
     assert_eq!(std::fs::read(&path).expect("it is there"), b"a file");
     std::fs::remove_file(&path).expect("it is ours");
     let missing = Place::take(Path::new("/no/such/directory/x"), 0o600).err().expect("there is no such directory");
-    assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+    assert_eq!((missing.kind(), remedy(&missing)), (io::ErrorKind::NotFound, "; make its directory"));
 }
 
 #[test]
