@@ -230,7 +230,7 @@ pub(super) struct PoolAccount {
     pub name: String,
     /// Connections that it has lost.
     pub lost: u64,
-    /// From accept to worker, in microseconds.
+    /// From accept to worker, in microseconds; in a pool on the rings, to the beginning of the turn that serves the connection.
     pub waits: Histogram<u64>,
 }
 
