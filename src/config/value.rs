@@ -56,9 +56,7 @@ pub(super) fn time(text: &str) -> Result<Duration, String> {
     let seconds = match unit_seconds(unit).ok_or_else(invalid)? {
         Unit::Seconds(each) => n.checked_mul(each),
         Unit::Milliseconds if n.is_multiple_of(1000) => Some(n / 1000),
-        Unit::Milliseconds => {
-            return Err(format!("Milliseconds not supported for this setting: {text}"));
-        }
+        Unit::Milliseconds => return Err(format!("Milliseconds not supported for this setting: {text}")),
     };
     seconds.filter(|&s| s <= u64::from(u32::MAX)).map(Duration::from_secs).ok_or_else(too_large)
 }

@@ -774,7 +774,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     /// Counts and reports the end of a connection.
     fn conclude(&self, guest: &Guest<D::Socket>, ending: Ending, bytes: &[u8]) {
         let door = &self.doors[guest.listener as usize];
-        let rules = door.proxy.as_ref().map(|proxy| proxy.terms.rules).unwrap_or_default();
+        let rules = door.rules();
         door.counts.ended(ending);
         let waited = self.now.saturating_duration_since(guest.accepted_at);
         self.report.ended(

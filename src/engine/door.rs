@@ -10,6 +10,7 @@ use super::uses::Use;
 use crate::admission::PendingPeers;
 use crate::conn::{Ending, Terms as HeaderTerms};
 use crate::dispatch::{ListenerInfo, TlsTerms};
+use crate::proxy::Rules;
 use crate::ring::Errno;
 
 /// Rest after the first failed accept.
@@ -168,6 +169,11 @@ impl Door {
         (self.row, self.counts) = (row, counts);
         self.count_uses();
         self
+    }
+
+    /// The grammar of its headers.
+    pub fn rules(&self) -> Rules {
+        self.proxy.as_ref().map(|proxy| proxy.terms.rules).unwrap_or_default()
     }
 
     /// Whether a new connection of this peer has to begin with a header.

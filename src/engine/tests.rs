@@ -139,6 +139,30 @@ fn discarding(addresses: &[SocketAddr]) -> EngineBuilder {
     addresses.iter().fold(builder, |builder, address| builder.listen(Listener::plain(*address).pool("pool")))
 }
 
+/// Where nobody is trusted.
+fn closed_to_all(name: &str) -> EngineBuilder {
+    let builder = Engine::builder().rings(NonZeroUsize::MIN).pin(false).pool(Pool::threads("pool", 1, Discard));
+    builder.listen(Listener::proxy(anywhere()).defer_accept(false).name(name).pool("pool"))
+}
+
+#[test]
+fn who_was_turned_away_is_told_of_by_its_listener_however_soon_another_has_its_place() {
+    const MANY: u64 = 20;
+    let mut engine = closed_to_all("first").start().expect("loopback has free ports");
+    for _ in 0..MANY {
+        assert_eq!(connect(engine.addresses()[0]).read(&mut [0]).unwrap_or_default(), 0);
+    }
+    for name in ["second", "third", "fourth"] {
+        engine.replace(closed_to_all(name)).expect("loopback has free ports");
+    }
+    let told = || {
+        let refusals = engine.meter().refusals();
+        refusals.iter().map(|seen| (seen.listener.clone(), seen.count)).collect::<Vec<_>>()
+    };
+    until("all are told of", || told().iter().map(|(_, count)| count).sum::<u64>() == MANY);
+    assert_eq!(told(), [("first".to_owned(), MANY)]);
+}
+
 /// Whether somebody accepts there and ends the connection in order.
 fn is_served(address: SocketAddr) -> bool {
     TcpStream::connect(address).is_ok_and(|client| {

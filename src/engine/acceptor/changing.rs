@@ -27,6 +27,8 @@ pub struct Change<L> {
 impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     /// Puts a configuration in the place of the present one.
     pub fn change(&mut self, change: Change<D::Listener>) {
+        self.tell_all_gathered();
+        self.gathered.forget();
         let lines = change.pools.iter().max().map_or(0, |last| last + 1);
         self.lines.resize_with(self.lines.len().max(lines), Default::default);
         for door in self.doors.iter_mut().filter(|door| door.is_present()) {

@@ -196,7 +196,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     fn conclude_handshake(&mut self, guest: Guest<D::Socket>, ending: Ending) {
         let door = &mut self.doors[guest.listener as usize];
         door.shaking -= 1;
-        let rules = door.proxy.as_ref().map(|proxy| proxy.terms.rules).unwrap_or_default();
+        let rules = door.rules();
         door.counts.ended(ending);
         let (peer, local) = (guest.handoff.peer, door.local);
         let waited = self.now.saturating_duration_since(guest.handoff.accepted_at);

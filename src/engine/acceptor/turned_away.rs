@@ -60,6 +60,11 @@ impl Gathered {
         self.places[place_of(peer.ip())] = Some(Alike { listener, ending, peer, more: 0, told_at: now });
     }
 
+    /// Doors change their places: who has come is known by them.
+    pub fn forget(&mut self) {
+        self.places.fill_with(|| None);
+    }
+
     /// Another needs the place: whom the report does not know of yet.
     fn pushed_out(&mut self, peer: SocketAddr) -> Option<Alike> {
         self.places[place_of(peer.ip())].take_if(|alike| alike.more > 0)
@@ -109,9 +114,13 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
 
     /// Tells the report of those that it does not know of, if it is time or nothing follows.
     pub(super) fn tell_gathered(&mut self) {
-        if self.gathered.due.is_none_or(|due| self.now < due && self.draining.is_none()) {
-            return;
+        if self.gathered.due.is_some_and(|due| self.now >= due || self.draining.is_some()) {
+            self.tell_all_gathered();
         }
+    }
+
+    /// Tells it at once.
+    pub(super) fn tell_all_gathered(&mut self) {
         self.gathered.due = None;
         for place in 0..PLACES {
             if let Some(mut alike) = self.gathered.places[place].take_if(|alike| alike.more > 0) {
@@ -125,8 +134,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
     fn tell(&self, alike: &Alike) {
         let &Alike { listener, ending, peer, more, .. } = alike;
         let door = &self.doors[listener as usize];
-        let rules = door.proxy.as_ref().map(|proxy| proxy.terms.rules).unwrap_or_default();
-        let record = Record { peer, local: door.local, bytes: &[], rules, waited: Duration::ZERO };
+        let record = Record { peer, local: door.local, bytes: &[], rules: door.rules(), waited: Duration::ZERO };
         self.report.ended_again(door, ending, &record, more, self.now);
     }
 }
