@@ -145,22 +145,44 @@ fn closed_to_all(name: &str) -> EngineBuilder {
     builder.listen(Listener::proxy(anywhere()).defer_accept(false).name(name).pool("pool"))
 }
 
-#[test]
-fn who_was_turned_away_is_told_of_by_its_listener_however_soon_another_has_its_place() {
-    const MANY: u64 = 20;
-    let mut engine = closed_to_all("first").start().expect("loopback has free ports");
+/// More than the log asks for their bytes.
+const MANY: u64 = 20;
+
+/// Lets so many be turned away, by whatever listener is the first.
+fn turn_away_many(engine: &Engine) {
     for _ in 0..MANY {
         assert_eq!(connect(engine.addresses()[0]).read(&mut [0]).unwrap_or_default(), 0);
     }
+}
+
+/// Whoever was turned away is told of, by this listener.
+fn assert_told_of_many(engine: &Engine, listener: &str) {
+    let told = || -> Vec<(String, u64)> {
+        let refusals = engine.meter().refusals();
+        refusals.into_iter().map(|seen| (seen.listener, seen.count)).collect()
+    };
+    until("all are told of", || told().iter().map(|(_, count)| count).sum::<u64>() == MANY);
+    assert_eq!(told(), [(listener.to_owned(), MANY)]);
+}
+
+#[test]
+fn who_was_turned_away_is_told_of_by_its_listener_however_soon_another_has_its_place() {
+    let mut engine = closed_to_all("first").start().expect("loopback has free ports");
+    turn_away_many(&engine);
     for name in ["second", "third", "fourth"] {
         engine.replace(closed_to_all(name)).expect("loopback has free ports");
     }
-    let told = || {
-        let refusals = engine.meter().refusals();
-        refusals.iter().map(|seen| (seen.listener.clone(), seen.count)).collect::<Vec<_>>()
-    };
-    until("all are told of", || told().iter().map(|(_, count)| count).sum::<u64>() == MANY);
-    assert_eq!(told(), [("first".to_owned(), MANY)]);
+    assert_told_of_many(&engine, "first");
+}
+
+#[test]
+fn who_was_turned_away_is_told_of_when_the_ring_fails() {
+    for fault in FAULTS {
+        let engine = closed_to_all("first").start().expect("loopback has free ports");
+        turn_away_many(&engine);
+        engine.threads[0].command(fault());
+        assert_told_of_many(&engine, "first");
+    }
 }
 
 /// Whether somebody accepts there and ends the connection in order.

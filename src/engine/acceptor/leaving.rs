@@ -120,6 +120,7 @@ impl<D: Driver, K: Sink<D::Socket>> Acceptor<D, K> {
         if fault::present(Fault::UncountedLoss) {
             return;
         }
+        self.tell_all_gathered();
         for slot in self.slab.ids().collect::<Vec<_>>() {
             self.settle(slot);
             if let Some(guest) = self.slab.remove(slot) {
